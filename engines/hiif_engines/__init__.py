@@ -1,0 +1,1 @@
+"""GPU engines built from a bundle."""

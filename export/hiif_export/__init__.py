@@ -1,0 +1,1 @@
+"""From a trained checkpoint to a bundle: ONNX graphs, their contract, and the proof that they agree."""

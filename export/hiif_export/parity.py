@@ -1,0 +1,149 @@
+"""How far a bundle's answers lie from PyTorch's: the measure that every export must pass."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hiif_deploy.encode import normalise
+from hiif_deploy.errors import ParityError
+from hiif_deploy.pixels import to_unit
+from hiif_deploy.upscaler import Scale, Upscaler, output_size
+from hiif_training.models.hiif import Hiif
+from hiif_training.queries import grid_queries
+
+Array = NDArray[np.float32]
+
+TOLERANCE = 1e-4
+"""Largest absolute deviation of an fp32 bundle, colours in [0, 1]."""
+SIZES = ((1, 1), (7, 5), (33, 2), (16, 24))
+"""Source sizes: the smallest, odd, tall, ordinary."""
+SCALES: tuple[Scale, ...] = (1.0, 1.37, 2.0, 3.3, 4.0, 8.0, 12.0, (1.5, 2.75))
+"""Dyadic ones sit on rounding edges of the bits; the last one is anisotropic."""
+PICTURES = ("astronaut", "coffee", "chelsea")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One picture at one output size."""
+
+    picture: str
+    """Name of the picture."""
+    image: NDArray[np.uint8]
+    """[h, w, 3]."""
+    target: tuple[int, int]
+    """Output (height, width)."""
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """One case, measured."""
+
+    picture: str
+    """Name of the picture."""
+    source: tuple[int, int]
+    """(height, width)."""
+    target: tuple[int, int]
+    """(height, width)."""
+    features: float
+    """Largest absolute difference of the encoder's features."""
+    colours: float
+    """Largest absolute difference of the colours, 1 being white."""
+    psnr: float
+    """Of the colours, in dB; at most 200."""
+
+
+def cases(sizes: Sequence[tuple[int, int]] = SIZES, scales: Sequence[Scale] = SCALES) -> list[Case]:
+    """Crops of the sample pictures, every size at every scale, the pictures taking turns."""
+    found = []
+    for n, (size, scale) in enumerate(itertools.product(sizes, scales)):
+        name = PICTURES[n % len(PICTURES)]
+        image = sample(name)
+        top, left = (image.shape[0] - size[0]) // 2, (image.shape[1] - size[1]) // 2
+        crop = np.ascontiguousarray(image[top : top + size[0], left : left + size[1]])
+        found.append(Case(name, crop, output_size(size, scale=scale)))
+    return found
+
+
+def sample(name: str) -> NDArray[np.uint8]:
+    """A picture that the package carries, [h, w, 3] uint8 RGB."""
+    data = np.frombuffer((files("hiif_deploy") / "samples" / f"{name}.png").read_bytes(), dtype=np.uint8)
+    return np.asarray(cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def compare(
+    model: Hiif, upscaler: Upscaler, suite: Iterable[Case], advance: Callable[[int], None] = lambda _: None
+) -> list[Deviation]:
+    """The bundle against the plain PyTorch module, both in float32 on the same bits."""
+    found = []
+    for case in suite:
+        encoded = upscaler.encode(case.image)
+        features = torch_features(model, upscaler, case.image)
+        colours = upscaler.render_unclamped(encoded, size=case.target)
+        expected = torch_colours(model, upscaler, case.image, features, case.target)
+        found.append(
+            Deviation(
+                case.picture, (case.image.shape[0], case.image.shape[1]), case.target,
+                _largest(encoded.maps - features), _largest(colours - expected), _psnr(colours - expected),
+            )  # fmt: skip
+        )
+        advance(1)
+    return found
+
+
+def torch_features(model: Hiif, upscaler: Upscaler, image: NDArray[np.uint8]) -> Array:
+    """[C, h, w] of the plain encoder, the picture padded as the contract says."""
+    multiple = upscaler.contract.encoder.size_multiple
+    height, width = image.shape[:2]
+    padding = ((0, -height % multiple), (0, -width % multiple), (0, 0))
+    padded = np.pad(to_unit(image), padding, mode="symmetric")
+    with torch.no_grad():
+        features = model.encode(torch.from_numpy(normalise(upscaler.contract, padded)))
+    return np.ascontiguousarray(features[0, :, :height, :width].numpy())
+
+
+def torch_colours(
+    model: Hiif, upscaler: Upscaler, image: NDArray[np.uint8], features: Array, target: tuple[int, int]
+) -> Array:
+    """[H, W, 3] of the plain decoder, all queries in one call, de-normalised."""
+    from hiif_training.models.hiif import skip
+
+    contract = upscaler.contract
+    source = (image.shape[0], image.shape[1])
+    queries = grid_queries(source, target, levels=contract.decoder.levels, bits=contract.decoder.bits)
+    network_input = torch.from_numpy(normalise(contract, to_unit(image)))
+    with torch.no_grad():
+        answer = model.decode(torch.from_numpy(features)[None], queries) + skip(network_input, queries)
+    mean = np.array(contract.normalisation.mean, dtype=np.float32)
+    std = np.array(contract.normalisation.std, dtype=np.float32)
+    return np.asarray(answer.numpy().reshape(*target, 3) * std + mean, dtype=np.float32)
+
+
+def check(found: Sequence[Deviation], tolerance: float = TOLERANCE) -> None:
+    """ParityError naming the worst case and whether the encoder or the decoder is off."""
+    worst = max(found, key=lambda deviation: deviation.colours)
+    if worst.colours <= tolerance:
+        return
+    where = "already in the encoder's features" if worst.features > tolerance else "in the decoder"
+    raise ParityError(
+        f"colours of {worst.picture} {worst.source} → {worst.target} differ from PyTorch by {worst.colours:.2e}, "
+        f"allowed {tolerance:.0e}; the difference arises {where} (features differ by {worst.features:.2e})"
+    )
+
+
+def _largest(difference: Array) -> float:
+    # NaN compares false with everything: turn it into a failure.
+    value = float(np.abs(difference).max())
+    return value if np.isfinite(value) else float("inf")
+
+
+def _psnr(difference: Array) -> float:
+    error = float(np.mean(np.square(difference, dtype=np.float64)))
+    return min(200.0, -10 * np.log10(error)) if error > 0 else 200.0

@@ -1,0 +1,41 @@
+"""Continuous super-resolution in production: open a bundle, enlarge pictures by any factor."""
+
+from hiif_deploy.bundle import Bundle, open_bundle, shipped_models
+from hiif_deploy.errors import (
+    BundleError,
+    CheckpointError,
+    EngineError,
+    FrameError,
+    HiifError,
+    ImageError,
+    MissingExtraError,
+    OptionError,
+    ParityError,
+    ScaleError,
+    UsageError,
+)
+from hiif_deploy.session import EngineOptions
+from hiif_deploy.upscaler import Features, RenderOptions, Upscaler, output_size
+
+__all__ = [
+    "Bundle",
+    "BundleError",
+    "CheckpointError",
+    "EngineError",
+    "EngineOptions",
+    "Features",
+    "FrameError",
+    "HiifError",
+    "ImageError",
+    "MissingExtraError",
+    "OptionError",
+    "ParityError",
+    "RenderOptions",
+    "ScaleError",
+    "Upscaler",
+    "UsageError",
+    "open_bundle",
+    "output_size",
+    "shipped_models",
+]
+__version__ = "0.1.0"

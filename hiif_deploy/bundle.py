@@ -1,0 +1,121 @@
+"""A bundle: a folder with ONNX files and `bundle.json`, their contract. Reading one validates all of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hiif_deploy.contract import FORMAT, VERSION, Contract, from_json
+from hiif_deploy.errors import BundleError
+
+CONTRACT_FILE = "bundle.json"
+CONTRACT_LIMIT = 4 << 20
+"""Bytes of bundle.json beyond which it is refused unread."""
+DEFAULT_MODEL = "hiif-compact"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A validated bundle; the files were hashed when it was opened."""
+
+    folder: Path
+    """Where it lies."""
+    contract: Contract
+    """What it promises."""
+    graphs: dict[str, bytes]
+    """Graph name → the ONNX file's bytes, whose hash was checked."""
+
+    def reference(self) -> dict[str, NDArray[Any]]:
+        """Stored pictures and PyTorch's answers to them (see `hiif_export.parity`)."""
+        entry = self.contract.reference
+        data = _checked_bytes(self.folder, entry["file"], entry["sha256"])
+        del data
+        try:
+            with np.load(self.folder / entry["file"], allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{self.folder / entry['file']}: not readable reference tensors ({error})") from error
+
+
+def open_bundle(location: str | Path = DEFAULT_MODEL) -> Bundle:
+    """Open a bundle folder, or a shipped model by name. BundleError says in one sentence what is wrong."""
+    folder = find_bundle(location)
+    contract = read_contract(folder)
+    graphs = {g.name: _checked_bytes(folder, g.file, g.sha256) for g in contract.graphs}
+    return Bundle(folder, contract, graphs)
+
+
+def shipped_models() -> dict[str, Path]:
+    """Names and folders of the models inside the package."""
+    with as_file(files("hiif_deploy") / "models") as root:
+        return {p.name: p for p in sorted(root.iterdir()) if (p / CONTRACT_FILE).is_file()} if root.is_dir() else {}
+
+
+def find_bundle(location: str | Path) -> Path:
+    """Folder of a bundle given by folder or by shipped name."""
+    folder = Path(location)
+    if (folder / CONTRACT_FILE).is_file():
+        return folder
+    shipped = shipped_models()
+    if str(location) in shipped:
+        return shipped[str(location)]
+    if folder.is_file():
+        raise BundleError(
+            f"{folder} is a file; a bundle is a folder: make one from a checkpoint with "
+            f"hiif-deploy export {folder} -o DIR"
+        )
+    if folder.is_dir():
+        raise BundleError(f"{folder} holds no {CONTRACT_FILE}, so it is not a bundle")
+    names = ", ".join(shipped) or "none"
+    raise BundleError(f"{location}: no such folder, and no shipped model of that name (shipped: {names})")
+
+
+def read_contract(folder: Path) -> Contract:
+    """Parse and validate bundle.json alone."""
+    path = folder / CONTRACT_FILE
+    try:
+        if path.stat().st_size > CONTRACT_LIMIT:
+            raise BundleError(f"{path}: larger than {CONTRACT_LIMIT} bytes, so it is not a contract")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: damaged or not JSON ({error})") from error
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise BundleError(f"{path}: not a {FORMAT}")
+    version = value.get("version")
+    if type(version) is not int or version < 1:
+        raise BundleError(f"{path}: version is {version!r}, expected {VERSION}")
+    if version > VERSION:
+        raise BundleError(
+            f"{path}: format version {version} is newer than this program reads ({VERSION}); "
+            "update with: pip install -U hiif-deploy"
+        )
+    try:
+        contract = from_json(Contract, value)
+    except BundleError as error:
+        raise BundleError(f"{path}: {error}") from error
+    assert isinstance(contract, Contract)
+    return contract
+
+
+def _checked_bytes(folder: Path, name: str, sha256: str) -> bytes:
+    """The file's bytes; only a plain name inside the folder with the promised hash is read."""
+    if not name or Path(name).name != name or name in (".", "..") or "\\" in name:
+        raise BundleError(f"{folder / CONTRACT_FILE}: file name {name!r} leaves the bundle's folder")
+    try:
+        data = (folder / name).read_bytes()
+    except OSError as error:
+        raise BundleError(f"{folder / name}: cannot be read ({error.strerror}); export the bundle again") from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise BundleError(
+            f"{folder / name}: sha256 is {found[:12]}…, the contract promises {sha256[:12]}…; "
+            "the file was changed or truncated: export the bundle again"
+        )
+    return data

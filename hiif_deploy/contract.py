@@ -1,0 +1,214 @@
+"""The frozen contract of a bundle: everything the runtime must know of a model that its graphs do not say."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from hiif_deploy.errors import BundleError
+from hiif_deploy.grid import BitRule
+
+FORMAT = "hiif-deploy bundle"
+VERSION = 1
+"""Raised when an older runtime could no longer read a bundle right."""
+
+GEOMETRY_INPUTS = frozenset({
+    "row_tap", "column_tap", "row_distance", "column_distance",
+    "row_bits", "column_bits", "row_local", "column_local", "cell",
+})  # fmt: skip
+"""Names that the runtime fills from the axis tables; every other graph input comes from an earlier graph."""
+
+
+@dataclass(frozen=True)
+class TensorContract:
+    """One input or output of a graph."""
+
+    name: str
+    """As in the ONNX file."""
+    dtype: Literal["float32", "float64", "int32"]
+    """Element type."""
+    shape: tuple[int | str, ...]
+    """Sizes; a name marks a dynamic axis, and equal names agree within one call."""
+
+
+@dataclass(frozen=True)
+class GraphContract:
+    """One ONNX file."""
+
+    name: str
+    """encoder, maps, statistics_0, fold_0, …, decoder."""
+    file: str
+    """File name inside the bundle, without a folder."""
+    sha256: str
+    """Of the file, hexadecimal."""
+    inputs: tuple[TensorContract, ...]
+    """In the graph's order."""
+    outputs: tuple[TensorContract, ...]
+    """In the graph's order."""
+
+
+@dataclass(frozen=True)
+class EncoderContract:
+    """How a picture is fed to the encoder."""
+
+    channels: int
+    """Channels of the features."""
+    receptive_field: int | None
+    """Source pixels that a feature sees to every side: tiles with that overlap are exact. None: no bound."""
+    size_multiple: int
+    """Both sides of the picture are padded (mirrored, to the right and below) to a multiple of this."""
+    memory_channels: int
+    """float32 values per source pixel alive at the encoder's peak, an upper estimate."""
+
+
+@dataclass(frozen=True)
+class DecoderContract:
+    """How the decoder is asked."""
+
+    halo: int
+    """Source pixels around a tile that the maps graph needs; zero beyond the picture."""
+    statistics_passes: int
+    """How many times all queries of a picture are summed up before colours are asked; 0 for uncoupled decoders."""
+    map_channels: int
+    """Values per source pixel that the maps graph gives."""
+    query_channels: int
+    """float32 values per query alive at the decoder's peak, an upper estimate."""
+    levels: int
+    """Levels of hierarchical bits in the axis tables."""
+    bits: BitRule
+    """How those bits are computed."""
+    skip: Literal["bilinear", "none"]
+    """What is added to the decoder's answer: the bilinearly sampled picture, or nothing."""
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Network domain = (x − mean) / std for x in [0, 1]."""
+
+    mean: tuple[float, ...]
+    """Per colour: red, green, blue."""
+    std: tuple[float, ...]
+    """Likewise; positive."""
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise BundleError(f"normalisation {self}: expected three means and three positive standard deviations")
+
+
+@dataclass(frozen=True)
+class Contract:
+    """Contents of `bundle.json`."""
+
+    format: str
+    """Always `hiif-deploy bundle`."""
+    version: int
+    """Of the format."""
+    name: str
+    """Of the model, for people."""
+    model: Mapping[str, Any]
+    """`{name, args}` as in the checkpoint."""
+    parameters: int
+    """Weights of encoder and decoder together."""
+    training_scales: tuple[float, float]
+    """Range of scales seen in training."""
+    normalisation: Normalisation
+    """Of the picture going in and the colours coming out."""
+    encoder: EncoderContract
+    """How the encoder is fed."""
+    decoder: DecoderContract
+    """How the decoder is asked."""
+    graphs: tuple[GraphContract, ...]
+    """Every ONNX file."""
+    reference: Mapping[str, str]
+    """`file` and `sha256` of stored PyTorch answers, an .npz."""
+    provenance: Mapping[str, Any]
+    """Where the weights come from and which versions exported them."""
+    parity: Mapping[str, Any]
+    """Deviation from PyTorch measured at export."""
+
+    def __post_init__(self) -> None:
+        low, high = self.training_scales
+        if not 1 <= low <= high:
+            raise BundleError(f"training scales {low} to {high}: expected 1 ≤ low ≤ high")
+        names = [graph.name for graph in self.graphs]
+        for name in expected_graphs(self.decoder.statistics_passes):
+            if names.count(name) != 1:
+                raise BundleError(f"graph {name!r} occurs {names.count(name)} times, expected once")
+
+    def graph(self, name: str) -> GraphContract:
+        """The graph of that name; it exists, because construction checked."""
+        return next(graph for graph in self.graphs if graph.name == name)
+
+
+def expected_graphs(statistics_passes: int) -> list[str]:
+    """Graph names of a bundle in the order of use."""
+    passes = [f"{kind}_{n}" for n in range(statistics_passes) for kind in ("statistics", "fold")]
+    return ["encoder", "maps", *passes, "decoder"]
+
+
+def from_json(kind: Any, value: Any, where: str = "bundle.json") -> Any:
+    """Build `kind` (a dataclass, or a type of one of its fields) from parsed JSON; BundleError says where it fails."""
+    if is_dataclass(kind) and isinstance(kind, type):
+        return _dataclass_from_json(kind, value, where)
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is tuple and isinstance(value, list):
+        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        if len(kinds) == len(value):
+            return tuple(from_json(k, v, f"{where}[{n}]") for n, (k, v) in enumerate(zip(kinds, value, strict=True)))
+    elif origin is Literal and value in arguments:
+        return value
+    elif origin in (Union, types.UnionType):
+        return _union_from_json(arguments, value, where)
+    elif origin is Mapping and isinstance(value, dict):
+        return {k: from_json(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+    elif kind is Any or (kind is type(None) and value is None):
+        return value
+    elif kind is float and type(value) in (int, float):
+        return float(value)
+    elif kind in (int, str) and type(value) is kind:
+        return value
+    raise BundleError(f"{where} is {_short(value)}: expected {_describe(kind)}")
+
+
+def to_json(value: Any) -> Any:
+    """The inverse of `from_json`."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    return value
+
+
+def _dataclass_from_json(kind: type[Any], value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise BundleError(f"{where} is {_short(value)}: expected an object")
+    hints = get_type_hints(kind)
+    known = {field.name: field for field in fields(kind)}
+    missing = [n for n, f in known.items() if n not in value and f.default is MISSING]
+    unknown = [n for n in value if n not in known]
+    if missing or unknown:
+        problem = f"lacks {', '.join(missing)}" if missing else f"has unknown {', '.join(map(repr, unknown))}"
+        raise BundleError(f"{where} {problem}")
+    return kind(**{name: from_json(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+
+
+def _union_from_json(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
+    for kind in kinds:
+        try:
+            return from_json(kind, value, where)
+        except BundleError:
+            continue
+    raise BundleError(f"{where} is {_short(value)}: expected {' or '.join(_describe(kind) for kind in kinds)}")
+
+
+def _describe(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

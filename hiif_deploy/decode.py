@@ -1,0 +1,233 @@
+"""Features → colours: statistics passes, folding, decode pass, over tiles and blocks of queries.
+
+Decoders whose queries are coupled (linear attention averages KᵀV over all of them) are asked in passes: each
+statistics pass sums over every query, then a fold graph turns the sums into tensors for the next passes. So the
+answer does not depend on how the queries are cut (fast-decoding.md §2).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hiif_deploy.contract import GEOMETRY_INPUTS, Contract
+from hiif_deploy.grid import Axis, axis_table, relative_cell
+from hiif_deploy.plan import Plan, Tile, decoder_tiles, query_blocks
+from hiif_deploy.session import Session, Tensors
+
+Array = NDArray[np.float32]
+Size = tuple[int, int]
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of the output picture."""
+
+    rows: tuple[int, int]
+    """First and one past the last output row."""
+    columns: tuple[int, int]
+    """First and one past the last output column."""
+
+    @property
+    def shape(self) -> Size:
+        """(height, width)."""
+        return self.rows[1] - self.rows[0], self.columns[1] - self.columns[0]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What the statistics passes found out about the queries of one output picture (or group of rows)."""
+
+    folded: Tensors
+    """Inputs of later graphs by name; empty for uncoupled decoders."""
+    count: int
+    """Queries that were summed up."""
+
+
+class Decoder:
+    """The decoder's graphs and the threads that run them. Thread-safe: calls share nothing but the sessions."""
+
+    def __init__(self, contract: Contract, sessions: dict[str, Session], threads: int) -> None:
+        self.contract = contract
+        self._sessions = sessions
+        self._ahead = 2 * threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="hiif-decode")
+        self._names = {
+            graph.name: [tensor.name for tensor in graph.inputs if tensor.name in GEOMETRY_INPUTS]
+            for graph in contract.graphs
+        }
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
+
+    def statistics(self, job: Job, window: Window, advance: Advance) -> Statistics:
+        """All statistics passes over the queries of `window`."""
+        folded: dict[str, NDArray[Any]] = {}
+        for n in range(self.contract.decoder.statistics_passes):
+            sums: dict[str, NDArray[np.float64]] = {}
+            for part in self._map(job, window, folded, f"statistics_{n}", self._sum_tile, advance):
+                for name, value in part.items():
+                    sums[name] = sums[name] + value if name in sums else value
+            count = np.array([window.shape[0] * window.shape[1]], dtype=np.float64)
+            folded.update(self._sessions[f"fold_{n}"].run({**sums, "count": count}))
+        return Statistics(folded, window.shape[0] * window.shape[1])
+
+    def colours(
+        self, job: Job, window: Window, statistics: Statistics, advance: Advance
+    ) -> Iterator[tuple[slice, slice, Array]]:
+        """Yields (rows, columns) within `window` and unclamped colours [r, c, 3], 1 being white."""
+        yield from self._map(job, window, statistics.folded, "decoder", self._colour_tile, advance)
+
+    def _map(
+        self, job: Job, window: Window, folded: Tensors, graph: str, work: Callable[..., Any], advance: Advance
+    ) -> Iterator[Any]:
+        """`work` on every tile of the window, on all threads, results in order."""
+        rows, columns = job.axes(window)
+        tiles = decoder_tiles(rows, columns, job.plan.decoder_tile)
+        waiting = iter(tiles)
+        # Bounded, so that finished tiles never pile up in front of a slow consumer.
+        futures = deque(self._submit(work, job, rows, columns, t, folded, graph) for t in islice(waiting, self._ahead))
+        try:
+            while futures:
+                result = futures.popleft().result()
+                futures.extend(
+                    self._submit(work, job, rows, columns, t, folded, graph) for t in islice(waiting, 1)
+                )
+                yield result
+                advance(1)
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def _submit(
+        self, work: Callable[..., Any], job: Job, rows: Axis, columns: Axis, tile: Tile, *rest: Any
+    ) -> Future[Any]:
+        return self._pool.submit(work, job, rows[tile.rows], columns[tile.columns], tile, *rest)
+
+    def _sum_tile(
+        self, job: Job, rows: Axis, columns: Axis, tile: Tile, folded: Tensors, graph: str
+    ) -> dict[str, NDArray[np.float64]]:
+        sums: dict[str, NDArray[np.float64]] = {}
+        for _, _, outputs in self._blocks(job, rows, columns, tile, folded, graph):
+            for name, value in outputs.items():
+                wide = value.astype(np.float64)
+                sums[name] = sums[name] + wide if name in sums else wide
+        return sums
+
+    def _colour_tile(
+        self, job: Job, rows: Axis, columns: Axis, tile: Tile, folded: Tensors, graph: str
+    ) -> tuple[slice, slice, Array]:
+        colours = np.empty((rows.count, columns.count, 3), dtype=np.float32)
+        for row, column, outputs in self._blocks(job, rows, columns, tile, folded, graph):
+            block = colours[row, column]
+            block[...] = outputs["colour"].reshape(block.shape)
+        return tile.rows, tile.columns, finish(self.contract, colours, job.image, rows, columns)
+
+    def _blocks(
+        self, job: Job, rows: Axis, columns: Axis, tile: Tile, folded: Tensors, graph: str
+    ) -> Iterator[tuple[slice, slice, Tensors]]:
+        session, names = self._sessions[graph], self._names[graph]
+        maps = job.maps(tile, self._sessions["maps"])
+        for row, column in query_blocks(rows.count, columns.count, job.plan.query_block):
+            geometry = geometry_inputs(names, rows[row], columns[column], tile, job.cell)
+            yield row, column, session.run({**maps, **geometry, **folded})
+
+
+class Job:
+    """One picture's features and one output size: what every pass over its queries shares."""
+
+    def __init__(self, contract: Contract, features: Array, image: Array, size: Size, plan: Plan) -> None:
+        self.contract = contract
+        self.features = features
+        """[C, h, w]."""
+        self.image = image
+        """Unit picture [h, w, 3], for the skip."""
+        self.size = size
+        self.plan = plan
+        self.cell = relative_cell(self.source, size)
+        self._cache: dict[tuple[int, int, int, int], Tensors] = {}
+        self._cached_bytes = 0
+        self._lock = threading.Lock()
+
+    @property
+    def source(self) -> Size:
+        """(height, width) of the features."""
+        return self.features.shape[1], self.features.shape[2]
+
+    def axes(self, window: Window) -> tuple[Axis, Axis]:
+        """Row and column tables of the window."""
+        decoder = self.contract.decoder
+        rows, columns = (
+            axis_table(source, target, part, levels=decoder.levels, bits=decoder.bits)
+            for source, target, part in zip(self.source, self.size, (window.rows, window.columns), strict=True)
+        )
+        return rows, columns
+
+    def maps(self, tile: Tile, session: Session) -> Tensors:
+        """Maps of the tile's source pixels, kept between passes as far as the plan's cache reaches."""
+        if tile.key in self._cache:
+            return self._cache[tile.key]
+        maps = session.run({"features": self._with_halo(tile)})
+        size = sum(array.nbytes for array in maps.values())
+        with self._lock:
+            if self._cached_bytes + size <= self.plan.cache_bytes:
+                self._cache[tile.key] = maps
+                self._cached_bytes += size
+        return maps
+
+    def _with_halo(self, tile: Tile) -> Array:
+        """[1, C, b + 2·halo, w + 2·halo]; zero outside the picture, as the convolution pads."""
+        halo = self.contract.decoder.halo
+        height, width = self.source
+        top, bottom = tile.source_rows.start - halo, tile.source_rows.stop + halo
+        left, right = tile.source_columns.start - halo, tile.source_columns.stop + halo
+        inside = self.features[:, max(top, 0) : bottom, max(left, 0) : right]
+        margins = ((0, 0), (max(-top, 0), max(bottom - height, 0)), (max(-left, 0), max(right - width, 0)))
+        return np.pad(inside, margins)[None]
+
+
+def geometry_inputs(names: list[str], rows: Axis, columns: Axis, tile: Tile, cell: Array) -> Tensors:
+    """The geometry inputs that a graph asks for, shaped [·, R, 1] and [·, 1, W]; taps index the tile's maps."""
+    width = tile.source_columns.stop - tile.source_columns.start
+    tables: dict[str, Callable[[], NDArray[Any]]] = {
+        "row_tap": lambda: ((rows.taps - tile.source_rows.start) * width)[:, :, None],
+        "column_tap": lambda: (columns.taps - tile.source_columns.start)[:, None, :],
+        "row_distance": lambda: rows.distance[:, :, None],
+        "column_distance": lambda: columns.distance[:, None, :],
+        "row_bits": lambda: rows.bits[:, :, None],
+        "column_bits": lambda: columns.bits[:, None, :],
+        "row_local": lambda: rows.local[None, :, None],
+        "column_local": lambda: columns.local[None, None, :],
+        "cell": lambda: cell,
+    }
+    return {name: tables[name]() for name in names}
+
+
+def finish(contract: Contract, colours: Array, image: Array, rows: Axis, columns: Axis) -> Array:
+    """Decoder answers [R, W, 3] → de-normalised colours, the skip added (in place). Nothing is clamped."""
+    colours *= np.array(contract.normalisation.std, dtype=np.float32)
+    if contract.decoder.skip == "bilinear":
+        colours += bilinear(image, rows, columns)
+    else:
+        colours += np.array(contract.normalisation.mean, dtype=np.float32)
+    return colours
+
+
+def bilinear(image: Array, rows: Axis, columns: Axis) -> Array:
+    """Half-pixel bilinear sample [R, W, 3] of a picture [h, w, 3], the border replicated."""
+    first, last = int(columns.skip_taps.min()), int(columns.skip_taps.max()) + 1
+    upper, lower = image[rows.skip_taps[0], first:last], image[rows.skip_taps[1], first:last]
+    lines = upper + (lower - upper) * rows.skip_weight[:, None, None]
+    left, right = lines[:, columns.skip_taps[0] - first], lines[:, columns.skip_taps[1] - first]
+    sample: Array = left + (right - left) * columns.skip_weight[None, :, None]
+    return sample

@@ -1,0 +1,83 @@
+"""Picture → features, whole or in tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hiif_deploy.contract import Contract
+from hiif_deploy.plan import Plan
+from hiif_deploy.session import Session
+
+Array = NDArray[np.float32]
+
+
+def encode(session: Session, contract: Contract, image: Array, plan: Plan, advance: Callable[[int], None]) -> Array:
+    """Unit picture [h, w, 3] in [0, 1] → features [C, h, w].
+
+    Tiles with the encoder's receptive field as overlap give the same features as the whole picture; where there is
+    no such overlap the plan says `blended`. `advance` is told of each finished tile.
+    """
+    height, width = image.shape[:2]
+    if plan.encoder_tile[0] >= height and plan.encoder_tile[1] >= width:
+        features = _run(session, contract, image)
+        advance(1)
+        return features
+    total = np.zeros((contract.encoder.channels, height, width), dtype=np.float32)
+    weight = np.zeros((height, width), dtype=np.float32) if plan.blended else None
+    for rows in _steps(height, plan.encoder_tile[0]):
+        for columns in _steps(width, plan.encoder_tile[1]):
+            seen_rows, seen_columns = _widen(rows, plan.overlap, height), _widen(columns, plan.overlap, width)
+            features = _run(session, contract, image[seen_rows, seen_columns])
+            if weight is None:
+                inner = (slice(None), _within(rows, seen_rows), _within(columns, seen_columns))
+                total[:, rows, columns] = features[inner]
+            else:
+                ramp = _ramp(rows, seen_rows, height)[:, None] * _ramp(columns, seen_columns, width)
+                total[:, seen_rows, seen_columns] += features * ramp
+                weight[seen_rows, seen_columns] += ramp
+            advance(1)
+    return total if weight is None else np.divide(total, weight, out=total)
+
+
+def encoder_calls(source: tuple[int, int], plan: Plan) -> int:
+    """How many tiles `encode` runs."""
+    return len(_steps(source[0], plan.encoder_tile[0])) * len(_steps(source[1], plan.encoder_tile[1]))
+
+
+def normalise(contract: Contract, image: Array) -> Array:
+    """Unit picture [h, w, 3] → network input [1, 3, h, w]."""
+    mean = np.array(contract.normalisation.mean, dtype=np.float32)
+    std = np.array(contract.normalisation.std, dtype=np.float32)
+    return np.ascontiguousarray(((image - mean) / std).transpose(2, 0, 1)[None])
+
+
+def _run(session: Session, contract: Contract, image: Array) -> Array:
+    height, width = image.shape[:2]
+    multiple = contract.encoder.size_multiple
+    below, right = -height % multiple, -width % multiple
+    padded = np.pad(image, ((0, below), (0, right), (0, 0)), mode="symmetric") if below or right else image
+    features = session.run({"image": normalise(contract, padded)})["features"][0]
+    return features[:, :height, :width]
+
+
+def _steps(size: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, size)) for start in range(0, size, step)]
+
+
+def _widen(part: slice, overlap: int, size: int) -> slice:
+    return slice(max(0, part.start - overlap), min(size, part.stop + overlap))
+
+
+def _within(part: slice, whole: slice) -> slice:
+    return slice(part.start - whole.start, part.stop - whole.start)
+
+
+def _ramp(part: slice, seen: slice, size: int) -> Array:
+    """[seen] weights: 1 on the tile, falling linearly over the overlap, never 0."""
+    position = np.arange(seen.start, seen.stop, dtype=np.float32)
+    before = (position - seen.start + 1) / (part.start - seen.start + 1)
+    after = (seen.stop - position) / (seen.stop - part.stop + 1)
+    return np.minimum(np.minimum(before, after), np.float32(1)).astype(np.float32)

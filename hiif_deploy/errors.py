@@ -1,0 +1,71 @@
+"""Everything this project raises on purpose.
+
+    HiifError                     exit code 1
+    ├── UsageError                exit code 2: what was asked cannot be done
+    │   ├── ScaleError            a scale, size or region
+    │   └── OptionError           any other option or argument
+    ├── FrameError                an array handed to the upscaler
+    ├── ImageError                a picture file: unreadable, truncated, too large, unwritable
+    ├── BundleError               a bundle: missing, tampered, newer, foreign
+    ├── CheckpointError           a checkpoint: wrong keys, shapes, names, truncated
+    ├── EngineError               an inference engine: absent, failed, or another than the one asked for
+    ├── ParityError               two implementations disagree beyond tolerance
+    └── MissingExtraError         an optional package that the asked work needs
+
+A message names the thing, what arrived, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+
+class HiifError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(HiifError):
+    """What was asked cannot be done, whatever the data."""
+
+    exit_code = 2
+
+
+class ScaleError(UsageError):
+    """A scale, an output size or a region is out of range."""
+
+
+class OptionError(UsageError):
+    """An option or argument is out of range or contradicts another."""
+
+
+class FrameError(HiifError):
+    """An array is not a picture: shape, dtype or values."""
+
+
+class ImageError(HiifError):
+    """A picture file cannot be read or written."""
+
+
+class BundleError(HiifError):
+    """A bundle is missing, damaged, foreign, or of a newer format."""
+
+
+class CheckpointError(HiifError):
+    """A checkpoint does not hold what its name and arguments promise."""
+
+
+class EngineError(HiifError):
+    """An inference engine is absent, failed, or is not the one asked for."""
+
+
+class ParityError(HiifError):
+    """Two implementations of the same function disagree beyond tolerance."""
+
+
+class MissingExtraError(HiifError):
+    """An optional package is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        self.package = package
+        self.extra = extra
+        super().__init__(f"{package} is not installed; add it with: pip install 'hiif-deploy[{extra}]'")

@@ -1,0 +1,160 @@
+"""The query grid of a regular output picture, one axis at a time.
+
+HIIF asks for the colour at the centre of every output pixel. On a regular grid everything that the decoder
+needs to know about a query is separable: a row part and a column part. An `Axis` holds one of the two.
+
+The arithmetic of `axis_table` repeats the published evaluation in float32, operation by operation, because the
+hierarchical bits sit on rounding edges at ×2, ×4 and ×8 (float64 or a fused multiply-add gives other bits).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hiif_deploy.errors import OptionError, ScaleError
+
+BitRule = Literal["reference", "exact"]
+"""How the hierarchical bits are computed: `reference` is the float32 arithmetic of the public code, `exact` is
+integer arithmetic on the true position and does not depend on rounding."""
+
+F32 = np.float32
+EDGE = 1e-6
+"""Shift and clamp of the published corner rule, in normalised coordinates."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What the decoder must know of `count` consecutive output pixels along one axis."""
+
+    taps: NDArray[np.int32]
+    """[2, count]: source index of the lower and the upper corner, each in [0, source)."""
+    distance: NDArray[np.float32]
+    """[2, count]: |query − tap| in source pixels; below 1 inside, up to 0.5 for both taps at a border."""
+    local: NDArray[np.float32]
+    """[count]: position relative to the lower corner in [0, 1], the value whose binary digits are `bits`."""
+    bits: NDArray[np.int32]
+    """[levels, count]: binary digits of the local position, most significant first."""
+    skip_taps: NDArray[np.int32]
+    """[2, count]: the two source pixels of half-pixel bilinear interpolation with a replicated border."""
+    skip_weight: NDArray[np.float32]
+    """[count]: weight of the upper one, in [0, 1)."""
+
+    @property
+    def count(self) -> int:
+        """Number of output pixels."""
+        return int(self.local.shape[0])
+
+    def __getitem__(self, part: slice) -> Axis:
+        """The same axis for a slice of its pixels (views, nothing copied)."""
+        return Axis(*(getattr(self, name)[..., part] for name in self.__dataclass_fields__))
+
+
+def axis_table(
+    source: int,
+    target: int,
+    window: tuple[int, int] | None = None,
+    *,
+    levels: int = 6,
+    bits: BitRule = "reference",
+) -> Axis:
+    """Table of one axis of `target` output pixels over `source` input pixels.
+
+    `window=(start, stop)` gives that part of the whole axis, equal to slicing it.
+    Source: model.md §0.2, §0.5, §2.1 H3–H5 and §2.3; HIIF (arXiv 2412.03748) section 3.
+    Raises ScaleError for sizes below 1, for target < source, and for a window outside the axis.
+    """
+    start, stop = check_axis(source, target, window)
+    if bits not in get_args(BitRule):
+        raise OptionError(f"bit rule {bits!r}: expected one of {', '.join(get_args(BitRule))}")
+    index = np.arange(start, stop, dtype=np.int64)
+    query = pixel_centres(target, index)
+    low = nearest(query, source, -1)
+    high = nearest(query, source, +1)
+    relative_low = _relative(query, low, source)
+    relative_high = _relative(query, high, source)
+    local = np.where(relative_low > 0, relative_low, F32(1 / source) - relative_low).astype(F32)
+    digits = reference_bits(local, levels) if bits == "reference" else exact_bits(source, target, index, levels)
+    if bits == "exact":
+        local = exact_local(source, target, index)
+    skip_taps, skip_weight = _bilinear(source, target, index)
+    return Axis(
+        taps=np.stack([low, high]),
+        distance=np.abs(np.stack([relative_low, relative_high])),
+        local=local,
+        bits=digits,
+        skip_taps=skip_taps,
+        skip_weight=skip_weight,
+    )
+
+
+def check_axis(source: int, target: int, window: tuple[int, int] | None = None) -> tuple[int, int]:
+    """The window as (start, stop), or ScaleError."""
+    if source < 1 or target < 1:
+        raise ScaleError(f"axis of {source} → {target} pixels: both sizes must be at least 1")
+    if target < source:
+        raise ScaleError(
+            f"output of {target} pixels for {source} input pixels: scale {target / source:.4g} is below 1; "
+            "this model only enlarges, so ask for at least the input size"
+        )
+    start, stop = window or (0, target)
+    if not 0 <= start < stop <= target:
+        raise ScaleError(f"window {start}:{stop} does not lie inside an axis of {target} pixels")
+    return start, stop
+
+
+def pixel_centres(count: int, index: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Normalised centres −1 + 1/n + (2/n)·i in float32: scalars rounded once, one multiply, one add."""
+    step = F32(2.0 / count)
+    return (step * index.astype(F32) + F32(-1.0 + 1.0 / count)).astype(F32)
+
+
+def nearest(query: NDArray[np.float32], source: int, side: int) -> NDArray[np.int32]:
+    """Source pixel nearest to the query moved half a source pixel to `side` (−1 or +1), float32 throughout."""
+    shifted = query + F32(side / source + EDGE)
+    clamped = np.clip(shifted, F32(-1 + EDGE), F32(1 - EDGE))
+    position = ((clamped + F32(1)) * F32(source) - F32(1)) / F32(2)
+    return np.rint(position).astype(np.int32)
+
+
+def reference_bits(local: NDArray[np.float32], levels: int) -> NDArray[np.int32]:
+    """[levels, count] digits ⌊clip(u − 1e-9, 0, 1)·2^(n+1)⌋ mod 2 in float32 (H5)."""
+    clipped = np.clip(local - F32(1e-9), F32(0), F32(1))
+    powers = F32(2) ** np.arange(1, levels + 1, dtype=F32)
+    return (np.floor(clipped * powers[:, None]) % 2).astype(np.int32)
+
+
+def exact_bits(source: int, target: int, index: NDArray[np.int64], levels: int) -> NDArray[np.int32]:
+    """[levels, count] binary digits of the fractional position ((2i+1)·source − target)/(2·target), in integers."""
+    numerator = ((2 * index + 1) * source - target) % (2 * target)
+    powers = np.int64(2) ** np.arange(1, levels + 1, dtype=np.int64)
+    return ((numerator * powers[:, None] // (2 * target)) % 2).astype(np.int32)
+
+
+def exact_local(source: int, target: int, index: NDArray[np.int64]) -> NDArray[np.float32]:
+    """[count] the fraction whose digits `exact_bits` gives, rounded once to float32."""
+    numerator = ((2 * index + 1) * source - target) % (2 * target)
+    return (numerator / (2 * target)).astype(F32)
+
+
+def relative_cell(source: tuple[int, int], target: tuple[int, int]) -> NDArray[np.float32]:
+    """[2] (row, column) size of an output pixel in the decoder's units: cell·source = (2/target)·source (§0.4)."""
+    cell = np.array([2 / target[0], 2 / target[1]], dtype=F32)
+    return (cell * np.array(source, dtype=F32)).astype(F32)
+
+
+def _relative(query: NDArray[np.float32], tap: NDArray[np.int32], source: int) -> NDArray[np.float32]:
+    centre = pixel_centres(source, tap.astype(np.int64))
+    return ((query - centre) * F32(source / 2)).astype(F32)
+
+
+def _bilinear(
+    source: int, target: int, index: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    position = np.clip(((2 * index + 1) * source - target) / (2 * target), 0, source - 1)
+    low = np.floor(position).astype(np.int32)
+    high = np.minimum(low + 1, source - 1).astype(np.int32)
+    return np.stack([low, high]), (position - low).astype(F32)

@@ -1,0 +1,100 @@
+"""ONNX Runtime as an engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from hiif_deploy.contract import GraphContract, TensorContract
+from hiif_deploy.errors import BundleError, EngineError
+from hiif_deploy.session import Tensors
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "directml": "DmlExecutionProvider",
+}
+"""Short names for execution providers."""
+
+INSTALL = {
+    "CUDAExecutionProvider": "pip uninstall onnxruntime && pip install 'hiif-deploy[cuda]'",
+    "TensorrtExecutionProvider": "pip uninstall onnxruntime && pip install 'hiif-deploy[cuda]' (and TensorRT 10)",
+}
+"""What adds a provider."""
+
+
+class OrtSession:
+    """One graph in ONNX Runtime. Outputs are fresh arrays that the caller owns."""
+
+    def __init__(self, graph: GraphContract, model: bytes, provider: str, threads: int) -> None:
+        self.name = graph.name
+        self.provider = PROVIDERS.get(provider.lower(), provider)
+        require_provider(self.provider)
+        try:
+            self._session = ort.InferenceSession(model, _options(threads), providers=[self.provider])
+        except Exception as error:  # ONNX Runtime raises half a dozen unrelated types
+            raise EngineError(f"graph {graph.name}: ONNX Runtime cannot load it: {_first_line(error)}") from error
+        _refuse_fallback(self._session, self.provider, graph.name)
+        self._outputs = [tensor.name for tensor in graph.outputs]
+        self._dtypes = {tensor.name: np.dtype(tensor.dtype) for tensor in graph.inputs}
+        _compare(graph, graph.inputs, self._session.get_inputs())
+        _compare(graph, graph.outputs, self._session.get_outputs())
+
+    def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+        """EngineError names the graph and the engine's reason."""
+        inputs = {
+            name: np.ascontiguousarray(feeds[name], dtype=dtype) for name, dtype in self._dtypes.items()
+        }
+        try:
+            values = self._session.run(self._outputs, inputs)
+        except Exception as error:
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
+            raise EngineError(f"graph {self.name} failed on {shapes}: {_first_line(error)}") from error
+        return dict(zip(self._outputs, values, strict=True))
+
+
+def require_provider(provider: str) -> None:
+    """EngineError where this ONNX Runtime has no such execution provider."""
+    available = ort.get_available_providers()
+    if provider not in available:
+        how = f"; add it with: {INSTALL[provider]}" if provider in INSTALL else ""
+        raise EngineError(
+            f"{provider} is not in this ONNX Runtime ({ort.__version__} has {', '.join(available)}){how}"
+        )
+
+
+def _options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Without this, memory of the largest tile ever run is held for good.
+    options.enable_cpu_mem_arena = threads == 1
+    options.log_severity_level = 3
+    return options
+
+
+def _refuse_fallback(session: ort.InferenceSession, wanted: str, graph: str) -> None:
+    """ONNX Runtime only prints when it falls back to the CPU; a user must not pay for that unknowingly."""
+    actual = session.get_providers()[0]
+    if actual != wanted:
+        raise EngineError(
+            f"graph {graph}: asked for {wanted}, ONNX Runtime chose {actual}; its libraries are missing or do not "
+            "match: see hiif-deploy doctor, or choose --provider cpu"
+        )
+
+
+def _compare(graph: GraphContract, promised: tuple[TensorContract, ...], found: list[ort.NodeArg]) -> None:
+    types = {"float32": "tensor(float)", "float64": "tensor(double)", "int32": "tensor(int32)"}
+    wanted = [(tensor.name, types[tensor.dtype], len(tensor.shape)) for tensor in promised]
+    actual = [(node.name, node.type, len(node.shape)) for node in found]
+    if wanted != actual:
+        raise BundleError(f"graph {graph.name}: the file has {actual}, the contract promises {wanted}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,160 @@
+"""From a memory budget to encoder tiles, decoder tiles and query blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hiif_deploy.contract import Contract
+from hiif_deploy.errors import OptionError
+from hiif_deploy.grid import Axis
+
+DEFAULT_BUDGET = 1 << 30
+"""Bytes of working memory where the user names none."""
+QUERY_BLOCK = 2048
+"""Queries per decoder call: what fits a core's L2 cache (fast-decoding.md §3e)."""
+TILE_ROWS = 8
+"""Source rows of a decoder tile; its maps are shared by all queries between them."""
+BLEND_OVERLAP = 32
+"""Source pixels over which tiles are blended where no overlap is exact."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one picture is cut; the result does not depend on it, except for blended encoder tiles."""
+
+    encoder_tile: tuple[int, int]
+    """Source pixels (rows, columns) that one encoder call contributes."""
+    overlap: int
+    """Source pixels that it sees beyond them to every side, inside the picture."""
+    blended: bool
+    """Whether tiles are blended over the overlap because no overlap would be exact."""
+    decoder_tile: tuple[int, int]
+    """Source pixels (rows, columns) between whose centres one decoder tile's queries lie."""
+    query_block: int
+    """Most queries per decoder call."""
+    cache_bytes: int
+    """Maps kept between the passes instead of being computed again."""
+    working_bytes: int
+    """Estimate of memory beside input, features and output."""
+
+
+def make_plan(
+    contract: Contract,
+    source: tuple[int, int],
+    *,
+    budget: int = DEFAULT_BUDGET,
+    threads: int = 1,
+    query_block: int = QUERY_BLOCK,
+    tile_rows: int = TILE_ROWS,
+) -> Plan:
+    """Cut a (height, width) picture. OptionError where the budget is too small for even the smallest tiles."""
+    if query_block < 1 or tile_rows < 1:
+        raise OptionError(f"query block {query_block} and tile rows {tile_rows} must be at least 1")
+    decoder = contract.decoder
+    query_bytes = 4 * decoder.query_channels * query_block
+    pixel_bytes = 4 * decoder.map_channels
+    share = budget // 2 // threads - query_bytes
+    columns = min(source[1], max(8, 8 * query_block // tile_rows), share // pixel_bytes // (tile_rows + 1))
+    if columns < 1:
+        needed = 2 * threads * (query_bytes + pixel_bytes * (tile_rows + 1) * 8)
+        raise OptionError(
+            f"memory budget of {budget >> 20} MiB is too small for {threads} threads: "
+            f"allow at least {(needed >> 20) + 1} MiB, or use fewer threads"
+        )
+    tile, overlap, blended, encoder_bytes = encoder_tiles(contract, source, budget)
+    working = threads * (query_bytes + pixel_bytes * (tile_rows + 1) * (columns + 1))
+    cache = min(max(0, budget - working), pixel_bytes * (source[0] + source[0] // tile_rows + 1) * (source[1] + 1))
+    if decoder.statistics_passes == 0:
+        cache = 0
+    return Plan(
+        tile, overlap, blended, (tile_rows, columns), query_block, cache, max(encoder_bytes, working + cache)
+    )
+
+
+def encoder_tiles(
+    contract: Contract, source: tuple[int, int], budget: int
+) -> tuple[tuple[int, int], int, bool, int]:
+    """(rows, columns) per tile, overlap, whether it is blended, bytes of one call: the cheapest cut that fits."""
+    encoder = contract.encoder
+    pixel_bytes = 4 * encoder.memory_channels
+    allowed = budget // pixel_bytes
+    multiple = encoder.size_multiple
+    if _padded(source[0], multiple) * _padded(source[1], multiple) <= allowed:
+        return source, 0, False, pixel_bytes * source[0] * source[1]
+    blended = encoder.receptive_field is None
+    overlap = BLEND_OVERLAP if encoder.receptive_field is None else encoder.receptive_field
+    best: tuple[float, tuple[int, int]] | None = None
+    for parts in range(1, source[1] // (8 * multiple) + 2):
+        columns = _padded(math.ceil(source[1] / parts), multiple)
+        seen = min(source[1], columns + 2 * overlap)
+        rows = (allowed // _padded(seen, multiple) - 2 * overlap) // multiple * multiple
+        if rows < multiple:
+            continue
+        tiles = math.ceil(source[0] / rows) * math.ceil(source[1] / columns)
+        cost = tiles * seen * min(source[0], rows + 2 * overlap)
+        if best is None or cost < best[0]:
+            best = (cost, (min(rows, _padded(source[0], multiple)), columns))
+    if best is None:
+        needed = pixel_bytes * (2 * overlap + multiple) * (2 * overlap + 8 * multiple)
+        raise OptionError(
+            f"memory budget of {budget >> 20} MiB is too small for this encoder, which needs tiles with "
+            f"{overlap} pixels of overlap: allow at least {(needed >> 20) + 1} MiB"
+        )
+    rows, columns = best[1]
+    return best[1], overlap, blended, pixel_bytes * (rows + 2 * overlap) * (columns + 2 * overlap)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A rectangle of queries and the rectangle of source pixels that hold all their taps."""
+
+    rows: slice
+    """Of the axis table's rows."""
+    columns: slice
+    """Of the axis table's columns."""
+    source_rows: slice
+    """Of the features."""
+    source_columns: slice
+    """Of the features."""
+
+    @property
+    def key(self) -> tuple[int, int, int, int]:
+        """Names the maps that this tile needs."""
+        return (
+            self.source_rows.start, self.source_rows.stop, self.source_columns.start, self.source_columns.stop,
+        )  # fmt: skip
+
+
+def decoder_tiles(rows: Axis, columns: Axis, tile: tuple[int, int]) -> list[Tile]:
+    """Cut the queries so that each tile's lower taps fall into one cell of a grid of `tile` source pixels."""
+    return [
+        Tile(row, column, _taps(rows, row), _taps(columns, column))
+        for row in _runs(rows, tile[0])
+        for column in _runs(columns, tile[1])
+    ]
+
+
+def query_blocks(rows: int, columns: int, most: int) -> Iterator[tuple[slice, slice]]:
+    """Cut rows × columns queries into blocks of at most `most`, whole rows where they fit."""
+    width = min(columns, most)
+    height = max(1, most // width)
+    for row in range(0, rows, height):
+        for column in range(0, columns, width):
+            yield slice(row, min(row + height, rows)), slice(column, min(column + width, columns))
+
+
+def _runs(axis: Axis, size: int) -> list[slice]:
+    cells = axis.taps[0] // size
+    edges = [0, *(int(n) + 1 for n in (cells[1:] != cells[:-1]).nonzero()[0]), axis.count]
+    return [slice(start, stop) for start, stop in zip(edges[:-1], edges[1:], strict=True)]
+
+
+def _taps(axis: Axis, part: slice) -> slice:
+    taps = axis.taps[:, part]
+    return slice(int(taps.min()), int(taps.max()) + 1)
+
+
+def _padded(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple

@@ -1,0 +1,69 @@
+"""Progress of long work on stderr: a bar with an ETA in a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+PLAIN_INTERVAL = 10.0
+"""Seconds between lines where stderr is not a terminal."""
+
+
+class Progress:
+    """Context manager; `advance` may be called from one thread at a time."""
+
+    def __init__(
+        self, title: str, total: int, *, unit: str = "blocks", enabled: bool = True, start: int = 0
+    ) -> None:
+        self.title = title
+        self.total = max(total, 1)
+        self.unit = unit
+        self.enabled = enabled
+        self.done = start
+        self._start = start
+        self._began = self._said = time.monotonic()
+        self._bar: RichProgress | None = None
+
+    def __enter__(self) -> Self:
+        self._began = self._said = time.monotonic()
+        if self.enabled and sys.stderr.isatty():
+            self._bar = RichProgress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn(self.unit),
+                TimeElapsedColumn(),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._task = self._bar.add_task(self.title, total=self.total, completed=self.done)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, count: int = 1) -> None:
+        """`count` more units are done."""
+        self.done += count
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done)
+        elif self.enabled and time.monotonic() - self._said >= PLAIN_INTERVAL:
+            self._said = time.monotonic()
+            print(self._line(), file=sys.stderr, flush=True)
+
+    def _line(self) -> str:
+        elapsed = time.monotonic() - self._began
+        rest = elapsed / max(1, self.done - self._start) * (self.total - self.done)
+        return f"{self.title}: {self.done}/{self.total} {self.unit}, {elapsed:.0f} s, ETA {rest:.0f} s"

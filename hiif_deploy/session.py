@@ -1,0 +1,56 @@
+"""A session runs one graph. Which engine does so is the user's choice, and never changes silently."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from hiif_deploy.contract import GraphContract
+from hiif_deploy.errors import OptionError
+
+Tensors = Mapping[str, NDArray[Any]]
+"""Tensor name → array."""
+
+
+class Session(Protocol):
+    """One loaded graph. `run` may be called from several threads at once."""
+
+    def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+        """Answer the graph's outputs for its inputs; other feeds are ignored. The arrays are the caller's."""
+        ...
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Which engine runs the graphs, and with how much of the machine."""
+
+    provider: str = "cpu"
+    """ONNX Runtime execution provider: `cpu`, `cuda`, `tensorrt`, … or its full name."""
+    threads: int = 0
+    """Processor threads; 0 takes as many as this process may use."""
+
+    def __post_init__(self) -> None:
+        if self.threads < 0:
+            raise OptionError(f"threads is {self.threads}: expected 0 (all) or more")
+
+    @property
+    def thread_count(self) -> int:
+        """`threads`, or what the machine grants this process."""
+        return self.threads or usable_cores()
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may run on (affinity respected where the system tells)."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def open_session(graph: GraphContract, model: bytes, options: EngineOptions, threads: int) -> Session:
+    """Load one graph on the engine that `options` name, with `threads` inside one call."""
+    from hiif_deploy.ort_session import OrtSession
+
+    return OrtSession(graph, model, options.provider, threads)

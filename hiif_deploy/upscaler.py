@@ -1,0 +1,279 @@
+"""Pictures in, pictures out: encode once, render any number of sizes and regions from the same features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hiif_deploy.bundle import DEFAULT_MODEL, Bundle, open_bundle
+from hiif_deploy.contract import Contract
+from hiif_deploy.decode import Decoder, Job, Statistics, Window
+from hiif_deploy.encode import encode, encoder_calls
+from hiif_deploy.errors import OptionError, ScaleError
+from hiif_deploy.grid import check_axis
+from hiif_deploy.pixels import Frame, FrameFormat, check_frame, from_unit, to_unit
+from hiif_deploy.plan import DEFAULT_BUDGET, QUERY_BLOCK, TILE_ROWS, Plan, decoder_tiles, make_plan
+from hiif_deploy.session import EngineOptions, open_session
+
+Array = NDArray[np.float32]
+Size = tuple[int, int]
+Region = tuple[int, int, int, int]
+"""(top, left, height, width) in output pixels."""
+Scale = float | tuple[float, float]
+"""One factor, or (vertical, horizontal)."""
+
+MAX_OUTPUT_PIXELS = 1 << 30
+"""Output pixels beyond which a call is refused, unless the caller allows more."""
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """How the work is cut. Nothing here changes the result of an exact mode."""
+
+    memory: int = DEFAULT_BUDGET
+    """Bytes of working memory, beside input, features and output."""
+    query_block: int = QUERY_BLOCK
+    """Most queries per decoder call."""
+    tile_rows: int = TILE_ROWS
+    """Source rows per decoder tile."""
+    max_output_pixels: int = MAX_OUTPUT_PIXELS
+    """Larger outputs are refused."""
+    group_rows: int | None = None
+    """None: exact, statistics over the whole picture. A number: the published evaluation, which takes statistics
+    from groups of so many output rows (300, or 100), seams included (model.md §2.2)."""
+
+    def __post_init__(self) -> None:
+        if self.group_rows is not None and self.group_rows < 1:
+            raise OptionError(f"group of {self.group_rows} rows: expected at least 1")
+
+
+@dataclass(frozen=True)
+class Features:
+    """An encoded picture. Holds arrays only, so it may be shared between threads and kept as long as wanted."""
+
+    maps: Array
+    """[C, h, w] float32, what the encoder answered."""
+    image: Array
+    """[h, w, 3] float32 in [0, 1], the picture itself (the decoder's skip reads it)."""
+    format: FrameFormat
+    """Of the frame that was encoded; rendered frames have the same."""
+
+    @property
+    def size(self) -> Size:
+        """(height, width) of the encoded picture."""
+        return self.image.shape[0], self.image.shape[1]
+
+
+def _ignore(_: int) -> None:
+    """Default of `advance` arguments."""
+
+
+class Upscaler:
+    """A bundle, loaded. Use it as a context manager, or call `close`; methods may be called from several threads.
+
+    >>> with Upscaler() as upscaler:
+    ...     large = upscaler.upscale(frame, scale=3.3)
+    """
+
+    def __init__(
+        self,
+        bundle: str | Path | Bundle = DEFAULT_MODEL,
+        *,
+        engine: EngineOptions | None = None,
+        options: RenderOptions | None = None,
+    ) -> None:
+        """`bundle` is a folder, a shipped model's name or an opened bundle. Raises BundleError, EngineError."""
+        self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        self.engine = engine or EngineOptions()
+        self.options = options or RenderOptions()
+        self._threads = self.engine.thread_count
+        sessions = {
+            graph.name: open_session(
+                graph,
+                self.bundle.graphs[graph.name],
+                # Folding is tiny and float64: always on the processor.
+                EngineOptions() if graph.name.startswith("fold") else self.engine,
+                self._threads if graph.name == "encoder" else 1,
+            )
+            for graph in self.contract.graphs
+        }
+        self._encoder = sessions["encoder"]
+        self._decoder = Decoder(self.contract, sessions, self._threads)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker threads."""
+        self._decoder.close()
+
+    @property
+    def contract(self) -> Contract:
+        """What the bundle promises."""
+        return self.bundle.contract
+
+    def upscale(
+        self, frame: Frame, *, scale: Scale | None = None, size: Size | None = None, region: Region | None = None,
+        advance: Callable[[int], None] = _ignore,
+    ) -> Frame:  # fmt: skip
+        """Enlarge a frame by `scale` or to `size` (height, width); `region` renders only that part of the result.
+
+        The frame is [H, W], [H, W, 1] or [H, W, 3] RGB of uint8, uint16 or floats in [0, 1]; the answer has the same
+        dtype and channels. `advance(n)` is told of finished steps (`steps` says how many there are).
+        Raises FrameError, ScaleError.
+        """
+        check_frame(frame)
+        target = output_size((frame.shape[0], frame.shape[1]), scale=scale, size=size)
+        self._check(target)
+        return self.render(self.encode(frame, advance=advance), size=target, region=region, advance=advance)
+
+    def encode(self, frame: Frame, *, advance: Callable[[int], None] = _ignore) -> Features:
+        """Run the encoder over a frame."""
+        check_frame(frame)
+        image = to_unit(frame)
+        plan = self.plan((image.shape[0], image.shape[1]))
+        maps = encode(self._encoder, self.contract, image, plan, advance)
+        return Features(maps, image, FrameFormat.of(frame))
+
+    def statistics(
+        self, features: Features, size: Size, *, advance: Callable[[int], None] = _ignore
+    ) -> Statistics:
+        """Statistics of all queries of an output `size`; hand them to `render` for many regions of that size."""
+        return self._decoder.statistics(self._job(features, size), _whole(size), advance)
+
+    def render(
+        self, features: Features, *, scale: Scale | None = None, size: Size | None = None,
+        region: Region | None = None, statistics: Statistics | None = None,
+        advance: Callable[[int], None] = _ignore,
+    ) -> Frame:  # fmt: skip
+        """Decode features at any scale or size; a region equals that region of the whole picture."""
+        target = output_size(features.size, scale=scale, size=size)
+        window = _window(target, region)
+        like = features.format
+        channels = () if like.channels is None else (like.channels,)
+        frame: Frame = np.empty((*window.shape, *channels), dtype=like.dtype)
+        for rows, columns, colours in self._colours(features, target, window, statistics, advance):
+            frame[rows, columns] = from_unit(colours, like)
+        return frame
+
+    def render_unclamped(self, features: Features, *, size: Size) -> Array:
+        """[H, W, 3] float32 as the model answers, 1 being white: overshoot kept, for measuring deviations."""
+        colours = np.empty((*size, 3), dtype=np.float32)
+        for rows, columns, part in self._colours(features, size, _whole(size), None, _ignore):
+            colours[rows, columns] = part
+        return colours
+
+    def plan(self, source: Size) -> Plan:
+        """How a picture of that (height, width) is cut."""
+        options = self.options
+        return make_plan(
+            self.contract, source, budget=options.memory, threads=self._threads,
+            query_block=options.query_block, tile_rows=options.tile_rows,
+        )  # fmt: skip
+
+    def steps(self, source: Size, target: Size) -> int:
+        """How many steps `upscale` reports for a whole picture."""
+        check_output(source, target, self.options.max_output_pixels)
+        plan = self.plan(source)
+        passes = self.contract.decoder.statistics_passes
+        job = Job(self.contract, np.empty((0, *source), np.float32), np.empty(0, np.float32), target, plan)
+        count = 0
+        for group in _groups(_whole(target), self.options.group_rows):
+            count += (passes + 1) * len(decoder_tiles(*job.axes(group), plan.decoder_tile))
+        return encoder_calls(source, plan) + count
+
+    def _colours(
+        self, features: Features, size: Size, window: Window, statistics: Statistics | None,
+        advance: Callable[[int], None],
+    ) -> Iterator[tuple[slice, slice, Array]]:  # fmt: skip
+        job = self._job(features, size)
+        if self.options.group_rows is None:
+            found = statistics or self._decoder.statistics(job, _whole(size), advance)
+            yield from self._decoder.colours(job, window, found, advance)
+            return
+        for group in _groups(_whole(size), self.options.group_rows):
+            part = _overlap(group, window)
+            if part is not None:
+                found = self._decoder.statistics(job, group, advance)
+                start = part.rows[0] - window.rows[0]
+                for rows, columns, colours in self._decoder.colours(job, part, found, advance):
+                    yield slice(rows.start + start, rows.stop + start), columns, colours
+
+    def _job(self, features: Features, size: Size) -> Job:
+        self._check(size, features.size)
+        return Job(self.contract, features.maps, features.image, size, self.plan(features.size))
+
+    def _check(self, size: Size, source: Size = (1, 1)) -> None:
+        check_output(source, size, self.options.max_output_pixels)
+
+
+def output_size(source: Size, *, scale: Scale | None = None, size: Size | None = None) -> Size:
+    """(height, width) for a scale or a size; ScaleError unless exactly one is given and it is at least 1."""
+    if (scale is None) == (size is None):
+        raise ScaleError("give either scale or size, not both and not neither")
+    if size is not None:
+        if len(size) != 2 or any(int(n) != n for n in size):
+            raise ScaleError(f"size {size}: expected two whole numbers (height, width)")
+        target = (int(size[0]), int(size[1]))
+    else:
+        assert scale is not None
+        factors = scale if isinstance(scale, tuple) else (scale, scale)
+        for factor in factors:
+            if not math.isfinite(factor) or factor < 1:
+                raise ScaleError(f"scale {factor:g}: expected a finite number of at least 1")
+        target = (round(source[0] * factors[0]), round(source[1] * factors[1]))
+    check_axis(source[0], target[0])
+    check_axis(source[1], target[1])
+    return target
+
+
+def check_output(source: Size, target: Size, limit: int) -> None:
+    """ScaleError for outputs that shrink or exceed `limit` pixels."""
+    check_axis(source[0], target[0])
+    check_axis(source[1], target[1])
+    if target[0] * target[1] > limit:
+        raise ScaleError(
+            f"output of {target[1]}x{target[0]} is {target[0] * target[1]:,} pixels, over the limit of {limit:,}; "
+            "raise max_output_pixels (--max-pixels) if that is meant"
+        )
+
+
+def _whole(size: Size) -> Window:
+    return Window((0, size[0]), (0, size[1]))
+
+
+def _window(size: Size, region: Region | None) -> Window:
+    if region is None:
+        return _whole(size)
+    top, left, height, width = region
+    if min(top, left) < 0 or min(height, width) < 1 or top + height > size[0] or left + width > size[1]:
+        raise ScaleError(
+            f"region (top {top}, left {left}, height {height}, width {width}) does not lie inside the output of "
+            f"{size[0]} rows and {size[1]} columns"
+        )
+    return Window((top, top + height), (left, left + width))
+
+
+def _groups(whole: Window, rows: int | None) -> list[Window]:
+    size = rows or whole.rows[1]
+    return [
+        Window((start, min(start + size, whole.rows[1])), whole.columns)
+        for start in range(0, whole.rows[1], size)
+    ]
+
+
+def _overlap(group: Window, window: Window) -> Window | None:
+    start, stop = max(group.rows[0], window.rows[0]), min(group.rows[1], window.rows[1])
+    return Window((start, stop), window.columns) if start < stop else None

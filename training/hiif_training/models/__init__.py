@@ -1,0 +1,1 @@
+"""Encoders and decoders, one file each, and the table that names them."""

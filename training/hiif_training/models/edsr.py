@@ -1,0 +1,84 @@
+"""EDSR encoder without upsampling (Lim et al. 2017, arXiv 1707.02921; keys of the public LIIF code)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hiif_deploy.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class EdsrConfig:
+    """Sizes of an EDSR encoder."""
+
+    blocks: int = 16
+    """Residual blocks of two 3×3 convolutions."""
+    features: int = 64
+    """Channels of every convolution, and of the output."""
+    residual_scale: float = 1.0
+    """Factor on each residual branch."""
+    colours: int = 3
+    """Channels of the picture."""
+
+    def __post_init__(self) -> None:
+        for name in ("blocks", "features", "colours"):
+            if getattr(self, name) < 1:
+                raise CheckpointError(f"EDSR {name} is {getattr(self, name)}: expected at least 1")
+        if self.colours > 3:
+            raise CheckpointError(f"EDSR colours is {self.colours}: expected 1 to 3")
+
+
+class Edsr(nn.Module):
+    """Picture [B, 3, h, w] (normalised) → features [B, features, h, w], same dtype."""
+
+    size_multiple = 1
+    """The picture's sides may be any number of pixels."""
+
+    def __init__(self, config: EdsrConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.out_channels = config.features
+        """Channels of the features."""
+        self.receptive_field = 2 * config.blocks + 2
+        """Pixels that each feature sees to every side (None where there is no bound)."""
+        self.memory_channels = 6 * config.features
+        """float32 values per pixel alive at the peak of an inference, an upper estimate."""
+        self.sub_mean = _mean_shift(config.colours, -1)
+        self.add_mean = _mean_shift(config.colours, +1)
+        self.head = nn.Sequential(_conv3(config.colours, config.features))
+        blocks = [_ResidualBlock(config.features, config.residual_scale) for _ in range(config.blocks)]
+        self.body = nn.Sequential(*blocks, _conv3(config.features, config.features))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The long skip around all residual blocks included."""
+        shallow: Tensor = self.head(image)
+        deep: Tensor = self.body(shallow)
+        return shallow + deep
+
+
+class _ResidualBlock(nn.Module):
+    def __init__(self, features: int, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.body = nn.Sequential(_conv3(features, features), nn.ReLU(), _conv3(features, features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch: Tensor = self.body(x)
+        return x + (branch if self.scale == 1 else branch * self.scale)
+
+
+def _conv3(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+def _mean_shift(colours: int, sign: int) -> nn.Conv2d:
+    """Present in every published checkpoint and used by none (model.md §0.1)."""
+    shift = nn.Conv2d(colours, colours, 1)
+    mean = torch.tensor([0.4488, 0.4371, 0.4040])[:colours]
+    with torch.no_grad():
+        shift.weight.copy_(torch.eye(colours)[:, :, None, None])
+        shift.bias.copy_(sign * mean)  # type: ignore[union-attr]
+    return shift.requires_grad_(False)

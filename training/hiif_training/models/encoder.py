@@ -1,0 +1,18 @@
+"""What a decoder may expect of an encoder."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from hiif_training.models.edsr import Edsr
+from hiif_training.models.rdn import Rdn
+from hiif_training.models.swinir import Swinir
+
+Encoder: TypeAlias = Edsr | Rdn | Swinir
+"""Normalised picture [B, colours, h, w] → features [B, out_channels, h, w]; dtype and device are kept.
+
+out_channels      channels of the features
+receptive_field   pixels that each feature sees to every side; None where there is no practical bound
+memory_channels   float32 values per pixel alive at the peak of an inference, an upper estimate
+size_multiple     h and w must be multiples of it; the caller pads (FrameError otherwise)
+"""
