@@ -15,7 +15,8 @@ from hiif_deploy.errors import (
     UsageError,
 )
 from hiif_deploy.session import EngineOptions
-from hiif_deploy.upscaler import Features, RenderOptions, Upscaler, output_size
+from hiif_deploy.sizes import output_size
+from hiif_deploy.upscaler import Features, RenderOptions, Upscaler
 
 __all__ = [
     "Bundle",

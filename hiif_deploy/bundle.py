@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import zipfile
+import zlib
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -35,12 +38,13 @@ class Bundle:
     def reference(self) -> dict[str, NDArray[Any]]:
         """Stored pictures and PyTorch's answers to them (see `hiif_export.parity`)."""
         entry = self.contract.reference
+        if not {"file", "sha256"} <= entry.keys():
+            raise BundleError(f"{self.folder / CONTRACT_FILE} names no reference: export the bundle again")
         data = _checked_bytes(self.folder, entry["file"], entry["sha256"])
-        del data
         try:
-            with np.load(self.folder / entry["file"], allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise BundleError(f"{self.folder / entry['file']}: not readable reference tensors ({error})") from error
 
 
@@ -106,7 +110,7 @@ def read_contract(folder: Path) -> Contract:
 
 def _checked_bytes(folder: Path, name: str, sha256: str) -> bytes:
     """The file's bytes; only a plain name inside the folder with the promised hash is read."""
-    if not name or Path(name).name != name or name in (".", "..") or "\\" in name:
+    if not name or Path(name).name != name or name in (".", "..") or {"\\", "\0"} & set(name):
         raise BundleError(f"{folder / CONTRACT_FILE}: file name {name!r} leaves the bundle's folder")
     try:
         data = (folder / name).read_bytes()

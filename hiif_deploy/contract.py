@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -13,6 +14,9 @@ from hiif_deploy.grid import BitRule
 FORMAT = "hiif-deploy bundle"
 VERSION = 1
 """Raised when an older runtime could no longer read a bundle right."""
+MOST = {"statistics_passes": 64, "levels": 30}
+"""Largest counts that make sense where larger ones would exhaust memory or overflow; others end at `MOST_OTHER`."""
+MOST_OTHER = 1 << 20
 
 GEOMETRY_INPUTS = frozenset({
     "row_tap", "column_tap", "row_distance", "column_distance",
@@ -62,6 +66,9 @@ class EncoderContract:
     memory_channels: int
     """float32 values per source pixel alive at the encoder's peak, an upper estimate."""
 
+    def __post_init__(self) -> None:
+        _check_counts("encoder", self, channels=1, receptive_field=0, size_multiple=1, memory_channels=1)
+
 
 @dataclass(frozen=True)
 class DecoderContract:
@@ -81,6 +88,9 @@ class DecoderContract:
     """How those bits are computed."""
     skip: Literal["bilinear", "none"]
     """What is added to the decoder's answer: the bilinearly sampled picture, or nothing."""
+
+    def __post_init__(self) -> None:
+        _check_counts("decoder", self, halo=0, statistics_passes=0, map_channels=1, query_channels=1, levels=0)
 
 
 @dataclass(frozen=True)
@@ -165,7 +175,7 @@ def from_json(kind: Any, value: Any, where: str = "bundle.json") -> Any:
         return {k: from_json(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
     elif kind is Any or (kind is type(None) and value is None):
         return value
-    elif kind is float and type(value) in (int, float):
+    elif kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
     elif kind in (int, str) and type(value) is kind:
         return value
@@ -205,7 +215,16 @@ def _union_from_json(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
     raise BundleError(f"{where} is {_short(value)}: expected {' or '.join(_describe(kind) for kind in kinds)}")
 
 
+def _check_counts(section: str, contract: Any, **least: int) -> None:
+    for name, low in least.items():
+        value, high = getattr(contract, name), MOST.get(name, MOST_OTHER)
+        if value is not None and not low <= value <= high:
+            raise BundleError(f"{section} {name} is {_short(value)}: expected {low} to {high}")
+
+
 def _describe(kind: Any) -> str:
+    if kind is float:
+        return "a finite number"
     return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
 
 

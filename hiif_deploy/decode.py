@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.contract import GEOMETRY_INPUTS, Contract
-from hiif_deploy.grid import Axis, axis_table, relative_cell
+from hiif_deploy.grid import Axis, axis_table
 from hiif_deploy.plan import Plan, Tile, decoder_tiles, query_blocks
 from hiif_deploy.session import Session, Tensors
+from hiif_deploy.sizes import Size
 
 Array = NDArray[np.float32]
-Size = tuple[int, int]
 Advance = Callable[[int], None]
 
 
@@ -89,7 +89,13 @@ class Decoder:
         yield from self._map(job, window, statistics.folded, "decoder", self._colour_tile, advance)
 
     def _map(
-        self, job: Job, window: Window, folded: Tensors, graph: str, work: Callable[..., Any], advance: Advance
+        self,
+        job: Job,
+        window: Window,
+        folded: Tensors,
+        graph: str,
+        work: Callable[..., Any],
+        advance: Advance,
     ) -> Iterator[Any]:
         """`work` on every tile of the window, on all threads, results in order."""
         rows, columns = job.axes(window)
@@ -100,9 +106,7 @@ class Decoder:
         try:
             while futures:
                 result = futures.popleft().result()
-                futures.extend(
-                    self._submit(work, job, rows, columns, t, folded, graph) for t in islice(waiting, 1)
-                )
+                futures.extend(self._submit(work, job, rows, columns, t, folded, graph) for t in islice(waiting, 1))
                 yield result
                 advance(1)
         finally:
@@ -146,7 +150,7 @@ class Decoder:
 class Job:
     """One picture's features and one output size: what every pass over its queries shares."""
 
-    def __init__(self, contract: Contract, features: Array, image: Array, size: Size, plan: Plan) -> None:
+    def __init__(self, contract: Contract, features: Array, image: Array, size: Size, plan: Plan, cell: Array) -> None:
         self.contract = contract
         self.features = features
         """[C, h, w]."""
@@ -154,7 +158,8 @@ class Job:
         """Unit picture [h, w, 3], for the skip."""
         self.size = size
         self.plan = plan
-        self.cell = relative_cell(self.source, size)
+        self.cell = cell
+        """[2], what the decoder is told of the output pixels' size."""
         self._cache: dict[tuple[int, int, int, int], Tensors] = {}
         self._cached_bytes = 0
         self._lock = threading.Lock()

@@ -35,7 +35,7 @@ def encode(session: Session, contract: Contract, image: Array, plan: Plan, advan
                 inner = (slice(None), _within(rows, seen_rows), _within(columns, seen_columns))
                 total[:, rows, columns] = features[inner]
             else:
-                ramp = _ramp(rows, seen_rows, height)[:, None] * _ramp(columns, seen_columns, width)
+                ramp = _ramp(rows, seen_rows)[:, None] * _ramp(columns, seen_columns)
                 total[:, seen_rows, seen_columns] += features * ramp
                 weight[seen_rows, seen_columns] += ramp
             advance(1)
@@ -59,7 +59,7 @@ def _run(session: Session, contract: Contract, image: Array) -> Array:
     multiple = contract.encoder.size_multiple
     below, right = -height % multiple, -width % multiple
     padded = np.pad(image, ((0, below), (0, right), (0, 0)), mode="symmetric") if below or right else image
-    features = session.run({"image": normalise(contract, padded)})["features"][0]
+    features: Array = session.run({"image": normalise(contract, padded)})["features"][0]
     return features[:, :height, :width]
 
 
@@ -75,9 +75,10 @@ def _within(part: slice, whole: slice) -> slice:
     return slice(part.start - whole.start, part.stop - whole.start)
 
 
-def _ramp(part: slice, seen: slice, size: int) -> Array:
+def _ramp(part: slice, seen: slice) -> Array:
     """[seen] weights: 1 on the tile, falling linearly over the overlap, never 0."""
     position = np.arange(seen.start, seen.stop, dtype=np.float32)
     before = (position - seen.start + 1) / (part.start - seen.start + 1)
     after = (seen.stop - position) / (seen.stop - part.stop + 1)
-    return np.minimum(np.minimum(before, after), np.float32(1)).astype(np.float32)
+    ramp: Array = np.minimum(np.minimum(before, after), np.float32(1))
+    return ramp

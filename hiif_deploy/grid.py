@@ -117,14 +117,16 @@ def nearest(query: NDArray[np.float32], source: int, side: int) -> NDArray[np.in
     shifted = query + F32(side / source + EDGE)
     clamped = np.clip(shifted, F32(-1 + EDGE), F32(1 - EDGE))
     position = ((clamped + F32(1)) * F32(source) - F32(1)) / F32(2)
-    return np.rint(position).astype(np.int32)
+    index: NDArray[np.int32] = np.rint(position).astype(np.int32)
+    return index
 
 
 def reference_bits(local: NDArray[np.float32], levels: int) -> NDArray[np.int32]:
     """[levels, count] digits ⌊clip(u − 1e-9, 0, 1)·2^(n+1)⌋ mod 2 in float32 (H5)."""
     clipped = np.clip(local - F32(1e-9), F32(0), F32(1))
     powers = F32(2) ** np.arange(1, levels + 1, dtype=F32)
-    return (np.floor(clipped * powers[:, None]) % 2).astype(np.int32)
+    digits: NDArray[np.int32] = (np.floor(clipped * powers[:, None]) % 2).astype(np.int32)
+    return digits
 
 
 def exact_bits(source: int, target: int, index: NDArray[np.int64], levels: int) -> NDArray[np.int32]:
@@ -151,9 +153,7 @@ def _relative(query: NDArray[np.float32], tap: NDArray[np.int32], source: int) -
     return ((query - centre) * F32(source / 2)).astype(F32)
 
 
-def _bilinear(
-    source: int, target: int, index: NDArray[np.int64]
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+def _bilinear(source: int, target: int, index: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     position = np.clip(((2 * index + 1) * source - target) / (2 * target), 0, source - 1)
     low = np.floor(position).astype(np.int32)
     high = np.minimum(low + 1, source - 1).astype(np.int32)

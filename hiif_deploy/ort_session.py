@@ -22,8 +22,8 @@ PROVIDERS = {
 """Short names for execution providers."""
 
 INSTALL = {
-    "CUDAExecutionProvider": "pip uninstall onnxruntime && pip install 'hiif-deploy[cuda]'",
-    "TensorrtExecutionProvider": "pip uninstall onnxruntime && pip install 'hiif-deploy[cuda]' (and TensorRT 10)",
+    "CUDAExecutionProvider": "pip uninstall -y onnxruntime && pip install onnxruntime-gpu",
+    "TensorrtExecutionProvider": "pip uninstall -y onnxruntime && pip install onnxruntime-gpu (and TensorRT 10)",
 }
 """What adds a provider."""
 
@@ -47,9 +47,7 @@ class OrtSession:
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         """EngineError names the graph and the engine's reason."""
-        inputs = {
-            name: np.ascontiguousarray(feeds[name], dtype=dtype) for name, dtype in self._dtypes.items()
-        }
+        inputs = {name: np.ascontiguousarray(feeds[name], dtype=dtype) for name, dtype in self._dtypes.items()}
         try:
             values = self._session.run(self._outputs, inputs)
         except Exception as error:
@@ -63,9 +61,7 @@ def require_provider(provider: str) -> None:
     available = ort.get_available_providers()
     if provider not in available:
         how = f"; add it with: {INSTALL[provider]}" if provider in INSTALL else ""
-        raise EngineError(
-            f"{provider} is not in this ONNX Runtime ({ort.__version__} has {', '.join(available)}){how}"
-        )
+        raise EngineError(f"{provider} is not in this ONNX Runtime ({ort.__version__} has {', '.join(available)}){how}")
 
 
 def _options(threads: int) -> ort.SessionOptions:

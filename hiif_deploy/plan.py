@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from hiif_deploy.contract import Contract
 from hiif_deploy.errors import OptionError
@@ -59,6 +60,7 @@ def make_plan(
     columns = min(source[1], max(8, 8 * query_block // tile_rows), share // pixel_bytes // (tile_rows + 1))
     if columns < 1:
         needed = 2 * threads * (query_bytes + pixel_bytes * (tile_rows + 1) * 8)
+        needed = max(needed, _least_encoder_bytes(contract, source))
         raise OptionError(
             f"memory budget of {budget >> 20} MiB is too small for {threads} threads: "
             f"allow at least {(needed >> 20) + 1} MiB, or use fewer threads"
@@ -68,42 +70,54 @@ def make_plan(
     cache = min(max(0, budget - working), pixel_bytes * (source[0] + source[0] // tile_rows + 1) * (source[1] + 1))
     if decoder.statistics_passes == 0:
         cache = 0
-    return Plan(
-        tile, overlap, blended, (tile_rows, columns), query_block, cache, max(encoder_bytes, working + cache)
-    )
+    return Plan(tile, overlap, blended, (tile_rows, columns), query_block, cache, max(encoder_bytes, working + cache))
 
 
-def encoder_tiles(
-    contract: Contract, source: tuple[int, int], budget: int
-) -> tuple[tuple[int, int], int, bool, int]:
+def encoder_tiles(contract: Contract, source: tuple[int, int], budget: int) -> tuple[tuple[int, int], int, bool, int]:
     """(rows, columns) per tile, overlap, whether it is blended, bytes of one call: the cheapest cut that fits."""
     encoder = contract.encoder
+    multiple = encoder.size_multiple
     pixel_bytes = 4 * encoder.memory_channels
     allowed = budget // pixel_bytes
-    multiple = encoder.size_multiple
-    if _padded(source[0], multiple) * _padded(source[1], multiple) <= allowed:
-        return source, 0, False, pixel_bytes * source[0] * source[1]
-    blended = encoder.receptive_field is None
-    overlap = BLEND_OVERLAP if encoder.receptive_field is None else encoder.receptive_field
-    best: tuple[float, tuple[int, int]] | None = None
-    for parts in range(1, source[1] // (8 * multiple) + 2):
-        columns = _padded(math.ceil(source[1] / parts), multiple)
-        seen = min(source[1], columns + 2 * overlap)
-        rows = (allowed // _padded(seen, multiple) - 2 * overlap) // multiple * multiple
+    height, width = _padded(source[0], multiple), _padded(source[1], multiple)
+    if height * width <= allowed:
+        return source, 0, False, pixel_bytes * height * width
+    overlap = _overlap(contract)
+    best: tuple[int, tuple[int, int], int] | None = None
+    for columns in _tile_columns(source[1], multiple):
+        seen = _padded(min(source[1], columns + 2 * overlap), multiple)
+        most = allowed // seen // multiple * multiple
+        rows = height if most >= height else (most - 2 * overlap) // multiple * multiple
         if rows < multiple:
             continue
-        tiles = math.ceil(source[0] / rows) * math.ceil(source[1] / columns)
-        cost = tiles * seen * min(source[0], rows + 2 * overlap)
+        area = seen * _padded(min(source[0], rows + 2 * overlap), multiple)
+        cost = math.ceil(source[0] / rows) * math.ceil(source[1] / columns) * area
         if best is None or cost < best[0]:
-            best = (cost, (min(rows, _padded(source[0], multiple)), columns))
+            best = (cost, (rows, columns), area)
     if best is None:
-        needed = pixel_bytes * (2 * overlap + multiple) * (2 * overlap + 8 * multiple)
         raise OptionError(
             f"memory budget of {budget >> 20} MiB is too small for this encoder, which needs tiles with "
-            f"{overlap} pixels of overlap: allow at least {(needed >> 20) + 1} MiB"
+            f"{overlap} pixels of overlap: allow at least {(_least_encoder_bytes(contract, source) >> 20) + 1} MiB"
         )
-    rows, columns = best[1]
-    return best[1], overlap, blended, pixel_bytes * (rows + 2 * overlap) * (columns + 2 * overlap)
+    return best[1], overlap, encoder.receptive_field is None, pixel_bytes * best[2]
+
+
+def _least_encoder_bytes(contract: Contract, source: tuple[int, int]) -> int:
+    """Memory of an encoder call on the smallest tile that `encoder_tiles` considers."""
+    multiple, twice = contract.encoder.size_multiple, 2 * _overlap(contract)
+    columns = min(_tile_columns(source[1], multiple))
+    sides = min(source[0], multiple + twice), min(source[1], columns + twice)
+    return 4 * contract.encoder.memory_channels * _padded(sides[0], multiple) * _padded(sides[1], multiple)
+
+
+def _overlap(contract: Contract) -> int:
+    field = contract.encoder.receptive_field
+    return BLEND_OVERLAP if field is None else field
+
+
+def _tile_columns(width: int, multiple: int) -> list[int]:
+    """Tile widths to choose from: the picture's, half of it, a third, …"""
+    return [_padded(math.ceil(width / parts), multiple) for parts in range(1, width // (8 * multiple) + 2)]
 
 
 @dataclass(frozen=True)
@@ -148,7 +162,7 @@ def query_blocks(rows: int, columns: int, most: int) -> Iterator[tuple[slice, sl
 def _runs(axis: Axis, size: int) -> list[slice]:
     cells = axis.taps[0] // size
     edges = [0, *(int(n) + 1 for n in (cells[1:] != cells[:-1]).nonzero()[0]), axis.count]
-    return [slice(start, stop) for start, stop in zip(edges[:-1], edges[1:], strict=True)]
+    return [slice(start, stop) for start, stop in pairwise(edges)]
 
 
 def _taps(axis: Axis, part: slice) -> slice:

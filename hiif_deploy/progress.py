@@ -18,9 +18,7 @@ PLAIN_INTERVAL = 10.0
 class Progress:
     """Context manager; `advance` may be called from one thread at a time."""
 
-    def __init__(
-        self, title: str, total: int, *, unit: str = "blocks", enabled: bool = True, start: int = 0
-    ) -> None:
+    def __init__(self, title: str, total: int, *, unit: str = "blocks", enabled: bool = True, start: int = 0) -> None:
         self.title = title
         self.total = max(total, 1)
         self.unit = unit

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,21 +15,23 @@ from hiif_deploy.bundle import DEFAULT_MODEL, Bundle, open_bundle
 from hiif_deploy.contract import Contract
 from hiif_deploy.decode import Decoder, Job, Statistics, Window
 from hiif_deploy.encode import encode, encoder_calls
-from hiif_deploy.errors import OptionError, ScaleError
-from hiif_deploy.grid import check_axis
+from hiif_deploy.errors import OptionError
+from hiif_deploy.grid import relative_cell
 from hiif_deploy.pixels import Frame, FrameFormat, check_frame, from_unit, to_unit
 from hiif_deploy.plan import DEFAULT_BUDGET, QUERY_BLOCK, TILE_ROWS, Plan, decoder_tiles, make_plan
 from hiif_deploy.session import EngineOptions, open_session
+from hiif_deploy.sizes import (
+    MAX_OUTPUT_PIXELS,
+    Region,
+    Scale,
+    Size,
+    check_output,
+    check_region,
+    output_size,
+    published_size,
+)
 
 Array = NDArray[np.float32]
-Size = tuple[int, int]
-Region = tuple[int, int, int, int]
-"""(top, left, height, width) in output pixels."""
-Scale = float | tuple[float, float]
-"""One factor, or (vertical, horizontal)."""
-
-MAX_OUTPUT_PIXELS = 1 << 30
-"""Output pixels beyond which a call is refused, unless the caller allows more."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ class RenderOptions:
     group_rows: int | None = None
     """None: exact, statistics over the whole picture. A number: the published evaluation, which takes statistics
     from groups of so many output rows (300, or 100), seams included (model.md §2.2)."""
+
+    clip_cell: bool = False
+    """Tell the decoder no smaller cell than it saw in training, as the published evaluation does (§2.6 E3)."""
 
     def __post_init__(self) -> None:
         if self.group_rows is not None and self.group_rows < 1:
@@ -135,8 +139,15 @@ class Upscaler:
         Raises FrameError, ScaleError.
         """
         check_frame(frame)
-        target = output_size((frame.shape[0], frame.shape[1]), scale=scale, size=size)
-        self._check(target)
+        source = (frame.shape[0], frame.shape[1])
+        target = output_size(source, scale=scale, size=size)
+        check_output(source, target, self.options.max_output_pixels)
+        multiple = self.contract.encoder.size_multiple
+        if self.options.group_rows is not None and multiple > 1:
+            region = region or (0, 0, *target)
+            check_region(target, region)
+            padded, target = published_size(source, target, multiple)
+            frame = _mirror(frame, padded)
         return self.render(self.encode(frame, advance=advance), size=target, region=region, advance=advance)
 
     def encode(self, frame: Frame, *, advance: Callable[[int], None] = _ignore) -> Features:
@@ -147,9 +158,7 @@ class Upscaler:
         maps = encode(self._encoder, self.contract, image, plan, advance)
         return Features(maps, image, FrameFormat.of(frame))
 
-    def statistics(
-        self, features: Features, size: Size, *, advance: Callable[[int], None] = _ignore
-    ) -> Statistics:
+    def statistics(self, features: Features, size: Size, *, advance: Callable[[int], None] = _ignore) -> Statistics:
         """Statistics of all queries of an output `size`; hand them to `render` for many regions of that size."""
         return self._decoder.statistics(self._job(features, size), _whole(size), advance)
 
@@ -160,7 +169,7 @@ class Upscaler:
     ) -> Frame:  # fmt: skip
         """Decode features at any scale or size; a region equals that region of the whole picture."""
         target = output_size(features.size, scale=scale, size=size)
-        window = _window(target, region)
+        window = _whole(target) if region is None else _part(target, region)
         like = features.format
         channels = () if like.channels is None else (like.channels,)
         frame: Frame = np.empty((*window.shape, *channels), dtype=like.dtype)
@@ -188,7 +197,8 @@ class Upscaler:
         check_output(source, target, self.options.max_output_pixels)
         plan = self.plan(source)
         passes = self.contract.decoder.statistics_passes
-        job = Job(self.contract, np.empty((0, *source), np.float32), np.empty(0, np.float32), target, plan)
+        nothing = np.empty((0, *source), np.float32)
+        job = Job(self.contract, nothing, nothing, target, plan, nothing)
         count = 0
         for group in _groups(_whole(target), self.options.group_rows):
             count += (passes + 1) * len(decoder_tiles(*job.axes(group), plan.decoder_tile))
@@ -212,66 +222,33 @@ class Upscaler:
                     yield slice(rows.start + start, rows.stop + start), columns, colours
 
     def _job(self, features: Features, size: Size) -> Job:
-        self._check(size, features.size)
-        return Job(self.contract, features.maps, features.image, size, self.plan(features.size))
-
-    def _check(self, size: Size, source: Size = (1, 1)) -> None:
-        check_output(source, size, self.options.max_output_pixels)
-
-
-def output_size(source: Size, *, scale: Scale | None = None, size: Size | None = None) -> Size:
-    """(height, width) for a scale or a size; ScaleError unless exactly one is given and it is at least 1."""
-    if (scale is None) == (size is None):
-        raise ScaleError("give either scale or size, not both and not neither")
-    if size is not None:
-        if len(size) != 2 or any(int(n) != n for n in size):
-            raise ScaleError(f"size {size}: expected two whole numbers (height, width)")
-        target = (int(size[0]), int(size[1]))
-    else:
-        assert scale is not None
-        factors = scale if isinstance(scale, tuple) else (scale, scale)
-        for factor in factors:
-            if not math.isfinite(factor) or factor < 1:
-                raise ScaleError(f"scale {factor:g}: expected a finite number of at least 1")
-        target = (round(source[0] * factors[0]), round(source[1] * factors[1]))
-    check_axis(source[0], target[0])
-    check_axis(source[1], target[1])
-    return target
+        check_output(features.size, size, self.options.max_output_pixels)
+        cell = relative_cell(features.size, size)
+        if self.options.clip_cell:
+            cell = cell * np.float32(max(size[0] / features.size[0] / self.contract.training_scales[1], 1))
+        return Job(self.contract, features.maps, features.image, size, self.plan(features.size), cell)
 
 
-def check_output(source: Size, target: Size, limit: int) -> None:
-    """ScaleError for outputs that shrink or exceed `limit` pixels."""
-    check_axis(source[0], target[0])
-    check_axis(source[1], target[1])
-    if target[0] * target[1] > limit:
-        raise ScaleError(
-            f"output of {target[1]}x{target[0]} is {target[0] * target[1]:,} pixels, over the limit of {limit:,}; "
-            "raise max_output_pixels (--max-pixels) if that is meant"
-        )
+def _mirror(frame: Frame, size: Size) -> Frame:
+    """`frame` continued below and to the right by its mirror image."""
+    margins = ((0, size[0] - frame.shape[0]), (0, size[1] - frame.shape[1]), (0, 0))[: frame.ndim]
+    mirrored: Frame = np.pad(frame, margins, mode="symmetric")
+    return mirrored
 
 
 def _whole(size: Size) -> Window:
     return Window((0, size[0]), (0, size[1]))
 
 
-def _window(size: Size, region: Region | None) -> Window:
-    if region is None:
-        return _whole(size)
+def _part(size: Size, region: Region) -> Window:
+    check_region(size, region)
     top, left, height, width = region
-    if min(top, left) < 0 or min(height, width) < 1 or top + height > size[0] or left + width > size[1]:
-        raise ScaleError(
-            f"region (top {top}, left {left}, height {height}, width {width}) does not lie inside the output of "
-            f"{size[0]} rows and {size[1]} columns"
-        )
     return Window((top, top + height), (left, left + width))
 
 
 def _groups(whole: Window, rows: int | None) -> list[Window]:
     size = rows or whole.rows[1]
-    return [
-        Window((start, min(start + size, whole.rows[1])), whole.columns)
-        for start in range(0, whole.rows[1], size)
-    ]
+    return [Window((start, min(start + size, whole.rows[1])), whole.columns) for start in range(0, whole.rows[1], size)]
 
 
 def _overlap(group: Window, window: Window) -> Window | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from numpy.typing import NDArray
 
 import hiif_deploy
 from hiif_deploy.bundle import CONTRACT_FILE, open_bundle
@@ -34,6 +34,7 @@ from hiif_deploy.contract import (
 from hiif_deploy.errors import OptionError
 from hiif_deploy.upscaler import Upscaler
 from hiif_export.graph import Graph
+from hiif_export.graph_parity import GraphDeviation, check_graphs, compare_graphs
 from hiif_export.hiif_graphs import hiif_graphs
 from hiif_export.onnx_file import OPSET, tensor_contracts, to_onnx
 from hiif_export.parity import Case, Deviation, cases, check, compare, torch_colours, torch_features
@@ -71,10 +72,12 @@ def export_bundle(
         _write_contract(contract, aside)
         say("verifying against PyTorch")
         with Upscaler(aside) as upscaler:
+            graph_deviations = compare_graphs(model, upscaler.bundle)
+            check_graphs(graph_deviations)
             found = compare(model, upscaler, suite if suite is not None else cases())
             check(found)
             reference = _write_reference(model, upscaler, aside)
-        _write_contract(replace(contract, reference=reference, parity=_parity(found)), aside)
+        _write_contract(replace(contract, reference=reference, parity=_parity(found, graph_deviations)), aside)
         open_bundle(aside)
     return found
 
@@ -135,7 +138,7 @@ def _versions() -> dict[str, Any]:
 
 def _write_reference(model: Hiif, upscaler: Upscaler, folder: Path) -> dict[str, str]:
     """A few of PyTorch's own answers, so that a bundle can be verified later without PyTorch."""
-    arrays = {}
+    arrays: dict[str, NDArray[Any]] = {}
     for n, case in enumerate(cases(sizes=((12, 14),), scales=(2.0, 3.3, (1.5, 2.75)))):
         features = torch_features(model, upscaler, case.image)
         arrays[f"image_{n}"] = case.image
@@ -145,11 +148,12 @@ def _write_reference(model: Hiif, upscaler: Upscaler, folder: Path) -> dict[str,
     return {"file": REFERENCE_FILE, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
-def _parity(found: list[Deviation]) -> dict[str, Any]:
+def _parity(found: list[Deviation], graphs: list[GraphDeviation]) -> dict[str, Any]:
     return {
         "max_error": max(deviation.colours for deviation in found),
         "min_psnr_db": min(deviation.psnr for deviation in found),
         "cases": [asdict(deviation) for deviation in found],
+        "graphs": [asdict(deviation) for deviation in graphs],
     }
 
 
@@ -163,16 +167,22 @@ def _aside(folder: Path) -> Iterator[Path]:
     """A new folder beside `folder` that takes its place if all goes well, and is removed otherwise."""
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.absolute().parent))
+    old = aside.with_name(aside.name + "-old")
     try:
         yield aside
         aside.chmod(0o755)
         if folder.exists():
-            old = aside.with_name(aside.name + "-old")
-            os.replace(folder, old)
-            os.replace(aside, folder)
-            shutil.rmtree(old)
-        else:
-            os.replace(aside, folder)
+            folder.replace(old)
+        aside.replace(folder)
     except BaseException:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
         shutil.rmtree(aside, ignore_errors=True)
         raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def file_provenance(checkpoint: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the weights came from: the file's name and hash, and plain facts that it carries."""
+    facts = {key: value for key, value in metadata.items() if isinstance(value, (str, int, float))}
+    return {"checkpoint": checkpoint.name, "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(), **facts}

@@ -1,4 +1,4 @@
-"""HIIF restructured for deployment: equal to `hiif_training.models.hiif` up to rounding, with 25 % fewer operations.
+"""HIIF restructured for deployment: equal to `hiif_training.models.hiif` up to rounding, 25 % fewer operations.
 
 The encoder's features become LR maps; a statistics graph per attention block sums KᵀV over any number of queries; a
 fold graph turns the sums into one matrix; the decoder graph answers colours. Weights are composed in float64.
@@ -26,25 +26,30 @@ class Maps(nn.Module):
     mean is taken out of them, so that no mean is subtracted later. Moments are Σf and Σf² over the channels.
     """
 
+    weight: Tensor
+
     def __init__(self, model: Hiif) -> None:
         super().__init__()
         width = model.config.hidden_dim
         self.convolution = nn.Conv2d(model.freq.in_channels, width, 3)
         self.convolution.load_state_dict(model.freq.state_dict())
         weight = centred_first_layer(cast(Level, model.fc_layers[0]))[:, : 4 * width]
-        self.register_buffer("weight", torch.cat([w.T for w in weight.split(width, dim=1)], dim=1))
+        self.register_buffer("weight", torch.cat([w.T for w in torch.split(weight, width, dim=1)], dim=1))
         self.outputs = model.config.mlp_dim
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
         """Row-major pixels of the tile, the halo left out; beyond the picture's border the halo is zero."""
         local: Tensor = self.convolution(features)
         rows = local.flatten(2).transpose(1, 2)[0]
-        maps = (rows @ self.weight).split(self.outputs, dim=1)
+        maps = torch.split(rows @ self.weight, self.outputs, dim=1)
         return *maps, torch.stack([rows.sum(1), (rows * rows).sum(1)], dim=1)
 
 
 class FirstLevel(nn.Module):
     """Level 0 up to its GELU: gather four maps, weigh, normalise (fast-decoding.md §3a)."""
+
+    cell_weight: Tensor
+    bias: Tensor
 
     def __init__(self, model: Hiif) -> None:
         super().__init__()
@@ -82,6 +87,9 @@ class FirstLevel(nn.Module):
 class LaterLevel(nn.Module):
     """Levels 1 and up: LayerNorm over [x | position] without building that row (fast-decoding.md §3d)."""
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, model: Hiif, n: int) -> None:
         super().__init__()
         level = cast(Level, model.fc_layers[n])
@@ -105,12 +113,14 @@ class LaterLevel(nn.Module):
             hidden = hidden + self.position(positions, None)
         mean = total / self.inputs
         scale = (square / self.inputs - mean * mean + self.epsilon).rsqrt()
-        y = self.second(nn.functional.gelu(hidden * scale + self.bias))
+        y: Tensor = self.second(nn.functional.gelu(hidden * scale + self.bias))
         return x + y if self.has_shortcut else y
 
 
 class BitTable(nn.Module):
     """Two bits take four values: their product with the weights is a table of four rows."""
+
+    table: Tensor
 
     def __init__(self, level: int, weight: Tensor) -> None:
         super().__init__()
@@ -132,6 +142,9 @@ class BitTable(nn.Module):
 
 class LinearPosition(nn.Module):
     """Any position values per row and column: a row part plus a column part (v1-H: coordinates; v2-MS: all bits)."""
+
+    row_weight: Tensor
+    column_weight: Tensor
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -182,6 +195,16 @@ class KeyValue(nn.Module):
 
 class Fold(nn.Module):
     """Sums and their count → the one matrix that attention and its first projection are (fast-decoding.md §3b, §5b)."""
+
+    query: Tensor
+    query_bias: Tensor
+    projection: Tensor
+    projection_bias: Tensor
+    identity: Tensor
+    key_scale: Tensor
+    key_shift: Tensor
+    value_scale: Tensor
+    value_shift: Tensor
 
     def __init__(self, attention: LinearAttention, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()

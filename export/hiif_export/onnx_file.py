@@ -99,6 +99,8 @@ def _drop_metadata(model: onnx.ModelProto) -> None:
     for node in (*model.graph.node, *(n for f in model.functions for n in f.node)):
         del node.metadata_props[:]
         node.doc_string = ""
+    for value in (*model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
     del model.graph.metadata_props[:]
     del model.metadata_props[:]
     del model.graph.value_info[:]

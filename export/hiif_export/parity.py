@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
+from importlib.resources import as_file, files
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from hiif_deploy.encode import normalise
 from hiif_deploy.errors import ParityError
+from hiif_deploy.images import read_image
 from hiif_deploy.pixels import to_unit
-from hiif_deploy.upscaler import Scale, Upscaler, output_size
-from hiif_training.models.hiif import Hiif
+from hiif_deploy.sizes import Scale, output_size
+from hiif_deploy.upscaler import Upscaler
+from hiif_training.models.hiif import Hiif, skip
 from hiif_training.queries import grid_queries
 
 Array = NDArray[np.float32]
@@ -74,8 +76,8 @@ def cases(sizes: Sequence[tuple[int, int]] = SIZES, scales: Sequence[Scale] = SC
 
 def sample(name: str) -> NDArray[np.uint8]:
     """A picture that the package carries, [h, w, 3] uint8 RGB."""
-    data = np.frombuffer((files("hiif_deploy") / "samples" / f"{name}.png").read_bytes(), dtype=np.uint8)
-    return np.asarray(cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    with as_file(files("hiif_deploy") / "samples" / f"{name}.png") as path:
+        return np.asarray(read_image(path).pixels, dtype=np.uint8)
 
 
 def compare(
@@ -88,11 +90,12 @@ def compare(
         features = torch_features(model, upscaler, case.image)
         colours = upscaler.render_unclamped(encoded, size=case.target)
         expected = torch_colours(model, upscaler, case.image, features, case.target)
+        source = (case.image.shape[0], case.image.shape[1])
+        error = colours - expected
         found.append(
             Deviation(
-                case.picture, (case.image.shape[0], case.image.shape[1]), case.target,
-                _largest(encoded.maps - features), _largest(colours - expected), _psnr(colours - expected),
-            )  # fmt: skip
+                case.picture, source, case.target, _largest(encoded.maps - features), _largest(error), _psnr(error)
+            )
         )
         advance(1)
     return found
@@ -113,8 +116,6 @@ def torch_colours(
     model: Hiif, upscaler: Upscaler, image: NDArray[np.uint8], features: Array, target: tuple[int, int]
 ) -> Array:
     """[H, W, 3] of the plain decoder, all queries in one call, de-normalised."""
-    from hiif_training.models.hiif import skip
-
     contract = upscaler.contract
     source = (image.shape[0], image.shape[1])
     queries = grid_queries(source, target, levels=contract.decoder.levels, bits=contract.decoder.bits)
@@ -146,4 +147,4 @@ def _largest(difference: Array) -> float:
 
 def _psnr(difference: Array) -> float:
     error = float(np.mean(np.square(difference, dtype=np.float64)))
-    return min(200.0, -10 * np.log10(error)) if error > 0 else 200.0
+    return min(200.0, -10 * math.log10(error)) if error > 0 else 200.0

@@ -8,6 +8,7 @@ import io
 import os
 import re
 import struct
+import threading
 import warnings
 import zlib
 from pathlib import Path
@@ -39,9 +40,6 @@ def header_only_png(width: int, height: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     pixels = zlib.compress(b"\0")
     return PNG_SIGNATURE + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", pixels) + png_chunk(b"IEND", b"")
-
-
-# ---- reading
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
@@ -127,14 +125,12 @@ def test_too_many_pixels_are_refused_by_the_header_alone(tmp_path: Path) -> None
     (tmp_path / "a.png").write_bytes(header_only_png(60000, 50000))
     fails_to_read(
         tmp_path / "a.png",
-        "a.png: 60000×50000 = 3000000000 pixels, more than the limit of 268435456; raise it with --max-pixels",
+        "60000×50000 = 3000000000 pixels, more than the limit of 268435456; raise it with --max-pixels",
     )
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif", ".bmp"])
-def test_the_limit_holds_for_every_format(
-    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_limit_holds_for_every_format(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write_image(tmp_path / f"a{suffix}", Picture(noise((20, 30, 3))))
     assert read_image(tmp_path / f"a{suffix}", max_pixels=600).size == (20, 30)
     monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("decoded before the size was checked"))
@@ -184,9 +180,7 @@ def test_16_bit_cmyk_is_refused(tmp_path: Path) -> None:
     out = io.BytesIO()
     ifd.save(out)
     (tmp_path / "a.tif").write_bytes(out.getvalue() + bytes(32))
-    fails_to_read(
-        tmp_path / "a.tif", "16-bit TIFF of an unsupported layout; expected unsigned grey, RGB or RGBA"
-    )
+    fails_to_read(tmp_path / "a.tif", "16-bit TIFF of an unsupported layout; expected unsigned grey, RGB or RGBA")
 
 
 def test_what_reading_a_jpeg_leaves_out_is_told(tmp_path: Path) -> None:
@@ -216,6 +210,24 @@ def test_a_picture_refuses_arrays_that_no_file_holds(pixels: Any, alpha: Any, me
         Picture(pixels, alpha)
 
 
+def test_reading_in_several_threads_gives_the_same_pictures(tmp_path: Path) -> None:
+    pixels = noise((64, 64, 3), np.uint16)
+    paths = [tmp_path / f"a{suffix}" for suffix in (".png", ".tif")]
+    for path in paths:
+        write_image(path, Picture(pixels))
+    found: list[bool] = []
+
+    def work() -> None:
+        found.extend(np.array_equal(read_image(path).pixels, pixels) for path in paths * 5)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [True] * 40
+
+
 # ---- writing: what is told
 
 
@@ -230,9 +242,7 @@ def test_reduction_to_8_bits_is_told_and_rounds(tmp_path: Path, suffix: str, nam
 
 
 @pytest.mark.parametrize("channels", [(), (3,)])
-def test_alpha_is_laid_over_white_and_told_where_the_format_has_none(
-    tmp_path: Path, channels: tuple[int, ...]
-) -> None:
+def test_alpha_is_laid_over_white_and_told_where_the_format_has_none(tmp_path: Path, channels: tuple[int, ...]) -> None:
     alpha = np.array([[0, 51, 255]], np.uint8)
     notes = write_image(tmp_path / "a.bmp", Picture(np.full((1, 3, *channels), 100, np.uint8), alpha))
     assert notes == ("transparent pixels were laid over white: BMP holds no alpha",)
@@ -330,13 +340,6 @@ def test_quality_out_of_range_is_told(tmp_path: Path, quality: int) -> None:
         write_image(tmp_path / "a.jpg", Picture(noise((4, 5))), quality=quality)
 
 
-def test_a_higher_quality_gives_a_larger_file(tmp_path: Path) -> None:
-    for suffix in (".jpg", ".webp"):
-        for quality in (10, 95):
-            write_image(tmp_path / f"{quality}{suffix}", Picture(noise((40, 50, 3))), quality=quality)
-        assert (tmp_path / f"10{suffix}").stat().st_size < (tmp_path / f"95{suffix}").stat().st_size
-
-
 FAILURES = [
     (OSError(errno.ENOSPC, "No space left on device"), "the disk is full (0.0 MB were to be written)"),
     (OSError(errno.EDQUOT, "Disk quota exceeded"), "the disk is full"),
@@ -363,9 +366,7 @@ def test_a_failure_while_writing_leaves_the_older_file(
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_an_interrupted_write_leaves_the_older_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
+def test_an_interrupted_write_leaves_the_older_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 

@@ -49,7 +49,7 @@ def test_integers_are_divided_by_their_largest_value_with_correct_rounding() -> 
 def test_a_unit_array_is_new_float32_rgb(shape: tuple[int, ...]) -> None:
     frame = frame_of("float32", shape)
     unit = to_unit(frame)
-    assert (unit.dtype, unit.shape) == (np.float32, (5, 7, 3))
+    assert (unit.dtype, unit.shape) == (np.dtype("float32"), (5, 7, 3))
     assert not np.shares_memory(unit, frame)
 
 
@@ -83,7 +83,7 @@ def test_grey_is_the_luma_of_the_three_channels() -> None:
 
 
 def test_from_unit_leaves_its_input_alone() -> None:
-    unit = frame_of("float32", (5, 7, 3)) * 2 - 0.5
+    unit = frame_of("float32", (5, 7, 3)) * np.float32(2) - np.float32(0.5)
     before = unit.copy()
     for channels in (None, 1, 3):
         for dtype in DTYPES:

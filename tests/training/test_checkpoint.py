@@ -13,12 +13,12 @@ from typing import Any, BinaryIO
 import pytest
 import safetensors.torch
 import torch
-from hiif_training.checkpoint import load_checkpoint, load_weights, read_file, save_checkpoint, write_aside
-from hiif_training.models.hiif import HiifConfig
-from hiif_training.models.registry import make_encoder, make_model
 from torch import Tensor
 
 from hiif_deploy.errors import CheckpointError
+from hiif_training.checkpoint import load_checkpoint, load_weights, read_file, save_checkpoint, write_aside
+from hiif_training.models.hiif import HiifConfig
+from hiif_training.models.registry import make_encoder, make_model
 
 GOLDEN = Path(__file__).parents[2] / ".." / "shared" / "data" / "golden"
 SPEC: dict[str, Any] = {
@@ -92,9 +92,7 @@ def test_a_file_of_the_public_trainer_loads(tmp_path: Path, legacy: bool) -> Non
 
 
 def test_the_name_hiifv3_is_the_same_model(tmp_path: Path) -> None:
-    assert (
-        load_checkpoint(saved(tmp_path / "m.pth", public(weights(), name="hiifv3"))).spec["name"] == "hiifv3"
-    )
+    assert load_checkpoint(saved(tmp_path / "m.pth", public(weights(), name="hiifv3"))).spec["name"] == "hiifv3"
 
 
 def test_module_prefixes_are_stripped(tmp_path: Path) -> None:
@@ -218,9 +216,7 @@ def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
     assert "Bad CRC-32" in refusal(path)
 
 
-@pytest.mark.parametrize(
-    "content", [b"hello world", b"<html></html>", b"\x89PNG\r\n\x1a\n", bytes(range(256))]
-)
+@pytest.mark.parametrize("content", [b"hello world", b"<html></html>", b"\x89PNG\r\n\x1a\n", bytes(range(256))])
 def test_another_kind_of_file_is_not_a_checkpoint(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.pth"
     path.write_bytes(content)
@@ -310,9 +306,7 @@ def test_weights_that_are_not_floating_tensors_are_named(tmp_path: Path, value: 
 
 def test_a_safetensors_file_without_its_json_is_refused(tmp_path: Path) -> None:
     safetensors.torch.save_file(weights(), tmp_path / "m.safetensors")
-    assert "m.json: missing; a safetensors checkpoint needs its name and args" in refusal(
-        tmp_path / "m.safetensors"
-    )
+    assert "m.json: missing; a safetensors checkpoint needs its name and args" in refusal(tmp_path / "m.safetensors")
 
 
 @pytest.mark.parametrize(

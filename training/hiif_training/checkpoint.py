@@ -196,9 +196,7 @@ def _check_names(given: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> None
     missing = [key for key in wanted if key not in given]
     surplus = [key for key in given if key not in wanted]
     complaints = [
-        f"{len(keys)} {kind} ({_some(keys)})"
-        for kind, keys in (("missing", missing), ("unexpected", surplus))
-        if keys
+        f"{len(keys)} {kind} ({_some(keys)})" for kind, keys in (("missing", missing), ("unexpected", surplus)) if keys
     ]
     if complaints:
         raise CheckpointError(
@@ -234,9 +232,7 @@ def _plain(value: Any, what: str) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(entry, what) for entry in value]
     if not _is_plain(value):
-        raise CheckpointError(
-            f"{what} is a {type(value).__name__}: expected a number, text, list or dictionary"
-        )
+        raise CheckpointError(f"{what} is a {type(value).__name__}: expected a number, text, list or dictionary")
     return value
 
 

@@ -63,7 +63,8 @@ def train(recipe: Recipe, folder: Path, *, show_progress: bool = True) -> Path:
             total += training_step(state, recipe, sample)
             progress.advance(1)
             if state.step % recipe.save_every == 0 or state.step == recipe.steps:
-                _log(folder, state, recipe, total.item() / recipe.save_every, time.monotonic() - began)
+                summed = (state.step - 1) % recipe.save_every + 1
+                _log(folder, state, recipe, total.item() / summed, time.monotonic() - began)
                 total.zero_()
                 save_state(state, recipe, folder / "state.pt")
     return _save_model(state, recipe, folder / "model.pth")
@@ -73,7 +74,7 @@ def start(recipe: Recipe) -> TrainingState:
     """Fresh weights from the recipe's seed."""
     torch.manual_seed(recipe.seed)
     model = make_model(recipe.model).train()
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None  # type: ignore[no-untyped-call]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return TrainingState(model, average, torch.optim.Adam(trainable, lr=recipe.learning_rate))
 
@@ -118,6 +119,8 @@ def save_state(state: TrainingState, recipe: Recipe, path: Path) -> None:
 def resume(state: TrainingState, recipe: Recipe, path: Path) -> None:
     """Load what `save_state` wrote; CheckpointError where the recipe is another one."""
     content = read_file(path)
+    if not isinstance(content.get("recipe"), dict):
+        raise CheckpointError(f"{path}: not the state of a training run; choose another output folder")
     changed = [k for k, v in _plain(recipe).items() if k != "data" and content["recipe"].get(k) != v]
     if changed:
         raise CheckpointError(

@@ -78,12 +78,8 @@ def scattered_queries(
     return _gather(source, target, row_axis, column_axis, row, column)
 
 
-def _axes(
-    source: tuple[int, int], target: tuple[int, int], levels: int, bits: BitRule
-) -> tuple[Axis, Axis]:
-    first, second = (
-        axis_table(n, m, levels=levels, bits=bits) for n, m in zip(source, target, strict=True)
-    )
+def _axes(source: tuple[int, int], target: tuple[int, int], levels: int, bits: BitRule) -> tuple[Axis, Axis]:
+    first, second = (axis_table(n, m, levels=levels, bits=bits) for n, m in zip(source, target, strict=True))
     return first, second
 
 
@@ -113,9 +109,7 @@ def _gather(
     return Queries(*(torch.from_numpy(np.ascontiguousarray(array))[None] for array in arrays))
 
 
-def area_weights(
-    distance_y: NDArray[np.float32], distance_x: NDArray[np.float32]
-) -> NDArray[np.float32]:
+def area_weights(distance_y: NDArray[np.float32], distance_x: NDArray[np.float32]) -> NDArray[np.float32]:
     """[4, N] weights from [2, N] distances: each corner weighs the area to the opposite one (§0.5)."""
     areas = [np.abs(distance_y[a] * distance_x[b]) + np.float32(1e-9) for a, b in CORNERS]
     total = ((areas[0] + areas[1]) + areas[2]) + areas[3]

@@ -48,6 +48,11 @@ class Recipe:
     """Steps between checkpoints."""
 
     def __post_init__(self) -> None:
+        for name in ("seed", "steps", "batch", "patch", "warmup", "save_every"):
+            if type(getattr(self, name)) is not int:
+                raise OptionError(f"recipe: {name} is {getattr(self, name)!r}, expected a whole number")
+        if not isinstance(self.data, tuple) or not all(isinstance(folder, str) for folder in self.data):
+            raise OptionError(f"recipe: data is {self.data!r}, expected a list of folders")
         for name in ("steps", "batch", "patch", "save_every"):
             if getattr(self, name) < 1:
                 raise OptionError(f"recipe: {name} is {getattr(self, name)}, expected at least 1")
@@ -55,6 +60,8 @@ class Recipe:
             low, high = getattr(self, name)
             if not 1 <= low <= high:
                 raise OptionError(f"recipe: {name} is [{low}, {high}], expected 1 ≤ low ≤ high")
+        if not 0 <= self.ema < 1:
+            raise OptionError(f"recipe: ema is {self.ema}, expected 0 ≤ ema < 1")
         if self.precision not in ("fp32", "bf16"):
             raise OptionError(f"recipe: precision is {self.precision!r}, expected 'fp32' or 'bf16'")
 
@@ -74,6 +81,7 @@ def read_recipe(path: Path) -> Recipe:
     if "model" not in values:
         raise OptionError(f"recipe {path}: [model] with name and args is missing")
     try:
-        return Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"recipe {path}: {error}") from error
+        lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return Recipe(**lists)
+    except (TypeError, ValueError, OptionError) as error:
+        raise OptionError(f"recipe {path}: {str(error).removeprefix('recipe: ')}") from error

@@ -6,10 +6,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from hiif_training.models.rdn import RDN_CONFIGS, Rdn, RdnConfig
 from torch import Tensor, nn
 
 from hiif_deploy.errors import CheckpointError
+from hiif_training.models.rdn import RDN_CONFIGS, Rdn, RdnConfig
 
 TINY = RdnConfig(blocks=2, layers=3, growth=4, features=8)
 
@@ -31,9 +31,7 @@ def test_rdn_b_has_exactly_the_published_keys() -> None:
     layers = ["SFENet1", "SFENet2", "GFF.0", "GFF.1"]
     layers += [f"RDBs.{i}.convs.{j}.conv.0" for i in range(16) for j in range(8)]
     layers += [f"RDBs.{i}.LFF" for i in range(16)]
-    assert set(Rdn(RdnConfig()).state_dict()) == {
-        f"{n}.{kind}" for n in layers for kind in ("weight", "bias")
-    }
+    assert set(Rdn(RdnConfig()).state_dict()) == {f"{n}.{kind}" for n in layers for kind in ("weight", "bias")}
 
 
 @pytest.mark.parametrize(

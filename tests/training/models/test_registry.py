@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
+from hiif_deploy.errors import CheckpointError
 from hiif_training.models.edsr import Edsr, EdsrConfig
 from hiif_training.models.hiif import Hiif, HiifConfig
 from hiif_training.models.rdn import Rdn, RdnConfig
 from hiif_training.models.registry import DECODERS, ENCODERS, make_encoder, make_model
 from hiif_training.models.swinir import Swinir, SwinirConfig
-
-from hiif_deploy.errors import CheckpointError
 
 MINI = {"name": "edsr-mini", "args": {"no_upsampling": True}}
 TINY_SWINIR = {"embed_dim": 12, "depths": [2, 2], "num_heads": [2, 3]}
@@ -48,9 +48,7 @@ def test_rdn_without_arguments_is_configuration_b() -> None:
 
 
 def test_rdn_arguments_have_the_public_names() -> None:
-    encoder = make_encoder(
-        {"name": "rdn", "args": {"G0": 8, "RDNkSize": 5, "RDNconfig": "A", "D": 2, "G": 4}}
-    )
+    encoder = make_encoder({"name": "rdn", "args": {"G0": 8, "RDNkSize": 5, "RDNconfig": "A", "D": 2, "G": 4}})
     assert encoder.config == RdnConfig(blocks=2, layers=6, growth=4, features=8, kernel=5)
 
 
@@ -58,9 +56,7 @@ def test_swinir_arguments_have_the_public_names() -> None:
     args = {**TINY_SWINIR, "no_upsampling": True, "upsampler": "none", "n_colors": 3, "mlp_ratio": 4}
     encoder = make_encoder({"name": "swinir", "args": {**args, "img_size": 64, "window_size": 4}})
     assert isinstance(encoder, Swinir)
-    assert encoder.config == SwinirConfig(
-        window=4, embed=12, depths=(2, 2), heads=(2, 3), mlp_ratio=4.0, image_size=64
-    )
+    assert encoder.config == SwinirConfig(window=4, embed=12, depths=(2, 2), heads=(2, 3), mlp_ratio=4.0, image_size=64)
 
 
 @pytest.mark.parametrize("args", [{}, None])

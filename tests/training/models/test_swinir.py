@@ -6,10 +6,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from hiif_training.models.swinir import Swinir, SwinirConfig, merge, partition, shift_mask
 from torch import Tensor, nn
 
 from hiif_deploy.errors import CheckpointError, FrameError
+from hiif_training.models.swinir import Swinir, SwinirConfig, merge, partition, shift_mask
 
 TINY = SwinirConfig(embed=12, depths=(2, 2), heads=(2, 3))
 
@@ -66,9 +66,7 @@ def test_swinir_has_exactly_the_published_keys(published: Swinir) -> None:
         ("conv_before_upsample.0.weight", (64, 180, 3, 3)),
     ],
 )
-def test_swinir_tensors_have_the_published_shapes(
-    published: Swinir, key: str, shape: tuple[int, ...]
-) -> None:
+def test_swinir_tensors_have_the_published_shapes(published: Swinir, key: str, shape: tuple[int, ...]) -> None:
     assert tuple(published.state_dict()[key].shape) == shape
 
 
@@ -208,9 +206,7 @@ def test_swinir_features_have_64_channels_and_no_bounded_reach(published: Swinir
 @pytest.mark.parametrize("size", [(12, 16), (16, 12), (7, 7)])
 def test_sides_that_are_not_multiples_of_the_window_are_refused(size: tuple[int, int]) -> None:
     height, width = size
-    with pytest.raises(
-        FrameError, match=rf"{width}×{height} pixels: expected both sides .* multiples of 8; pad"
-    ):
+    with pytest.raises(FrameError, match=rf"{width}×{height} pixels: expected both sides .* multiples of 8; pad"):
         loud(TINY)(torch.rand(1, 3, height, width))
 
 

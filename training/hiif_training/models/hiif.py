@@ -73,8 +73,7 @@ class Hiif(nn.Module):
         inputs = [4 * width + 2] + [width] * (config.levels - 1)
         outputs = [width] * (config.levels - 1) + [3]
         self.fc_layers = nn.ModuleList(
-            Level(inputs[n] + config.position_width(n), config.mlp_dim, outputs[n])
-            for n in range(config.levels)
+            Level(inputs[n] + config.position_width(n), config.mlp_dim, outputs[n]) for n in range(config.levels)
         )
         for n in range(config.attention_blocks):
             self.add_module(f"conv{n}", LinearAttention(width, config.heads, config.projections))

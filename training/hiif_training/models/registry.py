@@ -105,9 +105,7 @@ def _hiif(name: str, args: Arguments) -> Hiif:
     args = dict(args)
     encoder_spec = args.pop("encoder_spec", None)
     if encoder_spec is None:
-        raise CheckpointError(
-            f"{name}: the argument encoder_spec is missing: expected {{'name': text, 'args': {{…}}}}"
-        )
+        raise CheckpointError(f"{name}: the argument encoder_spec is missing: expected {{'name': text, 'args': {{…}}}}")
     # The public code knows no other bits: a spec that does not name them was written for these.
     config = _configure(name, HiifConfig(bits="reference"), args, _HIIF_FIELDS, {})
     return Hiif(make_encoder(encoder_spec), config)
@@ -129,9 +127,7 @@ DECODERS: dict[str, Callable[[Arguments], Hiif]] = {
 """Every model name of a published checkpoint that this project reads."""
 
 
-def _configure(
-    model: str, base: Config, args: Arguments, names: Mapping[str, str], accepted: Accepted
-) -> Config:
+def _configure(model: str, base: Config, args: Arguments, names: Mapping[str, str], accepted: Accepted) -> Config:
     """`base` with the arguments put into the fields that `names` gives them."""
     for name, value in args.items():
         _look_up(name, {**names, **accepted}, f"argument of {model}")

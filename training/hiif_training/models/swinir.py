@@ -45,9 +45,7 @@ class SwinirConfig:
         if len(self.depths) != len(self.heads):
             raise CheckpointError(f"SwinIR has {len(self.depths)} depths but {len(self.heads)} heads")
         if any(self.embed % heads for heads in self.heads):
-            raise CheckpointError(
-                f"SwinIR embed {self.embed} is not a multiple of every one of {self.heads} heads"
-            )
+            raise CheckpointError(f"SwinIR embed {self.embed} is not a multiple of every one of {self.heads} heads")
         if self.window % 2:
             raise CheckpointError(f"SwinIR window is {self.window}: expected an even number")
         if self.image_size <= self.window or self.image_size % self.window:
@@ -76,8 +74,7 @@ class Swinir(nn.Module):
         self.conv_first = _conv3(config.colours, width)
         self.patch_embed = _PatchEmbedding(width)
         self.layers = nn.ModuleList(
-            _ResidualGroup(config, depth, heads)
-            for depth, heads in zip(config.depths, config.heads, strict=True)
+            _ResidualGroup(config, depth, heads) for depth, heads in zip(config.depths, config.heads, strict=True)
         )
         self.norm = nn.LayerNorm(width)
         self.conv_after_body = _conv3(width, width)

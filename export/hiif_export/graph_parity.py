@@ -1,0 +1,120 @@
+"""Each exported graph by itself against its PyTorch module, so that a deviation is found where it arises.
+
+Polygraphy runs the ONNX files and compares; the inputs are those that a real picture gives, taken from PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
+from polygraphy.comparator import IterationResult, SimpleCompareFunc
+from polygraphy.logger import G_LOGGER
+
+from hiif_deploy.bundle import Bundle
+from hiif_deploy.decode import geometry_inputs
+from hiif_deploy.encode import normalise
+from hiif_deploy.errors import ParityError
+from hiif_deploy.grid import axis_table, relative_cell
+from hiif_deploy.pixels import to_unit
+from hiif_deploy.plan import Tile
+from hiif_export.graph import Graph
+from hiif_export.hiif_graphs import hiif_graphs
+from hiif_export.parity import cases
+from hiif_training.models.hiif import Hiif
+
+Tensors = dict[str, NDArray[Any]]
+
+GRAPH_TOLERANCE = 1e-4
+"""Largest deviation of a graph's output, relative to the largest value in it."""
+
+
+@dataclass(frozen=True)
+class GraphDeviation:
+    """One output of one graph, measured."""
+
+    graph: str
+    """Name of the graph."""
+    output: str
+    """Name of the output."""
+    largest: float
+    """Largest value that PyTorch gives."""
+    error: float
+    """Largest absolute difference."""
+
+    @property
+    def relative(self) -> float:
+        """`error` relative to `largest`."""
+        return self.error / self.largest if self.largest else self.error
+
+
+def compare_graphs(model: Hiif, bundle: Bundle) -> list[GraphDeviation]:
+    """Every graph of the bundle on one picture; each is given PyTorch's values, not its predecessors'."""
+    # 16x24 at 3.3: a multiple of every encoder's window, and no dyadic phase.
+    (case,) = cases(sizes=((16, 24),), scales=(3.3,))
+    known = _geometry(bundle, (16, 24), case.target)
+    known["image"] = normalise(bundle.contract, to_unit(case.image))
+    found = []
+    for graph in hiif_graphs(model):
+        feeds = {name: _as(known[name], tensor) for name, (tensor, _) in graph.inputs.items()}
+        expected = _run_torch(graph, feeds)
+        answered = _run_onnx(bundle.graphs[graph.name], feeds)
+        found += _compare(graph.name, answered, expected)
+        known.update(expected)
+        if graph.name == "encoder":
+            known["features"] = np.pad(expected["features"], ((0, 0), (0, 0), (1, 1), (1, 1)))
+    return found
+
+
+def check_graphs(found: Sequence[GraphDeviation], tolerance: float = GRAPH_TOLERANCE) -> None:
+    """ParityError naming the first graph and output beyond tolerance."""
+    for deviation in found:
+        if not deviation.relative <= tolerance:
+            raise ParityError(
+                f"graph {deviation.graph}: output {deviation.output} differs from PyTorch by {deviation.error:.2e} "
+                f"at values up to {deviation.largest:.2e}, allowed {tolerance:.0e} of that"
+            )
+
+
+def _geometry(bundle: Bundle, source: tuple[int, int], size: tuple[int, int]) -> Tensors:
+    decoder = bundle.contract.decoder
+    rows, columns = (
+        axis_table(n, m, levels=decoder.levels, bits=decoder.bits) for n, m in zip(source, size, strict=True)
+    )
+    whole = Tile(slice(0, size[0]), slice(0, size[1]), slice(0, source[0]), slice(0, source[1]))
+    names = [tensor.name for tensor in bundle.contract.graph("decoder").inputs]
+    wanted = [name for name in names if name.startswith(("row_", "column_", "cell"))]
+    count = np.array([size[0] * size[1]], dtype=np.float64)
+    return {**geometry_inputs(wanted, rows, columns, whole, relative_cell(source, size)), "count": count}
+
+
+def _as(value: NDArray[Any], like: torch.Tensor) -> NDArray[Any]:
+    return np.ascontiguousarray(value, dtype=torch.empty(0, dtype=like.dtype).numpy().dtype)
+
+
+def _run_torch(graph: Graph, feeds: Tensors) -> Tensors:
+    with torch.no_grad():
+        answer = graph.module(*(torch.from_numpy(value) for value in feeds.values()))
+    values = answer if isinstance(answer, tuple) else (answer,)
+    return {name: value.numpy() for name, value in zip(graph.outputs, values, strict=True)}
+
+
+def _run_onnx(model: bytes, feeds: Tensors) -> Tensors:
+    with G_LOGGER.verbosity(G_LOGGER.ERROR), OnnxrtRunner(SessionFromOnnx(model)) as runner:
+        return {name: np.array(value) for name, value in runner.infer(feeds).items()}
+
+
+def _compare(graph: str, answered: Tensors, expected: Tensors) -> list[GraphDeviation]:
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        results = SimpleCompareFunc(check_error_stat="max")(
+            IterationResult(dict(answered), "onnxruntime"), IterationResult(dict(expected), "pytorch")
+        )
+    return [
+        GraphDeviation(graph, name, float(np.abs(expected[name]).max()), float(result.max_absdiff))
+        for name, result in results.items()
+    ]

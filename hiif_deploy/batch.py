@@ -1,0 +1,238 @@
+"""Many picture files: which become which, and one after the other through an upscaler."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from hiif_deploy.alpha import fill_under_alpha, upscale_alpha
+from hiif_deploy.errors import HiifError, ImageError, OptionError
+from hiif_deploy.images import MAX_PIXELS, Picture, check_target, read_image, write_image
+from hiif_deploy.progress import Progress
+from hiif_deploy.target import Target
+from hiif_deploy.upscaler import Upscaler
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture to make."""
+
+    source: Path
+    """To read."""
+    target: Path
+    """To write."""
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """How files are read and written."""
+
+    quality: int = 95
+    """1 to 100, for JPEG and WebP."""
+    lossless: bool = False
+    """For WebP."""
+    overwrite: bool = False
+    """Whether existing outputs are made again; otherwise they are skipped."""
+    max_pixels: int = MAX_PIXELS
+    """Inputs of more pixels are refused before they are decoded."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one item."""
+
+    source: str
+    """Input path."""
+    target: str
+    """Output path."""
+    status: Literal["done", "skipped", "failed", "planned"]
+    """`planned` in a dry run."""
+    source_size: tuple[int, int] | None = None
+    """(width, height) of the input."""
+    target_size: tuple[int, int] | None = None
+    """(width, height) of the output."""
+    seconds: float | None = None
+    """For encoding and decoding by the model; in a dry run an estimate."""
+    megapixels_per_second: float | None = None
+    """Output pixels per second of that time."""
+    memory_mib: int | None = None
+    """Estimated working memory with input, features and output; in a dry run."""
+    decoder_calls: int | None = None
+    """Query blocks of all passes; in a dry run."""
+    notes: tuple[str, ...] = ()
+    """What was changed or lost on the way, one sentence each."""
+    error: str | None = None
+    """Why it failed."""
+    exit_code: int = 0
+    """1 where it failed, 2 where what was asked cannot be done."""
+
+
+def list_items(inputs: Sequence[Path], output: Path | None, label: str, suffix: str | None = None) -> list[Item]:
+    """Pair inputs with outputs. Folders are searched recursively, their structure is kept below `output`.
+
+    Without `output` the result lies beside its input, `photo_x3.3.jpg`. OptionError where two inputs would give
+    one output or an input would be overwritten; ImageError where a folder holds no pictures.
+    """
+    wanted = None if suffix is None else "." + suffix.lower().lstrip(".")
+    as_file = output is not None and len(inputs) == 1 and not inputs[0].is_dir() and _names_file(output)
+    items = []
+    for root in inputs:
+        for source in _pictures(root, output):
+            end = wanted or source.suffix
+            if as_file and output is not None:
+                target = output
+            elif output is not None:
+                inner = source.relative_to(root) if root.is_dir() else Path(source.name)
+                target = output / inner.with_suffix(end)
+            else:
+                target = source.with_name(f"{source.stem}_{label}{end}")
+            items.append(Item(source, target))
+    _check_pairs(items)
+    return items
+
+
+def run_batch(
+    upscaler: Upscaler,
+    items: Sequence[Item],
+    target: Target,
+    options: WriteOptions,
+    *,
+    show_progress: bool = True,
+) -> Iterator[Outcome]:
+    """Make every item; one that fails is reported and the others go on."""
+    for number, item in enumerate(items, 1):
+        if item.target.exists() and not options.overwrite:
+            yield Outcome(str(item.source), str(item.target), "skipped", notes=("exists; --overwrite makes it again",))
+            continue
+        title = f"[{number}/{len(items)}] {item.source.name}" if len(items) > 1 else item.source.name
+        try:
+            yield _make(upscaler, item, target, options, title if show_progress else None)
+        except HiifError as error:
+            yield Outcome(str(item.source), str(item.target), "failed", error=str(error), exit_code=error.exit_code)
+
+
+def plan_batch(upscaler: Upscaler, items: Sequence[Item], target: Target, options: WriteOptions) -> Iterator[Outcome]:
+    """What `run_batch` would do, with memory and time estimated; nothing is written."""
+    for item in items:
+        if item.target.exists() and not options.overwrite:
+            yield Outcome(str(item.source), str(item.target), "skipped", notes=("exists; --overwrite makes it again",))
+            continue
+        try:
+            yield _plan(upscaler, item, target, options)
+        except HiifError as error:
+            yield Outcome(str(item.source), str(item.target), "failed", error=str(error), exit_code=error.exit_code)
+
+
+def upscale_picture(upscaler: Upscaler, picture: Picture, size: tuple[int, int], title: str | None = None) -> Picture:
+    """Colours by the model, alpha by cubic interpolation, everything else of the picture kept."""
+    steps = upscaler.steps(picture.size, size)
+    pixels = picture.pixels if picture.alpha is None else fill_under_alpha(picture.pixels, picture.alpha)
+    with Progress(title or "", steps, unit="steps", enabled=title is not None) as progress:
+        pixels = upscaler.upscale(pixels, size=size, advance=progress.advance)
+    alpha = None if picture.alpha is None else upscale_alpha(picture.alpha, size)
+    return replace(picture, pixels=pixels, alpha=alpha)
+
+
+def _make(upscaler: Upscaler, item: Item, target: Target, options: WriteOptions, title: str | None) -> Outcome:
+    picture = read_image(item.source, max_pixels=options.max_pixels)
+    size = target.size(picture.size)
+    item.target.parent.mkdir(parents=True, exist_ok=True)
+    check_target(item.target, size)
+    began = time.perf_counter()
+    result = upscale_picture(upscaler, picture, size, title)
+    seconds = time.perf_counter() - began
+    lost = write_image(item.target, result, quality=options.quality, lossless=options.lossless)
+    return Outcome(
+        str(item.source), str(item.target), "done", _across_down(picture.size), _across_down(size),
+        round(seconds, 4), round(size[0] * size[1] / 1e6 / seconds, 4), notes=(*picture.notes, *lost),
+    )  # fmt: skip
+
+
+def _plan(upscaler: Upscaler, item: Item, target: Target, options: WriteOptions) -> Outcome:
+    picture = read_image(item.source, max_pixels=options.max_pixels)
+    size = target.size(picture.size)
+    if item.target.parent.is_dir():
+        check_target(item.target, size)
+    plan = upscaler.plan(picture.size)
+    upscaler.steps(picture.size, size)
+    channels = 1 if picture.pixels.ndim == 2 else 3
+    features = 4 * upscaler.contract.encoder.channels + 12
+    whole = picture.size[0] * picture.size[1] * features + size[0] * size[1] * channels * picture.pixels.itemsize
+    passes = upscaler.contract.decoder.statistics_passes + 1
+    seconds = estimate_seconds(upscaler, picture.size, size)
+    return Outcome(
+        str(item.source), str(item.target), "planned", _across_down(picture.size), _across_down(size),
+        round(seconds, 1), round(size[0] * size[1] / 1e6 / seconds, 4),
+        memory_mib=(whole + plan.working_bytes) >> 20,
+        decoder_calls=passes * -(-size[0] * size[1] // plan.query_block), notes=picture.notes,
+    )  # fmt: skip
+
+
+def estimate_seconds(upscaler: Upscaler, source: tuple[int, int], target: tuple[int, int]) -> float:
+    """Seconds for a picture, from timing a small one at the same scale on this machine."""
+    side = 48
+    small = np.random.default_rng(0).random((side, side, 3)).astype(np.float32)
+    scale = (max(1.0, target[0] / source[0]), max(1.0, target[1] / source[1]))
+    size = (min(round(side * scale[0]), 4 * side), min(round(side * scale[1]), 4 * side))
+    upscaler.upscale(small, size=size)
+    began = time.perf_counter()
+    features = upscaler.encode(small)
+    encoded = time.perf_counter()
+    upscaler.render(features, size=size)
+    decoded = time.perf_counter()
+    per_source_pixel, per_query = (encoded - began) / side**2, (decoded - encoded) / (size[0] * size[1])
+    return per_source_pixel * source[0] * source[1] + per_query * target[0] * target[1]
+
+
+def exit_code(outcomes: Sequence[Outcome]) -> int:
+    """0 where nothing failed, 2 where only impossible things were asked, 1 otherwise."""
+    codes = {outcome.exit_code for outcome in outcomes} - {0}
+    return min(codes, default=0)
+
+
+def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Counts by status and the time of all."""
+    counts = {status: sum(o.status == status for o in outcomes) for status in ("done", "skipped", "failed", "planned")}
+    return {**counts, "seconds": round(sum(o.seconds or 0 for o in outcomes), 4)}
+
+
+def _pictures(root: Path, output: Path | None) -> list[Path]:
+    if not root.is_dir():
+        return [root]
+    inside = output.resolve() if output is not None else None
+    found = sorted(
+        path
+        for path in root.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and (inside is None or inside not in path.resolve().parents)
+    )
+    if not found:
+        raise ImageError(f"{root}: no pictures in this folder; expected files ending in {', '.join(SUFFIXES)}")
+    return found
+
+
+def _names_file(output: Path) -> bool:
+    return output.suffix.lower() in SUFFIXES and not output.is_dir()
+
+
+def _check_pairs(items: Sequence[Item]) -> None:
+    made: dict[Path, Path] = {}
+    for item in items:
+        target = item.target.resolve()
+        if target == item.source.resolve():
+            raise OptionError(f"{item.source}: the output would replace the input; choose another output (-o)")
+        if target in made:
+            raise OptionError(f"{made[target]} and {item.source} would both become {item.target}; run them separately")
+        made[target] = item.source
+
+
+def _across_down(size: tuple[int, int]) -> tuple[int, int]:
+    return size[1], size[0]

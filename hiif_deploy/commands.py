@@ -1,0 +1,113 @@
+"""The runtime's sub-commands: upscale, info, doctor, demo."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from hiif_deploy import batch, doctor, report
+from hiif_deploy.bundle import DEFAULT_MODEL, open_bundle
+from hiif_deploy.images import MAX_PIXELS
+from hiif_deploy.session import EngineOptions
+from hiif_deploy.target import parse_target
+from hiif_deploy.upscaler import RenderOptions, Upscaler
+
+BundleOption = Annotated[str, typer.Option("--bundle", "-b", help="Bundle folder, or name of a shipped model.")]
+ProviderOption = Annotated[str, typer.Option(help="ONNX Runtime execution provider; never replaced silently.")]
+ThreadsOption = Annotated[int, typer.Option(help="Processor threads; 0 takes all that this process may use.")]
+MemoryOption = Annotated[int, typer.Option(help="Working memory in MiB, beside input, features and output.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Report as JSON on stdout.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the runtime's sub-commands."""
+    app.command()(upscale)
+    app.command()(info)
+    app.command(name="doctor")(show_doctor)
+    app.command()(demo)
+
+
+def upscale(
+    inputs: Annotated[list[Path], typer.Argument(metavar="IN...", help="Picture files and folders (recursive).")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File or folder; default: beside IN.")] = None,
+    bundle: BundleOption = DEFAULT_MODEL,
+    scale: Annotated[str | None, typer.Option(help="Factor such as 3.3, or 2x3.5 (across x down).")] = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, both free.")] = None,
+    width: Annotated[int | None, typer.Option(help="Output width; the height follows.")] = None,
+    height: Annotated[int | None, typer.Option(help="Output height; the width follows.")] = None,
+    max_side: Annotated[int | None, typer.Option(help="Pixels of the longer side.")] = None,
+    format_: Annotated[str | None, typer.Option("--format", help="png, jpg, webp, tif or bmp; default: as IN.")] = None,
+    quality: Annotated[int, typer.Option(help="1 to 100, for JPEG and WebP.")] = 95,
+    lossless: Annotated[bool, typer.Option(help="Lossless WebP.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Make outputs again that exist; otherwise they are skipped.")] = False,
+    memory: MemoryOption = 1024,
+    threads: ThreadsOption = 0,
+    provider: ProviderOption = "cpu",
+    published_rows: Annotated[
+        int | None,
+        typer.Option(help="Published evaluation: statistics per so many output rows (300 or 100), seams included."),
+    ] = None,
+    max_pixels: Annotated[int, typer.Option(help="Largest input and output, in pixels.")] = 1 << 30,
+    dry_run: Annotated[bool, typer.Option(help="Print the plan (sizes, memory, time) and write nothing.")] = False,
+    as_json: JsonOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")] = False,
+) -> None:
+    """Upscale pictures by any factor or to any size."""
+    target = parse_target(scale, size, width, height, max_side)
+    write = batch.WriteOptions(quality, lossless, overwrite, min(max_pixels, MAX_PIXELS))
+    items = batch.list_items(inputs, output, target.label, format_)
+    is_published = published_rows is not None
+    options = RenderOptions(
+        memory=memory << 20, max_output_pixels=max_pixels, group_rows=published_rows, clip_cell=is_published
+    )
+    with Upscaler(bundle, engine=EngineOptions(provider, threads), options=options) as upscaler:
+        if dry_run:
+            outcomes = list(batch.plan_batch(upscaler, items, target, write))
+        else:
+            outcomes = []
+            for outcome in batch.run_batch(upscaler, items, target, write, show_progress=not quiet):
+                outcomes.append(outcome)
+                report.say_outcome(outcome, quiet=quiet)
+        report.say_batch(upscaler, outcomes, as_json=as_json, quiet=quiet)
+    if code := batch.exit_code(outcomes):
+        raise typer.Exit(code)
+
+
+def info(
+    bundle: Annotated[str, typer.Argument(help="Bundle folder, or name of a shipped model.")] = DEFAULT_MODEL,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a bundle holds and promises, after checking all of it."""
+    opened = open_bundle(bundle)
+    if as_json:
+        print(json.dumps(report.bundle_facts(opened), indent=1, ensure_ascii=False))
+    else:
+        Console().print(report.bundle_table(opened))
+
+
+def show_doctor(as_json: JsonOption = False) -> None:
+    """Show versions, engines and shipped models, and the command that adds what is missing."""
+    findings = doctor.examine()
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1, ensure_ascii=False))
+    else:
+        Console().print(report.findings_table(findings))
+    if any(finding.status == "broken" for finding in findings):
+        raise typer.Exit(1)
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("demo"),
+    scale: Annotated[float, typer.Option(help="Factor.")] = 4.0,
+    bundle: BundleOption = DEFAULT_MODEL,
+) -> None:
+    """Upscale the pictures that the package carries, and write a sheet that compares them with bicubic."""
+    from hiif_deploy.demo import run_demo
+
+    run_demo(bundle, output, scale, say=lambda line: print(line, file=sys.stdout, flush=True))

@@ -1,0 +1,84 @@
+"""The pictures that the package carries, upscaled, and a sheet that compares them with bicubic."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from hiif_deploy.images import Picture, read_image, write_image
+from hiif_deploy.sizes import output_size
+from hiif_deploy.upscaler import Upscaler
+
+Pixels = NDArray[np.uint8]
+SAMPLES = ("astronaut", "coffee", "chelsea")
+PANEL = 420
+"""Pixels of a panel's sides in the sheet."""
+CROP = 0.5
+"""Share of the picture's shorter side that a panel shows."""
+
+
+def run_demo(bundle: str, folder: Path, scale: float, *, say: Callable[[str], None]) -> None:
+    """Write `NAME_x4.png` for each sample and `comparison.png` to `folder`; tell time and speed by `say`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    with Upscaler(bundle) as upscaler:
+        contract = upscaler.contract
+        say(f"model {contract.name}: {contract.parameters:,} parameters, {upscaler.engine.thread_count} threads")
+        for name in SAMPLES:
+            small = _sample(name)
+            size = output_size((small.shape[0], small.shape[1]), scale=scale)
+            began = time.perf_counter()
+            large: Pixels = upscaler.upscale(small, size=size)
+            seconds = time.perf_counter() - began
+            path = folder / f"{name}_x{scale:g}.png"
+            write_image(path, Picture(large))
+            megapixels = size[0] * size[1] / 1e6
+            across = f"{small.shape[1]}x{small.shape[0]} → {size[1]}x{size[0]}"
+            say(f"{path}: {across} in {seconds:.2f} s, {megapixels / seconds:.2f} megapixels per second")
+            rows.append((name, small, large))
+    path = folder / "comparison.png"
+    write_image(path, Picture(comparison_sheet(rows)))
+    say(f"{path}: each picture's centre as input pixels, enlarged by bicubic, and by {contract.name}")
+
+
+def comparison_sheet(rows: list[tuple[str, Pixels, Pixels]]) -> Pixels:
+    """One row per (name, input, output): input pixels, bicubic, output, all showing the same part."""
+    gap, head = 8, 28
+    width = 3 * PANEL + 4 * gap
+    sheet = Image.new("RGB", (width, head + len(rows) * (PANEL + gap)), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=16)
+    for column, title in enumerate(("input", "bicubic", "hiif-deploy")):
+        draw.text((gap + column * (PANEL + gap), 5), title, fill="black", font=font)
+    for row, (_, small, large) in enumerate(rows):
+        for column, panel in enumerate(_panels(small, large)):
+            sheet.paste(Image.fromarray(panel), (gap + column * (PANEL + gap), head + row * (PANEL + gap)))
+    return np.asarray(sheet)
+
+
+def _panels(small: Pixels, large: Pixels) -> tuple[Pixels, Pixels, Pixels]:
+    height, width = large.shape[:2]
+    bicubic = np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
+    nearest = np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST_EXACT), dtype=np.uint8)
+    return _panel(nearest), _panel(bicubic), _panel(large)
+
+
+def _panel(picture: Pixels) -> Pixels:
+    """The centre of a picture, shown at the panel's size without inventing detail."""
+    side = round(CROP * min(picture.shape[:2]))
+    top, left = (picture.shape[0] - side) // 2, (picture.shape[1] - side) // 2
+    crop = picture[top : top + side, left : left + side]
+    way = cv2.INTER_AREA if side > PANEL else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(crop, (PANEL, PANEL), interpolation=way), dtype=np.uint8)
+
+
+def _sample(name: str) -> Pixels:
+    with as_file(files("hiif_deploy") / "samples" / f"{name}.png") as path:
+        return np.asarray(read_image(path).pixels, dtype=np.uint8)

@@ -1,0 +1,92 @@
+"""What is installed, what works, and the command that adds what is missing."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import onnxruntime
+
+from hiif_deploy import __version__
+from hiif_deploy.bundle import open_bundle, shipped_models
+from hiif_deploy.errors import HiifError
+from hiif_deploy.extras import EXTRAS, OPTIONAL_PACKAGES, installed_version
+from hiif_deploy.ort_session import INSTALL, PROVIDERS
+from hiif_deploy.session import EngineOptions, usable_cores
+
+RUNTIME_PACKAGES = ("numpy", "opencv-python", "Pillow", "typer", "rich")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at."""
+
+    name: str
+    """What."""
+    status: Literal["ok", "absent", "broken"]
+    """`absent` things are optional."""
+    found: str
+    """Version, list or error."""
+    advice: str = ""
+    """Command that mends or adds it."""
+
+
+def examine() -> list[Finding]:
+    """Look at everything; imports no optional package."""
+    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    return [
+        Finding("hiif-deploy", "ok", f"{__version__} in {sys.prefix}"),
+        Finding("system", "ok", f"{system}, {usable_cores()} usable cores"),
+        *(_required(name) for name in RUNTIME_PACKAGES),
+        _onnxruntime(),
+        *(_provider(short, full) for short, full in PROVIDERS.items()),
+        *(_model(name) for name in shipped_models()),
+        *(_optional(name) for name in OPTIONAL_PACKAGES),
+    ]
+
+
+def _required(name: str) -> Finding:
+    version = installed_version(name)
+    if version is None and name == "opencv-python":
+        version = installed_version("opencv-python-headless")
+    if version is None:
+        return Finding(name, "broken", "not installed", f"pip install {name}")
+    return Finding(name, "ok", version)
+
+
+def _onnxruntime() -> Finding:
+    bases = [n for n in ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml") if installed_version(n)]
+    if len(bases) > 1:
+        advice = f"pip uninstall {' '.join(bases)}, then install one"
+        return Finding("onnxruntime", "broken", f"{' and '.join(bases)} overwrite each other", advice)
+    return Finding("onnxruntime", "ok", onnxruntime.__version__)
+
+
+def _provider(short: str, full: str) -> Finding:
+    if full in onnxruntime.get_available_providers():
+        default = ", the default" if short == EngineOptions().provider else ""
+        return Finding(f"provider {short}", "ok", f"{full}{default}")
+    return Finding(f"provider {short}", "absent", f"{full} is not in this ONNX Runtime", INSTALL.get(full, ""))
+
+
+def _model(name: str) -> Finding:
+    try:
+        contract = open_bundle(name).contract
+    except HiifError as error:
+        return Finding(f"model {name}", "broken", str(error), "pip install --force-reinstall hiif-deploy")
+    return Finding(f"model {name}", "ok", f"{contract.parameters:,} parameters")
+
+
+def _optional(name: str) -> Finding:
+    version = installed_version(name)
+    if version is not None:
+        return Finding(name, "ok", version)
+    extra = next((extra for extra, packages in EXTRAS.items() if name in packages), None)
+    return Finding(
+        name,
+        "absent",
+        "not installed",
+        f"pip install 'hiif-deploy[{extra}]'" if extra else f"pip install {name}",
+    )

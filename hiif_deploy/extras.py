@@ -1,0 +1,32 @@
+"""Optional packages: which there are, and the command that adds them."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+from hiif_deploy.errors import MissingExtraError
+
+EXTRAS = {
+    "export": ("torch", "safetensors", "onnx", "onnxscript", "polygraphy"),
+    "train": ("torch", "safetensors"),
+}
+"""Extra → the modules it brings. They come by `pip install 'hiif-deploy[EXTRA]'`."""
+
+OPTIONAL_PACKAGES = ("torch", "safetensors", "onnx", "onnxscript", "polygraphy", "tensorrt", "pycuda")
+"""Distributions that `doctor` looks for."""
+
+
+def require_extra(extra: str) -> None:
+    """MissingExtraError naming the first module of `extra` that is not installed."""
+    for module in EXTRAS[extra]:
+        if find_spec(module) is None:
+            raise MissingExtraError(module, extra)
+
+
+def installed_version(distribution: str) -> str | None:
+    """Version of an installed distribution without importing it; None where there is none."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,129 @@
+"""Picture files: read with everything they hold, written whole or not at all.
+
+Read and written: PNG, JPEG, WebP, TIFF and BMP; 8 and 16 bits (16 in PNG and TIFF); grey, palette, RGB,
+alpha, CMYK (converted to RGB). What a file cannot hold or this project cannot carry is told in notes, never
+lost silently. Nothing here changes a global setting of Pillow or OpenCV, so it may run in several threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+from hiif_deploy.errors import ImageError, OptionError
+from hiif_deploy.image_decode import DAMAGE, decode
+from hiif_deploy.image_encode import encode, format_of
+from hiif_deploy.picture import Picture
+
+__all__ = ["MAX_PIXELS", "Picture", "check_target", "read_image", "write_image"]
+
+MAX_PIXELS = 2**28
+"""Default limit of `read_image`: 16384×16384."""
+_UNWRITABLE: tuple[type[Exception], ...] = (ImageError, MemoryError, *DAMAGE)
+
+
+def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """The picture in a file, upright.
+
+    Raises ImageError with one sentence for a file that is missing, empty, no picture of a supported kind,
+    damaged, truncated, of more than `max_pixels` pixels (told by its header, before anything is decoded), or
+    that holds several frames or pages: those are the video command's, or to be extracted first.
+    """
+    path = Path(path)
+    data = _contents(path)
+    try:
+        return decode(data, max_pixels)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
+
+
+def check_target(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> None:
+    """Raise ImageError if writing a picture to `path` would fail for a reason known beforehand.
+
+    That is an unsupported suffix, a missing folder, no permission, or, where `size` = (height, width) is
+    given, more pixels on a side than the format holds. Ask this before hours of work.
+    """
+    path = Path(path)
+    target = format_of(path)
+    if size is not None and max(size) > target.side:
+        arrived = f"{size[1]}×{size[0]} pixels"
+        raise ImageError(f"{path}: {arrived}; {target.name} holds at most {target.side} on a side: write PNG")
+    if path.is_dir():
+        raise ImageError(f"{path} is a folder; expected the name of a picture file")
+    if not path.parent.is_dir():
+        raise ImageError(f"{path}: the folder {path.parent} does not exist; create it first")
+    if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        what = f"{path} is read-only" if path.exists() else f"{path}: no permission to write in {path.parent}"
+        raise ImageError(f"{what}; change its permissions or choose another place")
+
+
+def write_image(
+    path: str | os.PathLike[str], picture: Picture, *, quality: int = 95, lossless: bool = False
+) -> tuple[str, ...]:
+    """Write a picture in the format of the path's suffix; returns one sentence for everything that was lost.
+
+    `quality` 1–100 counts for JPEG (without chroma subsampling) and WebP; `lossless` for WebP. The file
+    appears whole, in place of an older one, or not at all: on any failure the older one is untouched.
+    Raises ImageError (see `check_target`; also a full disk) and OptionError.
+    """
+    path = Path(path)
+    if not 1 <= quality <= 100:
+        raise OptionError(f"quality {quality}: expected 1 to 100")
+    check_target(path, picture.size)
+    target = format_of(path)
+    try:
+        data, notes = encode(picture, target, quality=quality, lossless=lossless)
+    except _UNWRITABLE as error:
+        raise ImageError(f"{path}: the picture could not be encoded as {target.name} ({error})") from error
+    try:
+        _write_aside(path, data)
+    except OSError as error:
+        reason = _reason(error, len(data))
+        raise ImageError(f"{path}: {reason}; what was there before is untouched") from error
+    return notes
+
+
+def _contents(path: Path) -> bytes:
+    if path.is_dir():
+        raise ImageError(f"{path} is a folder; expected a picture file")
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ImageError(f"{path} does not exist") from error
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not data:
+        raise ImageError(f"{path} is empty (0 bytes)")
+    return data
+
+
+def _write_aside(path: Path, data: bytes) -> None:
+    """Put the bytes in a file beside the target, then in its place; a symbolic link is followed."""
+    target = path.resolve()
+    aside = target.with_name(f".{secrets.token_hex(8)}{target.suffix}")
+    try:
+        with aside.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            shutil.copymode(target, aside)
+        aside.replace(target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
+
+
+def _reason(error: OSError, size: int) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full ({size / 1e6:.1f} MB were to be written)"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "no permission to write there"
+    if error.errno == errno.EROFS:
+        return "the file system is read-only"
+    return f"writing failed: {error.strerror or error}"

@@ -1,0 +1,112 @@
+"""What the command line tells: tables for people on stderr or stdout, JSON for programs on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from hiif_deploy.batch import Outcome, summary
+from hiif_deploy.bundle import Bundle
+from hiif_deploy.doctor import Finding
+from hiif_deploy.upscaler import Upscaler
+
+
+def say_outcome(outcome: Outcome, *, quiet: bool) -> None:
+    """One line on stderr for a finished file; failures are told even when quiet."""
+    if outcome.status == "failed":
+        print(f"hiif-deploy: error: {outcome.error}", file=sys.stderr, flush=True)
+    elif not quiet:
+        print(_line(outcome), file=sys.stderr, flush=True)
+
+
+def say_batch(upscaler: Upscaler, outcomes: Sequence[Outcome], *, as_json: bool, quiet: bool) -> None:
+    """The closing report: JSON on stdout, or a table of plans or a count on stderr."""
+    if as_json:
+        found = {
+            "bundle": upscaler.contract.name,
+            "folder": str(upscaler.bundle.folder),
+            "provider": upscaler.engine.provider,
+            "threads": upscaler.engine.thread_count,
+            "files": [asdict(outcome) for outcome in outcomes],
+            **summary(outcomes),
+        }
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+    elif any(outcome.status == "planned" for outcome in outcomes):
+        Console().print(_plan_table(upscaler, outcomes))
+    elif len(outcomes) > 1 and not quiet:
+        counts = summary(outcomes)
+        text = ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed") if counts[status])
+        print(f"{text} in {counts['seconds']:.1f} s", file=sys.stderr)
+
+
+def bundle_facts(bundle: Bundle) -> dict[str, Any]:
+    """What `info` tells."""
+    contract = bundle.contract
+    return {
+        "name": contract.name,
+        "folder": str(bundle.folder),
+        "model": dict(contract.model),
+        "parameters": contract.parameters,
+        "training_scales": list(contract.training_scales),
+        "encoder": asdict(contract.encoder),
+        "decoder": asdict(contract.decoder),
+        "graphs": {graph.file: f"{len(bundle.graphs[graph.name]):,} bytes" for graph in contract.graphs},
+        "parity": {key: value for key, value in contract.parity.items() if key not in ("cases", "graphs")},
+        "provenance": dict(contract.provenance),
+    }  # fmt: skip
+
+
+def bundle_table(bundle: Bundle) -> Table:
+    """`bundle_facts` for people."""
+    table = Table(show_header=False, title=bundle.contract.name, title_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in bundle_facts(bundle).items():
+        if isinstance(value, dict):
+            for key, item in value.items():
+                table.add_row(f"{name}.{key}", json.dumps(item, ensure_ascii=False))
+        else:
+            table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
+    return table
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """What `doctor` found."""
+    table = Table("", "found", "what to do", title="hiif-deploy doctor", title_justify="left")
+    marks = {"ok": "[green]ok[/]", "absent": "[yellow]--[/]", "broken": "[red]!![/]"}
+    for finding in findings:
+        table.add_row(f"{marks[finding.status]} {finding.name}", escape(finding.found), escape(finding.advice))
+    return table
+
+
+def _line(outcome: Outcome) -> str:
+    notes = "".join(f"\n  note: {note}" for note in outcome.notes)
+    if outcome.status == "skipped":
+        return f"{outcome.target}: skipped{notes}"
+    assert outcome.target_size is not None
+    size = f"{outcome.target_size[0]}x{outcome.target_size[1]}"
+    return f"{outcome.target}: {size} in {outcome.seconds:.2f} s, {outcome.megapixels_per_second:.3g} MP/s{notes}"
+
+
+def _plan_table(upscaler: Upscaler, outcomes: Sequence[Outcome]) -> Table:
+    title = f"plan: {upscaler.contract.name}, {upscaler.engine.provider}, {upscaler.engine.thread_count} threads"
+    table = Table(title=title, title_justify="left")
+    for column in ("input", "from", "to", "output", "memory", "decoder calls", "about"):
+        table.add_column(column, overflow="fold")
+    for outcome in outcomes:
+        if outcome.status != "planned" or not outcome.source_size or not outcome.target_size:
+            table.add_row(outcome.source, "", "", outcome.target, "", "", escape(outcome.error or outcome.status))
+            continue
+        before, after = (f"{size[0]}x{size[1]}" for size in (outcome.source_size, outcome.target_size))
+        table.add_row(
+            outcome.source, before, after, outcome.target, f"{outcome.memory_mib} MiB", f"{outcome.decoder_calls:,}",
+            f"{outcome.seconds} s",
+        )  # fmt: skip
+    return table
