@@ -2,7 +2,7 @@
 
 Decoders whose queries are coupled (linear attention averages KᵀV over all of them) are asked in passes: each
 statistics pass sums over every query, then a fold graph turns the sums into tensors for the next passes. So the
-answer does not depend on how the queries are cut (fast-decoding.md §2).
+answer does not depend on how the queries are cut (design/decoding.md §2).
 """
 
 from __future__ import annotations

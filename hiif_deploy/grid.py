@@ -33,9 +33,10 @@ class Axis:
     taps: NDArray[np.int32]
     """[2, count]: source index of the lower and the upper corner, each in [0, source)."""
     distance: NDArray[np.float32]
-    """[2, count]: |query − tap| in source pixels; below 1 inside, up to 0.5 for both taps at a border."""
+    """[2, count]: |query − tap| in source pixels; about 1 in all inside, up to 0.5 each where both taps are one."""
     local: NDArray[np.float32]
-    """[count]: position relative to the lower corner in [0, 1], the value whose binary digits are `bits`."""
+    """[count]: position relative to the lower corner, the value whose binary digits are `bits`; in [0, 1] but for
+    reference bits before the first centre of a tiny picture."""
     bits: NDArray[np.int32]
     """[levels, count]: binary digits of the local position, most significant first."""
     skip_taps: NDArray[np.int32]
@@ -64,7 +65,7 @@ def axis_table(
     """Table of one axis of `target` output pixels over `source` input pixels.
 
     `window=(start, stop)` gives that part of the whole axis, equal to slicing it.
-    Source: model.md §0.2, §0.5, §2.1 H3–H5 and §2.3; HIIF (arXiv 2412.03748) section 3.
+    Source: design/model.md C2, C5, C6 and H3–H5; HIIF (arXiv 2412.03748) section 3.
     Raises ScaleError for sizes below 1, for target < source, and for a window outside the axis.
     """
     start, stop = check_axis(source, target, window)
@@ -143,7 +144,7 @@ def exact_local(source: int, target: int, index: NDArray[np.int64]) -> NDArray[n
 
 
 def relative_cell(source: tuple[int, int], target: tuple[int, int]) -> NDArray[np.float32]:
-    """[2] (row, column) size of an output pixel in the decoder's units: cell·source = (2/target)·source (§0.4)."""
+    """[2] (row, column) size of an output pixel in the decoder's units: cell·source = (2/target)·source (C4)."""
     cell = np.array([2 / target[0], 2 / target[1]], dtype=F32)
     return (cell * np.array(source, dtype=F32)).astype(F32)
 

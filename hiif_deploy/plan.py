@@ -14,7 +14,7 @@ from hiif_deploy.grid import Axis
 DEFAULT_BUDGET = 1 << 30
 """Bytes of working memory where the user names none."""
 QUERY_BLOCK = 2048
-"""Queries per decoder call: what fits a core's L2 cache (fast-decoding.md §3e)."""
+"""Queries per decoder call: what fits a core's L2 cache (design/decoding.md §3e)."""
 TILE_ROWS = 8
 """Source rows of a decoder tile; its maps are shared by all queries between them."""
 BLEND_OVERLAP = 32

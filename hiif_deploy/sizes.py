@@ -66,7 +66,7 @@ def check_region(size: Size, region: Region) -> None:
 
 
 def published_size(source: Size, target: Size, multiple: int) -> tuple[Size, Size]:
-    """Padded source and target of the published evaluation of window transformers (model.md §2.6 E4).
+    """Padded source and target of the published evaluation of window transformers (design/model.md E4).
 
     It always pads, a whole window where the size is a multiple already, and queries the padded grid.
     Raises ScaleError unless the scale is one whole number.

@@ -48,10 +48,10 @@ class RenderOptions:
     """Larger outputs are refused."""
     group_rows: int | None = None
     """None: exact, statistics over the whole picture. A number: the published evaluation, which takes statistics
-    from groups of so many output rows (300, or 100), seams included (model.md §2.2)."""
+    from groups of so many output rows (300, or 100), seams included (design/model.md E7)."""
 
     clip_cell: bool = False
-    """Tell the decoder no smaller cell than it saw in training, as the published evaluation does (§2.6 E3)."""
+    """Tell the decoder no smaller cell than it saw in training, as the published evaluation does (E3)."""
 
     def __post_init__(self) -> None:
         if self.group_rows is not None and self.group_rows < 1:

@@ -1,4 +1,4 @@
-"""The query geometry of model.md §0.2–§0.5 and §2.1 H3–H5 in eager PyTorch, on the full two-dimensional grid.
+"""The query geometry of design/model.md C2–C5 and H3–H5 in eager PyTorch, on the full two-dimensional grid.
 
 The readable twin of `hiif_deploy.grid`: nothing is taken apart into axes, every source pixel is looked up
 with `grid_sample`, and every operation is the float32 tensor operation that the specification names.

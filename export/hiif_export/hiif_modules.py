@@ -2,7 +2,7 @@
 
 The encoder's features become LR maps; a statistics graph per attention block sums KᵀV over any number of queries; a
 fold graph turns the sums into one matrix; the decoder graph answers colours. Weights are composed in float64.
-Derivations: fast-decoding.md §3 and §5b; each class names the step it restructures.
+Derivations: design/decoding.md; each class names the step it restructures.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Maps(nn.Module):
 
 
 class FirstLevel(nn.Module):
-    """Level 0 up to its GELU: gather four maps, weigh, normalise (fast-decoding.md §3a)."""
+    """Level 0 up to its GELU: gather four maps, weigh, normalise (decoding.md §3a)."""
 
     cell_weight: Tensor
     bias: Tensor
@@ -85,7 +85,7 @@ class FirstLevel(nn.Module):
 
 
 class LaterLevel(nn.Module):
-    """Levels 1 and up: LayerNorm over [x | position] without building that row (fast-decoding.md §3d)."""
+    """Levels 1 and up: LayerNorm over [x | position] without building that row (decoding.md §3d)."""
 
     weight: Tensor
     bias: Tensor
@@ -168,7 +168,7 @@ class LinearPosition(nn.Module):
 
 
 class KeyValue(nn.Module):
-    """k̂ and v̂ (before the affine of their LayerNorms) and their sums over the queries (fast-decoding.md §3c)."""
+    """k̂ and v̂ (before the affine of their LayerNorms) and their sums over the queries (decoding.md §3c)."""
 
     def __init__(self, attention: LinearAttention, before: nn.Linear | None) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ class KeyValue(nn.Module):
 
 
 class Fold(nn.Module):
-    """Sums and their count → the one matrix that attention and its first projection are (fast-decoding.md §3b, §5b)."""
+    """Sums and their count → the one matrix that attention and its first projection are (decoding.md §3b)."""
 
     query: Tensor
     query_bias: Tensor
@@ -298,7 +298,7 @@ class Decoder(nn.Module):
 
 
 def corner_weights(row_distance: Tensor, column_distance: Tensor) -> list[Tensor]:
-    """Four [N, 1] area weights (model.md §0.5); the 1e-9 matters where an area is 0 or both taps coincide."""
+    """Four [N, 1] area weights (design/model.md C5); the 1e-9 matters where an area is 0 or both taps coincide."""
     # Areas are scaled by a power of two, which changes no bit of their ratios: the exporter's optimizer takes a
     # bare 1e-9 for zero and drops it.
     rows = row_distance * AREA_SCALE
@@ -334,7 +334,7 @@ def first_projection(attention: LinearAttention) -> nn.Linear:
 
 
 def split_heads(rows: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """qkv rows, [q|k|v] interleaved per head → three of [heads, d, …] (model.md H8)."""
+    """qkv rows, [q|k|v] interleaved per head → three of [heads, d, …] (design/model.md H8)."""
     query, key, value = rows.reshape(heads, 3, -1, *rows.shape[1:]).unbind(1)
     return query, key, value
 

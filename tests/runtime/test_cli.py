@@ -216,7 +216,7 @@ def test_an_unwritable_target_leaves_nothing_behind(
 ) -> None:
     code = {"No space left on device": 28, "Read-only file system": 30}[reason]
 
-    def fail(descriptor: int) -> None:
+    def fail(_: int) -> None:
         raise OSError(code, reason)
 
     monkeypatch.setattr(os, "fsync", fail)

@@ -67,7 +67,7 @@ def test_a_malformed_size_is_refused(size: str) -> None:
 
 @pytest.mark.parametrize("scale", ["", "two", "2x3x4", "2,5"])
 def test_a_malformed_scale_is_refused(scale: str) -> None:
-    with pytest.raises(ScaleError, match="expected a number such as 3.3"):
+    with pytest.raises(ScaleError, match=r"expected a number such as 3\.3"):
         parse(scale=scale)
 
 

@@ -44,7 +44,7 @@ def nearest(picture: Tensor, position: Tensor) -> Tensor:
 
 
 def published_corners(source: tuple[int, int], target: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Indices and weights [4, N] as the public code finds them, with grid_sample (model.md §0.5)."""
+    """Indices and weights [4, N] as the public code finds them, with grid_sample (design/model.md C5)."""
     position = coordinates(target)
     pixels = torch.arange(source[0] * source[1]).float().reshape(1, *source)
     index, area = [], []

@@ -1,4 +1,4 @@
-"""The training loop: L1, Adam, warm-up and cosine, checkpoints, exact resume (model.md §2.5)."""
+"""The training loop: L1, Adam, warm-up and cosine, checkpoints, exact resume (design/model.md T1)."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class Queries:
     index: Tensor
     """[B, 4, N] int64: row-major source pixel of each corner."""
     weight: Tensor
-    """[B, 4, N] float32: area weights, summing to 1 over the corners (model.md §0.5)."""
+    """[B, 4, N] float32: area weights, summing to 1 over the corners (design/model.md C5)."""
     bits: Tensor
     """[B, N, levels, 2] float32 in {0, 1}: row digit, column digit, most significant level first."""
     local: Tensor
@@ -110,7 +110,7 @@ def _gather(
 
 
 def area_weights(distance_y: NDArray[np.float32], distance_x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[4, N] weights from [2, N] distances: each corner weighs the area to the opposite one (§0.5)."""
+    """[4, N] weights from [2, N] distances: each corner weighs the area to the opposite one (C5)."""
     areas = [np.abs(distance_y[a] * distance_x[b]) + np.float32(1e-9) for a, b in CORNERS]
     total = ((areas[0] + areas[1]) + areas[2]) + areas[3]
     return np.stack([area / total for area in reversed(areas)])

@@ -16,7 +16,7 @@ Precision = Literal["fp32", "bf16"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to train, on what, and for how long (defaults: model.md §2.5, shortened)."""
+    """What to train, on what, and for how long (design/model.md T1, T2)."""
 
     model: Mapping[str, Any]
     """`{name, args}` as in a checkpoint."""

@@ -134,7 +134,7 @@ def slow_attention(x: Tensor, weights: dict[str, Tensor], name: str, heads: int)
 
 
 def slow_hiif(model: Hiif, image: Tensor, asked: Queries) -> Tensor:
-    """One picture's colours [N, 3], written out with functions (model.md §2.1, §2.7)."""
+    """One picture's colours [N, 3], written out with functions (design/model.md H1–H10, ablations)."""
     config, weights = model.config, model.state_dict()
     maps = nn.functional.conv2d(model.encoder(image), weights["freq.weight"], weights["freq.bias"], padding=1)[
         0

@@ -75,7 +75,7 @@ def _conv3(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 def _mean_shift(colours: int, sign: int) -> nn.Conv2d:
-    """Present in every published checkpoint and used by none (model.md §0.1)."""
+    """Present in every published checkpoint and used by none (design/model.md C1)."""
     shift = nn.Conv2d(colours, colours, 1)
     mean = torch.tensor([0.4488, 0.4371, 0.4040])[:colours]
     with torch.no_grad():

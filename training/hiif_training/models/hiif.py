@@ -1,4 +1,4 @@
-"""HIIF, the readable reference (arXiv 2412.03748; model.md §2.1). Keys are those of published checkpoints.
+"""HIIF, the readable reference (arXiv 2412.03748; design/model.md H1–H10). Keys are those of published checkpoints.
 
 Features and queries are arguments, colours are return values: the module remembers nothing between calls.
 Linear attention averages over all queries of one call, so a call must hold every query that belongs together.
