@@ -24,7 +24,7 @@ class Progress:
         self.unit = unit
         self.enabled = enabled
         self.done = start
-        self._start = start
+        self._said_done = start
         self._began = self._said = time.monotonic()
         self._bar: RichProgress | None = None
 
@@ -58,10 +58,11 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done)
         elif self.enabled and time.monotonic() - self._said >= PLAIN_INTERVAL:
-            self._said = time.monotonic()
-            print(self._line(), file=sys.stderr, flush=True)
+            print(self._line(time.monotonic()), file=sys.stderr, flush=True)
 
-    def _line(self) -> str:
-        elapsed = time.monotonic() - self._began
-        rest = elapsed / max(1, self.done - self._start) * (self.total - self.done)
-        return f"{self.title}: {self.done}/{self.total} {self.unit}, {elapsed:.0f} s, ETA {rest:.0f} s"
+    def _line(self, now: float) -> str:
+        # The pace since the last line: the encoder's few long steps must not foretell the decoder's many short ones.
+        pace = (now - self._said) / max(1, self.done - self._said_done)
+        self._said, self._said_done = now, self.done
+        rest = pace * (self.total - self.done)
+        return f"{self.title}: {self.done}/{self.total} {self.unit}, {now - self._began:.0f} s, ETA {rest:.0f} s"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -43,10 +44,15 @@ class EngineOptions:
         return self.threads or usable_cores()
 
 
-def usable_cores() -> int:
-    """Processor cores that this process may run on (affinity respected where the system tells)."""
+def usable_cores(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Processor cores that this process may use: affinity and a container's quota respected where the system tells."""
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    try:
+        quota, period = quota_file.read_text(encoding="ascii").split()
+        return max(1, min(cores, round(int(quota) / int(period))))
+    except (OSError, ValueError, ZeroDivisionError):  # no container, or "max": no quota
+        return cores
 
 
 def open_session(graph: GraphContract, model: bytes, options: EngineOptions, threads: int) -> Session:

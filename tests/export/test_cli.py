@@ -1,0 +1,99 @@
+"""`export` and `verify` as a user runs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import TINY_SPEC
+from hiif_deploy import cli, extras
+from hiif_export.cli import parse_scales
+from hiif_training.checkpoint import save_checkpoint
+from hiif_training.models.registry import make_model
+
+
+def run(*words: object) -> int:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(word) for word in words])
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "tiny.pth"
+    save_checkpoint(path, tiny_model, TINY_SPEC, {"epoch": 5})
+    return path
+
+
+def test_a_checkpoint_becomes_a_bundle_that_upscales(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = {**TINY_SPEC, "args": {**TINY_SPEC["args"], "attention_blocks": 0, "levels": 2}}
+    save_checkpoint(tmp_path / "small.safetensors", make_model(spec), spec, {"epoch": 5})
+    bundle = tmp_path / "bundle"
+    assert run("export", tmp_path / "small.safetensors", "-o", bundle, "--name", "small", "--scales", "1-3") == 0
+    said = capsys.readouterr()
+    assert "deviation from PyTorch" in said.out
+    assert "written; try: hiif-deploy upscale" in said.err
+    contract = json.loads((bundle / "bundle.json").read_text())
+    assert (contract["name"], contract["training_scales"]) == ("small", [1.0, 3.0])
+    assert contract["provenance"]["checkpoint"] == "small.safetensors"
+    assert contract["provenance"]["epoch"] == 5
+    sample = Path(cli.__file__).parent / "samples" / "coffee.png"
+    assert run("upscale", sample, "-b", bundle, "--scale", "1.5", "-o", tmp_path / "out.png") == 0
+    assert (tmp_path / "out.png").stat().st_size > 0
+
+
+def test_verify_compares_with_the_checkpoint(
+    tiny_bundle: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hiif_export import parity
+
+    few = parity.cases(sizes=((5, 7),), scales=(2.0, 3.3))
+    monkeypatch.setattr(parity, "cases", lambda: few)
+    assert run("verify", tiny_bundle, "--checkpoint", checkpoint) == 0
+    said = capsys.readouterr()
+    assert "each graph by itself" in said.out
+    assert "run by PyTorch within 1e-04" in said.err
+
+
+def test_verify_refuses_another_models_checkpoint(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_checkpoint(tmp_path / "other.pth", make_model(TINY_SPEC), TINY_SPEC)
+    assert run("verify", tiny_bundle, "--checkpoint", tmp_path / "other.pth") == 1
+    assert "graph encoder: output features differs from PyTorch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["export", "verify"])
+def test_a_missing_checkpoint_is_told(
+    command: str, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    absent = tmp_path / "absent.pth"
+    words = (
+        ["export", absent, "-o", tmp_path / "b"]
+        if command == "export"
+        else ["verify", tiny_bundle, "--checkpoint", absent]
+    )
+    assert run(*words) == 1
+    error = capsys.readouterr().err
+    assert "absent.pth" in error
+    assert "Traceback" not in error
+
+
+def test_without_pytorch_the_command_names_the_extra(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda _: None)
+    assert run("export", checkpoint, "-o", tmp_path / "b") == 1
+    assert "torch is not installed; add it with: pip install 'hiif-deploy[export]'" in capsys.readouterr().err
+
+
+def test_scales_are_two_numbers() -> None:
+    assert parse_scales("1-4") == (1.0, 4.0)
+
+
+@pytest.mark.parametrize("text", ["4", "1-2-3", "a-b"])
+def test_malformed_scales_are_a_usage_error(text: str, checkpoint: Path, tmp_path: Path) -> None:
+    assert run("export", checkpoint, "-o", tmp_path / "b", "--scales", text) == 2

@@ -1,0 +1,88 @@
+"""Export, verify and upscale with each kind of encoder, in small sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hiif_deploy import RenderOptions, Upscaler
+from hiif_deploy.encode import encode
+from hiif_deploy.verify import check_stored, compare_stored
+from hiif_export.export import export_bundle
+from hiif_export.parity import cases, check, compare, sample
+from hiif_training.models.hiif import Hiif
+from hiif_training.models.registry import make_model
+
+ENCODERS: dict[str, dict[str, Any]] = {
+    "rdn": {"G0": 16, "D": 2, "C": 2, "G": 8, "no_upsampling": True},
+    "swinir": {"embed_dim": 12, "depths": [2, 2], "num_heads": [2, 2], "no_upsampling": True},
+}
+
+
+@pytest.fixture(scope="module", params=sorted(ENCODERS))
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Hiif, Path]:
+    """A small model and its bundle."""
+    torch.set_num_threads(1)
+    torch.manual_seed(5)
+    encoder = {"name": request.param, "args": ENCODERS[request.param]}
+    args = {"encoder_spec": encoder, "blocks": 2, "hidden_dim": 16, "mlp_dim": 16, "levels": 3, "attention_blocks": 1}
+    spec = {"name": "hiif", "args": args}
+    model = make_model(spec).eval()
+    folder = tmp_path_factory.mktemp("encoder") / request.param
+    suite = cases(sizes=((1, 1), (9, 20)), scales=(1.0, 3.3))
+    export_bundle(model, spec, folder, name=request.param, provenance={}, suite=suite)
+    return model, folder
+
+
+def test_any_size_and_scale_agrees_with_pytorch(exported: tuple[Hiif, Path]) -> None:
+    model, folder = exported
+    with Upscaler(folder) as upscaler:
+        check(compare(model, upscaler, cases(sizes=((8, 8), (17, 3), (31, 26)), scales=(2.0, 2.7))))
+        check_stored(compare_stored(upscaler), 1e-4)
+
+
+def test_frames_are_upscaled_whole_and_by_the_published_evaluation(exported: tuple[Hiif, Path]) -> None:
+    _, folder = exported
+    frame = sample("coffee")[:21, :34]
+    with Upscaler(folder) as upscaler, Upscaler(folder, options=RenderOptions(group_rows=16)) as published:
+        whole, grouped = upscaler.upscale(frame, scale=2.0), published.upscale(frame, scale=2.0)
+    assert whole.shape == grouped.shape == (42, 68, 3)
+    assert np.abs(whole.astype(int) - grouped).max() > 0
+
+
+def test_the_published_evaluation_of_a_window_transformer_is_that_of_the_padded_picture(
+    exported: tuple[Hiif, Path],
+) -> None:
+    _, folder = exported
+    frame = sample("coffee")[:16, :13].astype(np.float32) / 255
+    with Upscaler(folder, options=RenderOptions(group_rows=300)) as published:
+        if published.contract.encoder.size_multiple == 1:
+            pytest.skip("this encoder takes any size, nothing is padded")
+        padded = np.pad(frame, ((0, 8), (0, 3), (0, 0)), mode="symmetric")
+        expected = published.render(published.encode(padded), size=(48, 32))[:32, :26]
+        assert np.abs(published.upscale(frame, scale=2.0) - expected).max() <= 1e-6
+
+
+def test_tiles_are_exact_where_the_receptive_field_is_finite_and_blended_otherwise(
+    exported: tuple[Hiif, Path],
+) -> None:
+    _, folder = exported
+    image = sample("chelsea")[:72, :56].astype(np.float32) / 255
+    with Upscaler(folder) as upscaler:
+        contract = upscaler.contract
+        field = contract.encoder.receptive_field
+        plan = dataclasses.replace(
+            upscaler.plan((72, 56)),
+            encoder_tile=(24, 32),
+            overlap=16 if field is None else field,
+            blended=field is None,
+        )
+        whole = upscaler.encode(image).maps
+        tiled = encode(upscaler._encoder, contract, image, plan, lambda _: None)
+    difference = np.abs(tiled - whole).max()
+    assert difference <= 1e-5 if field is not None else 1e-5 < difference <= 0.2 * np.abs(whole).max()

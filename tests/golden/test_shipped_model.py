@@ -1,0 +1,63 @@
+"""The model that ships: what it promises, measured through its ONNX graphs."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hiif_deploy import Upscaler, open_bundle, shipped_models
+from hiif_deploy.bundle import DEFAULT_MODEL
+from hiif_deploy.images import read_image
+from hiif_deploy.verify import check_stored, compare_stored
+from hiif_training.metrics import psnr_luma
+
+BICUBIC = {2: 33.6838, 4: 28.4321}
+"""Set5, luma, mean in dB: MATLAB-style bicubic on the same files."""
+GAIN = {2: 2.0, 4: 1.3}
+"""What the model must add, in dB."""
+
+
+def rgb(path: Path) -> NDArray[np.float32]:
+    pixels = read_image(path).pixels
+    return (pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)).astype(np.float32) / 255
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_the_default_model_beats_bicubic_on_set5(shared: Path, scale: int) -> None:
+    folder = shared / "data" / "Set5"
+    figures = []
+    with Upscaler() as upscaler:
+        for truth_path in sorted((folder / "HR").iterdir()):
+            low = rgb(folder / "LR_bicubic" / f"X{scale}" / f"{truth_path.stem}x{scale}.png")
+            truth = rgb(truth_path)[: low.shape[0] * scale, : low.shape[1] * scale]
+            figures.append(psnr_luma(upscaler.upscale(low, scale=float(scale)), truth, scale))
+    assert len(figures) == 5
+    assert np.mean(figures) >= BICUBIC[scale] + GAIN[scale]
+
+
+def test_the_default_model_is_small_and_exact() -> None:
+    bundle = open_bundle()
+    contract = bundle.contract
+    assert sum(path.stat().st_size for path in bundle.folder.iterdir()) <= 4 << 20
+    assert 200_000 <= contract.parameters <= 600_000
+    assert contract.decoder.bits == "exact"
+    assert contract.parity["max_error"] <= 1e-4
+
+
+def test_every_shipped_model_answers_as_pytorch_did() -> None:
+    assert DEFAULT_MODEL in shipped_models()
+    for name in shipped_models():
+        with Upscaler(name) as upscaler:
+            check_stored(compare_stored(upscaler), 1e-4)
+
+
+def test_the_loss_curve_of_the_default_model_is_kept_beside_its_recipe() -> None:
+    recipes = Path(__file__).parents[2] / "training" / "hiif_training" / "recipes"
+    assert (recipes / "compact.toml").is_file()
+    with (recipes / "compact-loss.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"]) / 1.5
