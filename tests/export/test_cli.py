@@ -71,12 +71,8 @@ def test_a_missing_checkpoint_is_told(
     command: str, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     absent = tmp_path / "absent.pth"
-    words = (
-        ["export", absent, "-o", tmp_path / "b"]
-        if command == "export"
-        else ["verify", tiny_bundle, "--checkpoint", absent]
-    )
-    assert run(*words) == 1
+    words = {"export": [absent, "-o", tmp_path / "b"], "verify": [tiny_bundle, "--checkpoint", absent]}
+    assert run(command, *words[command]) == 1
     error = capsys.readouterr().err
     assert "absent.pth" in error
     assert "Traceback" not in error

@@ -79,7 +79,7 @@ def test_tiles_are_exact_where_the_receptive_field_is_finite_and_blended_otherwi
         plan = dataclasses.replace(
             upscaler.plan((72, 56)),
             encoder_tile=(24, 32),
-            overlap=16 if field is None else field,
+            overlap=field or 16,
             blended=field is None,
         )
         whole = upscaler.encode(image).maps

@@ -9,9 +9,8 @@ from hiif_deploy import MissingExtraError, extras
 
 def test_a_missing_package_is_named_with_the_command_that_adds_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "onnx" else name)
-    with pytest.raises(
-        MissingExtraError, match=r"onnx is not installed; add it with: pip install 'hiif-deploy\[export\]'"
-    ):
+    message = r"onnx is not installed; add it with: pip install 'hiif-deploy\[export\]'"
+    with pytest.raises(MissingExtraError, match=message):
         extras.require_extra("export")
     extras.require_extra("train")
 

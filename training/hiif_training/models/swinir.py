@@ -69,7 +69,7 @@ class Swinir(nn.Module):
         """Both sides of the picture must be multiples of this; padding is the caller's work."""
         width = config.embed
         scores = max(config.heads) * config.window**2
-        self.memory_channels = 8 * width + 3 * scores
+        self.memory_channels = 10 * width + 3 * scores
         """float32 values per pixel alive at the peak of an inference, an upper estimate."""
         self.conv_first = _conv3(config.colours, width)
         self.patch_embed = _PatchEmbedding(width)
