@@ -76,8 +76,7 @@ class Decoder:
         for n in range(self.contract.decoder.statistics_passes):
             sums: dict[str, NDArray[np.float64]] = {}
             for part in self._map(job, window, folded, f"statistics_{n}", self._sum_tile, advance):
-                for name, value in part.items():
-                    sums[name] = sums[name] + value if name in sums else value
+                accumulate(sums, part)
             count = np.array([window.shape[0] * window.shape[1]], dtype=np.float64)
             folded.update(self._sessions[f"fold_{n}"].run({**sums, "count": count}))
         return Statistics(folded, window.shape[0] * window.shape[1])
@@ -99,7 +98,7 @@ class Decoder:
     ) -> Iterator[Any]:
         """`work` on every tile of the window, on all threads, results in order."""
         rows, columns = job.axes(window)
-        tiles = decoder_tiles(rows, columns, job.plan.decoder_tile)
+        tiles = decoder_tiles(rows, columns, job.plan)
         waiting = iter(tiles)
         # Bounded, so that finished tiles never pile up in front of a slow consumer.
         futures = deque(self._submit(work, job, rows, columns, t, folded, graph) for t in islice(waiting, self._ahead))
@@ -123,9 +122,7 @@ class Decoder:
     ) -> dict[str, NDArray[np.float64]]:
         sums: dict[str, NDArray[np.float64]] = {}
         for _, _, outputs in self._blocks(job, rows, columns, tile, folded, graph):
-            for name, value in outputs.items():
-                wide = value.astype(np.float64)
-                sums[name] = sums[name] + wide if name in sums else wide
+            accumulate(sums, outputs)
         return sums
 
     def _colour_tile(
@@ -185,7 +182,8 @@ class Job:
         maps = session.run({"features": self._with_halo(tile)})
         size = sum(array.nbytes for array in maps.values())
         with self._lock:
-            if self._cached_bytes + size <= self.plan.cache_bytes:
+            # Two threads may have computed the same maps; only one of them is counted.
+            if tile.key not in self._cache and self._cached_bytes + size <= self.plan.cache_bytes:
                 self._cache[tile.key] = maps
                 self._cached_bytes += size
         return maps
@@ -199,6 +197,12 @@ class Job:
         inside = self.features[:, max(top, 0) : bottom, max(left, 0) : right]
         margins = ((0, 0), (max(-top, 0), max(bottom - height, 0)), (max(-left, 0), max(right - width, 0)))
         return np.pad(inside, margins)[None]
+
+
+def accumulate(sums: dict[str, NDArray[np.float64]], part: Tensors) -> None:
+    """Add the values of `part` to `sums` by name, in float64."""
+    for name, value in part.items():
+        sums[name] = sums.get(name, 0) + value.astype(np.float64)
 
 
 def geometry_inputs(names: list[str], rows: Axis, columns: Axis, tile: Tile, cell: Array) -> Tensors:

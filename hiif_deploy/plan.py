@@ -17,6 +17,8 @@ QUERY_BLOCK = 2048
 """Queries per decoder call: what fits a core's L2 cache (design/decoding.md §3e)."""
 TILE_ROWS = 8
 """Source rows of a decoder tile; its maps are shared by all queries between them."""
+BLOCKS_PER_TILE = 32
+"""Query blocks of a decoder tile at most, so that its colours stay small at any scale."""
 BLEND_OVERLAP = 32
 """Source pixels over which tiles are blended where no overlap is exact."""
 
@@ -33,6 +35,8 @@ class Plan:
     """Whether tiles are blended over the overlap because no overlap would be exact."""
     decoder_tile: tuple[int, int]
     """Source pixels (rows, columns) between whose centres one decoder tile's queries lie."""
+    tile_queries: int
+    """Most queries per decoder tile: at large scales a tile of source pixels is cut further."""
     query_block: int
     """Most queries per decoder call."""
     cache_bytes: int
@@ -70,7 +74,16 @@ def make_plan(
     cache = min(max(0, budget - working), pixel_bytes * (source[0] + source[0] // tile_rows + 1) * (source[1] + 1))
     if decoder.statistics_passes == 0:
         cache = 0
-    return Plan(tile, overlap, blended, (tile_rows, columns), query_block, cache, max(encoder_bytes, working + cache))
+    return Plan(
+        encoder_tile=tile,
+        overlap=overlap,
+        blended=blended,
+        decoder_tile=(tile_rows, columns),
+        tile_queries=BLOCKS_PER_TILE * query_block,
+        query_block=query_block,
+        cache_bytes=cache,
+        working_bytes=max(encoder_bytes, working + cache),
+    )
 
 
 def encoder_tiles(contract: Contract, source: tuple[int, int], budget: int) -> tuple[tuple[int, int], int, bool, int]:
@@ -141,12 +154,13 @@ class Tile:
         )  # fmt: skip
 
 
-def decoder_tiles(rows: Axis, columns: Axis, tile: tuple[int, int]) -> list[Tile]:
-    """Cut the queries so that each tile's lower taps fall into one cell of a grid of `tile` source pixels."""
+def decoder_tiles(rows: Axis, columns: Axis, plan: Plan) -> list[Tile]:
+    """Cut the queries so that each tile's lower taps fall into one cell of a grid of `decoder_tile` source pixels."""
     return [
-        Tile(row, column, _taps(rows, row), _taps(columns, column))
-        for row in _runs(rows, tile[0])
-        for column in _runs(columns, tile[1])
+        Tile(_shift(row, part_rows), _shift(column, part_columns), _taps(rows, row), _taps(columns, column))
+        for row in _runs(rows, plan.decoder_tile[0])
+        for column in _runs(columns, plan.decoder_tile[1])
+        for part_rows, part_columns in query_blocks(row.stop - row.start, column.stop - column.start, plan.tile_queries)
     ]
 
 
@@ -163,6 +177,10 @@ def _runs(axis: Axis, size: int) -> list[slice]:
     cells = axis.taps[0] // size
     edges = [0, *(int(n) + 1 for n in (cells[1:] != cells[:-1]).nonzero()[0]), axis.count]
     return [slice(start, stop) for start, stop in pairwise(edges)]
+
+
+def _shift(whole: slice, part: slice) -> slice:
+    return slice(whole.start + part.start, whole.start + part.stop)
 
 
 def _taps(axis: Axis, part: slice) -> slice:

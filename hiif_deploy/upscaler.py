@@ -201,7 +201,7 @@ class Upscaler:
         job = Job(self.contract, nothing, nothing, target, plan, nothing)
         count = 0
         for group in _groups(_whole(target), self.options.group_rows):
-            count += (passes + 1) * len(decoder_tiles(*job.axes(group), plan.decoder_tile))
+            count += (passes + 1) * len(decoder_tiles(*job.axes(group), plan))
         return encoder_calls(source, plan) + count
 
     def _colours(

@@ -11,6 +11,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from hiif_training.models.hiif import Hiif, Level, LinearAttention
 
@@ -73,10 +74,10 @@ class FirstLevel(nn.Module):
         mean, power = total + cell.sum(), square + (cell * cell).sum()
         hidden = torch.zeros(())
         for k in range(4):
-            local = moments.index_select(0, index[k])
+            local = embedding(index[k], moments)
             mean = mean + weight[k] * local[:, 0:1]
             power = power + weight[k] * weight[k] * local[:, 1:2]
-            product = maps[k].index_select(0, index[k]) * weight[k]
+            product = embedding(index[k], maps[k]) * weight[k]
             hidden = product if k == 0 else hidden + product
         mean, power = mean / self.inputs, power / self.inputs
         scale = (power - mean * mean + self.epsilon).rsqrt()
@@ -132,7 +133,7 @@ class BitTable(nn.Module):
         """[N, M], `constant` [M] added to every row."""
         table = self.table if constant is None else self.table + constant
         code = 2 * positions[0][self.level] + positions[1][self.level]
-        return table.index_select(0, code.flatten())
+        return embedding(code.flatten(), table)
 
     def moments(self, positions: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Sum of the bits [N, 1], which is the sum of their squares too."""
