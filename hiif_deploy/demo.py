@@ -17,10 +17,11 @@ from hiif_deploy.sizes import output_size
 from hiif_deploy.upscaler import Upscaler
 
 Pixels = NDArray[np.uint8]
-SAMPLES = ("astronaut", "coffee", "chelsea")
+SAMPLES = {"astronaut": (0.5, 0.45), "coffee": (0.7, 0.5), "chelsea": (0.3, 0.25)}
+"""Picture → centre (down, across) of the part that the sheet shows, as shares of its sides."""
 PANEL = 420
 """Pixels of a panel's sides in the sheet."""
-CROP = 0.5
+CROP = 0.4
 """Share of the picture's shorter side that a panel shows."""
 
 
@@ -45,7 +46,7 @@ def run_demo(bundle: str, folder: Path, scale: float, *, say: Callable[[str], No
             rows.append((name, small, large))
     path = folder / "comparison.png"
     write_image(path, Picture(comparison_sheet(rows)))
-    say(f"{path}: each picture's centre as input pixels, enlarged by bicubic, and by {contract.name}")
+    say(f"{path}: a part of each picture as input pixels, enlarged by bicubic, and by {contract.name}")
 
 
 def comparison_sheet(rows: list[tuple[str, Pixels, Pixels]]) -> Pixels:
@@ -57,23 +58,26 @@ def comparison_sheet(rows: list[tuple[str, Pixels, Pixels]]) -> Pixels:
     font = ImageFont.load_default(size=16)
     for column, title in enumerate(("input", "bicubic", "hiif-deploy")):
         draw.text((gap + column * (PANEL + gap), 5), title, fill="black", font=font)
-    for row, (_, small, large) in enumerate(rows):
-        for column, panel in enumerate(_panels(small, large)):
+    for row, (name, small, large) in enumerate(rows):
+        for column, panel in enumerate(_panels(small, large, SAMPLES[name])):
             sheet.paste(Image.fromarray(panel), (gap + column * (PANEL + gap), head + row * (PANEL + gap)))
     return np.asarray(sheet)
 
 
-def _panels(small: Pixels, large: Pixels) -> tuple[Pixels, Pixels, Pixels]:
+def _panels(small: Pixels, large: Pixels, centre: tuple[float, float]) -> tuple[Pixels, Pixels, Pixels]:
     height, width = large.shape[:2]
     bicubic = np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
     nearest = np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST_EXACT), dtype=np.uint8)
-    return _panel(nearest), _panel(bicubic), _panel(large)
+    return _panel(nearest, centre), _panel(bicubic, centre), _panel(large, centre)
 
 
-def _panel(picture: Pixels) -> Pixels:
-    """The centre of a picture, shown at the panel's size without inventing detail."""
+def _panel(picture: Pixels, centre: tuple[float, float]) -> Pixels:
+    """The part of a picture around `centre`, shown at the panel's size without inventing detail."""
     side = round(CROP * min(picture.shape[:2]))
-    top, left = (picture.shape[0] - side) // 2, (picture.shape[1] - side) // 2
+    top, left = (
+        min(max(0, round(share * length - side / 2)), length - side)
+        for share, length in zip(centre, picture.shape[:2], strict=True)
+    )
     crop = picture[top : top + side, left : left + side]
     way = cv2.INTER_AREA if side > PANEL else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(crop, (PANEL, PANEL), interpolation=way), dtype=np.uint8)

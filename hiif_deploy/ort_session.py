@@ -31,12 +31,14 @@ INSTALL = {
 class OrtSession:
     """One graph in ONNX Runtime. Outputs are fresh arrays that the caller owns."""
 
-    def __init__(self, graph: GraphContract, model: bytes, provider: str, threads: int) -> None:
+    def __init__(
+        self, graph: GraphContract, model: bytes, provider: str, threads: int, *, keep_memory: bool = True
+    ) -> None:
         self.name = graph.name
         self.provider = PROVIDERS.get(provider.lower(), provider)
         require_provider(self.provider)
         try:
-            self._session = ort.InferenceSession(model, _options(threads), providers=[self.provider])
+            self._session = ort.InferenceSession(model, _options(threads, keep_memory), providers=[self.provider])
         except Exception as error:  # ONNX Runtime raises half a dozen unrelated types
             raise EngineError(f"graph {graph.name}: ONNX Runtime cannot load it: {_first_line(error)}") from error
         _refuse_fallback(self._session, self.provider, graph.name)
@@ -64,12 +66,11 @@ def require_provider(provider: str) -> None:
         raise EngineError(f"{provider} is not in this ONNX Runtime ({ort.__version__} has {', '.join(available)}){how}")
 
 
-def _options(threads: int) -> ort.SessionOptions:
+def _options(threads: int, keep_memory: bool) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Without this, memory of the largest tile ever run is held for good.
-    options.enable_cpu_mem_arena = threads == 1
+    options.enable_cpu_mem_arena = keep_memory
     options.log_severity_level = 3
     return options
 

@@ -55,8 +55,13 @@ def usable_cores(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
         return cores
 
 
-def open_session(graph: GraphContract, model: bytes, options: EngineOptions, threads: int) -> Session:
-    """Load one graph on the engine that `options` name, with `threads` inside one call."""
+def open_session(
+    graph: GraphContract, model: bytes, options: EngineOptions, *, threads: int, keep_memory: bool
+) -> Session:
+    """Load one graph on the engine that `options` name, with `threads` inside one call.
+
+    `keep_memory` keeps the engine's buffers between calls: fast for many calls of one size, wasteful for few large ones.
+    """
     from hiif_deploy.ort_session import OrtSession
 
-    return OrtSession(graph, model, options.provider, threads)
+    return OrtSession(graph, model, options.provider, threads, keep_memory=keep_memory)

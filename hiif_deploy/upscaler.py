@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.bundle import DEFAULT_MODEL, Bundle, open_bundle
-from hiif_deploy.contract import Contract
+from hiif_deploy.contract import Contract, GraphContract
 from hiif_deploy.decode import Decoder, Job, Statistics, Window
 from hiif_deploy.encode import encode, encoder_calls
 from hiif_deploy.errors import OptionError
 from hiif_deploy.grid import relative_cell
 from hiif_deploy.pixels import Frame, FrameFormat, check_frame, from_unit, to_unit
 from hiif_deploy.plan import DEFAULT_BUDGET, QUERY_BLOCK, TILE_ROWS, Plan, decoder_tiles, make_plan
-from hiif_deploy.session import EngineOptions, open_session
+from hiif_deploy.session import EngineOptions, Session, open_session
 from hiif_deploy.sizes import (
     MAX_OUTPUT_PIXELS,
     Region,
@@ -98,16 +98,7 @@ class Upscaler:
         self.engine = engine or EngineOptions()
         self.options = options or RenderOptions()
         self._threads = self.engine.thread_count
-        sessions = {
-            graph.name: open_session(
-                graph,
-                self.bundle.graphs[graph.name],
-                # Folding is tiny and float64: always on the processor.
-                EngineOptions() if graph.name.startswith("fold") else self.engine,
-                self._threads if graph.name == "encoder" else 1,
-            )
-            for graph in self.contract.graphs
-        }
+        sessions = {graph.name: self._open(graph) for graph in self.contract.graphs}
         self._encoder = sessions["encoder"]
         self._decoder = Decoder(self.contract, sessions, self._threads)
 
@@ -118,6 +109,18 @@ class Upscaler:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _open(self, graph: GraphContract) -> Session:
+        # Folding is tiny and float64: always on the processor. The decoder's calls are small and many, one thread each.
+        engine = EngineOptions() if graph.name.startswith("fold") else self.engine
+        is_encoder = graph.name == "encoder"
+        return open_session(
+            graph,
+            self.bundle.graphs[graph.name],
+            engine,
+            threads=self._threads if is_encoder else 1,
+            keep_memory=not is_encoder,
+        )
 
     def close(self) -> None:
         """End the worker threads."""
