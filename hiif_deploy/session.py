@@ -60,7 +60,7 @@ def open_session(
 ) -> Session:
     """Load one graph on the engine that `options` name, with `threads` inside one call.
 
-    `keep_memory` keeps the engine's buffers between calls: fast for many calls of one size, wasteful for few large ones.
+    `keep_memory` keeps the engine's buffers between calls: for many calls of one size, not for few large ones.
     """
     from hiif_deploy.ort_session import OrtSession
 

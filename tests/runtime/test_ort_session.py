@@ -136,7 +136,7 @@ def test_eight_threads_get_the_answers_of_one(encoder: OrtSession) -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_number_of_threads_does_not_change_an_answer(bundle: Bundle, threads: int) -> None:
     graph = bundle.contract.graph("encoder")
-    session = open_session(graph, bundle.graphs["encoder"], EngineOptions(), threads)
+    session = open_session(graph, bundle.graphs["encoder"], EngineOptions(), threads=threads, keep_memory=True)
     found = session.run({"image": image(6, 5)})["features"]
     np.testing.assert_allclose(found, load(bundle, "cpu").run({"image": image(6, 5)})["features"], rtol=0, atol=1e-5)
 
