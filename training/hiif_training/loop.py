@@ -152,7 +152,7 @@ def _log(folder: Path, state: TrainingState, recipe: Recipe, loss: float, second
     path = folder / "loss.csv"
     is_new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         if is_new:
             writer.writerow(["step", "loss", "learning_rate", "seconds"])
         writer.writerow([state.step, f"{loss:.6f}", f"{learning_rate(recipe, state.step - 1):.3e}", f"{seconds:.1f}"])
