@@ -62,7 +62,7 @@ class RenderOptions:
 class Features:
     """An encoded picture. Holds arrays only, so it may be shared between threads and kept as long as wanted."""
 
-    maps: Array
+    encoded: Array
     """[C, h, w] float32, what the encoder answered."""
     image: Array
     """[h, w, 3] float32 in [0, 1], the picture itself (the decoder's skip reads it)."""
@@ -158,8 +158,8 @@ class Upscaler:
         check_frame(frame)
         image = to_unit(frame)
         plan = self.plan((image.shape[0], image.shape[1]))
-        maps = encode(self._encoder, self.contract, image, plan, advance)
-        return Features(maps, image, FrameFormat.of(frame))
+        encoded = encode(self._encoder, self.contract, image, plan, advance)
+        return Features(encoded, image, FrameFormat.of(frame))
 
     def statistics(self, features: Features, size: Size, *, advance: Callable[[int], None] = _ignore) -> Statistics:
         """Statistics of all queries of an output `size`; hand them to `render` for many regions of that size."""
@@ -229,7 +229,7 @@ class Upscaler:
         cell = relative_cell(features.size, size)
         if self.options.clip_cell:
             cell = cell * np.float32(max(size[0] / features.size[0] / self.contract.training_scales[1], 1))
-        return Job(self.contract, features.maps, features.image, size, self.plan(features.size), cell)
+        return Job(self.contract, features.encoded, features.image, size, self.plan(features.size), cell)
 
 
 def _mirror(frame: Frame, size: Size) -> Frame:

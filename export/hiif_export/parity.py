@@ -86,15 +86,15 @@ def compare(
     """The bundle against the plain PyTorch module, both in float32 on the same bits."""
     found = []
     for case in suite:
-        encoded = upscaler.encode(case.image)
+        answered = upscaler.encode(case.image)
         features = torch_features(model, upscaler, case.image)
-        colours = upscaler.render_unclamped(encoded, size=case.target)
+        colours = upscaler.render_unclamped(answered, size=case.target)
         expected = torch_colours(model, upscaler, case.image, features, case.target)
         source = (case.image.shape[0], case.image.shape[1])
         error = colours - expected
         found.append(
             Deviation(
-                case.picture, source, case.target, _largest(encoded.maps - features), _largest(error), _psnr(error)
+                case.picture, source, case.target, _largest(answered.encoded - features), _largest(error), _psnr(error)
             )
         )
         advance(1)

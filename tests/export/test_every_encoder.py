@@ -82,7 +82,7 @@ def test_tiles_are_exact_where_the_receptive_field_is_finite_and_blended_otherwi
             overlap=field or 16,
             blended=field is None,
         )
-        whole = upscaler.encode(image).maps
+        whole = upscaler.encode(image).encoded
         tiled = encode(upscaler._encoder, contract, image, plan, lambda _: None)
     difference = np.abs(tiled - whole).max()
     assert difference <= 1e-5 if field is not None else 1e-5 < difference <= 0.2 * np.abs(whole).max()

@@ -145,4 +145,4 @@ def test_the_public_features_are_met_by_the_exported_encoder(
     golden: Path, upscaler: Upscaler, intermediates: Case
 ) -> None:
     features = upscaler.encode(np.asarray(read(golden, "case_a")["input_u8"], dtype=np.uint8))
-    np.testing.assert_allclose(features.maps[None], intermediates["encoder"], atol=EXPORTED_TOLERANCE, rtol=0)
+    np.testing.assert_allclose(features.encoded[None], intermediates["encoder"], atol=EXPORTED_TOLERANCE, rtol=0)

@@ -276,3 +276,14 @@ def test_a_damaged_state_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(CheckpointError, match=r"state\.pt: truncated, damaged or not a checkpoint"):
         train(recipe, tmp_path, show_progress=False)
+
+
+def test_half_precision_trains_close_to_full_precision(recipe: Recipe, tmp_path: Path) -> None:
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        chosen = dataclasses.replace(recipe, precision=precision)
+        state = start(chosen)
+        crops = Crops(chosen, levels=state.model.config.levels, bits=state.model.config.bits)
+        losses[precision] = float(training_step(state, chosen, Sample.concatenate([crops[0], crops[1]])))
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
+    assert losses["bf16"] != losses["fp32"]
