@@ -77,8 +77,9 @@ class Outcome:
 def list_items(inputs: Sequence[Path], output: Path | None, label: str, suffix: str | None = None) -> list[Item]:
     """Pair inputs with outputs. Folders are searched recursively, their structure is kept below `output`.
 
-    Without `output` the result lies beside its input, `photo_x3.3.jpg`. OptionError where two inputs would give
-    one output or an input would be overwritten; ImageError where a folder holds no pictures.
+    Without `output` the result lies beside its input, `photo_x3.3.jpg`, and is not taken for an input itself.
+    OptionError where two inputs would give one output or an input would be overwritten; ImageError where a folder
+    holds no pictures.
     """
     wanted = None if suffix is None else "." + suffix.lower().lstrip(".")
     as_file = output is not None and len(inputs) == 1 and not inputs[0].is_dir() and _names_file(output)
@@ -94,6 +95,9 @@ def list_items(inputs: Sequence[Path], output: Path | None, label: str, suffix: 
             else:
                 target = source.with_name(f"{source.stem}_{label}{end}")
             items.append(Item(source, target))
+    # A second run over a folder must not enlarge what the first one made there.
+    made = {item.target for item in items if item.target != item.source}
+    items = [item for item in items if item.source not in made]
     _check_pairs(items)
     return items
 

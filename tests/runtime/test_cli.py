@@ -99,6 +99,14 @@ def test_a_folder_keeps_its_structure_and_goes_on_past_failures(
     assert (again["done"], again["failed"], again["skipped"]) == (0, 1, 2)
 
 
+def test_a_second_run_over_a_folder_does_not_enlarge_what_the_first_one_made(
+    run: Run, photo: Path, tiny_bundle: Path
+) -> None:
+    for _ in range(2):
+        assert run("upscale", photo.parent, "-b", tiny_bundle, "--scale", 2).code == 0
+    assert sorted(path.name for path in photo.parent.iterdir()) == ["photo of été.png", "photo of été_x2.png"]
+
+
 def test_json_reports_every_file(run: Run, photo: Path, tiny_bundle: Path) -> None:
     report = json.loads(run("upscale", photo, "-b", tiny_bundle, "--scale", 2, "--json", "--threads", 1).out)
     assert report["bundle"] == "tiny"

@@ -278,7 +278,7 @@ def test_a_damaged_state_is_refused(recipe: Recipe, tmp_path: Path) -> None:
         train(recipe, tmp_path, show_progress=False)
 
 
-def test_half_precision_trains_close_to_full_precision(recipe: Recipe, tmp_path: Path) -> None:
+def test_half_precision_trains_close_to_full_precision(recipe: Recipe) -> None:
     losses = {}
     for precision in ("fp32", "bf16"):
         chosen = dataclasses.replace(recipe, precision=precision)
