@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hiif_deploy.bundle import Bundle, open_bundle
 from hiif_deploy.errors import BundleError, EngineError, OptionError
-from hiif_deploy.ort_session import INSTALL, PROVIDERS, OrtSession
+from hiif_deploy.ort_session import INSTALL, PROVIDERS, OrtSession, provider_choice
 from hiif_deploy.session import EngineOptions, open_session, usable_cores
 from hiif_deploy.upscaler import Upscaler
 
@@ -156,3 +156,8 @@ def test_a_promised_tensor_that_the_graph_lacks_is_refused(bundle: Bundle) -> No
     other = replace(graph, outputs=(*graph.outputs, graph.inputs[0]))
     with pytest.raises(BundleError, match=re.escape("graph encoder: the file has ")):
         OrtSession(other, bundle.graphs["encoder"], "cpu", 1)
+
+
+def test_cuda_is_asked_for_full_fp32() -> None:
+    assert provider_choice("CUDAExecutionProvider") == ("CUDAExecutionProvider", {"use_tf32": "0"})
+    assert provider_choice("CPUExecutionProvider") == ("CPUExecutionProvider", {})
