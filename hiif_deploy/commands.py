@@ -68,13 +68,14 @@ def upscale(
     )
     with Upscaler(bundle, engine=EngineOptions(provider, threads), options=options) as upscaler:
         if dry_run:
-            outcomes = list(batch.plan_batch(upscaler, items, target, write))
+            work = batch.plan_batch(upscaler, items, target, write)
         else:
-            outcomes = []
-            for outcome in batch.run_batch(upscaler, items, target, write, show_progress=not quiet):
-                outcomes.append(outcome)
-                report.say_outcome(outcome, quiet=quiet)
-        report.say_batch(upscaler, outcomes, as_json=as_json, quiet=quiet)
+            work = batch.run_batch(upscaler, items, target, write, show_progress=not quiet)
+        outcomes = []
+        for outcome in work:
+            outcomes.append(outcome)
+            report.say_outcome(outcome, quiet=quiet or dry_run)
+        report.say_batch(upscaler, outcomes, as_json=as_json, quiet=quiet, is_plan=dry_run)
     if code := batch.exit_code(outcomes):
         raise typer.Exit(code)
 

@@ -26,7 +26,7 @@ def say_outcome(outcome: Outcome, *, quiet: bool) -> None:
         print(_line(outcome), file=sys.stderr, flush=True)
 
 
-def say_batch(upscaler: Upscaler, outcomes: Sequence[Outcome], *, as_json: bool, quiet: bool) -> None:
+def say_batch(upscaler: Upscaler, outcomes: Sequence[Outcome], *, as_json: bool, quiet: bool, is_plan: bool) -> None:
     """The closing report: JSON on stdout, or a table of plans or a count on stderr."""
     if as_json:
         found = {
@@ -38,7 +38,7 @@ def say_batch(upscaler: Upscaler, outcomes: Sequence[Outcome], *, as_json: bool,
             **summary(outcomes),
         }
         print(json.dumps(found, indent=1, ensure_ascii=False))
-    elif any(outcome.status == "planned" for outcome in outcomes):
+    elif is_plan:
         Console().print(_plan_table(upscaler, outcomes))
     elif len(outcomes) > 1 and not quiet:
         counts = summary(outcomes)

@@ -129,6 +129,11 @@ def test_a_dry_run_plans_and_writes_nothing(run: Run, photo: Path, tiny_bundle: 
     assert "28x20" in run("upscale", photo, "-b", tiny_bundle, "--scale", 2, "--dry-run").out
 
 
+def test_a_dry_run_tells_what_would_fail(run: Run, photo: Path, tiny_bundle: Path) -> None:
+    result = run("upscale", photo, "-b", tiny_bundle, "--size", "5x5", "--dry-run")
+    assert (result.code, "this model only enlarges" in result.err) == (2, True)
+
+
 def test_alpha_depth_orientation_and_profile_survive(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
     rgba = np.zeros((8, 12, 4), np.uint8)
     rgba[:, :6] = (200, 30, 10, 255)
