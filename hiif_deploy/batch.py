@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +13,13 @@ import numpy as np
 
 from hiif_deploy.alpha import fill_under_alpha, upscale_alpha
 from hiif_deploy.errors import HiifError, ImageError, OptionError
-from hiif_deploy.images import MAX_PIXELS, Picture, check_target, read_image, write_image
+from hiif_deploy.images import MAX_PIXELS, SUFFIXES, Picture, check_target, read_image, write_image
 from hiif_deploy.progress import Progress
 from hiif_deploy.target import Target
 from hiif_deploy.upscaler import Upscaler
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+PROBE = 48
+"""Pixels of the sides of the picture that is timed for an estimate."""
 
 
 @dataclass(frozen=True)
@@ -103,33 +105,32 @@ def list_items(inputs: Sequence[Path], output: Path | None, label: str, suffix: 
 
 
 def run_batch(
-    upscaler: Upscaler,
-    items: Sequence[Item],
-    target: Target,
-    options: WriteOptions,
-    *,
-    show_progress: bool = True,
+    upscaler: Upscaler, items: Sequence[Item], target: Target, options: WriteOptions, *, show_progress: bool = True
 ) -> Iterator[Outcome]:
     """Make every item; one that fails is reported and the others go on."""
-    for number, item in enumerate(items, 1):
-        if item.target.exists() and not options.overwrite:
-            yield Outcome(str(item.source), str(item.target), "skipped", notes=("exists; --overwrite makes it again",))
-            continue
+
+    def make(number: int, item: Item) -> Outcome:
         title = f"[{number}/{len(items)}] {item.source.name}" if len(items) > 1 else item.source.name
-        try:
-            yield _make(upscaler, item, target, options, title if show_progress else None)
-        except HiifError as error:
-            yield Outcome(str(item.source), str(item.target), "failed", error=str(error), exit_code=error.exit_code)
+        return _make(upscaler, item, target, options, title if show_progress else None)
+
+    return _each(items, options, make)
 
 
 def plan_batch(upscaler: Upscaler, items: Sequence[Item], target: Target, options: WriteOptions) -> Iterator[Outcome]:
     """What `run_batch` would do, with memory and time estimated; nothing is written."""
-    for item in items:
+    # Timing a small picture takes a second or so: once per scale is enough.
+    pace = functools.cache(functools.partial(measure_pace, upscaler))
+    return _each(items, options, lambda _, item: _plan(upscaler, item, target, options, pace))
+
+
+def _each(items: Sequence[Item], options: WriteOptions, work: Callable[[int, Item], Outcome]) -> Iterator[Outcome]:
+    """`work` on every item, numbered from 1, that is not there already; a failure becomes an outcome."""
+    for number, item in enumerate(items, 1):
         if item.target.exists() and not options.overwrite:
             yield Outcome(str(item.source), str(item.target), "skipped", notes=("exists; --overwrite makes it again",))
             continue
         try:
-            yield _plan(upscaler, item, target, options)
+            yield work(number, item)
         except HiifError as error:
             yield Outcome(str(item.source), str(item.target), "failed", error=str(error), exit_code=error.exit_code)
 
@@ -159,18 +160,21 @@ def _make(upscaler: Upscaler, item: Item, target: Target, options: WriteOptions,
     )  # fmt: skip
 
 
-def _plan(upscaler: Upscaler, item: Item, target: Target, options: WriteOptions) -> Outcome:
+def _plan(
+    upscaler: Upscaler, item: Item, target: Target, options: WriteOptions, pace: Callable[[tuple[int, int]], Pace]
+) -> Outcome:
     picture = read_image(item.source, max_pixels=options.max_pixels)
     size = target.size(picture.size)
     if item.target.parent.is_dir():
         check_target(item.target, size)
     plan = upscaler.plan(picture.size)
+    # For its refusals: a plan must fail where the run would.
     upscaler.steps(picture.size, size)
     channels = 1 if picture.pixels.ndim == 2 else 3
     features = 4 * upscaler.contract.encoder.channels + 12
     whole = picture.size[0] * picture.size[1] * features + size[0] * size[1] * channels * picture.pixels.itemsize
     passes = upscaler.contract.decoder.statistics_passes + 1
-    seconds = estimate_seconds(upscaler, picture.size, size)
+    seconds = pace(probe_size(picture.size, size)).seconds(picture.size, size)
     return Outcome(
         str(item.source), str(item.target), "planned", _across_down(picture.size), _across_down(size),
         round(seconds, 1), round(size[0] * size[1] / 1e6 / seconds, 4),
@@ -179,20 +183,37 @@ def _plan(upscaler: Upscaler, item: Item, target: Target, options: WriteOptions)
     )  # fmt: skip
 
 
-def estimate_seconds(upscaler: Upscaler, source: tuple[int, int], target: tuple[int, int]) -> float:
-    """Seconds for a picture, from timing a small one at the same scale on this machine."""
-    side = 48
-    small = np.random.default_rng(0).random((side, side, 3)).astype(np.float32)
-    scale = (max(1.0, target[0] / source[0]), max(1.0, target[1] / source[1]))
-    size = (min(round(side * scale[0]), 4 * side), min(round(side * scale[1]), 4 * side))
+@dataclass(frozen=True)
+class Pace:
+    """How fast a model is on this machine."""
+
+    per_source_pixel: float
+    """Seconds of the encoder."""
+    per_query: float
+    """Seconds of all passes of the decoder."""
+
+    def seconds(self, source: tuple[int, int], target: tuple[int, int]) -> float:
+        """Estimate for a picture."""
+        return self.per_source_pixel * source[0] * source[1] + self.per_query * target[0] * target[1]
+
+
+def probe_size(source: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+    """Output size of the small picture that stands for this one: the same scale, at most 4."""
+    scales = (max(1.0, after / before) for before, after in zip(source, target, strict=True))
+    height, width = (min(round(PROBE * scale), 4 * PROBE) for scale in scales)
+    return height, width
+
+
+def measure_pace(upscaler: Upscaler, size: tuple[int, int]) -> Pace:
+    """Time a small picture upscaled to `size`, after a warm-up."""
+    small = np.random.default_rng(0).random((PROBE, PROBE, 3)).astype(np.float32)
     upscaler.upscale(small, size=size)
     began = time.perf_counter()
     features = upscaler.encode(small)
     encoded = time.perf_counter()
     upscaler.render(features, size=size)
     decoded = time.perf_counter()
-    per_source_pixel, per_query = (encoded - began) / side**2, (decoded - encoded) / (size[0] * size[1])
-    return per_source_pixel * source[0] * source[1] + per_query * target[0] * target[1]
+    return Pace((encoded - began) / PROBE**2, (decoded - encoded) / (size[0] * size[1]))
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> int:

@@ -52,6 +52,11 @@ class GraphContract:
     outputs: tuple[TensorContract, ...]
     """In the graph's order."""
 
+    @property
+    def geometry(self) -> list[str]:
+        """Names of the inputs that the axis tables fill."""
+        return [tensor.name for tensor in self.inputs if tensor.name in GEOMETRY_INPUTS]
+
 
 @dataclass(frozen=True)
 class EncoderContract:

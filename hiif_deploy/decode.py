@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.contract import GEOMETRY_INPUTS, Contract
+from hiif_deploy.contract import Contract
 from hiif_deploy.grid import Axis, axis_table
 from hiif_deploy.plan import Plan, Tile, decoder_tiles, query_blocks
 from hiif_deploy.session import Session, Tensors
@@ -49,8 +49,6 @@ class Statistics:
 
     folded: Tensors
     """Inputs of later graphs by name; empty for uncoupled decoders."""
-    count: int
-    """Queries that were summed up."""
 
 
 class Decoder:
@@ -61,10 +59,7 @@ class Decoder:
         self._sessions = sessions
         self._ahead = 2 * threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="hiif-decode")
-        self._names = {
-            graph.name: [tensor.name for tensor in graph.inputs if tensor.name in GEOMETRY_INPUTS]
-            for graph in contract.graphs
-        }
+        self._names = {graph.name: graph.geometry for graph in contract.graphs}
 
     def close(self) -> None:
         """End the threads."""
@@ -79,7 +74,7 @@ class Decoder:
                 accumulate(sums, part)
             count = np.array([window.shape[0] * window.shape[1]], dtype=np.float64)
             folded.update(self._sessions[f"fold_{n}"].run({**sums, "count": count}))
-        return Statistics(folded, window.shape[0] * window.shape[1])
+        return Statistics(folded)
 
     def colours(
         self, job: Job, window: Window, statistics: Statistics, advance: Advance
@@ -97,9 +92,8 @@ class Decoder:
         advance: Advance,
     ) -> Iterator[Any]:
         """`work` on every tile of the window, on all threads, results in order."""
-        rows, columns = job.axes(window)
-        tiles = decoder_tiles(rows, columns, job.plan)
-        waiting = iter(tiles)
+        rows, columns = query_axes(self.contract, job.source, job.size, window)
+        waiting = iter(decoder_tiles(rows, columns, job.plan))
         # Bounded, so that finished tiles never pile up in front of a slow consumer.
         futures = deque(self._submit(work, job, rows, columns, t, folded, graph) for t in islice(waiting, self._ahead))
         try:
@@ -166,15 +160,6 @@ class Job:
         """(height, width) of the features."""
         return self.features.shape[1], self.features.shape[2]
 
-    def axes(self, window: Window) -> tuple[Axis, Axis]:
-        """Row and column tables of the window."""
-        decoder = self.contract.decoder
-        rows, columns = (
-            axis_table(source, target, part, levels=decoder.levels, bits=decoder.bits)
-            for source, target, part in zip(self.source, self.size, (window.rows, window.columns), strict=True)
-        )
-        return rows, columns
-
     def maps(self, tile: Tile, session: Session) -> Tensors:
         """Maps of the tile's source pixels, kept between passes as far as the plan's cache reaches."""
         if tile.key in self._cache:
@@ -197,6 +182,16 @@ class Job:
         inside = self.features[:, max(top, 0) : bottom, max(left, 0) : right]
         margins = ((0, 0), (max(-top, 0), max(bottom - height, 0)), (max(-left, 0), max(right - width, 0)))
         return np.pad(inside, margins)[None]
+
+
+def query_axes(contract: Contract, source: Size, target: Size, window: Window) -> tuple[Axis, Axis]:
+    """Row and column tables of a window of the output, as the contract's decoder wants them."""
+    decoder = contract.decoder
+    rows, columns = (
+        axis_table(*sizes, levels=decoder.levels, bits=decoder.bits)
+        for sizes in zip(source, target, (window.rows, window.columns), strict=True)
+    )
+    return rows, columns
 
 
 def accumulate(sums: dict[str, NDArray[np.float64]], part: Tensors) -> None:

@@ -33,7 +33,7 @@ def run_demo(bundle: str, folder: Path, scale: float, *, say: Callable[[str], No
         contract = upscaler.contract
         say(f"model {contract.name}: {contract.parameters:,} parameters, {upscaler.engine.thread_count} threads")
         for name in SAMPLES:
-            small = _sample(name)
+            small = sample(name)
             size = output_size((small.shape[0], small.shape[1]), scale=scale)
             began = time.perf_counter()
             large: Pixels = upscaler.upscale(small, size=size)
@@ -83,6 +83,7 @@ def _panel(picture: Pixels, centre: tuple[float, float]) -> Pixels:
     return np.asarray(cv2.resize(crop, (PANEL, PANEL), interpolation=way), dtype=np.uint8)
 
 
-def _sample(name: str) -> Pixels:
+def sample(name: str) -> Pixels:
+    """A picture that the package carries, [h, w, 3] uint8 RGB."""
     with as_file(files("hiif_deploy") / "samples" / f"{name}.png") as path:
         return np.asarray(read_image(path).pixels, dtype=np.uint8)

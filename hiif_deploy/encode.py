@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.contract import Contract
+from hiif_deploy.pixels import mirror
 from hiif_deploy.plan import Plan
 from hiif_deploy.session import Session
+from hiif_deploy.sizes import padded_size
 
 Array = NDArray[np.float32]
 
@@ -56,9 +58,8 @@ def normalise(contract: Contract, image: Array) -> Array:
 
 def _run(session: Session, contract: Contract, image: Array) -> Array:
     height, width = image.shape[:2]
-    multiple = contract.encoder.size_multiple
-    below, right = -height % multiple, -width % multiple
-    padded = np.pad(image, ((0, below), (0, right), (0, 0)), mode="symmetric") if below or right else image
+    size = padded_size((height, width), contract.encoder.size_multiple)
+    padded = image if size == (height, width) else mirror(image, size)
     features: Array = session.run({"image": normalise(contract, padded)})["features"][0]
     return features[:, :height, :width]
 

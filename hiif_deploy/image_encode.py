@@ -58,6 +58,8 @@ WEBP = Format("WebP", (".webp",), 16383, frozenset({"icc", "exif", "xmp"}))
 TIFF = Format("TIFF", (".tif", ".tiff"), 2**31 - 1, frozenset({"icc", "exif", "xmp", "dpi"}), deep=True)
 BMP = Format("BMP", (".bmp",), 2**31 - 1, frozenset({"dpi"}), alpha=False)
 FORMATS = (PNG, JPEG, WEBP, TIFF, BMP)
+SUFFIXES = tuple(suffix for known in FORMATS for suffix in known.suffixes)
+"""Lower-case suffixes of every kind of picture file that is read and written."""
 
 
 def format_of(path: Path) -> Format:
@@ -65,9 +67,8 @@ def format_of(path: Path) -> Format:
     for known in FORMATS:
         if path.suffix.lower() in known.suffixes:
             return known
-    suffixes = ", ".join(suffix for known in FORMATS for suffix in known.suffixes)
     found = path.suffix or "(no suffix)"
-    raise ImageError(f"{path}: cannot write pictures of type {found}; use one of {suffixes}")
+    raise ImageError(f"{path}: cannot write pictures of type {found}; use one of {', '.join(SUFFIXES)}")
 
 
 def encode(picture: Picture, target: Format, *, quality: int, lossless: bool) -> tuple[bytes, tuple[str, ...]]:

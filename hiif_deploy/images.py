@@ -16,10 +16,10 @@ from pathlib import Path
 
 from hiif_deploy.errors import ImageError, OptionError
 from hiif_deploy.image_decode import DAMAGE, decode
-from hiif_deploy.image_encode import encode, format_of
+from hiif_deploy.image_encode import SUFFIXES, encode, format_of
 from hiif_deploy.picture import Picture
 
-__all__ = ["MAX_PIXELS", "Picture", "check_target", "read_image", "write_image"]
+__all__ = ["MAX_PIXELS", "SUFFIXES", "Picture", "check_target", "read_image", "write_image"]
 
 MAX_PIXELS = 2**28
 """Default limit of `read_image`: 16384×16384."""

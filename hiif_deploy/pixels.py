@@ -83,6 +83,13 @@ def from_unit(unit: NDArray[np.float32], like: FrameFormat) -> Frame:
     return frame[..., None] if like.channels == 1 else frame
 
 
+def mirror(frame: Frame, size: tuple[int, int]) -> Frame:
+    """`frame` continued below and to the right by its mirror image, up to `size` = (height, width)."""
+    margins = ((0, size[0] - frame.shape[0]), (0, size[1] - frame.shape[1]), (0, 0))[: frame.ndim]
+    mirrored: Frame = np.pad(frame, margins, mode="symmetric")
+    return mirrored
+
+
 def _luma(unit: NDArray[np.float32]) -> NDArray[np.float32]:
     red, green, blue = unit[..., 0], unit[..., 1], unit[..., 2]
     # Written as green plus differences: identical channels come back bit for bit.

@@ -65,6 +65,11 @@ def check_region(size: Size, region: Region) -> None:
         )
 
 
+def padded_size(size: Size, multiple: int) -> Size:
+    """The next size whose sides are multiples of `multiple`."""
+    return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
+
+
 def published_size(source: Size, target: Size, multiple: int) -> tuple[Size, Size]:
     """Padded source and target of the published evaluation of window transformers (design/model.md E4).
 

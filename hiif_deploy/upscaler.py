@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from hiif_deploy.bundle import DEFAULT_MODEL, Bundle, open_bundle
 from hiif_deploy.contract import Contract, GraphContract
-from hiif_deploy.decode import Decoder, Job, Statistics, Window
+from hiif_deploy.decode import Decoder, Job, Statistics, Window, query_axes
 from hiif_deploy.encode import encode, encoder_calls
 from hiif_deploy.errors import OptionError
 from hiif_deploy.grid import relative_cell
-from hiif_deploy.pixels import Frame, FrameFormat, check_frame, from_unit, to_unit
+from hiif_deploy.pixels import Frame, FrameFormat, check_frame, from_unit, mirror, to_unit
 from hiif_deploy.plan import DEFAULT_BUDGET, QUERY_BLOCK, TILE_ROWS, Plan, decoder_tiles, make_plan
 from hiif_deploy.session import EngineOptions, Session, open_session
 from hiif_deploy.sizes import (
@@ -49,7 +49,6 @@ class RenderOptions:
     group_rows: int | None = None
     """None: exact, statistics over the whole picture. A number: the published evaluation, which takes statistics
     from groups of so many output rows (300, or 100), seams included (design/model.md E7)."""
-
     clip_cell: bool = False
     """Tell the decoder no smaller cell than it saw in training, as the published evaluation does (E3)."""
 
@@ -144,14 +143,12 @@ class Upscaler:
         check_frame(frame)
         source = (frame.shape[0], frame.shape[1])
         target = output_size(source, scale=scale, size=size)
-        check_output(source, target, self.options.max_output_pixels)
-        multiple = self.contract.encoder.size_multiple
-        if self.options.group_rows is not None and multiple > 1:
+        padded, whole = self._evaluated(source, target)
+        if padded != source:
             region = region or (0, 0, *target)
             check_region(target, region)
-            padded, target = published_size(source, target, multiple)
-            frame = _mirror(frame, padded)
-        return self.render(self.encode(frame, advance=advance), size=target, region=region, advance=advance)
+            frame = mirror(frame, padded)
+        return self.render(self.encode(frame, advance=advance), size=whole, region=region, advance=advance)
 
     def encode(self, frame: Frame, *, advance: Callable[[int], None] = _ignore) -> Features:
         """Run the encoder over a frame."""
@@ -197,15 +194,20 @@ class Upscaler:
 
     def steps(self, source: Size, target: Size) -> int:
         """How many steps `upscale` reports for a whole picture."""
-        check_output(source, target, self.options.max_output_pixels)
+        source, target = self._evaluated(source, target)
         plan = self.plan(source)
-        passes = self.contract.decoder.statistics_passes
-        nothing = np.empty((0, *source), np.float32)
-        job = Job(self.contract, nothing, nothing, target, plan, nothing)
-        count = 0
-        for group in _groups(_whole(target), self.options.group_rows):
-            count += (passes + 1) * len(decoder_tiles(*job.axes(group), plan))
-        return encoder_calls(source, plan) + count
+        groups = _groups(_whole(target), self.options.group_rows)
+        axes = (query_axes(self.contract, source, target, group) for group in groups)
+        tiles = sum(len(decoder_tiles(rows, columns, plan)) for rows, columns in axes)
+        return encoder_calls(source, plan) + (self.contract.decoder.statistics_passes + 1) * tiles
+
+    def _evaluated(self, source: Size, target: Size) -> tuple[Size, Size]:
+        """Sizes that are really encoded and decoded: larger than asked where the published evaluation pads."""
+        check_output(source, target, self.options.max_output_pixels)
+        multiple = self.contract.encoder.size_multiple
+        if self.options.group_rows is None or multiple == 1:
+            return source, target
+        return published_size(source, target, multiple)
 
     def _colours(
         self, features: Features, size: Size, window: Window, statistics: Statistics | None,
@@ -230,13 +232,6 @@ class Upscaler:
         if self.options.clip_cell:
             cell = cell * np.float32(max(size[0] / features.size[0] / self.contract.training_scales[1], 1))
         return Job(self.contract, features.encoded, features.image, size, self.plan(features.size), cell)
-
-
-def _mirror(frame: Frame, size: Size) -> Frame:
-    """`frame` continued below and to the right by its mirror image."""
-    margins = ((0, size[0] - frame.shape[0]), (0, size[1] - frame.shape[1]), (0, 0))[: frame.ndim]
-    mirrored: Frame = np.pad(frame, margins, mode="symmetric")
-    return mirrored
 
 
 def _whole(size: Size) -> Window:

@@ -10,6 +10,7 @@ import typer
 
 from hiif_deploy.errors import OptionError
 from hiif_deploy.extras import require_extra
+from hiif_deploy.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +48,7 @@ def export(
         training_scales=parse_scales(scales),
         overwrite=overwrite,
         say=_silent if quiet else _say,
+        show_progress=not quiet,
     )
     if not quiet:
         print_deviations(found)
@@ -81,7 +83,9 @@ def verify(
         graphs = compare_graphs(model, upscaler.bundle)
         print_graph_deviations(graphs)
         check_graphs(graphs)
-        found = compare(model, upscaler, cases())
+        suite = cases()
+        with Progress("verifying", len(suite), unit="cases") as progress:
+            found = compare(model, upscaler, suite, progress.advance)
         print_deviations(found)
         check(found, tolerance)
         _say(f"{bundle}: equals {checkpoint} run by PyTorch within {tolerance:.0e}, on {provider}")

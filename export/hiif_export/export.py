@@ -32,6 +32,7 @@ from hiif_deploy.contract import (
     to_json,
 )
 from hiif_deploy.errors import OptionError
+from hiif_deploy.progress import Progress
 from hiif_deploy.upscaler import Upscaler
 from hiif_export.graph import Graph
 from hiif_export.graph_parity import GraphDeviation, check_graphs, compare_graphs
@@ -55,11 +56,13 @@ def export_bundle(
     suite: list[Case] | None = None,
     overwrite: bool = False,
     say: Say = lambda _: None,
+    show_progress: bool = False,
 ) -> list[Deviation]:
     """Write a bundle to `folder` and return what its verification measured.
 
-    `say` is told of each stage. ParityError where the graphs deviate from `model` by more than the tolerance; then,
-    as after any other failure, nothing is left behind and an existing folder is as it was.
+    `say` is told of each stage, and `show_progress` shows how far the verification is. ParityError where the graphs
+    deviate from `model` by more than the tolerance; then, as after any other failure, nothing is left behind and an
+    existing folder is as it was.
     """
     if folder.exists() and not overwrite:
         raise OptionError(f"{folder} exists already; choose another folder or add --overwrite")
@@ -74,7 +77,9 @@ def export_bundle(
         with Upscaler(aside) as upscaler:
             graph_deviations = compare_graphs(model, upscaler.bundle)
             check_graphs(graph_deviations)
-            found = compare(model, upscaler, suite if suite is not None else cases())
+            asked = suite if suite is not None else cases()
+            with Progress("verifying", len(asked), unit="cases", enabled=show_progress) as progress:
+                found = compare(model, upscaler, asked, progress.advance)
             check(found)
             reference = _write_reference(model, upscaler, aside)
         _write_contract(replace(contract, reference=reference, parity=_parity(found, graph_deviations)), aside)

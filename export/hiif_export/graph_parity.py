@@ -87,8 +87,7 @@ def _geometry(bundle: Bundle, source: tuple[int, int], size: tuple[int, int]) ->
         axis_table(n, m, levels=decoder.levels, bits=decoder.bits) for n, m in zip(source, size, strict=True)
     )
     whole = Tile(slice(0, size[0]), slice(0, size[1]), slice(0, source[0]), slice(0, source[1]))
-    names = [tensor.name for tensor in bundle.contract.graph("decoder").inputs]
-    wanted = [name for name in names if name.startswith(("row_", "column_", "cell"))]
+    wanted = bundle.contract.graph("decoder").geometry
     count = np.array([size[0] * size[1]], dtype=np.float64)
     return {**geometry_inputs(wanted, rows, columns, whole, relative_cell(source, size)), "count": count}
 

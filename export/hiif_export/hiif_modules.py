@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from hiif_training.models.hiif import Hiif, Level, LinearAttention
+from hiif_training.queries import CORNERS
 
-CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 AREA_SCALE = 2.0**30
 AREA_EPSILON = float(torch.tensor(1e-9, dtype=torch.float32)) * AREA_SCALE
 

@@ -6,17 +6,16 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hiif_deploy.demo import SAMPLES, sample
 from hiif_deploy.encode import normalise
 from hiif_deploy.errors import ParityError
-from hiif_deploy.images import read_image
-from hiif_deploy.pixels import to_unit
-from hiif_deploy.sizes import Scale, output_size
+from hiif_deploy.pixels import mirror, to_unit
+from hiif_deploy.sizes import Scale, output_size, padded_size
 from hiif_deploy.upscaler import Upscaler
 from hiif_training.models.hiif import Hiif, skip
 from hiif_training.queries import grid_queries
@@ -29,7 +28,6 @@ SIZES = ((1, 1), (7, 5), (33, 2), (16, 24))
 """Source sizes: the smallest, odd, tall, ordinary."""
 SCALES: tuple[Scale, ...] = (1.0, 1.37, 2.0, 3.3, 4.0, 8.0, 12.0, (1.5, 2.75))
 """Dyadic ones sit on rounding edges of the bits; the last one is anisotropic."""
-PICTURES = ("astronaut", "coffee", "chelsea")
 
 
 @dataclass(frozen=True)
@@ -65,19 +63,14 @@ class Deviation:
 def cases(sizes: Sequence[tuple[int, int]] = SIZES, scales: Sequence[Scale] = SCALES) -> list[Case]:
     """Crops of the sample pictures, every size at every scale, the pictures taking turns."""
     found = []
+    names = list(SAMPLES)
     for n, (size, scale) in enumerate(itertools.product(sizes, scales)):
-        name = PICTURES[n % len(PICTURES)]
+        name = names[n % len(names)]
         image = sample(name)
         top, left = (image.shape[0] - size[0]) // 2, (image.shape[1] - size[1]) // 2
         crop = np.ascontiguousarray(image[top : top + size[0], left : left + size[1]])
         found.append(Case(name, crop, output_size(size, scale=scale)))
     return found
-
-
-def sample(name: str) -> NDArray[np.uint8]:
-    """A picture that the package carries, [h, w, 3] uint8 RGB."""
-    with as_file(files("hiif_deploy") / "samples" / f"{name}.png") as path:
-        return np.asarray(read_image(path).pixels, dtype=np.uint8)
 
 
 def compare(
@@ -103,10 +96,8 @@ def compare(
 
 def torch_features(model: Hiif, upscaler: Upscaler, image: NDArray[np.uint8]) -> Array:
     """[C, h, w] of the plain encoder, the picture padded as the contract says."""
-    multiple = upscaler.contract.encoder.size_multiple
     height, width = image.shape[:2]
-    padding = ((0, -height % multiple), (0, -width % multiple), (0, 0))
-    padded = np.pad(to_unit(image), padding, mode="symmetric")
+    padded = mirror(to_unit(image), padded_size((height, width), upscaler.contract.encoder.size_multiple))
     with torch.no_grad():
         features = model.encode(torch.from_numpy(normalise(upscaler.contract, padded)))
     return np.ascontiguousarray(features[0, :, :height, :width].numpy())

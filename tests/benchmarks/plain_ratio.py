@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from hiif_deploy import EngineOptions, Upscaler
-from hiif_export.parity import sample, torch_colours, torch_features
+from hiif_deploy.demo import sample
+from hiif_export.parity import torch_colours, torch_features
 from hiif_training.checkpoint import load_checkpoint
 
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from hiif_deploy import RenderOptions, Upscaler
+from hiif_deploy.demo import sample
 from hiif_deploy.encode import encode
 from hiif_deploy.verify import check_stored, compare_stored
 from hiif_export.export import export_bundle
-from hiif_export.parity import cases, check, compare, sample
+from hiif_export.parity import cases, check, compare
 from hiif_training.models.hiif import Hiif
 from hiif_training.models.registry import make_model
 

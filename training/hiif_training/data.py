@@ -15,10 +15,9 @@ from torch.utils.data import Dataset
 
 from hiif_deploy.errors import ImageError
 from hiif_deploy.grid import BitRule
+from hiif_deploy.images import SUFFIXES
 from hiif_training.queries import Queries, scattered_queries
 from hiif_training.recipe import Recipe
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 
 
 @dataclass(frozen=True)
