@@ -4,6 +4,7 @@ from hiif_deploy.bundle import Bundle, open_bundle, shipped_models
 from hiif_deploy.errors import (
     BundleError,
     CheckpointError,
+    EngineAbsentError,
     EngineError,
     FrameError,
     HiifError,
@@ -22,6 +23,7 @@ __all__ = [
     "Bundle",
     "BundleError",
     "CheckpointError",
+    "EngineAbsentError",
     "EngineError",
     "EngineOptions",
     "Features",

@@ -150,13 +150,14 @@ def _make(upscaler: Upscaler, item: Item, target: Target, options: WriteOptions,
     size = target.size(picture.size)
     item.target.parent.mkdir(parents=True, exist_ok=True)
     check_target(item.target, size)
-    began = time.perf_counter()
+    began, rescued = time.perf_counter(), upscaler.rescued
     result = upscale_picture(upscaler, picture, size, title)
-    seconds = time.perf_counter() - began
+    seconds, rescued = time.perf_counter() - began, upscaler.rescued - rescued
     lost = write_image(item.target, result, quality=options.quality, lossless=options.lossless)
+    again = (f"{rescued} blocks were no numbers in half precision and were decoded again in fp32",) if rescued else ()
     return Outcome(
         str(item.source), str(item.target), "done", _across_down(picture.size), _across_down(size),
-        round(seconds, 4), round(size[0] * size[1] / 1e6 / seconds, 4), notes=(*picture.notes, *lost),
+        round(seconds, 4), round(size[0] * size[1] / 1e6 / seconds, 4), notes=(*picture.notes, *lost, *again),
     )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ class Bundle:
     contract: Contract
     """What it promises."""
     graphs: dict[str, bytes]
-    """Graph name → the ONNX file's bytes, whose hash was checked."""
+    """Graph key (`decoder`, `decoder.fp16`) → the ONNX file's bytes, whose hash was checked."""
 
     def reference(self) -> dict[str, NDArray[Any]]:
         """Stored pictures and PyTorch's answers to them (see `hiif_export.parity`)."""
@@ -52,7 +52,7 @@ def open_bundle(location: str | Path = DEFAULT_MODEL) -> Bundle:
     """Open a bundle folder, or a shipped model by name. BundleError says in one sentence what is wrong."""
     folder = find_bundle(location)
     contract = read_contract(folder)
-    graphs = {g.name: _checked_bytes(folder, g.file, g.sha256) for g in contract.graphs}
+    graphs = {g.key: _checked_bytes(folder, g.file, g.sha256) for g in contract.graphs}
     return Bundle(folder, contract, graphs)
 
 

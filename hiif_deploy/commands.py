@@ -14,11 +14,18 @@ from rich.console import Console
 from hiif_deploy import batch, doctor, report
 from hiif_deploy.bundle import DEFAULT_MODEL, open_bundle
 from hiif_deploy.images import MAX_PIXELS
-from hiif_deploy.session import EngineOptions
+from hiif_deploy.contract import Precision
+from hiif_deploy.session import Engine, EngineOptions
 from hiif_deploy.target import parse_target
+from hiif_deploy.trt_library import LibraryName
 from hiif_deploy.upscaler import RenderOptions, Upscaler
 
 BundleOption = Annotated[str, typer.Option("--bundle", "-b", help="Bundle folder, or name of a shipped model.")]
+EngineOption = Annotated[Engine, typer.Option(help="auto: TensorRT, else CUDA, else the processor; says which.")]
+PrecisionOption = Annotated[
+    Precision | None, typer.Option(help="Of the graphs that run; default: fp16 on TensorRT, fp32 elsewhere.")
+]
+LibraryOption = Annotated[LibraryName, typer.Option(help="With --engine tensorrt: which of the two products.")]
 ProviderOption = Annotated[str, typer.Option(help="ONNX Runtime execution provider; never replaced silently.")]
 ThreadsOption = Annotated[int, typer.Option(help="Processor threads; 0 takes all that this process may use.")]
 MemoryOption = Annotated[int, typer.Option(help="Working memory in MiB, beside input, features and output.")]
@@ -48,7 +55,10 @@ def upscale(
     overwrite: Annotated[bool, typer.Option(help="Make outputs again that exist; otherwise they are skipped.")] = False,
     memory: MemoryOption = 1024,
     threads: ThreadsOption = 0,
+    engine: EngineOption = "onnxruntime",
     provider: ProviderOption = "cpu",
+    precision: PrecisionOption = None,
+    library: LibraryOption = "tensorrt",
     published_rows: Annotated[
         int | None,
         typer.Option(help="Published evaluation: statistics per so many output rows (300 or 100), seams included."),
@@ -66,7 +76,8 @@ def upscale(
     options = RenderOptions(
         memory=memory << 20, max_output_pixels=max_pixels, group_rows=published_rows, clip_cell=is_published
     )
-    with Upscaler(bundle, engine=EngineOptions(provider, threads), options=options) as upscaler:
+    chosen = EngineOptions(engine=engine, provider=provider, threads=threads, precision=precision, library=library)
+    with Upscaler(bundle, engine=chosen, options=options) as upscaler:
         if dry_run:
             work = batch.plan_batch(upscaler, items, target, write)
         else:

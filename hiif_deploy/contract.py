@@ -12,11 +12,14 @@ from hiif_deploy.errors import BundleError
 from hiif_deploy.grid import BitRule
 
 FORMAT = "hiif-deploy bundle"
-VERSION = 1
-"""Raised when an older runtime could no longer read a bundle right."""
+VERSION = 2
+"""Raised when an older runtime could no longer read a bundle right; 1 knew no precisions. All earlier ones are read."""
 MOST = {"statistics_passes": 64, "levels": 30}
 """Largest counts that make sense where larger ones would exhaust memory or overflow; others end at `MOST_OTHER`."""
 MOST_OTHER = 1 << 20
+
+Precision = Literal["fp32", "fp16"]
+"""Of the features, the weights and the matrix products; what needs float32 has it in both."""
 
 GEOMETRY_INPUTS = frozenset({
     "row_tap", "column_tap", "row_distance", "column_distance",
@@ -31,7 +34,7 @@ class TensorContract:
 
     name: str
     """As in the ONNX file."""
-    dtype: Literal["float32", "float64", "int32"]
+    dtype: Literal["float16", "float32", "float64", "int32"]
     """Element type."""
     shape: tuple[int | str, ...]
     """Sizes; a name marks a dynamic axis, and equal names agree within one call."""
@@ -51,6 +54,13 @@ class GraphContract:
     """In the graph's order."""
     outputs: tuple[TensorContract, ...]
     """In the graph's order."""
+    precision: Precision = "fp32"
+    """The same graph may exist in several; fold graphs exist once."""
+
+    @property
+    def key(self) -> str:
+        """Unique inside the bundle: `decoder`, `decoder.fp16`."""
+        return self.name if self.precision == "fp32" else f"{self.name}.{self.precision}"
 
     @property
     def geometry(self) -> list[str]:
@@ -147,20 +157,45 @@ class Contract:
         low, high = self.training_scales
         if not 1 <= low <= high:
             raise BundleError(f"training scales {low} to {high}: expected 1 ≤ low ≤ high")
-        names = [graph.name for graph in self.graphs]
-        for name in expected_graphs(self.decoder.statistics_passes):
-            if names.count(name) != 1:
-                raise BundleError(f"graph {name!r} occurs {names.count(name)} times, expected once")
+        keys = [graph.key for graph in self.graphs]
+        for precision in self.precisions:
+            for key in expected_graphs(self.decoder.statistics_passes, precision):
+                if keys.count(key) != 1:
+                    raise BundleError(f"graph {key!r} occurs {keys.count(key)} times, expected once")
 
-    def graph(self, name: str) -> GraphContract:
-        """The graph of that name; it exists, because construction checked."""
-        return next(graph for graph in self.graphs if graph.name == name)
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """What the graphs exist in, fp32 first."""
+        found = {graph.precision for graph in self.graphs} | {"fp32"}
+        return tuple(precision for precision in get_args(Precision) if precision in found)
+
+    def graph(self, name: str, precision: Precision = "fp32") -> GraphContract:
+        """The graph of that name; fold graphs are the same in every precision. BundleError where it is missing."""
+        wanted = "fp32" if is_fold(name) else precision
+        for graph in self.graphs:
+            if (graph.name, graph.precision) == (name, wanted):
+                return graph
+        raise BundleError(
+            f"bundle {self.name} holds no {wanted} graph {name!r} (it has {', '.join(self.precisions)}); "
+            f"export it again with --precision fp32,{wanted}"
+        )
+
+    def chain(self, precision: Precision = "fp32") -> dict[str, GraphContract]:
+        """Graph name → the graph of that precision, in the order of use."""
+        names = (key.partition(".")[0] for key in expected_graphs(self.decoder.statistics_passes, precision))
+        return {name: self.graph(name, precision) for name in names}
 
 
-def expected_graphs(statistics_passes: int) -> list[str]:
-    """Graph names of a bundle in the order of use."""
+def expected_graphs(statistics_passes: int, precision: Precision = "fp32") -> list[str]:
+    """Keys of the graphs of a bundle in the order of use."""
     passes = [f"{kind}_{n}" for n in range(statistics_passes) for kind in ("statistics", "fold")]
-    return ["encoder", "maps", *passes, "decoder"]
+    names = ["encoder", "maps", *passes, "decoder"]
+    return names if precision == "fp32" else [n if is_fold(n) else f"{n}.{precision}" for n in names]
+
+
+def is_fold(name: str) -> bool:
+    """Whether a graph is one of the float64 ones that every precision shares."""
+    return name.startswith("fold_")
 
 
 def from_json(kind: Any, value: Any, where: str = "bundle.json") -> Any:

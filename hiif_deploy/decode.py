@@ -26,6 +26,8 @@ from hiif_deploy.sizes import Size
 
 Array = NDArray[np.float32]
 Advance = Callable[[int], None]
+Sums = dict[str, NDArray[np.float64]]
+"""What a statistics pass adds up, by name."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,16 @@ class Decoder:
         """All statistics passes over the queries of `window`."""
         folded: dict[str, NDArray[Any]] = {}
         for n in range(self.contract.decoder.statistics_passes):
-            sums: dict[str, NDArray[np.float64]] = {}
-            for part in self._map(job, window, folded, f"statistics_{n}", self._sum_tile, advance):
-                accumulate(sums, part)
-            count = np.array([window.shape[0] * window.shape[1]], dtype=np.float64)
-            folded.update(self._sessions[f"fold_{n}"].run({**sums, "count": count}))
+            sums = self.sums(job, window, folded, n, advance)
+            folded.update(fold(self._sessions[f"fold_{n}"], sums, window))
         return Statistics(folded)
+
+    def sums(self, job: Job, window: Window, folded: Tensors, n: int, advance: Advance) -> Sums:
+        """What pass `n` sums up over the queries of `window`, given what earlier passes found."""
+        sums: Sums = {}
+        for part in self._map(job, window, folded, f"statistics_{n}", self._sum_tile, advance):
+            accumulate(sums, part)
+        return sums
 
     def colours(
         self, job: Job, window: Window, statistics: Statistics, advance: Advance
@@ -111,10 +117,8 @@ class Decoder:
     ) -> Future[Any]:
         return self._pool.submit(work, job, rows[tile.rows], columns[tile.columns], tile, *rest)
 
-    def _sum_tile(
-        self, job: Job, rows: Axis, columns: Axis, tile: Tile, folded: Tensors, graph: str
-    ) -> dict[str, NDArray[np.float64]]:
-        sums: dict[str, NDArray[np.float64]] = {}
+    def _sum_tile(self, job: Job, rows: Axis, columns: Axis, tile: Tile, folded: Tensors, graph: str) -> Sums:
+        sums: Sums = {}
         for _, _, outputs in self._blocks(job, rows, columns, tile, folded, graph):
             accumulate(sums, outputs)
         return sums
@@ -141,10 +145,10 @@ class Decoder:
 class Job:
     """One picture's features and one output size: what every pass over its queries shares."""
 
-    def __init__(self, contract: Contract, features: Array, image: Array, size: Size, plan: Plan, cell: Array) -> None:
+    def __init__(self, contract: Contract, features: Any, image: Array, size: Size, plan: Plan, cell: Array) -> None:
         self.contract = contract
         self.features = features
-        """[C, h, w]."""
+        """[C, h, w], as the backend's encoder gave it."""
         self.image = image
         """Unit picture [h, w, 3], for the skip."""
         self.size = size
@@ -194,7 +198,13 @@ def query_axes(contract: Contract, source: Size, target: Size, window: Window) -
     return rows, columns
 
 
-def accumulate(sums: dict[str, NDArray[np.float64]], part: Tensors) -> None:
+def fold(session: Session, sums: Sums, window: Window) -> dict[str, NDArray[Any]]:
+    """Sums over the queries of `window` → inputs of the next passes."""
+    count = np.array([window.shape[0] * window.shape[1]], dtype=np.float64)
+    return session.run({**sums, "count": count})
+
+
+def accumulate(sums: Sums, part: Tensors) -> None:
     """Add the values of `part` to `sums` by name, in float64."""
     for name, value in part.items():
         sums[name] = sums.get(name, 0) + value.astype(np.float64)

@@ -11,6 +11,7 @@ import onnxruntime
 
 from hiif_deploy import __version__
 from hiif_deploy.bundle import open_bundle, shipped_models
+from hiif_deploy.device import DeviceLayer, device_layers
 from hiif_deploy.errors import HiifError
 from hiif_deploy.extras import EXTRAS, OPTIONAL_PACKAGES, installed_version
 from hiif_deploy.ort_session import INSTALL, PROVIDERS
@@ -44,6 +45,7 @@ def examine() -> list[Finding]:
         *(_provider(short, full) for short, full in PROVIDERS.items()),
         *(_model(name) for name in shipped_models()),
         *(_optional(name) for name in OPTIONAL_PACKAGES),
+        *(_device_layer(layer) for layer in device_layers()),
     ]
 
 
@@ -77,6 +79,12 @@ def _model(name: str) -> Finding:
     except HiifError as error:
         return Finding(f"model {name}", "broken", str(error), "pip install --force-reinstall hiif-deploy")
     return Finding(f"model {name}", "ok", f"{contract.parameters:,} parameters")
+
+
+def _device_layer(layer: DeviceLayer) -> Finding:
+    if layer.version is None:
+        return Finding(f"GPU layer {layer.name}", "absent", "not installed", layer.install)
+    return Finding(f"GPU layer {layer.name}", "ok", layer.version)
 
 
 def _optional(name: str) -> Finding:

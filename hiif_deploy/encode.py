@@ -29,12 +29,12 @@ def encode(session: Session, contract: Contract, image: Array, plan: Plan, advan
         return features
     total = np.zeros((contract.encoder.channels, height, width), dtype=np.float32)
     weight = np.zeros((height, width), dtype=np.float32) if plan.blended else None
-    for rows in _steps(height, plan.encoder_tile[0]):
-        for columns in _steps(width, plan.encoder_tile[1]):
-            seen_rows, seen_columns = _widen(rows, plan.overlap, height), _widen(columns, plan.overlap, width)
+    for rows in steps(height, plan.encoder_tile[0]):
+        for columns in steps(width, plan.encoder_tile[1]):
+            seen_rows, seen_columns = widen(rows, plan.overlap, height), widen(columns, plan.overlap, width)
             features = _run(session, contract, image[seen_rows, seen_columns])
             if weight is None:
-                inner = (slice(None), _within(rows, seen_rows), _within(columns, seen_columns))
+                inner = (slice(None), within(rows, seen_rows), within(columns, seen_columns))
                 total[:, rows, columns] = features[inner]
             else:
                 ramp = _ramp(rows, seen_rows)[:, None] * _ramp(columns, seen_columns)
@@ -46,7 +46,7 @@ def encode(session: Session, contract: Contract, image: Array, plan: Plan, advan
 
 def encoder_calls(source: tuple[int, int], plan: Plan) -> int:
     """How many tiles `encode` runs."""
-    return len(_steps(source[0], plan.encoder_tile[0])) * len(_steps(source[1], plan.encoder_tile[1]))
+    return len(steps(source[0], plan.encoder_tile[0])) * len(steps(source[1], plan.encoder_tile[1]))
 
 
 def normalise(contract: Contract, image: Array) -> Array:
@@ -64,15 +64,18 @@ def _run(session: Session, contract: Contract, image: Array) -> Array:
     return features[:, :height, :width]
 
 
-def _steps(size: int, step: int) -> list[slice]:
+def steps(size: int, step: int) -> list[slice]:
+    """Cut 0:size into parts of at most `step`."""
     return [slice(start, min(start + step, size)) for start in range(0, size, step)]
 
 
-def _widen(part: slice, overlap: int, size: int) -> slice:
+def widen(part: slice, overlap: int, size: int) -> slice:
+    """The part and `overlap` pixels to both sides, as far as there are any."""
     return slice(max(0, part.start - overlap), min(size, part.stop + overlap))
 
 
-def _within(part: slice, whole: slice) -> slice:
+def within(part: slice, whole: slice) -> slice:
+    """The part as seen from the beginning of `whole`."""
     return slice(part.start - whole.start, part.stop - whole.start)
 
 

@@ -3,12 +3,13 @@
     HiifError                     exit code 1
     ├── UsageError                exit code 2: what was asked cannot be done
     │   ├── ScaleError            a scale, size or region
+    │   ├── EngineAbsentError     an inference engine that is not installed
     │   └── OptionError           any other option or argument
     ├── FrameError                an array handed to the upscaler
     ├── ImageError                a picture file: unreadable, truncated, too large, unwritable
     ├── BundleError               a bundle: missing, tampered, newer, foreign
     ├── CheckpointError           a checkpoint: wrong keys, shapes, names, truncated
-    ├── EngineError               an inference engine: absent, failed, or another than the one asked for
+    ├── EngineError               an inference engine: unusable, failed, or another than the one asked for
     ├── ParityError               two implementations disagree beyond tolerance
     └── MissingExtraError         an optional package that the asked work needs
 
@@ -34,6 +35,10 @@ class ScaleError(UsageError):
     """A scale, an output size or a region is out of range."""
 
 
+class EngineAbsentError(UsageError):
+    """An inference engine was asked for that is not installed."""
+
+
 class OptionError(UsageError):
     """An option or argument is out of range or contradicts another."""
 
@@ -55,7 +60,7 @@ class CheckpointError(HiifError):
 
 
 class EngineError(HiifError):
-    """An inference engine is absent, failed, or is not the one asked for."""
+    """An inference engine is unusable, failed, or is not the one asked for."""
 
 
 class ParityError(HiifError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -32,7 +32,9 @@ def say_batch(upscaler: Upscaler, outcomes: Sequence[Outcome], *, as_json: bool,
         found = {
             "bundle": upscaler.contract.name,
             "folder": str(upscaler.bundle.folder),
-            "provider": upscaler.engine.provider,
+            "engine": upscaler.description,
+            "precision": upscaler.precision,
+            "rescued_blocks": upscaler.rescued,
             "threads": upscaler.engine.thread_count,
             "files": [asdict(outcome) for outcome in outcomes],
             **summary(outcomes),
@@ -57,10 +59,19 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
         "training_scales": list(contract.training_scales),
         "encoder": asdict(contract.encoder),
         "decoder": asdict(contract.decoder),
-        "graphs": {graph.file: f"{len(bundle.graphs[graph.name]):,} bytes" for graph in contract.graphs},
-        "parity": {key: value for key, value in contract.parity.items() if key not in ("cases", "graphs")},
+        "graphs": {graph.file: f"{len(bundle.graphs[graph.key]):,} bytes" for graph in contract.graphs},
+        "parity": _without_cases(contract.parity),
         "provenance": dict(contract.provenance),
     }  # fmt: skip
+
+
+def _without_cases(parity: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of each precision, without the lists that they sum up."""
+    return {
+        key: _without_cases(value) if isinstance(value, dict) else value
+        for key, value in parity.items()
+        if key not in ("cases", "graphs")
+    }
 
 
 def bundle_table(bundle: Bundle) -> Table:
@@ -96,7 +107,7 @@ def _line(outcome: Outcome) -> str:
 
 
 def _plan_table(upscaler: Upscaler, outcomes: Sequence[Outcome]) -> Table:
-    title = f"plan: {upscaler.contract.name}, {upscaler.engine.provider}, {upscaler.engine.thread_count} threads"
+    title = f"plan: {upscaler.contract.name}, {upscaler.description}, {upscaler.engine.thread_count} threads"
     table = Table(title=title, title_justify="left")
     for column in ("input", "from", "to", "output", "memory", "decoder calls", "about"):
         table.add_column(column, overflow="fold")

@@ -6,13 +6,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from numpy.typing import NDArray
 
-from hiif_deploy.contract import GraphContract
+from hiif_deploy.contract import GraphContract, Precision
 from hiif_deploy.errors import OptionError
+from hiif_deploy.trt_library import LibraryName
 
+Engine = Literal["onnxruntime", "tensorrt", "auto"]
+"""What runs the graphs."""
 Tensors = Mapping[str, NDArray[Any]]
 """Tensor name → array."""
 
@@ -29,12 +32,29 @@ class Session(Protocol):
 class EngineOptions:
     """Which engine runs the graphs, and with how much of the machine."""
 
+    engine: Engine = "onnxruntime"
+    """`auto` takes TensorRT where its engines are stored or can be built, else ONNX Runtime on CUDA, else on the
+    processor, and says which and why."""
     provider: str = "cpu"
     """ONNX Runtime execution provider: `cpu`, `cuda`, `tensorrt`, … or its full name."""
     threads: int = 0
     """Processor threads; 0 takes as many as this process may use."""
+    precision: Precision | None = None
+    """Which of the bundle's graphs are run; None: fp16 on TensorRT, fp32 elsewhere."""
+    library: LibraryName = "tensorrt"
+    """TensorRT or TensorRT-RTX."""
+    store: Path | None = None
+    """Folder of the stored engines; None: the user's own (`EngineStore.open`)."""
+    device_layer: str = "auto"
+    """Python layer to the GPU: `cuda-python`, `pycuda`, or whichever is there."""
+    gpu_memory: int | None = None
+    """Most bytes of GPU memory that one picture's maps may take; None: a quarter of what the GPU has."""
 
     def __post_init__(self) -> None:
+        if self.engine not in get_args(Engine):
+            raise OptionError(f"engine is {self.engine!r}: expected one of {', '.join(get_args(Engine))}")
+        if self.precision not in (None, *get_args(Precision)):
+            raise OptionError(f"precision is {self.precision!r}: expected one of {', '.join(get_args(Precision))}")
         if self.threads < 0:
             raise OptionError(f"threads is {self.threads}: expected 0 (all) or more")
 

@@ -11,15 +11,16 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from hiif_deploy.backend import Backend, Encoded
 from hiif_deploy.bundle import DEFAULT_MODEL, Bundle, open_bundle
-from hiif_deploy.contract import Contract, GraphContract
-from hiif_deploy.decode import Decoder, Job, Statistics, Window, query_axes
-from hiif_deploy.encode import encode, encoder_calls
+from hiif_deploy.contract import Contract, Precision
+from hiif_deploy.decode import Job, Statistics, Window
+from hiif_deploy.engine_choice import open_backend
 from hiif_deploy.errors import OptionError
 from hiif_deploy.grid import relative_cell
 from hiif_deploy.pixels import Frame, FrameFormat, check_frame, from_unit, mirror, to_unit
-from hiif_deploy.plan import DEFAULT_BUDGET, QUERY_BLOCK, TILE_ROWS, Plan, decoder_tiles, make_plan
-from hiif_deploy.session import EngineOptions, Session, open_session
+from hiif_deploy.plan import DEFAULT_BUDGET, QUERY_BLOCK, TILE_ROWS, Plan, make_plan
+from hiif_deploy.session import Engine, EngineOptions
 from hiif_deploy.sizes import (
     MAX_OUTPUT_PIXELS,
     Region,
@@ -59,10 +60,10 @@ class RenderOptions:
 
 @dataclass(frozen=True)
 class Features:
-    """An encoded picture. Holds arrays only, so it may be shared between threads and kept as long as wanted."""
+    """An encoded picture; may be shared between threads and kept as long as its upscaler is open."""
 
-    encoded: Array
-    """[C, h, w] float32, what the encoder answered."""
+    encoded: Encoded
+    """[C, h, w], what the encoder answered, where the engine keeps it."""
     image: Array
     """[h, w, 3] float32 in [0, 1], the picture itself (the decoder's skip reads it)."""
     format: FrameFormat
@@ -89,17 +90,16 @@ class Upscaler:
         self,
         bundle: str | Path | Bundle = DEFAULT_MODEL,
         *,
-        engine: EngineOptions | None = None,
+        engine: EngineOptions | Engine | None = None,
         options: RenderOptions | None = None,
+        backend: Backend | None = None,
     ) -> None:
-        """`bundle` is a folder, a shipped model's name or an opened bundle. Raises BundleError, EngineError."""
+        """`bundle` is a folder, a shipped model's name or an opened bundle; `engine` a name (`onnxruntime`, `tensorrt`,
+        `auto`) or all that can be chosen. `backend` is one that is open already. Raises BundleError, EngineError."""
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-        self.engine = engine or EngineOptions()
+        self.engine = EngineOptions(engine=engine) if isinstance(engine, str) else engine or EngineOptions()
         self.options = options or RenderOptions()
-        self._threads = self.engine.thread_count
-        sessions = {graph.name: self._open(graph) for graph in self.contract.graphs}
-        self._encoder = sessions["encoder"]
-        self._decoder = Decoder(self.contract, sessions, self._threads)
+        self._backend = backend or open_backend(self.bundle, self.engine)
 
     def __enter__(self) -> Self:
         return self
@@ -109,21 +109,24 @@ class Upscaler:
     ) -> None:
         self.close()
 
-    def _open(self, graph: GraphContract) -> Session:
-        # Folding is tiny and float64: always on the processor. The decoder's calls are small and many, one thread each.
-        engine = EngineOptions() if graph.name.startswith("fold") else self.engine
-        is_encoder = graph.name == "encoder"
-        return open_session(
-            graph,
-            self.bundle.graphs[graph.name],
-            engine,
-            threads=self._threads if is_encoder else 1,
-            keep_memory=not is_encoder,
-        )
-
     def close(self) -> None:
-        """End the worker threads."""
-        self._decoder.close()
+        """End the worker threads, free the engine's memory."""
+        self._backend.close()
+
+    @property
+    def description(self) -> str:
+        """Engine, precision and device in use."""
+        return self._backend.description
+
+    @property
+    def precision(self) -> Precision:
+        """Of the graphs that run."""
+        return self._backend.precision
+
+    @property
+    def rescued(self) -> int:
+        """Blocks of queries that half precision could not answer and that were decoded again in fp32."""
+        return self._backend.rescued
 
     @property
     def contract(self) -> Contract:
@@ -155,12 +158,12 @@ class Upscaler:
         check_frame(frame)
         image = to_unit(frame)
         plan = self.plan((image.shape[0], image.shape[1]))
-        encoded = encode(self._encoder, self.contract, image, plan, advance)
+        encoded = self._backend.encode(image, plan, advance)
         return Features(encoded, image, FrameFormat.of(frame))
 
     def statistics(self, features: Features, size: Size, *, advance: Callable[[int], None] = _ignore) -> Statistics:
         """Statistics of all queries of an output `size`; hand them to `render` for many regions of that size."""
-        return self._decoder.statistics(self._job(features, size), _whole(size), advance)
+        return self._backend.statistics(self._job(features, size), _whole(size), advance)
 
     def render(
         self, features: Features, *, scale: Scale | None = None, size: Size | None = None,
@@ -188,7 +191,7 @@ class Upscaler:
         """How a picture of that (height, width) is cut."""
         options = self.options
         return make_plan(
-            self.contract, source, budget=options.memory, threads=self._threads,
+            self.contract, source, budget=options.memory, threads=self.engine.thread_count,
             query_block=options.query_block, tile_rows=options.tile_rows,
         )  # fmt: skip
 
@@ -196,10 +199,7 @@ class Upscaler:
         """How many steps `upscale` reports for a whole picture."""
         source, target = self._evaluated(source, target)
         plan = self.plan(source)
-        groups = _groups(_whole(target), self.options.group_rows)
-        axes = (query_axes(self.contract, source, target, group) for group in groups)
-        tiles = sum(len(decoder_tiles(rows, columns, plan)) for rows, columns in axes)
-        return encoder_calls(source, plan) + (self.contract.decoder.statistics_passes + 1) * tiles
+        return self._backend.steps(plan, source, target, _groups(_whole(target), self.options.group_rows))
 
     def _evaluated(self, source: Size, target: Size) -> tuple[Size, Size]:
         """Sizes that are really encoded and decoded: larger than asked where the published evaluation pads."""
@@ -215,15 +215,15 @@ class Upscaler:
     ) -> Iterator[tuple[slice, slice, Array]]:  # fmt: skip
         job = self._job(features, size)
         if self.options.group_rows is None:
-            found = statistics or self._decoder.statistics(job, _whole(size), advance)
-            yield from self._decoder.colours(job, window, found, advance)
+            found = statistics or self._backend.statistics(job, _whole(size), advance)
+            yield from self._backend.colours(job, window, found, advance)
             return
         for group in _groups(_whole(size), self.options.group_rows):
             part = _overlap(group, window)
             if part is not None:
-                found = self._decoder.statistics(job, group, advance)
+                found = self._backend.statistics(job, group, advance)
                 start = part.rows[0] - window.rows[0]
-                for rows, columns, colours in self._decoder.colours(job, part, found, advance):
+                for rows, columns, colours in self._backend.colours(job, part, found, advance):
                     yield slice(rows.start + start, rows.stop + start), columns, colours
 
     def _job(self, features: Features, size: Size) -> Job:

@@ -54,3 +54,19 @@ def tiny_bundle(tiny_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Pa
     suite = cases(sizes=((6, 9),), scales=(2.0, 3.3))
     export_bundle(tiny_model, TINY_SPEC, folder, name="tiny", provenance={"weights": "random"}, suite=suite)
     return folder
+
+
+@pytest.fixture(scope="session")
+def half_bundle(tiny_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_model` as a bundle in both precisions, exported once per run of the tests."""
+    pytest.importorskip("onnxscript")
+    from hiif_export.export import export_bundle
+    from hiif_export.parity import cases
+
+    folder = tmp_path_factory.mktemp("bundle") / "half"
+    suite = cases(sizes=((6, 9),), scales=(2.0, 3.3))
+    export_bundle(
+        tiny_model, TINY_SPEC, folder, name="half", provenance={"weights": "random"}, suite=suite,
+        precisions=("fp32", "fp16"),
+    )  # fmt: skip
+    return folder

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
+from hiif_deploy.commands import EngineOption, LibraryOption, PrecisionOption, ProviderOption
+from hiif_deploy.contract import Precision
 from hiif_deploy.errors import OptionError
 from hiif_deploy.extras import require_extra
 from hiif_deploy.progress import Progress
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from hiif_export.graph_parity import GraphDeviation
     from hiif_export.parity import Deviation
+    from hiif_export.tensor_parity import TensorDeviation
 
 
 def register(app: typer.Typer) -> None:
@@ -30,6 +33,9 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the bundle to write.")],
     name: Annotated[str | None, typer.Option(help="Name of the model; default: the folder's.")] = None,
     scales: Annotated[str, typer.Option(help="Scales seen in training, LOW-HIGH.")] = "1-4",
+    precision: Annotated[
+        str, typer.Option(help="Precisions of the graphs: fp32, and fp16 for TensorRT; for example fp32,fp16.")
+    ] = "fp32,fp16",
     overwrite: Annotated[bool, typer.Option(help="Replace a bundle that is there.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")] = False,
 ) -> None:
@@ -38,6 +44,7 @@ def export(
     from hiif_export.export import export_bundle, file_provenance
     from hiif_training.checkpoint import load_checkpoint
 
+    precisions = parse_precisions(precision)
     loaded = load_checkpoint(checkpoint)
     found = export_bundle(
         loaded.model,
@@ -46,6 +53,7 @@ def export(
         name=name or output.name,
         provenance=file_provenance(checkpoint, loaded.metadata),
         training_scales=parse_scales(scales),
+        precisions=precisions,
         overwrite=overwrite,
         say=_silent if quiet else _say,
         show_progress=not quiet,
@@ -58,37 +66,59 @@ def export(
 def verify(
     bundle: Annotated[str, typer.Argument(help="Bundle folder, or name of a shipped model.")],
     checkpoint: Annotated[Path | None, typer.Option(help="Compare with this checkpoint run by PyTorch.")] = None,
-    provider: Annotated[str, typer.Option(help="ONNX Runtime execution provider.")] = "cpu",
-    tolerance: Annotated[float, typer.Option(help="Largest deviation, colours in [0, 1].")] = 1e-4,
+    engine: EngineOption = "onnxruntime",
+    provider: ProviderOption = "cpu",
+    precision: PrecisionOption = None,
+    library: LibraryOption = "tensorrt",
+    tolerance: Annotated[
+        float | None, typer.Option(help="Largest deviation, colours in [0, 1]; default: what an export must keep.")
+    ] = None,
 ) -> None:
     """Check a bundle: against PyTorch's stored answers, or with --checkpoint against PyTorch itself."""
     from hiif_deploy.session import EngineOptions
     from hiif_deploy.upscaler import Upscaler
-    from hiif_deploy.verify import check_stored, compare_stored
+    from hiif_deploy.verify import TOLERANCES, Tolerance, check_stored, compare_stored
 
-    with Upscaler(bundle, engine=EngineOptions(provider)) as upscaler:
+    options = EngineOptions(engine=engine, provider=provider, precision=precision, library=library)
+    with Upscaler(bundle, engine=options) as upscaler:
+        precision = upscaler.precision
+        allowed = TOLERANCES[precision] if tolerance is None else Tolerance(tolerance, tolerance, psnr=0)
+        place = f"within {allowed.largest:.1e} ({upscaler.description})"
         if checkpoint is None:
             stored = compare_stored(upscaler)
-            for name, error in stored.items():
-                print(f"{name}: largest deviation {error:.2e}")
-            check_stored(stored, tolerance)
-            _say(f"{bundle}: answers as PyTorch did at export, within {tolerance:.0e}, on {provider}")
+            for name, found in stored.items():
+                print(f"{name}: largest deviation {found.largest:.2e}, {found.psnr:.0f} dB")
+            check_stored(stored, allowed)
+            _say(f"{bundle}: answers as PyTorch did at export, {place}")
             return
         require_extra("export")
         from hiif_export.graph_parity import check_graphs, compare_graphs
         from hiif_export.parity import cases, check, compare
+        from hiif_export.tensor_parity import compare_tensors
         from hiif_training.checkpoint import load_checkpoint
 
         model = load_checkpoint(checkpoint).model
-        graphs = compare_graphs(model, upscaler.bundle)
+        # Polygraphy runs the graphs on ONNX Runtime, whichever engine runs the whole.
+        graphs = compare_graphs(model, upscaler.bundle, precision)
         print_graph_deviations(graphs)
-        check_graphs(graphs)
+        check_graphs(graphs, precision)
+        if precision != "fp32":
+            print_tensor_deviations(compare_tensors(model, upscaler.bundle, precision))
         suite = cases()
         with Progress("verifying", len(suite), unit="cases") as progress:
-            found = compare(model, upscaler, suite, progress.advance)
-        print_deviations(found)
-        check(found, tolerance)
-        _say(f"{bundle}: equals {checkpoint} run by PyTorch within {tolerance:.0e}, on {provider}")
+            deviations = compare(model, upscaler, suite, progress.advance)
+        print_deviations(deviations)
+        check(deviations, allowed)
+        _say(f"{bundle}: equals {checkpoint} run by PyTorch {place}")
+
+
+def parse_precisions(text: str) -> list[Precision]:
+    """`fp32,fp16` → those, fp32 first and always there."""
+    known: tuple[Precision, ...] = get_args(Precision)
+    asked = [word.strip() for word in text.split(",")]
+    if "fp32" not in asked or not set(asked) <= set(known) or len(set(asked)) < len(asked):
+        raise OptionError(f"--precision {text!r}: expected fp32, or fp32,fp16 (fp32 is what the others are held to)")
+    return [precision for precision in known if precision in asked]
 
 
 def parse_scales(text: str) -> tuple[float, float]:
@@ -126,6 +156,18 @@ def print_graph_deviations(found: Sequence[GraphDeviation]) -> None:
     for deviation in found:
         numbers = (f"{value:.1e}" for value in (deviation.largest, deviation.error, deviation.relative))
         table.add_row(deviation.graph, deviation.output, *numbers)
+    Console().print(table)
+
+
+def print_tensor_deviations(found: Sequence[TensorDeviation]) -> None:
+    """The table of half precision's parts on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("graph", "tensor", "rms", "rms error", "largest", "dB", title="where the error comes from (PyTorch)")
+    for deviation in found:
+        numbers = (f"{value:.1e}" for value in (deviation.rms, deviation.error, deviation.largest))
+        table.add_row(deviation.graph, deviation.tensor, *numbers, f"{deviation.ratio_db:.0f}")
     Console().print(table)
 
 

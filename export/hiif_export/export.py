@@ -7,9 +7,9 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 import hiif_deploy
-from hiif_deploy.bundle import CONTRACT_FILE, open_bundle
+from hiif_deploy.bundle import CONTRACT_FILE, Bundle, open_bundle
 from hiif_deploy.contract import (
     FORMAT,
     VERSION,
@@ -29,16 +29,27 @@ from hiif_deploy.contract import (
     EncoderContract,
     GraphContract,
     Normalisation,
+    Precision,
     to_json,
 )
 from hiif_deploy.errors import OptionError
 from hiif_deploy.progress import Progress
+from hiif_deploy.session import EngineOptions
 from hiif_deploy.upscaler import Upscaler
+from hiif_deploy.verify import TOLERANCES
 from hiif_export.graph import Graph
 from hiif_export.graph_parity import GraphDeviation, check_graphs, compare_graphs
 from hiif_export.hiif_graphs import hiif_graphs
 from hiif_export.onnx_file import OPSET, tensor_contracts, to_onnx
-from hiif_export.parity import Case, Deviation, cases, check, compare, torch_colours, torch_features
+from hiif_export.parity import (
+    Case,
+    Deviation,
+    cases,
+    check,
+    compare,
+    torch_colours,
+    torch_features,
+)
 from hiif_training.models.hiif import Hiif
 
 REFERENCE_FILE = "reference.npz"
@@ -53,16 +64,17 @@ def export_bundle(
     name: str,
     provenance: Mapping[str, Any],
     training_scales: tuple[float, float] = (1.0, 4.0),
+    precisions: Sequence[Precision] = ("fp32",),
     suite: list[Case] | None = None,
     overwrite: bool = False,
     say: Say = lambda _: None,
     show_progress: bool = False,
 ) -> list[Deviation]:
-    """Write a bundle to `folder` and return what its verification measured.
+    """Write a bundle to `folder` and return what its fp32 verification measured.
 
-    `say` is told of each stage, and `show_progress` shows how far the verification is. ParityError where the graphs
-    deviate from `model` by more than the tolerance; then, as after any other failure, nothing is left behind and an
-    existing folder is as it was.
+    `precisions` names fp32 and what else the graphs shall exist in. `say` is told of each stage, and `show_progress`
+    shows how far the verification is. ParityError where the graphs deviate from `model` by more than the tolerance;
+    then, as after any other failure, nothing is left behind and an existing folder is as it was.
     """
     if folder.exists() and not overwrite:
         raise OptionError(f"{folder} exists already; choose another folder or add --overwrite")
@@ -70,30 +82,60 @@ def export_bundle(
         raise OptionError(f"{folder} is not a bundle, so it is not overwritten; choose another folder")
     model = model.eval()
     with _aside(folder) as aside:
-        graphs = [_write_graph(graph, aside, say) for graph in hiif_graphs(model)]
+        graphs = [_write_graph(graph, aside, say) for p in precisions for graph in hiif_graphs(model, p)]
         contract = _contract(model, spec, name, training_scales, graphs, provenance)
         _write_contract(contract, aside)
-        say("verifying against PyTorch")
-        with Upscaler(aside) as upscaler:
-            graph_deviations = compare_graphs(model, upscaler.bundle)
-            check_graphs(graph_deviations)
-            asked = suite if suite is not None else cases()
-            with Progress("verifying", len(asked), unit="cases", enabled=show_progress) as progress:
-                found = compare(model, upscaler, asked, progress.advance)
-            check(found)
-            reference = _write_reference(model, upscaler, aside)
-        _write_contract(replace(contract, reference=reference, parity=_parity(found, graph_deviations)), aside)
+        bundle = open_bundle(aside)
+        asked = suite if suite is not None else cases()
+        found = {p: _verify(model, bundle, p, asked, say, show_progress) for p in precisions}
+        reference = _write_reference(model, bundle, aside)
+        parity: dict[str, Any] = {p: verification.facts() for p, verification in found.items()}
+        parity = {**parity.pop("fp32"), **parity}
+        _write_contract(replace(contract, reference=reference, parity=parity), aside)
         open_bundle(aside)
-    return found
+    return found["fp32"].cases
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was measured in one precision."""
+
+    cases: list[Deviation]
+    """The whole chain."""
+    graphs: list[GraphDeviation]
+    """Each graph by itself."""
+
+    def facts(self) -> dict[str, Any]:
+        """As the contract keeps them."""
+        return {
+            "max_error": max(deviation.colours for deviation in self.cases),
+            "min_psnr_db": min(deviation.psnr for deviation in self.cases),
+            "cases": [asdict(deviation) for deviation in self.cases],
+            "graphs": [asdict(deviation) for deviation in self.graphs],
+        }
+
+
+def _verify(
+    model: Hiif, bundle: Bundle, precision: Precision, suite: list[Case], say: Say, show_progress: bool
+) -> Verification:
+    say(f"verifying {precision} against PyTorch")
+    graphs = compare_graphs(model, bundle, precision)
+    check_graphs(graphs, precision)
+    progress = Progress("verifying", len(suite), unit="cases", enabled=show_progress)
+    with Upscaler(bundle, engine=EngineOptions(precision=precision)) as upscaler, progress:
+        found = compare(model, upscaler, suite, progress.advance)
+    check(found, TOLERANCES[precision])
+    return Verification(found, graphs)
 
 
 def _write_graph(graph: Graph, folder: Path, say: Say) -> GraphContract:
-    say(f"exporting {graph.name}")
+    say(f"exporting {graph.name} in {graph.precision}")
     data = to_onnx(graph).SerializeToString()
-    file = f"{graph.name}.onnx"
-    (folder / file).write_bytes(data)
     inputs, outputs = tensor_contracts(graph)
-    return GraphContract(graph.name, file, hashlib.sha256(data).hexdigest(), inputs, outputs)
+    contract = GraphContract(graph.name, "", hashlib.sha256(data).hexdigest(), inputs, outputs, graph.precision)
+    contract = replace(contract, file=f"{contract.key}.onnx")
+    (folder / contract.file).write_bytes(data)
+    return contract
 
 
 def _contract(
@@ -137,29 +179,19 @@ def _versions() -> dict[str, Any]:
         "onnx": onnx.__version__,
         "onnxruntime": onnxruntime.__version__,
         "opset": OPSET,
-        "precision": "fp32",
     }
 
 
-def _write_reference(model: Hiif, upscaler: Upscaler, folder: Path) -> dict[str, str]:
+def _write_reference(model: Hiif, bundle: Bundle, folder: Path) -> dict[str, str]:
     """A few of PyTorch's own answers, so that a bundle can be verified later without PyTorch."""
     arrays: dict[str, NDArray[Any]] = {}
     for n, case in enumerate(cases(sizes=((12, 14),), scales=(2.0, 3.3, (1.5, 2.75)))):
-        features = torch_features(model, upscaler, case.image)
+        features = torch_features(model, bundle.contract, case.image)
         arrays[f"image_{n}"] = case.image
-        arrays[f"colours_{n}"] = torch_colours(model, upscaler, case.image, features, case.target)
+        arrays[f"colours_{n}"] = torch_colours(model, bundle.contract, case.image, features, case.target)
     path = folder / REFERENCE_FILE
     np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
     return {"file": REFERENCE_FILE, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-
-
-def _parity(found: list[Deviation], graphs: list[GraphDeviation]) -> dict[str, Any]:
-    return {
-        "max_error": max(deviation.colours for deviation in found),
-        "min_psnr_db": min(deviation.psnr for deviation in found),
-        "cases": [asdict(deviation) for deviation in found],
-        "graphs": [asdict(deviation) for deviation in graphs],
-    }
 
 
 def _write_contract(contract: Contract, folder: Path) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from hiif_deploy.contract import Precision
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -22,3 +24,5 @@ class Graph:
     """Output name → shape, likewise."""
     multiples: Mapping[str, int]
     """Dynamic axis → the number its size is always a multiple of, where that is not 1."""
+    precision: Precision = "fp32"
+    """Of features, weights and matrix products."""

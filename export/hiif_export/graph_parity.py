@@ -5,7 +5,7 @@ Polygraphy runs the ONNX files and compares; the inputs are those that a real pi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from polygraphy.comparator import IterationResult, SimpleCompareFunc
 from polygraphy.logger import G_LOGGER
 
 from hiif_deploy.bundle import Bundle
+from hiif_deploy.contract import GraphContract, Precision
 from hiif_deploy.decode import geometry_inputs
 from hiif_deploy.encode import normalise
 from hiif_deploy.errors import ParityError
@@ -30,7 +31,7 @@ from hiif_training.models.hiif import Hiif
 
 Tensors = dict[str, NDArray[Any]]
 
-GRAPH_TOLERANCE = 1e-4
+GRAPH_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2}
 """Largest deviation of a graph's output, relative to the largest value in it."""
 
 
@@ -53,26 +54,45 @@ class GraphDeviation:
         return self.error / self.largest if self.largest else self.error
 
 
-def compare_graphs(model: Hiif, bundle: Bundle) -> list[GraphDeviation]:
-    """Every graph of the bundle on one picture; each is given PyTorch's values, not its predecessors'."""
+def compare_graphs(model: Hiif, bundle: Bundle, precision: Precision = "fp32") -> list[GraphDeviation]:
+    """Every graph of the bundle on one picture; each is given fp32 PyTorch's values, not its predecessors'."""
+    found: list[GraphDeviation] = []
+    chain = bundle.contract.chain(precision)
+
+    def visit(graph: Graph, feeds: Tensors, expected: Tensors) -> None:
+        answered = _run_onnx(bundle.graphs[chain[graph.name].key], _typed(feeds, chain[graph.name]))
+        found.extend(_compare(graph.name, answered, expected))
+
+    chain_values(model, bundle, visit)
+    return found
+
+
+def chain_values(
+    model: Hiif, bundle: Bundle, visit: Callable[[Graph, Tensors, Tensors], None] = lambda *_: None
+) -> Tensors:
+    """All tensors that a real picture gives between the fp32 graphs, by PyTorch; `visit` sees each graph's own."""
     # 16x24 at 3.3: a multiple of every encoder's window, and no dyadic phase.
     (case,) = cases(sizes=((16, 24),), scales=(3.3,))
     known = _geometry(bundle, (16, 24), case.target)
     known["image"] = normalise(bundle.contract, to_unit(case.image))
-    found = []
     for graph in hiif_graphs(model):
-        feeds = {name: _as(known[name], tensor) for name, (tensor, _) in graph.inputs.items()}
+        feeds = typed_feeds(known, graph)
         expected = _run_torch(graph, feeds)
-        answered = _run_onnx(bundle.graphs[graph.name], feeds)
-        found += _compare(graph.name, answered, expected)
+        visit(graph, feeds, expected)
         known.update(expected)
         if graph.name == "encoder":
             known["features"] = np.pad(expected["features"], ((0, 0), (0, 0), (1, 1), (1, 1)))
-    return found
+    return known
 
 
-def check_graphs(found: Sequence[GraphDeviation], tolerance: float = GRAPH_TOLERANCE) -> None:
+def typed_feeds(values: Tensors, graph: Graph) -> Tensors:
+    """The graph's inputs out of `values`, in its types and order."""
+    return {name: _as(values[name], tensor) for name, (tensor, _) in graph.inputs.items()}
+
+
+def check_graphs(found: Sequence[GraphDeviation], precision: Precision = "fp32") -> None:
     """ParityError naming the first graph and output beyond tolerance."""
+    tolerance = GRAPH_TOLERANCE[precision]
     for deviation in found:
         if not deviation.relative <= tolerance:
             raise ParityError(
@@ -96,6 +116,10 @@ def _as(value: NDArray[Any], like: torch.Tensor) -> NDArray[Any]:
     return np.ascontiguousarray(value, dtype=torch.empty(0, dtype=like.dtype).numpy().dtype)
 
 
+def _typed(feeds: Tensors, graph: GraphContract) -> Tensors:
+    return {tensor.name: feeds[tensor.name].astype(tensor.dtype) for tensor in graph.inputs}
+
+
 def _run_torch(graph: Graph, feeds: Tensors) -> Tensors:
     with torch.no_grad():
         answer = graph.module(*(torch.from_numpy(value) for value in feeds.values()))
@@ -111,7 +135,8 @@ def _run_onnx(model: bytes, feeds: Tensors) -> Tensors:
 def _compare(graph: str, answered: Tensors, expected: Tensors) -> list[GraphDeviation]:
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         results = SimpleCompareFunc(check_error_stat="max")(
-            IterationResult(dict(answered), "onnxruntime"), IterationResult(dict(expected), "pytorch")
+            IterationResult({n: v.astype(expected[n].dtype) for n, v in answered.items()}, "onnxruntime"),
+            IterationResult(dict(expected), "pytorch"),
         )
     return [
         GraphDeviation(graph, name, float(np.abs(expected[name]).max()), float(result.max_absdiff))

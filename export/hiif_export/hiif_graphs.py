@@ -5,82 +5,98 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hiif_deploy.contract import Precision
 from hiif_export.graph import Graph
 from hiif_export.hiif_modules import Decoder, Fold, Maps
+from hiif_export.precision import COMPUTE, typed, typed_encoder
 from hiif_training.models.hiif import Hiif
 
 Inputs = dict[str, tuple[Tensor, tuple[str | int, ...]]]
 Shapes = dict[str, tuple[str | int, ...]]
 
 
-def hiif_graphs(model: Hiif) -> list[Graph]:
-    """Encoder, maps, a statistics and a fold graph per attention block, decoder: all float32 but the folds."""
-    graphs = [encoder_graph(model), _maps_graph(model)]
+def hiif_graphs(model: Hiif, precision: Precision = "fp32") -> list[Graph]:
+    """Encoder, maps, a statistics and a fold graph per attention block, decoder.
+
+    Folds are float64 and belong to fp32's graphs alone: every precision shares them.
+    """
+    graphs = [encoder_graph(model, precision), _maps_graph(model, precision)]
     for n in range(model.config.attention_blocks):
-        graphs += [_statistics_graph(model, n), _fold_graph(model, n)]
-    outputs: Shapes = {"colour": ("queries", 3)}
-    module = Decoder(model).float().eval()
-    return [*graphs, Graph("decoder", module, _decoder_inputs(model, module.applied), outputs, {})]
+        graphs.append(_statistics_graph(model, n, precision))
+        if precision == "fp32":
+            graphs.append(_fold_graph(model, n))
+    return [*graphs, _decoder_graph(model, precision)]
 
 
-def encoder_graph(model: Hiif) -> Graph:
-    """image → features, any size that is a multiple of the encoder's."""
+def encoder_graph(model: Hiif, precision: Precision = "fp32") -> Graph:
+    """image (float32) → features, any size that is a multiple of the encoder's."""
     multiple = model.encoder.size_multiple
     side = 3 * max(multiple, 4)
     image = torch.zeros(1, 3, side, side + 2 * multiple)
     return Graph(
         "encoder",
-        _Encoder(model.encoder).eval(),
+        _Encoder(model.encoder, COMPUTE[precision]).eval(),
         {"image": (image, (1, 3, "height", "width"))},
         {"features": (1, model.encoder.out_channels, "height", "width")},
         {"height": multiple, "width": multiple},
+        precision,
     )
 
 
 class _Encoder(nn.Module):
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: nn.Module, compute: torch.dtype) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.compute = compute
+        self.encoder = typed_encoder(encoder, compute)
 
     def forward(self, image: Tensor) -> Tensor:
-        features: Tensor = self.encoder(image)
+        features: Tensor = self.encoder(image.to(self.compute))
         return features
 
 
-def _maps_graph(model: Hiif) -> Graph:
-    channels = model.freq.in_channels
-    features = torch.zeros(1, channels, 6, 9)
+def _maps_graph(model: Hiif, precision: Precision) -> Graph:
+    channels, compute = model.freq.in_channels, COMPUTE[precision]
+    features = torch.zeros(1, channels, 6, 9, dtype=compute)
     return Graph(
         "maps",
-        Maps(model).float().eval(),
+        typed(Maps(model), compute),
         {"features": (features, (1, channels, "tile_height", "tile_width"))},
-        {name: shape for name, (_, shape) in _map_inputs(model).items()},
+        {name: shape for name, (_, shape) in _map_inputs(model, compute).items()},
         {},
+        precision,
     )
 
 
-def _statistics_graph(model: Hiif, n: int) -> Graph:
-    module = Decoder(model, block=n).float().eval()
+def _statistics_graph(model: Hiif, n: int, precision: Precision) -> Graph:
+    compute = COMPUTE[precision]
     outputs = {name: shape for name, (_, shape) in _sums(model).items()}
-    return Graph(f"statistics_{n}", module, _decoder_inputs(model, n), outputs, {})
+    module = typed(Decoder(model, n, compute), compute)
+    return Graph(f"statistics_{n}", module, _decoder_inputs(model, n, compute), outputs, {}, precision)
+
+
+def _decoder_graph(model: Hiif, precision: Precision) -> Graph:
+    compute = COMPUTE[precision]
+    outputs: Shapes = {"colour": ("queries", 3)}
+    module = typed(Decoder(model, None, compute), compute)
+    inputs = _decoder_inputs(model, model.config.attention_blocks, compute)
+    return Graph("decoder", module, inputs, outputs, {}, precision)
 
 
 def _fold_graph(model: Hiif, n: int) -> Graph:
     count = torch.ones(1, dtype=torch.float64)
-    outputs = {name: shape for name, (_, shape) in _folded(model, n).items()}
+    outputs = {name: shape for name, (_, shape) in _folded(model, n, torch.float32).items()}
     inputs: Inputs = {**_sums(model), "count": (count, (1,))}
     return Graph(f"fold_{n}", Fold(model.attention[n]).eval(), inputs, outputs, {})
 
 
-def _decoder_inputs(model: Hiif, applied: int) -> Inputs:
-    folded = {name: value for n in range(applied) for name, value in _folded(model, n).items()}
-    return {**_map_inputs(model), **_geometry_inputs(model), **folded}
+def _decoder_inputs(model: Hiif, applied: int, compute: torch.dtype) -> Inputs:
+    folded = {name: value for n in range(applied) for name, value in _folded(model, n, compute).items()}
+    return {**_map_inputs(model, compute), **_geometry_inputs(model), **folded}
 
 
-def _map_inputs(model: Hiif, pixels: int = 20) -> Inputs:
-    maps: Inputs = {
-        f"map_{k}": (torch.zeros(pixels, model.config.mlp_dim), ("pixels", model.config.mlp_dim)) for k in range(4)
-    }
+def _map_inputs(model: Hiif, compute: torch.dtype, pixels: int = 20) -> Inputs:
+    width = model.config.mlp_dim
+    maps: Inputs = {f"map_{k}": (torch.zeros(pixels, width, dtype=compute), ("pixels", width)) for k in range(4)}
     return {**maps, "moments": (torch.ones(pixels, 2), ("pixels", 2))}
 
 
@@ -100,11 +116,11 @@ def _geometry_inputs(model: Hiif, rows: int = 5, columns: int = 7) -> Inputs:
     return {**{name: (t, shapes[name]) for name, t in tensors.items()}, "cell": (torch.ones(2), (2,))}
 
 
-def _folded(model: Hiif, n: int) -> Inputs:
+def _folded(model: Hiif, n: int, compute: torch.dtype) -> Inputs:
     width = model.config.hidden_dim
     return {
-        f"attention_{n}_weight": (torch.zeros(width, width), (width, width)),
-        f"attention_{n}_bias": (torch.zeros(width), (width,)),
+        f"attention_{n}_weight": (torch.zeros(width, width, dtype=compute), (width, width)),
+        f"attention_{n}_bias": (torch.zeros(width, dtype=compute), (width,)),
     }
 
 

@@ -3,6 +3,9 @@
 The encoder's features become LR maps; a statistics graph per attention block sums KᵀV over any number of queries; a
 fold graph turns the sums into one matrix; the decoder graph answers colours. Weights are composed in float64.
 Derivations: design/decoding.md; each class names the step it restructures.
+
+The same modules serve both precisions (`precision.py`): matrix products take and give the type of their weights, and
+`wide` brings to float32 what has to be: moments, statistics, LayerNorm, tables, the sum over the corners.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from hiif_export.precision import fit, wide
 from hiif_training.models.hiif import Hiif, Level, LinearAttention
 from hiif_training.queries import CORNERS
 
@@ -43,6 +47,7 @@ class Maps(nn.Module):
         local: Tensor = self.convolution(features)
         rows = local.flatten(2).transpose(1, 2)[0]
         maps = torch.split(rows @ self.weight, self.outputs, dim=1)
+        rows = wide(rows)
         return *maps, torch.stack([rows.sum(1), (rows * rows).sum(1)], dim=1)
 
 
@@ -77,12 +82,12 @@ class FirstLevel(nn.Module):
             local = embedding(index[k], moments)
             mean = mean + weight[k] * local[:, 0:1]
             power = power + weight[k] * weight[k] * local[:, 1:2]
-            product = embedding(index[k], maps[k]) * weight[k]
+            product = wide(embedding(index[k], maps[k])) * weight[k]
             hidden = product if k == 0 else hidden + product
         mean, power = mean / self.inputs, power / self.inputs
         scale = (power - mean * mean + self.epsilon).rsqrt()
         hidden = hidden + self.position(positions, cell @ self.cell_weight)
-        return nn.functional.gelu(hidden * scale + self.bias)
+        return nn.functional.gelu(hidden * scale + self.bias).to(maps[0].dtype)
 
 
 class LaterLevel(nn.Module):
@@ -91,14 +96,15 @@ class LaterLevel(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, model: Hiif, n: int) -> None:
+    def __init__(self, model: Hiif, n: int, compute: torch.dtype = torch.float32) -> None:
         super().__init__()
         level = cast(Level, model.fc_layers[n])
         width = model.config.hidden_dim
         self.inputs = level.norm.normalized_shape[0]
         self.epsilon = level.norm.eps
         weight = centred_first_layer(level)
-        self.register_buffer("weight", weight[:, :width].T.contiguous())
+        self.range = fit(weight[:, :width], compute)
+        self.register_buffer("weight", (weight[:, :width] / self.range).T.contiguous())
         self.register_buffer("bias", first_bias(level))
         self.position = make_position(model, n, weight[:, width:]) if model.config.position_width(n) else None
         self.second = second_layer(level)
@@ -106,15 +112,16 @@ class LaterLevel(nn.Module):
 
     def forward(self, x: Tensor, positions: list[Tensor]) -> Tensor:
         """[N, width] → [N, width or 3]."""
-        total, square = x.sum(1, keepdim=True), (x * x).sum(1, keepdim=True)
-        hidden = x @ self.weight
+        rows = wide(x)
+        total, square = rows.sum(1, keepdim=True), (rows * rows).sum(1, keepdim=True)
+        hidden = grown(wide(x @ self.weight), self.range)
         if self.position is not None:
             position_total, position_square = self.position.moments(positions)
             total, square = total + position_total, square + position_square
             hidden = hidden + self.position(positions, None)
         mean = total / self.inputs
         scale = (square / self.inputs - mean * mean + self.epsilon).rsqrt()
-        y: Tensor = self.second(nn.functional.gelu(hidden * scale + self.bias))
+        y: Tensor = self.second(nn.functional.gelu(hidden * scale + self.bias).to(x.dtype))
         return x + y if self.has_shortcut else y
 
 
@@ -171,10 +178,11 @@ class LinearPosition(nn.Module):
 class KeyValue(nn.Module):
     """k̂ and v̂ (before the affine of their LayerNorms) and their sums over the queries (decoding.md §3c)."""
 
-    def __init__(self, attention: LinearAttention, before: nn.Linear | None) -> None:
+    def __init__(
+        self, attention: LinearAttention, before: nn.Linear | None, compute: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
         self.heads = attention.heads
-        self.epsilon = attention.kln.eps
         _, weight_k, weight_v = split_heads(attention.qkv_proj.weight.double(), attention.heads)
         _, bias_k, bias_v = split_heads(attention.qkv_proj.bias.double(), attention.heads)
         weight = torch.cat([centre_heads(weight_k), centre_heads(weight_v)]).flatten(0, 1)
@@ -182,11 +190,14 @@ class KeyValue(nn.Module):
         if before is not None:
             bias = weight @ before.bias.double() + bias
             weight = weight @ before.weight.double()
-        self.projection = linear(weight, bias)
+        # LayerNorm takes any factor out again, so the product may be as small as half precision likes it.
+        shrink = fit(torch.cat([weight, bias[:, None]], dim=1), compute)
+        self.epsilon = attention.kln.eps / shrink**2
+        self.projection = linear(weight / shrink, bias / shrink)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[N, width] → Σ k̂ᵀv̂ [heads, d, d], Σ k̂ [heads, d], Σ v̂ [heads, d]."""
-        both = self.projection(x)
+        both = wide(self.projection(x))
         both = both.reshape(both.shape[0], 2 * self.heads, -1)
         both = both * ((both * both).mean(-1, keepdim=True) + self.epsilon).rsqrt()
         both = both.transpose(0, 1)
@@ -259,7 +270,7 @@ class Attention(nn.Module):
 class Decoder(nn.Module):
     """Maps, geometry and folded attention → colours [N, 3], or the sums of attention block `block`."""
 
-    def __init__(self, model: Hiif, block: int | None = None) -> None:
+    def __init__(self, model: Hiif, block: int | None = None, compute: torch.dtype = torch.float32) -> None:
         super().__init__()
         blocks = model.config.attention_blocks
         self.applied = blocks if block is None else block
@@ -271,10 +282,10 @@ class Decoder(nn.Module):
         self.key_value = None
         self.levels = nn.ModuleList()
         if block is None:
-            self.levels.extend(LaterLevel(model, n) for n in range(1, model.config.levels))
+            self.levels.extend(LaterLevel(model, n, compute) for n in range(1, model.config.levels))
         else:
             before = None if self.second is not None else level.fc2
-            self.key_value = KeyValue(model.attention[block], before)
+            self.key_value = KeyValue(model.attention[block], before, compute)
 
     def forward(
         self, map_0: Tensor, map_1: Tensor, map_2: Tensor, map_3: Tensor, moments: Tensor,
@@ -295,7 +306,7 @@ class Decoder(nn.Module):
             return cast(tuple[Tensor, ...], self.key_value(x))
         for level in self.levels:
             x = level(x, positions)
-        return x
+        return wide(x)
 
 
 def corner_weights(row_distance: Tensor, column_distance: Tensor) -> list[Tensor]:
@@ -306,6 +317,11 @@ def corner_weights(row_distance: Tensor, column_distance: Tensor) -> list[Tensor
     areas = [(rows[a] * column_distance[b] + AREA_EPSILON).reshape(-1, 1) for a, b in CORNERS]
     total = ((areas[0] + areas[1]) + areas[2]) + areas[3]
     return [area / total for area in reversed(areas)]
+
+
+def grown(x: Tensor, factor: float) -> Tensor:
+    """x · factor, without an operation where that is 1."""
+    return x if factor == 1 else x * factor
 
 
 def make_position(model: Hiif, level: int, weight: Tensor) -> BitTable | LinearPosition:

@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 import torch
@@ -18,6 +18,10 @@ from hiif_export.graph import Graph
 
 OPSET = 20
 """Has Gelu and LayerNormalization; ONNX Runtime and TensorRT 10.13 to 11 both read it."""
+DTYPES: dict[torch.dtype, Literal["float16", "float32", "float64", "int32"]] = {
+    torch.float16: "float16", torch.float32: "float32", torch.float64: "float64", torch.int32: "int32",
+}  # fmt: skip
+"""As the contract names them."""
 
 
 def to_onnx(graph: Graph) -> onnx.ModelProto:
@@ -46,10 +50,9 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
 
 def tensor_contracts(graph: Graph) -> tuple[tuple[TensorContract, ...], tuple[TensorContract, ...]]:
     """Inputs and outputs as the bundle's contract lists them."""
-    dtypes = {torch.float32: "float32", torch.float64: "float64", torch.int32: "int32"}
-    inputs = [TensorContract(name, dtypes[t.dtype], shape) for name, (t, shape) in graph.inputs.items()]  # type: ignore[arg-type]
-    outputs = [TensorContract(name, "float32", shape) for name, shape in graph.outputs.items()]
-    return tuple(inputs), tuple(outputs)
+    inputs = [TensorContract(name, DTYPES[t.dtype], shape) for name, (t, shape) in graph.inputs.items()]
+    answers = zip(graph.outputs.items(), example_outputs(graph), strict=True)
+    return tuple(inputs), tuple(TensorContract(name, DTYPES[t.dtype], shape) for (name, shape), t in answers)
 
 
 def operators(model: onnx.ModelProto) -> set[str]:

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hiif_deploy.contract import Contract
 from hiif_deploy.demo import SAMPLES, sample
 from hiif_deploy.encode import normalise
-from hiif_deploy.errors import ParityError
 from hiif_deploy.pixels import mirror, to_unit
 from hiif_deploy.sizes import Scale, output_size, padded_size
 from hiif_deploy.upscaler import Upscaler
+from hiif_deploy.verify import TOLERANCES, Difference, Tolerance, check_difference, measure
 from hiif_training.models.hiif import Hiif, skip
 from hiif_training.queries import grid_queries
 
 Array = NDArray[np.float32]
 
-TOLERANCE = 1e-4
-"""Largest absolute deviation of an fp32 bundle, colours in [0, 1]."""
 SIZES = ((1, 1), (7, 5), (33, 2), (16, 24))
 """Source sizes: the smallest, odd, tall, ordinary."""
 SCALES: tuple[Scale, ...] = (1.0, 1.37, 2.0, 3.3, 4.0, 8.0, 12.0, (1.5, 2.75))
@@ -56,6 +54,8 @@ class Deviation:
     """Largest absolute difference of the encoder's features."""
     colours: float
     """Largest absolute difference of the colours, 1 being white."""
+    quantile: float
+    """99.99th percentile of that difference."""
     psnr: float
     """Of the colours, in dB; at most 200."""
 
@@ -80,34 +80,36 @@ def compare(
     found = []
     for case in suite:
         answered = upscaler.encode(case.image)
-        features = torch_features(model, upscaler, case.image)
+        features = torch_features(model, upscaler.contract, case.image)
         colours = upscaler.render_unclamped(answered, size=case.target)
-        expected = torch_colours(model, upscaler, case.image, features, case.target)
+        expected = torch_colours(model, upscaler.contract, case.image, features, case.target)
         source = (case.image.shape[0], case.image.shape[1])
-        error = colours - expected
         found.append(
             Deviation(
-                case.picture, source, case.target, _largest(answered.encoded - features), _largest(error), _psnr(error)
+                case.picture,
+                source,
+                case.target,
+                measure(np.asarray(answered.encoded), features).largest,
+                *astuple(measure(colours, expected)),
             )
         )
         advance(1)
     return found
 
 
-def torch_features(model: Hiif, upscaler: Upscaler, image: NDArray[np.uint8]) -> Array:
+def torch_features(model: Hiif, contract: Contract, image: NDArray[np.uint8]) -> Array:
     """[C, h, w] of the plain encoder, the picture padded as the contract says."""
     height, width = image.shape[:2]
-    padded = mirror(to_unit(image), padded_size((height, width), upscaler.contract.encoder.size_multiple))
+    padded = mirror(to_unit(image), padded_size((height, width), contract.encoder.size_multiple))
     with torch.no_grad():
-        features = model.encode(torch.from_numpy(normalise(upscaler.contract, padded)))
+        features = model.encode(torch.from_numpy(normalise(contract, padded)))
     return np.ascontiguousarray(features[0, :, :height, :width].numpy())
 
 
 def torch_colours(
-    model: Hiif, upscaler: Upscaler, image: NDArray[np.uint8], features: Array, target: tuple[int, int]
+    model: Hiif, contract: Contract, image: NDArray[np.uint8], features: Array, target: tuple[int, int]
 ) -> Array:
     """[H, W, 3] of the plain decoder, all queries in one call, de-normalised."""
-    contract = upscaler.contract
     source = (image.shape[0], image.shape[1])
     queries = grid_queries(source, target, levels=contract.decoder.levels, bits=contract.decoder.bits)
     network_input = torch.from_numpy(normalise(contract, to_unit(image)))
@@ -118,24 +120,10 @@ def torch_colours(
     return np.asarray(answer.numpy().reshape(*target, 3) * std + mean, dtype=np.float32)
 
 
-def check(found: Sequence[Deviation], tolerance: float = TOLERANCE) -> None:
-    """ParityError naming the worst case and whether the encoder or the decoder is off."""
-    worst = max(found, key=lambda deviation: deviation.colours)
-    if worst.colours <= tolerance:
-        return
-    where = "already in the encoder's features" if worst.features > tolerance else "in the decoder"
-    raise ParityError(
-        f"colours of {worst.picture} {worst.source} → {worst.target} differ from PyTorch by {worst.colours:.2e}, "
-        f"allowed {tolerance:.0e}; the difference arises {where} (features differ by {worst.features:.2e})"
-    )
-
-
-def _largest(difference: Array) -> float:
-    # NaN compares false with everything: turn it into a failure.
-    value = float(np.abs(difference).max())
-    return value if np.isfinite(value) else float("inf")
-
-
-def _psnr(difference: Array) -> float:
-    error = float(np.mean(np.square(difference, dtype=np.float64)))
-    return min(200.0, -10 * math.log10(error)) if error > 0 else 200.0
+def check(found: Sequence[Deviation], tolerance: Tolerance = TOLERANCES["fp32"]) -> None:
+    """ParityError naming the first case beyond tolerance, and whether the encoder or the decoder is off."""
+    for case in found:
+        where = "already in the encoder's features" if case.features > tolerance.largest else "in the decoder"
+        hint = f"; the difference arises {where} (features differ by {case.features:.2e})"
+        difference = Difference(case.colours, case.quantile, case.psnr)
+        check_difference(f"colours of {case.picture} {case.source} → {case.target}", difference, tolerance, hint)

@@ -42,8 +42,8 @@ def main() -> None:
     with Upscaler(arguments.bundle, engine=EngineOptions(threads=arguments.threads)) as upscaler:
 
         def plain() -> None:
-            features = torch_features(model, upscaler, image)
-            answers["plain"] = torch_colours(model, upscaler, image, features, size)
+            features = torch_features(model, upscaler.contract, image)
+            answers["plain"] = torch_colours(model, upscaler.contract, image, features, size)
 
         def runtime() -> None:
             answers["runtime"] = upscaler.render_unclamped(upscaler.encode(image), size=size)

@@ -55,7 +55,7 @@ def test_verify_compares_with_the_checkpoint(
     assert run("verify", tiny_bundle, "--checkpoint", checkpoint) == 0
     said = capsys.readouterr()
     assert "each graph by itself" in said.out
-    assert "run by PyTorch within 1e-04" in said.err
+    assert "run by PyTorch within 1.0e-04" in said.err
 
 
 def test_verify_refuses_another_models_checkpoint(

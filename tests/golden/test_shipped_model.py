@@ -52,7 +52,7 @@ def test_every_shipped_model_answers_as_pytorch_did() -> None:
     assert DEFAULT_MODEL in shipped_models()
     for name in shipped_models():
         with Upscaler(name) as upscaler:
-            check_stored(compare_stored(upscaler), 1e-4)
+            check_stored(compare_stored(upscaler))
 
 
 def test_the_loss_curve_of_the_default_model_is_kept_beside_its_recipe() -> None:

@@ -1,0 +1,142 @@
+"""Which engine runs a bundle. What was asked for is what runs; `auto` says once what it took and why."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from hiif_deploy.backend import Backend, HostBackend
+from hiif_deploy.bundle import Bundle
+from hiif_deploy.contract import Precision, is_fold
+from hiif_deploy.device import Device, open_device
+from hiif_deploy.engine_entry import StoredEngine
+from hiif_deploy.engine_identity import EngineEnvironment
+from hiif_deploy.engine_store import EngineStore, Found
+from hiif_deploy.engine_verify import require_verified
+from hiif_deploy.errors import EngineAbsentError, EngineError, HiifError
+from hiif_deploy.session import EngineOptions
+from hiif_deploy.trt_library import Library, load_library
+
+if TYPE_CHECKING:
+    from hiif_deploy.trt_backend import TrtBackend
+
+Say = Callable[[str], None]
+BUILDERS = "hiif_deploy.engine_builders"
+"""Entry points of what can build engines: (bundle, precision, library, environment, store, say) → None."""
+
+
+def say_on_stderr(line: str) -> None:
+    """Where messages go unless the caller wants them elsewhere."""
+    print(f"hiif-deploy: {line}", file=sys.stderr, flush=True)
+
+
+def open_backend(bundle: Bundle, options: EngineOptions, say: Say = say_on_stderr) -> Backend:
+    """The backend that `options` name. EngineError, or EngineAbsentError, where it cannot be had."""
+    if options.engine == "tensorrt":
+        return open_tensorrt(bundle, options, say)
+    if options.engine == "auto":
+        return _open_best(bundle, options, say)
+    return HostBackend(bundle, options)
+
+
+def open_tensorrt(bundle: Bundle, options: EngineOptions, say: Say = say_on_stderr) -> TrtBackend:
+    """Stored engines for this machine, or newly built ones, loaded on the GPU."""
+    from hiif_deploy.trt_backend import TrtBackend
+
+    library = load_library(options.library)
+    device = open_device(options.device_layer)
+    try:
+        precision = options.precision or "fp16"
+        environment = describe(library, device)
+        store = EngineStore.open(options.store, say)
+        engines = find_or_build(bundle, precision, library, environment, store, say)
+        data = {name: engine.load() for name, engine in engines.items()}
+        backend = TrtBackend(bundle, precision, data, library, device, options, say)
+        require_verified(bundle, backend, engines, precision, store, say)
+        return backend
+    except BaseException:
+        device.close()
+        raise
+
+
+def describe(library: Library, device: Device) -> EngineEnvironment:
+    """What engines built here depend on."""
+    facts = device.facts()
+    return EngineEnvironment(library.name, library.version, facts.gpu, facts.capability, facts.driver)
+
+
+def find_or_build(
+    bundle: Bundle, precision: Precision, library: Library, environment: EngineEnvironment, store: EngineStore, say: Say
+) -> dict[str, StoredEngine]:
+    """Graph name → engine. What does not fit is named; what is missing is built, where a builder is installed."""
+    found = find_engines(bundle, precision, environment, store, say)
+    missing = [name for name, engine in found.items() if engine is None]
+    if missing:
+        say(f"no {precision} engine for {', '.join(missing)} of {bundle.contract.name} in {store.root}: building")
+        builder = _builder()
+        builder(bundle, precision, library, environment, store, say)
+        found = find_engines(bundle, precision, environment, store, say)
+    engines = {name: engine for name, engine in found.items() if engine is not None}
+    if lacking := found.keys() - engines.keys():
+        raise EngineError(f"the build gave no usable engine for {', '.join(sorted(lacking))}")
+    return engines
+
+
+def find_engines(
+    bundle: Bundle, precision: Precision, environment: EngineEnvironment, store: EngineStore, say: Say
+) -> dict[str, StoredEngine | None]:
+    """Graph name → newest engine that runs here and is whole, or None."""
+    return {
+        name: _find_engine(store.find(environment, graph.sha256, name, precision, bundle.contract.name), say)
+        for name, graph in bundle.contract.chain(precision).items()
+        if not is_fold(name)
+    }
+
+
+def _find_engine(found: Found, say: Say) -> StoredEngine | None:
+    for engine in found.engines:
+        damage = engine.damage()
+        if damage is None:
+            return engine
+        say(f"{engine.path.name}: {damage}; it is not used")
+    for refused in found.refused:
+        say(f"{refused.path.name}: {refused.reason}; it is not used")
+    return None
+
+
+def _builder() -> Callable[..., None]:
+    points = list(entry_points(group=BUILDERS))
+    if not points:
+        raise EngineAbsentError(
+            "no engine builder is installed; add it with: pip install 'hiif-deploy[engines]', or build elsewhere on "
+            "the same kind of machine and copy the store"
+        )
+    builder: Callable[..., None] = points[0].load()
+    return builder
+
+
+def _open_best(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
+    reasons = []
+    for name, attempt in (("tensorrt", _try_tensorrt), ("cuda", _try_cuda)):
+        try:
+            backend = attempt(bundle, options, say)
+        except HiifError as error:
+            reasons.append(f"not {name} ({error})")
+            continue
+        say(f"engine auto: {backend.description}" + "".join(f"; {reason}" for reason in reasons))
+        return backend
+    backend = HostBackend(bundle, replace(options, engine="onnxruntime", provider="cpu"))
+    say(f"engine auto: {backend.description}; {'; '.join(reasons)}")
+    return backend
+
+
+def _try_tensorrt(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
+    return open_tensorrt(bundle, options, say)
+
+
+def _try_cuda(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
+    del say
+    return HostBackend(bundle, replace(options, engine="onnxruntime", provider="cuda"))

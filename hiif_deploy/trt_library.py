@@ -1,0 +1,109 @@
+"""TensorRT itself, loaded when it is needed: which library, which version, and what it says while it works.
+
+Two products share one API: TensorRT (10.13 to 11) and TensorRT-RTX (1.x, with TensorRT 11's API). Enumerations are
+used by name only, because their numbers moved between versions.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from hiif_deploy.errors import EngineAbsentError, EngineError, OptionError
+
+if TYPE_CHECKING:
+    import tensorrt as trt  # noqa: TID251 (for the type checker alone)
+
+LibraryName = Literal["tensorrt", "tensorrt-rtx"]
+MODULES: dict[LibraryName, tuple[str, ...]] = {
+    "tensorrt": ("tensorrt",),
+    "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
+}
+"""Names under which a library is imported, the first that is there."""
+INSTALL: dict[LibraryName, str] = {
+    "tensorrt": "pip install 'hiif-deploy[tensorrt]' (or: pip install tensorrt-cu13 cuda-python)",
+    "tensorrt-rtx": "pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings cuda-python",
+}
+"""What adds a library."""
+SUPPORTED: dict[LibraryName, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "tensorrt": ((10, 13), (12,)),
+    "tensorrt-rtx": ((1, 4), (2,)),
+}
+"""Oldest version that is supported and the first that is not."""
+
+
+@dataclass(frozen=True)
+class Library:
+    """A loaded library."""
+
+    name: LibraryName
+    """Which product."""
+    version: str
+    """As it tells, such as `11.4.0.106`."""
+    module: ModuleType
+    """The Python module."""
+
+
+def load_library(name: LibraryName = "tensorrt") -> Library:
+    """Import a library. EngineAbsentError where it is not installed, EngineError where it does not work or fit."""
+    if name not in get_args(LibraryName):
+        raise OptionError(f"library {name!r}: expected one of {', '.join(get_args(LibraryName))}")
+    for module_name in MODULES[name]:
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name != module_name:
+                raise EngineError(
+                    f"{module_name} lacks the module {error.name}; add it with: {INSTALL[name]}"
+                ) from error
+            continue
+        except (ImportError, OSError, RuntimeError) as error:
+            raise EngineError(f"{module_name} is installed but does not load: {error}") from error
+        return Library(name, check_version(name, str(module.__version__)), module)
+    raise EngineAbsentError(f"{name} is not installed; add it with: {INSTALL[name]}")
+
+
+def check_version(name: LibraryName, version: str) -> str:
+    """The version, or EngineError where it is older or newer than what is supported."""
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version))
+    low, high = SUPPORTED[name]
+    if not low <= numbers < high:
+        wanted = f"{'.'.join(map(str, low))} or newer, below {high[0]}"
+        raise EngineError(f"{name} {version} is installed, and {wanted} is supported: pip install -U {name}")
+    return version
+
+
+class Messages:
+    """What a library said, and the logger that collects it. Keep it as long as anything that was given its logger."""
+
+    def __init__(self, library: Library) -> None:
+        base = library.module.ILogger
+        lines: list[tuple[str, str]] = []
+
+        class Collector(base):  # type: ignore[misc, valid-type]
+            """Keeps warnings and errors."""
+
+            def __init__(self) -> None:
+                base.__init__(self)
+
+            def log(self, severity: Any, msg: str) -> None:
+                """Called by the library, from its own threads too."""
+                name = str(severity).rpartition(".")[2]
+                if name in ("WARNING", "ERROR", "INTERNAL_ERROR"):
+                    lines.append((name, msg.strip()))
+
+        self._lines = lines
+        self.logger: trt.ILogger = Collector()
+        """To be handed to the library."""
+
+    def reason(self, default: str = "the library gave no reason") -> str:
+        """The errors so far in one line, or the last warning."""
+        errors = [text for name, text in self._lines if name != "WARNING"]
+        return "; ".join(dict.fromkeys(errors)) or (self._lines[-1][1] if self._lines else default)
+
+    def forget(self) -> None:
+        """Start anew."""
+        self._lines.clear()
