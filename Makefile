@@ -52,5 +52,5 @@ $(VENV)/.runtime-installed: $(VENV)/.created pyproject.toml
 $(VENV)/.dev-installed: $(VENV)/.created pyproject.toml
 	@echo 'Installing $(TORCH) and the development tools in $(VENV) ...'
 	@$(PIP) install -qq '$(TORCH)'
-	@$(PIP) install -qq -e '.[train,export,dev]'
+	@$(PIP) install -qq -e '.[train,export,engines,dev]'
 	@touch $(VENV)/.runtime-installed $@

@@ -38,6 +38,11 @@ class Backend(Protocol):
         """Blocks of queries whose answer was no number and which were decoded again in fp32 on the processor."""
         ...
 
+    @property
+    def memory_bytes(self) -> int:
+        """GPU memory held; 0 where there is none."""
+        ...
+
     def encode(self, image: Array, plan: Plan, advance: Advance) -> Encoded:
         """Unit picture [h, w, 3] → features."""
         ...
@@ -66,6 +71,8 @@ class HostBackend:
 
     rescued = 0
     """Never needed: float32 has the range."""
+    memory_bytes = 0
+    """None of a GPU's."""
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         self._bundle, self._options = bundle, options

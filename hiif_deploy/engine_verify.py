@@ -9,7 +9,6 @@ import numpy as np
 
 from hiif_deploy.bundle import Bundle
 from hiif_deploy.contract import Precision
-
 from hiif_deploy.engine_entry import StoredEngine
 from hiif_deploy.engine_store import EngineStore
 from hiif_deploy.errors import ParityError

@@ -70,11 +70,16 @@ def parse_target(
     if size is not None and (width is not None or height is not None):
         raise OptionError("--size names width and height already; leave out --width and --height")
     if size is not None:
-        found = re.fullmatch(r"(\d+)[x×](\d+)", size.strip())
-        if not found:
-            raise ScaleError(f"--size {size!r}: expected WIDTHxHEIGHT in pixels, for example 1920x1080")
-        width, height = int(found[1]), int(found[2])
+        height, width = parse_size("--size", size)
     return Target(None if scale is None else parse_scale(scale), width, height, max_side)
+
+
+def parse_size(option: str, text: str) -> tuple[int, int]:
+    """`1920x1080` → (1080, 1920); ScaleError names the option."""
+    found = re.fullmatch(r"(\d+)[x×](\d+)", text.strip())
+    if not found:
+        raise ScaleError(f"{option} {text!r}: expected WIDTHxHEIGHT in pixels, for example 1920x1080")
+    return int(found[2]), int(found[1])
 
 
 def parse_scale(text: str) -> Scale:

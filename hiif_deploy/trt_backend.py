@@ -66,6 +66,11 @@ class TrtBackend:
         """Blocks that were decoded again in fp32 on the processor."""
         return self._rescue.count
 
+    @property
+    def memory_bytes(self) -> int:
+        """GPU memory held beside the engines' weights."""
+        return self._gpu.pool.allocated_bytes + self._gpu.scratch.size + self._gpu.slots.allocated_bytes
+
     def encode(self, image: Array, plan: Plan, advance: Advance) -> DeviceFeatures:
         """Unit picture [h, w, 3] → features on the GPU. The plan is for the processor; here the profile decides."""
         del plan

@@ -94,6 +94,11 @@ class SlotPool:
         self._idle: deque[Slot] = deque()
         self._all: list[Slot] = []
 
+    @property
+    def allocated_bytes(self) -> int:
+        """GPU memory of all slots."""
+        return sum(slot.pinned.nbytes for slot in self._all)
+
     def take(self, size: int) -> Slot:
         """A slot with room for `size` bytes, once queued work has let go of it."""
         while len(self._idle) >= IDLE_SLOTS:

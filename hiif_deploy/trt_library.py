@@ -77,33 +77,75 @@ def check_version(name: LibraryName, version: str) -> str:
 
 
 class Messages:
-    """What a library said, and the logger that collects it. Keep it as long as anything that was given its logger."""
+    """The errors of a library, collected. Keep it as long as anything that was given its logger or its recorder.
+
+    A process has one logger, the first; whoever comes later is heard through a recorder, which takes precedence.
+    """
 
     def __init__(self, library: Library) -> None:
-        base = library.module.ILogger
-        lines: list[tuple[str, str]] = []
-
-        class Collector(base):  # type: ignore[misc, valid-type]
-            """Keeps warnings and errors."""
-
-            def __init__(self) -> None:
-                base.__init__(self)
-
-            def log(self, severity: Any, msg: str) -> None:
-                """Called by the library, from its own threads too."""
-                name = str(severity).rpartition(".")[2]
-                if name in ("WARNING", "ERROR", "INTERNAL_ERROR"):
-                    lines.append((name, msg.strip()))
-
-        self._lines = lines
-        self.logger: trt.ILogger = Collector()
+        self._lines: list[str] = []
+        self.logger = _make_logger(library, self._lines)
         """To be handed to the library."""
+        self.recorder = _make_recorder(library, self._lines)
+        """For the `error_recorder` of a runtime, and of a builder once it has made its network (before, it crashes)."""
 
     def reason(self, default: str = "the library gave no reason") -> str:
-        """The errors so far in one line, or the last warning."""
-        errors = [text for name, text in self._lines if name != "WARNING"]
-        return "; ".join(dict.fromkeys(errors)) or (self._lines[-1][1] if self._lines else default)
+        """The errors so far in one line."""
+        return "; ".join(dict.fromkeys(self._lines)) or default
 
-    def forget(self) -> None:
-        """Start anew."""
-        self._lines.clear()
+
+def _make_logger(library: Library, lines: list[str]) -> trt.ILogger:
+    base = library.module.ILogger
+
+    class Collector(base):  # type: ignore[misc, valid-type]
+        """Called by the library, from its own threads too."""
+
+        def __init__(self) -> None:
+            base.__init__(self)
+
+        def log(self, severity: Any, msg: str) -> None:
+            """Keep errors."""
+            if str(severity).rpartition(".")[2] in ("ERROR", "INTERNAL_ERROR"):
+                lines.append(msg.strip())
+
+    logger: trt.ILogger = Collector()
+    return logger
+
+
+def _make_recorder(library: Library, lines: list[str]) -> trt.IErrorRecorder:
+    base = library.module.IErrorRecorder
+
+    class Recorder(base):  # type: ignore[misc, valid-type]
+        """Called by the library, from its own threads too."""
+
+        def __init__(self) -> None:
+            base.__init__(self)
+
+        def clear(self) -> None:
+            """Errors are kept: they belong to one piece of work."""
+
+        def report_error(self, arg0: Any, arg1: str) -> bool:
+            """Keep it; it may be survived."""
+            del arg0
+            lines.append(arg1.strip())
+            return False
+
+        def has_overflowed(self) -> bool:
+            """Never."""
+            return False
+
+        def num_errors(self) -> int:
+            """How many."""
+            return len(lines)
+
+        def get_error_code(self, arg0: int) -> Any:
+            """The kind is in the text."""
+            del arg0
+            return library.module.ErrorCodeTRT.UNSPECIFIED_ERROR
+
+        def get_error_desc(self, arg0: int) -> str:
+            """The text."""
+            return lines[arg0]
+
+    recorder: trt.IErrorRecorder = Recorder()
+    return recorder

@@ -50,10 +50,11 @@ class TrtSession:
         self.graph = graph
         self._library, self._device, self._scratch, self._say = library, device, scratch, say
         self._messages = Messages(library)
-        self._runtime = library.module.Runtime(self._messages.logger)
+        self._runtime: trt.Runtime = library.module.Runtime(self._messages.logger)
+        self._runtime.error_recorder = self._messages.recorder
         self._contexts: OrderedDict[Shapes, _Context] = OrderedDict()
         self._has_graphs = device.has_graphs
-        engine = self._runtime.deserialize_cuda_engine(data)
+        engine: trt.ICudaEngine | None = self._runtime.deserialize_cuda_engine(data)
         if engine is None:
             raise EngineError(
                 f"graph {graph.key}: {library.name} {library.version} does not load this engine "
@@ -115,7 +116,11 @@ class TrtSession:
         return context
 
     def _new_context(self, tensors: Tensors, stream: Stream) -> _Context:
-        strategy = self._library.module.ExecutionContextAllocationStrategy.USER_MANAGED
+        if TYPE_CHECKING:
+            import tensorrt as trt  # noqa: TID251 (for the type checker alone)
+        else:
+            trt = self._library.module
+        strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         native = self._engine.create_execution_context(strategy)
         if native is None:
             raise self._failure("has no context")

@@ -133,6 +133,11 @@ class Upscaler:
         """What the bundle promises."""
         return self.bundle.contract
 
+    @property
+    def memory_bytes(self) -> int:
+        """GPU memory held beside the weights; 0 on the processor."""
+        return self._backend.memory_bytes
+
     def upscale(
         self, frame: Frame, *, scale: Scale | None = None, size: Size | None = None, region: Region | None = None,
         advance: Callable[[int], None] = _ignore,
@@ -180,10 +185,10 @@ class Upscaler:
             frame[rows, columns] = from_unit(colours, like)
         return frame
 
-    def render_unclamped(self, features: Features, *, size: Size) -> Array:
+    def render_unclamped(self, features: Features, *, size: Size, statistics: Statistics | None = None) -> Array:
         """[H, W, 3] float32 as the model answers, 1 being white: overshoot kept, for measuring deviations."""
         colours = np.empty((*size, 3), dtype=np.float32)
-        for rows, columns, part in self._colours(features, size, _whole(size), None, _ignore):
+        for rows, columns, part in self._colours(features, size, _whole(size), statistics, _ignore):
             colours[rows, columns] = part
         return colours
 

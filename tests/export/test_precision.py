@@ -79,7 +79,7 @@ def test_fold_graphs_are_shared_by_both_precisions(half_bundle: Path) -> None:
 
 
 def test_a_bundle_without_half_graphs_names_the_export_that_adds_them(tiny_bundle: Path) -> None:
-    with pytest.raises(BundleError, match="holds no fp16 graph 'encoder' .* --precision fp32,fp16"):
+    with pytest.raises(BundleError, match=r"holds no fp16 graph 'encoder' .* --precision fp32,fp16"):
         Upscaler(tiny_bundle, engine=EngineOptions(precision="fp16"))
 
 

@@ -1,0 +1,121 @@
+"""Triton Python model: a picture in, an enlarged picture out.
+
+hiif_deploy works here as it does anywhere else; only its graphs are run by other models of the same server (business
+logic scripting). Each graph is the model NAME_GRAPH, NAME being this model's own name.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found,unused-ignore]
+
+from hiif_deploy.bundle import open_bundle
+from hiif_deploy.contract import GraphContract, is_fold
+from hiif_deploy.decode import Decoder, Job, Window
+from hiif_deploy.encode import encode
+from hiif_deploy.errors import EngineError, HiifError
+from hiif_deploy.grid import relative_cell
+from hiif_deploy.pixels import FrameFormat, check_frame, from_unit, to_unit
+from hiif_deploy.plan import make_plan
+from hiif_deploy.session import EngineOptions, Session, Tensors, open_session
+from hiif_deploy.sizes import check_output, output_size
+from hiif_engines.portions import PortionedSession, fit_plan
+
+
+class BlsSession:
+    """One graph, run by the model of this server that holds it."""
+
+    def __init__(self, model: str, graph: GraphContract) -> None:
+        self.model = model
+        self.graph = graph
+
+    def run(self, feeds: Tensors) -> dict[str, Any]:
+        """EngineError names the model and the server's reason."""
+        request = pb_utils.InferenceRequest(
+            model_name=self.model,
+            requested_output_names=[tensor.name for tensor in self.graph.outputs],
+            inputs=[
+                pb_utils.Tensor(tensor.name, np.ascontiguousarray(feeds[tensor.name], dtype=tensor.dtype))
+                for tensor in self.graph.inputs
+            ],
+            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+        )
+        response = request.exec()
+        if response.has_error():
+            raise EngineError(f"model {self.model} failed: {response.error().message()}")
+        # Copied: the server's shared memory is small and goes with the response.
+        return {tensor.name(): np.array(tensor.as_numpy()) for tensor in response.output_tensors()}
+
+
+class TritonPythonModel:
+    """What the Python backend asks for."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Open the bundle beside this file; config.pbtxt says how the work is cut, and what the engines take."""
+        config = json.loads(args["model_config"])
+        self.settings = {key: value["string_value"] for key, value in config["parameters"].items()}
+        self.limits = json.loads(self.settings["limits"])
+        bundle = open_bundle(Path(args["model_repository"]) / args["model_version"] / "bundle")
+        self.contract = bundle.contract
+        self.sessions: dict[str, Session] = {}
+        for name, graph in self.contract.chain(self.settings["precision"]).items():
+            if is_fold(name):
+                data = bundle.graphs[graph.key]
+                self.sessions[name] = open_session(graph, data, EngineOptions(), threads=1, keep_memory=True)
+                continue
+            self.sessions[name] = session = BlsSession(f"{args['model_name']}_{name}", graph)
+            if self.limits and graph.geometry:
+                self.sessions[name] = PortionedSession(session, graph, self.limits)
+        self.decoder = Decoder(self.contract, self.sessions, threads=1)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """One response per request; a refused one carries the reason."""
+        return [self.respond(request) for request in requests]
+
+    def finalize(self) -> None:
+        """End the decoder's thread."""
+        self.decoder.close()
+
+    def respond(self, request: Any) -> Any:
+        """`image` and either `scale` or `size` → `frame`."""
+        values = {}
+        for name in ("image", "scale", "size"):
+            tensor = pb_utils.get_input_tensor_by_name(request, name)
+            values[name] = None if tensor is None else tensor.as_numpy()
+        try:
+            frame = self.upscale(**values)
+        except HiifError as error:
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
+        return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor("frame", frame)])
+
+    def upscale(self, image: Any, scale: Any, size: Any) -> Any:
+        """[H, W, 3] uint8 and scale [1] float32 or size [2] int32 (height, width) → the enlarged picture."""
+        check_frame(image)
+        source = (image.shape[0], image.shape[1])
+        # The decimal digits that were meant: 3.3 becomes 3.2999999 in float32, which can cost a row.
+        factor = None if scale is None else float(str(np.float32(scale[0])))
+        target = output_size(source, scale=factor, size=None if size is None else (int(size[0]), int(size[1])))
+        check_output(source, target, int(self.settings["max_output_pixels"]))
+        cut = {name: int(self.settings[name]) for name in ("query_block", "tile_rows")}
+        plan = make_plan(self.contract, source, budget=int(self.settings["memory"]), **cut)
+        plan = fit_plan(plan, self.contract, source, self.limits) if self.limits else plan
+        unit = to_unit(image)
+        features = encode(self.sessions["encoder"], self.contract, unit, plan, ignore)
+        job = Job(self.contract, features, unit, target, plan, relative_cell(source, target))
+        whole = Window((0, target[0]), (0, target[1]))
+        statistics = self.decoder.statistics(job, whole, ignore)
+        like = FrameFormat.of(image)
+        frame = np.empty((*target, 3), dtype=like.dtype)
+        for rows, columns, colours in self.decoder.colours(job, whole, statistics, ignore):
+            if not np.isfinite(colours).all():
+                raise EngineError("the decoder answered NaN or Inf, as half precision can; serve the graphs in fp32")
+            frame[rows, columns] = from_unit(colours, like)
+        return frame
+
+
+def ignore(_: int) -> None:
+    """Nobody watches the progress."""

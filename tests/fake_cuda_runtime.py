@@ -1,0 +1,285 @@
+"""Stands in for the module `cuda.bindings.runtime`: the functions that the layer uses, with the real signatures.
+
+Behind them is a `FakeDevice`, so that a wrong argument shows as wrong bytes. `signatures` are compared with the real
+package wherever that is installed.
+"""
+
+# ruff: noqa: N801, N802, N803, N815 - CUDA's names
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable
+from enum import IntEnum
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from fake_device import Capture, FakeDevice, FakeEvent
+from hiif_deploy.device import Stream
+from hiif_deploy.errors import EngineError
+
+
+class cudaError_t(IntEnum):
+    cudaSuccess = 0
+    cudaErrorInvalidValue = 1
+    cudaErrorMemoryAllocation = 2
+    cudaErrorInsufficientDriver = 35
+    cudaErrorInvalidResourceHandle = 400
+    cudaErrorIllegalAddress = 700
+    cudaErrorStreamCaptureUnsupported = 900
+    cudaErrorStreamCaptureInvalidated = 901
+
+
+class cudaMemcpyKind(IntEnum):
+    cudaMemcpyHostToDevice = 1
+    cudaMemcpyDeviceToHost = 2
+    cudaMemcpyDeviceToDevice = 3
+
+
+class cudaStreamCaptureMode(IntEnum):
+    cudaStreamCaptureModeThreadLocal = 1
+
+
+Answer = tuple[Any, ...]
+OK = cudaError_t.cudaSuccess
+
+
+class Handle:
+    """A stream, event or graph, as cuda-python wraps them: an object that is an integer when asked."""
+
+    def __init__(self, number: int, thing: Any) -> None:
+        self.number = number
+        self.thing = thing
+
+    def __int__(self) -> int:
+        return self.number
+
+
+class FakeCudaRuntime:
+    """A module. `calls` are the calls in order; `fail` maps a function's name to the error that it answers."""
+
+    cudaError_t = cudaError_t
+    cudaMemcpyKind = cudaMemcpyKind
+    cudaStreamCaptureMode = cudaStreamCaptureMode
+    cudaStreamNonBlocking = 1
+    cudaEventDisableTiming = 2
+
+    def __init__(self, device: FakeDevice) -> None:
+        self.device = device
+        self.calls: list[tuple[Any, ...]] = []
+        self.fail: dict[str, cudaError_t] = {}
+        self.graphs: set[tuple[str, int]] = set()
+        """Those to destroy: recorded and executable ones."""
+        self._pinned: dict[int, Any] = {}
+
+    def __getattribute__(self, name: str) -> Any:
+        value = object.__getattribute__(self, name)
+        if not name.startswith("cuda") or not callable(value) or isinstance(value, type):
+            return value
+
+        def recorded(*arguments: Any) -> Answer:
+            self.calls.append((name, *arguments))
+            if name in self.fail:
+                return self.fail[name], *[None] * OUTPUTS.get(name, 0)
+            try:
+                return tuple(value(*arguments))
+            except EngineError as error:
+                return _status(error), *[None] * OUTPUTS.get(name, 0)
+
+        return recorded
+
+    def cudaGetErrorName(self, error: IntEnum) -> Answer:
+        return OK, error.name.encode()
+
+    def cudaGetErrorString(self, error: IntEnum) -> Answer:
+        return OK, f"text of {int(error)}".encode()
+
+    def cudaSetDevice(self, device: int) -> Answer:
+        assert device == 0
+        return (OK,)
+
+    def cudaGetDeviceProperties(self, device: int) -> Answer:
+        assert device == 0
+        facts = self.device.facts()
+        major, minor = (int(part) for part in facts.capability.split("."))
+        return OK, SimpleNamespace(name=facts.gpu.encode(), major=major, minor=minor, totalGlobalMem=facts.memory)
+
+    def cudaDriverGetVersion(self) -> Answer:
+        major, minor = (int(part) for part in self.device.facts().driver.split("."))
+        return OK, 1000 * major + 10 * minor
+
+    def cudaMemGetInfo(self) -> Answer:
+        total = self.device.facts().memory
+        return OK, total - self.device.live_bytes, total
+
+    def cudaMalloc(self, size: int) -> Answer:
+        return OK, self.device.allocate(size)
+
+    def cudaFree(self, devPtr: int) -> Answer:
+        if devPtr:
+            self.device.free(devPtr)
+        return (OK,)
+
+    def cudaMallocHost(self, size: int) -> Answer:
+        block = self.device.pinned(size)
+        self._pinned[block.ctypes.data] = block
+        return OK, block.ctypes.data
+
+    def cudaFreeHost(self, ptr: int) -> Answer:
+        self.device.free_pinned(self._pinned.pop(ptr))
+        return (OK,)
+
+    def cudaMemcpyAsync(self, dst: int, src: int, count: int, kind: IntEnum, stream: Handle) -> Answer:
+        if kind is cudaMemcpyKind.cudaMemcpyHostToDevice:
+            self.device.upload(dst, _host(src, count), stream.thing)
+        else:
+            assert kind is cudaMemcpyKind.cudaMemcpyDeviceToHost
+            self.device.download(_host(dst, count), src, stream.thing)
+        return (OK,)
+
+    def cudaMemcpy2DAsync(
+        self,
+        dst: int,
+        dpitch: int,
+        src: int,
+        spitch: int,
+        width: int,
+        height: int,
+        kind: IntEnum,
+        stream: Handle,
+    ) -> Answer:
+        assert kind is cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        self.device.copy_rows(dst, dpitch, src, spitch, width, height, stream.thing)
+        return (OK,)
+
+    def cudaMemsetAsync(self, devPtr: int, value: int, count: int, stream: Handle) -> Answer:
+        assert value == 0
+        self.device.clear(devPtr, count, stream.thing)
+        return (OK,)
+
+    def cudaStreamCreateWithFlags(self, flags: int) -> Answer:
+        assert flags == self.cudaStreamNonBlocking
+        stream = self.device.stream()
+        return OK, Handle(stream.handle, stream)
+
+    def cudaStreamDestroy(self, stream: Handle) -> Answer:
+        self.device.free_stream(stream.thing)
+        return (OK,)
+
+    def cudaStreamSynchronize(self, stream: Handle) -> Answer:
+        self.device.synchronize(stream.thing)
+        return (OK,)
+
+    def cudaEventCreateWithFlags(self, flags: int) -> Answer:
+        assert flags == self.cudaEventDisableTiming
+        event = self.device.event()
+        return OK, Handle(id(event), event)
+
+    def cudaEventDestroy(self, event: Handle) -> Answer:
+        self.device.free_event(event.thing)
+        return (OK,)
+
+    def cudaEventRecord(self, event: Handle, stream: Handle) -> Answer:
+        self.device.record(_event(event), _stream(stream))
+        return (OK,)
+
+    def cudaStreamWaitEvent(self, stream: Handle, event: Handle, flags: int) -> Answer:
+        assert flags == 0
+        self.device.wait(_stream(stream), _event(event))
+        return (OK,)
+
+    def cudaEventSynchronize(self, event: Handle) -> Answer:
+        self.device.synchronize_event(_event(event))
+        return (OK,)
+
+    def cudaDeviceSynchronize(self) -> Answer:
+        self.device.synchronize_all()
+        return (OK,)
+
+    def cudaStreamBeginCapture(self, stream: Handle, mode: IntEnum) -> Answer:
+        assert mode is cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self.device.begin_capture(stream.thing)
+        return (OK,)
+
+    def cudaStreamEndCapture(self, stream: Handle) -> Answer:
+        assert isinstance(stream.thing, Stream)
+        capture = self.device.end_capture()
+        return OK, self._graph("recorded", capture)
+
+    def cudaGraphInstantiate(self, graph: Handle, flags: int) -> Answer:
+        assert isinstance(graph.thing, Capture)
+        assert flags == 0
+        return OK, self._graph("executable", graph.thing)
+
+    def cudaGraphDestroy(self, graph: Handle) -> Answer:
+        return self._destroy("recorded", graph.thing)
+
+    def cudaGraphLaunch(self, graphExec: Handle, stream: Handle) -> Answer:
+        self.device.launch(graphExec.thing, stream.thing)
+        return (OK,)
+
+    def cudaGraphExecDestroy(self, graphExec: Handle) -> Answer:
+        return self._destroy("executable", graphExec.thing)
+
+    def _graph(self, kind: str, capture: Capture) -> Handle:
+        self.graphs.add((kind, id(capture)))
+        return Handle(id(capture), capture)
+
+    def _destroy(self, kind: str, capture: Capture) -> Answer:
+        self.graphs.remove((kind, id(capture)))
+        if not any(key == id(capture) for _, key in self.graphs):
+            self.device.free_graph(capture)
+        return (OK,)
+
+
+OUTPUTS = {
+    "cudaGetErrorName": 1,
+    "cudaGetErrorString": 1,
+    "cudaGetDeviceProperties": 1,
+    "cudaDriverGetVersion": 1,
+    "cudaMemGetInfo": 2,
+    "cudaMalloc": 1,
+    "cudaMallocHost": 1,
+    "cudaStreamCreateWithFlags": 1,
+    "cudaEventCreateWithFlags": 1,
+    "cudaStreamEndCapture": 1,
+    "cudaGraphInstantiate": 1,
+}
+"""How many values a function answers beside the status; None each where it failed."""
+
+
+def functions() -> dict[str, Callable[..., Answer]]:
+    """CUDA's functions by name."""
+    return {
+        name: value
+        for name, value in vars(FakeCudaRuntime).items()
+        if re.match("cuda[A-Z]", name) and callable(value) and not isinstance(value, type)
+    }
+
+
+def _status(error: EngineError) -> cudaError_t:
+    if "memory is short" in str(error):
+        return cudaError_t.cudaErrorMemoryAllocation
+    if "invalidated" in str(error):
+        return cudaError_t.cudaErrorStreamCaptureInvalidated
+    if "capture" in str(error):
+        return cudaError_t.cudaErrorStreamCaptureUnsupported
+    return cudaError_t.cudaErrorInvalidResourceHandle
+
+
+def _host(address: int, size: int) -> Any:
+    buffer: Any = (ctypes.c_uint8 * size).from_address(address)
+    return np.frombuffer(buffer, dtype=np.uint8)
+
+
+def _event(handle: Handle) -> FakeEvent:
+    assert isinstance(handle.thing, FakeEvent)
+    return handle.thing
+
+
+def _stream(handle: Handle) -> Stream:
+    assert isinstance(handle.thing, Stream)
+    return handle.thing

@@ -1,0 +1,107 @@
+"""TensorRT on a real GPU: `pytest -m gpu`. Everything here skips itself where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hiif_deploy import EngineOptions, HiifError, Upscaler
+from hiif_deploy.bundle import Bundle, open_bundle
+from hiif_deploy.contract import Precision
+from hiif_deploy.demo import sample
+from hiif_deploy.device import open_device
+from hiif_deploy.engine_choice import describe
+from hiif_deploy.engine_store import EngineStore
+from hiif_deploy.trt_library import Library, load_library
+from hiif_deploy.verify import TOLERANCES, check_difference, measure
+from hiif_engines.build_bundle import BuildRequest, build_bundle
+from hiif_engines.profiles import BuildSizes
+
+pytestmark = pytest.mark.gpu
+SIZES = BuildSizes((360, 640), (360, 640))
+
+
+@pytest.fixture(scope="module", params=["tensorrt", "tensorrt-rtx"])
+def library(request: pytest.FixtureRequest) -> Library:
+    try:
+        open_device().close()
+        return load_library(request.param)
+    except HiifError as error:
+        pytest.skip(str(error).splitlines()[0])
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return open_bundle()
+
+
+@pytest.fixture(scope="module", params=["fp16", "fp32"])
+def options(
+    request: pytest.FixtureRequest, library: Library, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> EngineOptions:
+    """Engines of the shipped model, built on this GPU into a store of their own."""
+    root: Path = tmp_path_factory.mktemp("store")
+    precision: Precision = request.param
+    device = open_device()
+    build_bundle(
+        bundle, BuildRequest(precision, SIZES), library, describe(library, device), EngineStore.open(root), print,
+        show_progress=False,
+    )  # fmt: skip
+    device.close()
+    return EngineOptions(engine="tensorrt", precision=precision, library=library.name, store=root)
+
+
+@pytest.fixture(scope="module")
+def upscaler(options: EngineOptions) -> Iterator[Upscaler]:
+    with Upscaler(engine=options) as upscaler:
+        yield upscaler
+
+
+@pytest.fixture(scope="module")
+def exact() -> Upscaler:
+    return Upscaler()
+
+
+@pytest.mark.parametrize(("size", "scale"), [((96, 128), 2.0), ((96, 128), 3.3), ((1, 1), 4.0), ((180, 320), 4.0)])
+def test_pictures_lie_within_tolerance_of_fp32_run_after_run(
+    upscaler: Upscaler, exact: Upscaler, size: tuple[int, int], scale: float
+) -> None:
+    image = np.resize(sample("astronaut"), (*size, 3))
+    target = (round(size[0] * scale), round(size[1] * scale))
+    expected = exact.render_unclamped(exact.encode(image), size=target)
+    answers = [upscaler.render_unclamped(upscaler.encode(image), size=target) for _ in range(4)]
+    for answer in answers:
+        check_difference(upscaler.description, measure(answer, expected), TOLERANCES[upscaler.precision])
+    # Captured CUDA graphs do what plain launches did.
+    np.testing.assert_allclose(answers[3], answers[0], atol=2e-3)
+    assert upscaler.rescued == 0
+
+
+def test_a_picture_larger_than_the_profile_is_cut_without_seams(upscaler: Upscaler, exact: Upscaler) -> None:
+    image = np.resize(sample("coffee"), (400, 700, 3))
+    expected = exact.upscale(image, scale=1.5)
+    assert np.abs(upscaler.upscale(image, scale=1.5).astype(int) - expected).max() <= 3
+
+
+def test_memory_is_flat_over_a_thousand_frames(upscaler: Upscaler) -> None:
+    frame = np.ascontiguousarray(sample("chelsea")[:48, :64])
+    for _ in range(10):
+        upscaler.upscale(frame, scale=2)
+    before = upscaler.memory_bytes
+    for _ in range(1000):
+        upscaler.upscale(frame, scale=2)
+    assert upscaler.memory_bytes == before > 0
+
+
+def test_onnx_runtimes_cuda_provider_answers_as_the_processor_does(exact: Upscaler) -> None:
+    image = np.ascontiguousarray(sample("coffee")[:64, :80])
+    try:
+        cuda = Upscaler(engine=EngineOptions(provider="cuda"))
+    except HiifError as error:
+        pytest.skip(str(error))
+    expected = exact.render_unclamped(exact.encode(image), size=(128, 160))
+    answer = cuda.render_unclamped(cuda.encode(image), size=(128, 160))
+    check_difference("cuda", measure(answer, expected), TOLERANCES["fp32"])

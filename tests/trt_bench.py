@@ -1,0 +1,65 @@
+"""Engines of a bundle on the recording double and a fake GPU, opened as on a real one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from fake_device import FakeDevice
+from hiif_deploy.bundle import Bundle
+from hiif_deploy.contract import Precision
+from hiif_deploy.session import EngineOptions
+from hiif_deploy.trt_backend import TrtBackend
+from hiif_deploy.trt_library import Library, load_library
+from hiif_deploy.upscaler import RenderOptions, Upscaler
+from hiif_engines.build import build_engine
+from hiif_engines.profiles import BuildSizes, make_profiles
+from tensorrt_double.install import installed
+
+SMALL = BuildSizes((40, 48), (20, 24), queries=1024)
+
+
+@dataclass
+class TrtBench:
+    """What a test looks at."""
+
+    upscaler: Upscaler
+    """On the double."""
+    device: FakeDevice
+    """Counts and checks."""
+    trt: Any
+    """The double's module; `trt.testing` records."""
+    library: Library
+    """The same, as the code under test knows it."""
+    said: list[str] = field(default_factory=list)
+    """Messages for the user."""
+
+
+@contextmanager
+def trt_bench(
+    bundle: Bundle, *, precision: Precision = "fp16", sizes: BuildSizes = SMALL, gpu_memory: int | None = None,
+    options: RenderOptions | None = None, version: str = "11.4.0.106", **device: Any,
+) -> Iterator[TrtBench]:  # fmt: skip
+    """Build every engine, open them, and at the end prove that everything was given back."""
+    fake = FakeDevice(**device)
+    with installed(fake, version) as trt:
+        library = load_library()
+        engines = build_engines(bundle, library, precision, sizes)
+        said: list[str] = []
+        chosen = EngineOptions(engine="tensorrt", threads=1, precision=precision, gpu_memory=gpu_memory)
+        backend = TrtBackend(bundle, precision, engines, library, fake, chosen, said.append)
+        trt.testing.calls.clear()
+        with Upscaler(bundle, engine=chosen, options=options, backend=backend) as upscaler:
+            yield TrtBench(upscaler, fake, trt, library, said)
+        assert +fake.live == {}
+
+
+def build_engines(bundle: Bundle, library: Library, precision: Precision, sizes: BuildSizes) -> dict[str, bytes]:
+    """Graph name → serialised engine."""
+    found = {}
+    for name, profile in make_profiles(bundle.contract, precision, sizes).items():
+        graph = bundle.contract.graph(name, precision)
+        found[name] = build_engine(library, graph, bundle.graphs[graph.key], profile).data
+    return found
