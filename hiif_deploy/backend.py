@@ -107,5 +107,5 @@ class HostBackend:
     def steps(self, plan: Plan, source: Size, target: Size, windows: list[Window]) -> int:
         """One per encoder tile, and one per decoder tile and pass."""
         axes = (query_axes(self.contract, source, target, window) for window in windows)
-        tiles = sum(len(decoder_tiles(rows, columns, plan)) for rows, columns in axes)
+        tiles = sum(len(decoder_tiles(rows, columns, plan.decoder_tile, plan.tile_queries)) for rows, columns in axes)
         return encoder_calls(source, plan) + (self.contract.decoder.statistics_passes + 1) * tiles

@@ -99,7 +99,7 @@ class Decoder:
     ) -> Iterator[Any]:
         """`work` on every tile of the window, on all threads, results in order."""
         rows, columns = query_axes(self.contract, job.source, job.size, window)
-        waiting = iter(decoder_tiles(rows, columns, job.plan))
+        waiting = iter(decoder_tiles(rows, columns, job.plan.decoder_tile, job.plan.tile_queries))
         # Bounded, so that finished tiles never pile up in front of a slow consumer.
         futures = deque(self._submit(work, job, rows, columns, t, folded, graph) for t in islice(waiting, self._ahead))
         try:

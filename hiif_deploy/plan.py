@@ -154,13 +154,14 @@ class Tile:
         )  # fmt: skip
 
 
-def decoder_tiles(rows: Axis, columns: Axis, plan: Plan) -> list[Tile]:
-    """Cut the queries so that each tile's lower taps fall into one cell of a grid of `decoder_tile` source pixels."""
+def decoder_tiles(rows: Axis, columns: Axis, cell: tuple[int, int], most: int) -> list[Tile]:
+    """Cut the queries so that each tile's lower taps fall into one cell of a grid of `cell` source pixels (rows,
+    columns), and it holds at most `most` queries."""
     return [
         Tile(_shift(row, part_rows), _shift(column, part_columns), _taps(rows, row), _taps(columns, column))
-        for row in _runs(rows, plan.decoder_tile[0])
-        for column in _runs(columns, plan.decoder_tile[1])
-        for part_rows, part_columns in query_blocks(row.stop - row.start, column.stop - column.start, plan.tile_queries)
+        for row in _runs(rows, cell[0])
+        for column in _runs(columns, cell[1])
+        for part_rows, part_columns in query_blocks(row.stop - row.start, column.stop - column.start, most)
     ]
 
 

@@ -6,19 +6,19 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.contract import Contract, GraphContract
-from hiif_deploy.decode import Job, Statistics, Sums, Window, accumulate, finish, fold, geometry_inputs, query_axes
+from hiif_deploy.contract import Contract
+from hiif_deploy.decode import Job, Statistics, Sums, Window, accumulate, finish, fold, query_axes
 from hiif_deploy.device_features import DeviceFeatures
-from hiif_deploy.device_memory import DeviceTensor
+from hiif_deploy.device_geometry import Block, DeviceTensors, Geometry, length
 from hiif_deploy.errors import EngineError, OptionError
 from hiif_deploy.grid import Axis
-from hiif_deploy.plan import Plan, Tile, decoder_tiles
+from hiif_deploy.plan import Tile, decoder_tiles
 from hiif_deploy.session import Session, Tensors
 from hiif_deploy.sizes import Size
 from hiif_deploy.trt_gpu import Gpu, Slot
@@ -27,24 +27,10 @@ from hiif_deploy.trt_session import TrtSession
 
 Array = NDArray[np.float32]
 Advance = Callable[[int], None]
-DeviceTensors = dict[str, DeviceTensor]
+UNBOUNDED = 1 << 62
+"""Queries of a tile: here its blocks are what is bounded."""
 AHEAD = 2
 """Blocks in flight: one computes while the other is copied and finished on the host."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """Queries of one call, a rectangle of a tile."""
-
-    rows: slice
-    """Of the tile's rows."""
-    columns: slice
-    """Of the tile's columns."""
-
-    @property
-    def shape(self) -> Size:
-        """(rows, columns)."""
-        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
 
 
 class TrtDecoder:
@@ -87,7 +73,7 @@ class TrtDecoder:
     def tile_count(self, source: Size, target: Size, window: Window) -> int:
         """How many tiles a pass over `window` has."""
         rows, columns = query_axes(self._contract, source, target, window)
-        return len(decoder_tiles(rows, columns, self._plan(source)))
+        return len(decoder_tiles(rows, columns, self._cell(source), UNBOUNDED))
 
     def close(self) -> None:
         """Let go of the maps that were kept."""
@@ -95,11 +81,11 @@ class TrtDecoder:
 
     def _tiles(self, job: Job, window: Window) -> Iterator[tuple[Tile, Axis, Axis]]:
         rows, columns = query_axes(self._contract, job.source, job.size, window)
-        for tile in decoder_tiles(rows, columns, self._plan(job.source)):
+        for tile in decoder_tiles(rows, columns, self._cell(job.source), UNBOUNDED):
             yield tile, rows[tile.rows], columns[tile.columns]
 
-    def _plan(self, source: Size) -> Plan:
-        """Tiles as large as the engines' profiles and the memory for maps allow; one for the whole picture at best."""
+    def _cell(self, source: Size) -> Size:
+        """Source (rows, columns) of a tile: what profiles and memory for maps allow, the whole picture at best."""
         limits = self._sessions["maps"].limits["features"][1]
         most_columns = limits[3] - 2 * self._contract.decoder.halo
         # A tile of n source pixels per axis needs the maps of n + 1.
@@ -112,7 +98,7 @@ class TrtDecoder:
                 f"the maps of two rows of {source[1]} pixels need {needed >> 20} MiB of GPU memory, and "
                 f"{self._maps_bytes >> 20} MiB are allowed: allow more (gpu_memory)"
             )
-        return Plan((0, 0), 0, False, (rows, columns), 1 << 62, 1, 0, 0)
+        return rows, columns
 
     @property
     def _pixel_bytes(self) -> int:
@@ -153,12 +139,12 @@ class TrtDecoder:
 
     def _make_maps(self, features: DeviceFeatures, tile: Tile) -> DeviceTensors:
         session, halo, pool = self._sessions["maps"], self._contract.decoder.halo, self._gpu.pool
-        height, width = _length(tile.source_rows), _length(tile.source_columns)
+        height, width = length(tile.source_rows), length(tile.source_columns)
         maps = {t.name: pool.take((height * width, int(t.shape[1])), t.dtype) for t in session.graph.outputs}
         most = session.limits["features"][1][2] - 2 * halo
         for start in range(0, height, most):
             rows = slice(start, min(start + most, height))
-            shape = (1, features.shape[0], _length(rows) + 2 * halo, width + 2 * halo)
+            shape = (1, features.shape[0], length(rows) + 2 * halo, width + 2 * halo)
             parts = {name: tensor.rows(rows.start * width, rows.stop * width) for name, tensor in maps.items()}
             with pool.lease() as take:
                 crop = take(shape, session.graph.inputs[0].dtype)
@@ -240,62 +226,6 @@ class TrtDecoder:
         colours = np.array(answer, dtype=np.float32).reshape(*block.shape, 3)
         self._gpu.slots.give(slot)
         return block, colours
-
-
-class Geometry:
-    """A tile's axis tables and the folded attention on the GPU; `of` cuts a block's part out, in fixed buffers.
-
-    Fixed, because a CUDA graph holds addresses: equal blocks are one graph.
-    """
-
-    def __init__(
-        self, gpu: Gpu, graph: GraphContract, job: Job, tile: Tile, rows: Axis, columns: Axis, folded: Tensors
-    ) -> None:
-        self._gpu = gpu
-        whole = geometry_inputs(graph.geometry, rows, columns, tile, job.cell)
-        dtypes = {tensor.name: tensor.dtype for tensor in graph.inputs}
-        named = {**whole, **{name: value for name, value in folded.items() if name in dtypes}}
-        self._host = {name: np.ascontiguousarray(value, dtype=dtypes[name]) for name, value in named.items()}
-        self._whole: DeviceTensors = {}
-        self._parts: dict[tuple[str, tuple[int, ...]], DeviceTensor] = {}
-
-    def __enter__(self) -> Geometry:
-        with self._gpu.lock:
-            self._whole = {name: self._gpu.pool.upload(a, self._gpu.compute) for name, a in self._host.items()}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._gpu.lock:
-            # The uploads read the host's arrays, which end with this object.
-            self._gpu.device.synchronize(self._gpu.compute)
-            self._gpu.pool.give(*self._whole.values(), *self._parts.values())
-
-    def of(self, block: Block) -> DeviceTensors:
-        """Queue the cutting; the tensors are valid until the next call."""
-        return {name: self._part(name, tensor, block) for name, tensor in self._whole.items()}
-
-    def _part(self, name: str, tensor: DeviceTensor, block: Block) -> DeviceTensor:
-        axis = {"row": 1, "column": 2}.get(name.partition("_")[0]) if len(tensor.shape) == 3 else None
-        if axis is None:
-            return tensor
-        part = block.rows if axis == 1 else block.columns
-        if _length(part) == tensor.shape[axis]:
-            return tensor
-        shape = (*tensor.shape[:axis], _length(part), *tensor.shape[axis + 1 :])
-        found = self._parts.get((name, shape))
-        if found is None:
-            found = self._parts[name, shape] = self._gpu.pool.take(shape, tensor.dtype)
-        size = tensor.dtype.itemsize
-        width = _length(part) * size
-        self._gpu.device.copy_rows(
-            found.address, width, tensor.address + part.start * size, tensor.shape[axis] * size, width,
-            tensor.shape[0], self._gpu.compute,
-        )  # fmt: skip
-        return found
-
-
-def _length(part: slice) -> int:
-    return int(part.stop - part.start)
 
 
 def _shift(whole: slice, part: slice) -> slice:

@@ -159,7 +159,7 @@ def test_decoder_tiles_cover_every_query_once_and_hold_their_taps(seed: int) -> 
     most_queries = int(random.integers(1, 3000))
     plan = dataclasses.replace(make_plan(make_contract(), (8, 8)), decoder_tile=size, tile_queries=most_queries)
     visits = np.zeros((rows.count, columns.count), dtype=int)
-    for tile in decoder_tiles(rows, columns, plan):
+    for tile in decoder_tiles(rows, columns, plan.decoder_tile, plan.tile_queries):
         assert 1 <= visits[tile.rows, tile.columns].size <= most_queries
         visits[tile.rows, tile.columns] += 1
         for axis, part, held, most in (
@@ -178,7 +178,7 @@ def test_decoder_tiles_cover_every_query_once_and_hold_their_taps(seed: int) -> 
 def test_wide_and_tall_pictures_are_cut_along_their_length(source: tuple[int, int], scale: int) -> None:
     plan = make_plan(make_contract(), source, budget=256 * MIB)
     rows, columns = (axis_table(n, n * scale) for n in source)
-    tiles = decoder_tiles(rows, columns, plan)
+    tiles = decoder_tiles(rows, columns, plan.decoder_tile, plan.tile_queries)
     assert sum((t.rows.stop - t.rows.start) * (t.columns.stop - t.columns.start) for t in tiles) == 5000 * scale**2
     assert len({tile.key for tile in tiles}) == len(tiles) > 1
 
@@ -201,6 +201,6 @@ def test_query_blocks_cover_every_query_once_in_order(shape: tuple[int, int], mo
 def test_a_large_scale_makes_smaller_tiles_of_the_same_source_pixels() -> None:
     plan = make_plan(make_contract(), (16, 16))
     rows, columns = axis_table(16, 1600), axis_table(16, 1600)
-    tiles = decoder_tiles(rows, columns, plan)
+    tiles = decoder_tiles(rows, columns, plan.decoder_tile, plan.tile_queries)
     assert max((t.rows.stop - t.rows.start) * (t.columns.stop - t.columns.start) for t in tiles) <= plan.tile_queries
     assert len({tile.key for tile in tiles}) < len(tiles) / 10

@@ -37,7 +37,7 @@ def test_other_versions_are_refused_with_what_is_supported(version: str) -> None
         pytest.raises(EngineError, match=rf"tensorrt {version} .* 10.13 or newer, below 12"),
     ):
         load_library()
-    with pytest.raises(EngineError, match="1.4 or newer, below 2"):
+    with pytest.raises(EngineError, match=r"1\.4 or newer, below 2"):
         check_version("tensorrt-rtx", version)
 
 
@@ -47,7 +47,7 @@ def test_a_library_that_breaks_on_import_is_told_from_an_absent_one(
     (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.11: not found')")
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(EngineError, match="tensorrt is installed but does not load: libnvinfer.so.11: not found"):
+    with pytest.raises(EngineError, match=r"tensorrt is installed but does not load: libnvinfer\.so\.11: not found"):
         load_library()
 
 
