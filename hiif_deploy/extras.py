@@ -9,11 +9,13 @@ from hiif_deploy.errors import MissingExtraError
 
 EXTRAS = {
     "export": ("torch", "safetensors", "onnx", "onnxscript", "polygraphy"),
-    "train": ("torch", "safetensors"),
+    "train": ("torch", "safetensors", "lightning", "tensorboard", "torchmetrics", "yaml"),
 }
 """Extra → the modules it brings. They come by `pip install 'hiif-deploy[EXTRA]'`."""
 
-OPTIONAL_PACKAGES = ("torch", "safetensors", "onnx", "onnxscript", "polygraphy", "tensorrt", "pycuda")
+OPTIONAL_PACKAGES = (
+    "torch", "safetensors", "lightning", "onnx", "onnxscript", "polygraphy", "tensorrt", "pycuda",
+)  # fmt: skip
 """Distributions that `doctor` looks for."""
 
 
