@@ -140,6 +140,8 @@ class SampleLoader(DataLoader[Sample]):
     """Joined samples in the order of `Numbers`; the position follows from the number of the first step alone."""
 
     def __init__(self, crops: Crops, numbers: Numbers, workers: int) -> None:
+        self.crops = crops
+        self.numbers = numbers
         super().__init__(
             crops,
             batch_sampler=numbers,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,10 +63,13 @@ def train(recipe: Recipe, folder: Path, *, machine: Machine | None = None, show_
     done = finished_steps(state, recipe) if state.exists() else 0
     if done < recipe.steps:
         loader = make_loader(recipe, machine, world, first_step=done)
-        with _quiet():
-            callbacks = _callbacks(recipe, folder, done, show_progress and world.process == 0)
-            trainer = make_trainer(recipe, machine, world, callbacks)
-            _fit(trainer, make_module(recipe, machine), loader, state if done else None)
+        callbacks = _callbacks(recipe, folder, done, show_progress and world.process == 0)
+        fit(
+            lambda: make_trainer(recipe, machine, world, callbacks, recipe.steps),
+            make_module(recipe, machine),
+            loader,
+            state if done else None,
+        )
     if world.process == 0:
         save_model(recipe, state, folder / MODEL_FILE)
     return folder / MODEL_FILE
@@ -89,7 +92,7 @@ def make_loader(recipe: Recipe, machine: Machine, world: World, first_step: int 
     return SampleLoader(crops, numbers, machine.workers)
 
 
-def make_trainer(recipe: Recipe, machine: Machine, world: World, callbacks: Sequence[Callback]) -> Trainer:
+def make_trainer(recipe: Recipe, machine: Machine, world: World, callbacks: Sequence[Callback], steps: int) -> Trainer:
     """Lightning's Trainer for this process; only `callbacks` write anything."""
     backend = "nccl" if machine.accelerator == "cuda" else "gloo"
     return Trainer(
@@ -98,7 +101,7 @@ def make_trainer(recipe: Recipe, machine: Machine, world: World, callbacks: Sequ
         num_nodes=world.processes // world.per_node,
         strategy=DDPStrategy(process_group_backend=backend) if world.processes > 1 else "auto",
         precision=PRECISIONS[recipe.precision],
-        max_steps=recipe.steps,
+        max_steps=steps,
         accumulate_grad_batches=recipe.accumulate,
         callbacks=list(callbacks),
         logger=False,
@@ -149,16 +152,19 @@ def _callbacks(recipe: Recipe, folder: Path, done: int, show_progress: bool) -> 
     return [WeightAveraging(device=None, use_buffers=False, multi_avg_fn=follow), *rest]
 
 
-def _fit(trainer: Trainer, module: TrainingModule, loader: SampleLoader, state: Path | None) -> None:
+def fit(make: Callable[[], Trainer], module: TrainingModule, loader: SampleLoader, state: Path | None = None) -> None:
+    """Let the Trainer that `make` gives train, from a state file on where there is one; Ctrl-C stays Ctrl-C."""
     handler = signal.getsignal(signal.SIGINT)
-    try:
-        trainer.fit(module, loader, ckpt_path=state, weights_only=True)
-    except SystemExit:
-        # Lightning turns Ctrl-C into an exit and leaves the signal ignored.
-        if not trainer.interrupted:
-            raise
-        signal.signal(signal.SIGINT, handler)
-        raise KeyboardInterrupt from None
+    with _quiet():
+        trainer = make()
+        try:
+            trainer.fit(module, loader, ckpt_path=state, weights_only=True)
+        except SystemExit:
+            # Lightning turns Ctrl-C into an exit and leaves the signal ignored.
+            if not trainer.interrupted:
+                raise
+            signal.signal(signal.SIGINT, handler)
+            raise KeyboardInterrupt from None
 
 
 @contextmanager

@@ -19,8 +19,6 @@ class Machine:
 
     device: Device = "auto"
     """`auto` takes CUDA where PyTorch finds it."""
-    threads: int = 0
-    """Processor threads of each process; 0 leaves it to PyTorch."""
     workers: int = 0
     """Processes that draw samples, per training process; 0 draws them in the training process itself."""
     cache: int = 1 << 30
@@ -31,8 +29,8 @@ class Machine:
     def __post_init__(self) -> None:
         if self.device not in get_args(Device):
             raise OptionError(f"device {self.device!r}: expected one of {', '.join(get_args(Device))}")
-        if min(self.threads, self.workers, self.cache) < 0:
-            raise OptionError(f"threads, workers and cache must be at least 0: {self}")
+        if min(self.workers, self.cache) < 0:
+            raise OptionError(f"workers and cache must be at least 0: {self}")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise EngineError("device cuda: PyTorch finds no usable CUDA device; see nvidia-smi, or use --device cpu")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -146,7 +145,7 @@ def _apply(values: dict[str, Any], change: str) -> None:
     for name in tables:
         if not isinstance(place.setdefault(name, {}), dict):
             raise OptionError(f"--set {change!r}: {name} is no table of the recipe")
-        place = place[name] = deepcopy(place[name])
+        place = place[name]
     place[last] = _value(text.strip())
 
 
