@@ -1,4 +1,4 @@
-"""The runtime's sub-commands: upscale, info, doctor, demo."""
+"""The runtime's sub-commands: upscale, info, models, doctor, demo."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
     """Add the runtime's sub-commands."""
     app.command()(upscale)
     app.command()(info)
+    app.command()(models)
     app.command(name="doctor")(show_doctor)
     app.command()(demo)
 
@@ -90,6 +91,20 @@ def info(
         print(json.dumps(report.bundle_facts(opened), indent=1, ensure_ascii=False))
     else:
         Console().print(report.bundle_table(opened))
+
+
+def models(
+    name: Annotated[str | None, typer.Argument(help="Show this model's card.")] = None, as_json: JsonOption = False
+) -> None:
+    """List the models that ship, or show the card of one: data, licence, recipe, figures, limits."""
+    from hiif_deploy.shipped import list_models, model_card
+
+    if name is not None:
+        print(model_card(name))
+    elif as_json:
+        print(json.dumps([asdict(model) for model in list_models()], indent=1, ensure_ascii=False))
+    else:
+        Console().print(report.models_table(list_models()))
 
 
 def show_doctor(as_json: JsonOption = False) -> None:

@@ -15,6 +15,7 @@ from rich.table import Table
 from hiif_deploy.batch import Outcome, summary
 from hiif_deploy.bundle import Bundle
 from hiif_deploy.doctor import Finding
+from hiif_deploy.shipped import ShippedModel
 from hiif_deploy.upscaler import Upscaler
 
 
@@ -74,6 +75,17 @@ def bundle_table(bundle: Bundle) -> Table:
                 table.add_row(f"{name}.{key}", json.dumps(item, ensure_ascii=False))
         else:
             table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
+    return table
+
+
+def models_table(models: Sequence[ShippedModel]) -> Table:
+    """The models that ship."""
+    table = Table(title="shipped models", title_justify="left")
+    for column in ("name", "parameters", "size", "passes", "what for"):
+        table.add_column(column, no_wrap=column != "what for")
+    for model in models:
+        name = f"{model.name} (default)" if model.is_default else model.name
+        table.add_row(name, f"{model.parameters:,}", f"{model.size / 1e6:.1f} MB", str(model.passes), model.purpose)
     return table
 
 

@@ -37,7 +37,7 @@ def sheet_row(pair: Pair, answer: NDArray[np.float32], scale: float) -> SheetRow
     large = np.rint(answer * 255).astype(np.uint8)
     top, left, side = worst_part(bicubic, pair.truth)
     part = (slice(top, top + side), slice(left, left + side))
-    return SheetRow(f"{pair.name} ×{scale:g}", (pair.truth[part], bicubic[part], large[part]))
+    return SheetRow(f"{pair.name} x{scale:g}", (pair.truth[part], bicubic[part], large[part]))
 
 
 def worst_part(found: Pixels, truth: Pixels) -> tuple[int, int, int]:
