@@ -42,7 +42,7 @@ def train(
     import torch
 
     from hiif_training.loop import train as run
-    from hiif_training.machine import Machine
+    from hiif_training.machine import Machine, World
     from hiif_training.recipe import read_recipe
 
     if threads:
@@ -53,7 +53,8 @@ def train(
         print_plan(chosen, output, machine)
         return
     path = run(chosen, output, machine=machine, show_progress=not quiet)
-    print(f"{path}: trained; next: hiif-deploy export {path} -o BUNDLE", file=sys.stderr)
+    if World.of_environment().process == 0:
+        print(f"{path}: trained; next: hiif-deploy export {path} -o BUNDLE", file=sys.stderr)
 
 
 def print_plan(recipe: Recipe, output: Path, machine: Machine) -> None:
