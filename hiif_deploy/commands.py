@@ -1,4 +1,4 @@
-"""The runtime's sub-commands: upscale, info, doctor, demo, bench."""
+"""The runtime's sub-commands: upscale, info, models, doctor, demo, bench."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from hiif_deploy import batch, doctor, report
 from hiif_deploy.bundle import DEFAULT_MODEL, open_bundle
 from hiif_deploy.contract import Precision
 from hiif_deploy.errors import OptionError
+from hiif_deploy.files import write_aside
 from hiif_deploy.images import MAX_PIXELS
 from hiif_deploy.session import Engine, EngineOptions
 from hiif_deploy.target import parse_target
@@ -37,6 +38,7 @@ def register(app: typer.Typer) -> None:
     """Add the runtime's sub-commands."""
     app.command()(upscale)
     app.command()(info)
+    app.command()(models)
     app.command(name="doctor")(show_doctor)
     app.command()(demo)
     app.command()(bench)
@@ -105,6 +107,20 @@ def info(
         Console().print(report.bundle_table(opened))
 
 
+def models(
+    name: Annotated[str | None, typer.Argument(help="Show this model's card.")] = None, as_json: JsonOption = False
+) -> None:
+    """List the models that ship, or show the card of one: data, licence, recipe, figures, limits."""
+    from hiif_deploy.shipped import list_models, model_card
+
+    if name is not None:
+        print(model_card(name))
+    elif as_json:
+        print(json.dumps([asdict(model) for model in list_models()], indent=1, ensure_ascii=False))
+    else:
+        Console().print(report.models_table(list_models()))
+
+
 def show_doctor(as_json: JsonOption = False) -> None:
     """Show versions, engines and shipped models, and the command that adds what is missing."""
     findings = doctor.examine()
@@ -159,4 +175,5 @@ def bench(
         results = run_bench(open_bundle(bundle), chosen, source, scale, rounds, progress.advance)
     Console().print(report.bench_table(results))
     if output is not None:
-        output.write_text(json.dumps(facts(results), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(facts(results), indent=1, ensure_ascii=False) + "\n"
+        write_aside(output, lambda file: file.write(text.encode()))

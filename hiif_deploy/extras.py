@@ -9,14 +9,14 @@ from hiif_deploy.errors import MissingExtraError
 
 EXTRAS = {
     "export": ("torch", "safetensors", "onnx", "onnxscript", "polygraphy"),
-    "train": ("torch", "safetensors"),
+    "train": ("torch", "safetensors", "lightning", "tensorboard", "torchmetrics", "yaml"),
     "engines": ("onnx", "polygraphy"),
     "tensorrt": ("tensorrt", "cuda.bindings"),
 }
 """Extra → the modules it brings. They come by `pip install 'hiif-deploy[EXTRA]'`."""
 
 OPTIONAL_PACKAGES = (
-    "torch", "safetensors", "onnx", "onnxscript", "polygraphy", "tensorrt", "tensorrt-rtx-cu13-bindings",
+    "torch", "safetensors", "lightning", "onnx", "onnxscript", "polygraphy", "tensorrt", "tensorrt-rtx-cu13-bindings",
 )  # fmt: skip
 """Distributions that `doctor` looks for."""
 

@@ -7,14 +7,12 @@ lost silently. Nothing here changes a global setting of Pillow or OpenCV, so it 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import secrets
-import shutil
 from pathlib import Path
 
 from hiif_deploy.errors import ImageError, OptionError
+from hiif_deploy.files import write_aside
 from hiif_deploy.image_decode import DAMAGE, decode
 from hiif_deploy.image_encode import SUFFIXES, encode, format_of
 from hiif_deploy.picture import Picture
@@ -80,7 +78,7 @@ def write_image(
     except _UNWRITABLE as error:
         raise ImageError(f"{path}: the picture could not be encoded as {target.name} ({error})") from error
     try:
-        _write_aside(path, data)
+        write_aside(path, lambda file: file.write(data))
     except OSError as error:
         reason = _reason(error, len(data))
         raise ImageError(f"{path}: {reason}; what was there before is untouched") from error
@@ -99,24 +97,6 @@ def _contents(path: Path) -> bytes:
     if not data:
         raise ImageError(f"{path} is empty (0 bytes)")
     return data
-
-
-def _write_aside(path: Path, data: bytes) -> None:
-    """Put the bytes in a file beside the target, then in its place; a symbolic link is followed."""
-    target = path.resolve()
-    aside = target.with_name(f".{secrets.token_hex(8)}{target.suffix}")
-    try:
-        with aside.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if target.exists():
-            shutil.copymode(target, aside)
-        aside.replace(target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
-        raise
 
 
 def _reason(error: OSError, size: int) -> str:

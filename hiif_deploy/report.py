@@ -16,6 +16,7 @@ from hiif_deploy.batch import Outcome, summary
 from hiif_deploy.bench import STAGES, Result
 from hiif_deploy.bundle import Bundle
 from hiif_deploy.doctor import Finding
+from hiif_deploy.shipped import ShippedModel
 from hiif_deploy.upscaler import Upscaler
 
 
@@ -102,6 +103,17 @@ def bench_table(results: Sequence[Result]) -> Table:
             result.variant, f"{result.median_s:.3f}", f"{low:.3f} to {high:.3f}", f"{result.ratio:.2f}", *stages,
             f"{result.psnr_db:.0f}", str(result.rescued_blocks),
         )  # fmt: skip
+    return table
+
+
+def models_table(models: Sequence[ShippedModel]) -> Table:
+    """The models that ship."""
+    table = Table(title="shipped models", title_justify="left")
+    for column in ("name", "parameters", "size", "passes", "what for"):
+        table.add_column(column, no_wrap=column != "what for")
+    for model in models:
+        name = f"{model.name} (default)" if model.is_default else model.name
+        table.add_row(name, f"{model.parameters:,}", f"{model.size / 1e6:.1f} MB", str(model.passes), model.purpose)
     return table
 
 

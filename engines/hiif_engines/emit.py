@@ -9,6 +9,7 @@ from typing import Literal
 
 from hiif_deploy.bundle import Bundle
 from hiif_deploy.errors import OptionError
+from hiif_deploy.files import write_aside
 from hiif_engines.build_bundle import BuildRequest
 from hiif_engines.profiles import make_profiles
 
@@ -66,7 +67,7 @@ def _script(bundle: Bundle, request: BuildRequest, options: EmitOptions) -> str 
         return text
     if options.output.exists() and not options.overwrite:
         raise OptionError(f"{options.output} exists already; choose another file or add --overwrite")
-    options.output.write_text(text, encoding="utf-8")
+    write_aside(options.output, lambda file: file.write(text.encode()))
     return None
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
@@ -18,6 +17,7 @@ import hiif_deploy
 from hiif_deploy.bundle import CONTRACT_FILE, Bundle
 from hiif_deploy.contract import GraphContract, Precision, TensorContract, is_fold
 from hiif_deploy.errors import EngineError, OptionError
+from hiif_deploy.files import folder_aside
 from hiif_deploy.upscaler import RenderOptions
 from hiif_engines.portions import Limits, axis_limits
 from hiif_engines.profiles import Profile
@@ -57,7 +57,7 @@ def write_triton(
     limits = axis_limits(graphs, profiles or {}) if engines is not None else {}
     check_name(name)
     check_folder(folder, name, overwrite)
-    with folder_aside(folder) as aside:
+    with _explained(folder), folder_aside(folder) as aside:
         for key, graph in graphs.items():
             model = aside / f"{name}_{key}"
             (model / "1").mkdir(parents=True)
@@ -148,25 +148,11 @@ def check_folder(folder: Path, name: str, overwrite: bool) -> None:
 
 
 @contextmanager
-def folder_aside(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its place if all goes well, and is removed otherwise."""
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.absolute().parent))
-    old = aside.with_name(aside.name + "-old")
+def _explained(folder: Path) -> Iterator[None]:
     try:
-        yield aside
-        aside.chmod(0o755)
-        if folder.exists():
-            folder.replace(old)
-        aside.replace(folder)
-    except BaseException as error:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        shutil.rmtree(aside, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise EngineError(f"{folder}: the model repository cannot be written ({error})") from error
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        yield
+    except OSError as error:
+        raise EngineError(f"{folder}: the model repository cannot be written ({error})") from error
 
 
 def _tensor(role: str, name: str, kind: str, sizes: list[int], more: str = "") -> str:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +30,7 @@ from hiif_deploy.contract import (
     to_json,
 )
 from hiif_deploy.errors import OptionError
+from hiif_deploy.files import folder_aside
 from hiif_deploy.progress import Progress
 from hiif_deploy.session import EngineOptions
 from hiif_deploy.upscaler import Upscaler
@@ -81,7 +79,7 @@ def export_bundle(
     if folder.exists() and not (folder / CONTRACT_FILE).is_file():
         raise OptionError(f"{folder} is not a bundle, so it is not overwritten; choose another folder")
     model = model.eval()
-    with _aside(folder) as aside:
+    with folder_aside(folder) as aside:
         graphs = [_write_graph(graph, aside, say) for p in precisions for graph in hiif_graphs(model, p)]
         contract = _contract(model, spec, name, training_scales, graphs, provenance)
         _write_contract(contract, aside)
@@ -197,26 +195,6 @@ def _write_reference(model: Hiif, bundle: Bundle, folder: Path) -> dict[str, str
 def _write_contract(contract: Contract, folder: Path) -> None:
     text = json.dumps(to_json(contract), indent=1, ensure_ascii=False)
     (folder / CONTRACT_FILE).write_text(text + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _aside(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its place if all goes well, and is removed otherwise."""
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.absolute().parent))
-    old = aside.with_name(aside.name + "-old")
-    try:
-        yield aside
-        aside.chmod(0o755)
-        if folder.exists():
-            folder.replace(old)
-        aside.replace(folder)
-    except BaseException:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def file_provenance(checkpoint: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,13 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch.utils.flop_counter import FlopCounterMode
 
 from hiif_deploy import Upscaler, open_bundle, shipped_models
 from hiif_deploy.bundle import DEFAULT_MODEL
 from hiif_deploy.images import read_image
 from hiif_deploy.verify import check_stored, compare_stored
 from hiif_training.metrics import psnr_luma
+from hiif_training.models.registry import make_model
+from hiif_training.queries import grid_queries
+from hiif_training.recipe import read_recipe
 
 BICUBIC = {2: 33.6838, 4: 28.4321}
 """Set5, luma, mean in dB: MATLAB-style bicubic on the same files."""
@@ -55,9 +60,30 @@ def test_every_shipped_model_answers_as_pytorch_did() -> None:
             check_stored(compare_stored(upscaler))
 
 
-def test_the_loss_curve_of_the_default_model_is_kept_beside_its_recipe() -> None:
+@pytest.mark.parametrize("name", sorted(shipped_models()))
+def test_the_loss_curve_of_every_shipped_model_is_kept_beside_its_recipe(name: str) -> None:
     recipes = Path(__file__).parents[2] / "training" / "hiif_training" / "recipes"
-    assert (recipes / "compact.toml").is_file()
-    with (recipes / "compact-loss.csv").open(encoding="utf-8") as file:
+    recipe = name.removeprefix("hiif-")
+    assert (recipes / f"{recipe}.toml").is_file()
+    with (recipes / f"{recipe}-loss.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"]) / 1.5
+
+
+@pytest.mark.parametrize("name", sorted(shipped_models()))
+def test_a_shipped_model_is_what_its_recipe_describes(name: str) -> None:
+    recipes = Path(__file__).parents[2] / "training" / "hiif_training" / "recipes"
+    recipe = read_recipe(recipes / f"{name.removeprefix('hiif-')}.toml")
+    assert open_bundle(name).contract.model == recipe.model
+
+
+def test_the_video_model_costs_at_most_sixty_thousand_multiplications_per_output_pixel() -> None:
+    model = make_model(open_bundle("hiif-video").contract.model)
+    features, queries = torch.zeros(1, model.encoder.out_channels, 8, 8), grid_queries((8, 8), (32, 32), bits="exact")
+    with torch.no_grad(), FlopCounterMode(display=False) as whole:
+        model.decode(features, queries)
+    with torch.no_grad(), FlopCounterMode(display=False) as once_per_input_pixel:
+        model.freq(features)
+    operations = whole.get_total_flops() - once_per_input_pixel.get_total_flops()
+    assert 30_000 < operations / 2 / 32**2 <= 60_000
+    assert model.config.attention_blocks == 0

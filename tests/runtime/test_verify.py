@@ -36,10 +36,13 @@ def test_what_is_no_number_is_infinitely_far_away(value: float) -> None:
     ("found", "message"),
     [
         (Difference(0.04, 0.0, 90), "x differ from PyTorch by 4.00e-02, allowed 3.1e-02; here"),
-        (Difference(0.03, 5e-3, 90), "x differ from PyTorch by 5.00e-03 at the 99.99th percentile, allowed 3.9e-03; here"),
+        (
+            Difference(0.03, 5e-3, 90),
+            "x differ from PyTorch by 5.00e-03 at the 99.99th percentile, allowed 3.9e-03; here",
+        ),
         (Difference(0.03, 0.003, 59.9), "x differ from PyTorch so that they lie 59.9 dB from it, wanted 60 dB; here"),
     ],
-)  # fmt: skip
+)
 def test_the_measure_that_is_exceeded_is_named(found: Difference, message: str) -> None:
     with pytest.raises(ParityError) as caught:
         check_difference("x", found, TOLERANCES["fp16"], "; here")

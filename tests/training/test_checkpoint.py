@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hiif_deploy.errors import CheckpointError
-from hiif_training.checkpoint import load_checkpoint, load_weights, read_file, save_checkpoint, write_aside
+from hiif_training.checkpoint import load_checkpoint, load_weights, read_file, save_checkpoint, write_whole
 from hiif_training.models.hiif import HiifConfig
 from hiif_training.models.registry import make_encoder, make_model
 
@@ -169,7 +169,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path: Pat
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_aside(path, half)
+        write_whole(path, half)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -179,7 +179,7 @@ def test_a_full_disk_is_reported_with_the_path(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(CheckpointError, match=r"m\.pth: cannot be written: No space left on device"):
-        write_aside(tmp_path / "m.pth", full)
+        write_whole(tmp_path / "m.pth", full)
     assert not list(tmp_path.iterdir())
 
 
@@ -332,5 +332,5 @@ def test_a_truncated_safetensors_file_is_refused(tmp_path: Path) -> None:
 
 def test_any_plain_dictionary_can_be_read_for_resuming(tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
-    write_aside(path, lambda file: torch.save({"step": 5, "average": None, "weights": weights()}, file))
+    write_whole(path, lambda file: torch.save({"step": 5, "average": None, "weights": weights()}, file))
     assert read_file(path)["step"] == 5

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from hiif_deploy.errors import ImageError
-from hiif_training.data import Crops, Sample, find_pictures, to_tensor_domain
+from hiif_deploy.errors import ImageError, OptionError
+from hiif_training.data import Crops, Numbers, Sample, SampleLoader, to_tensor_domain
 from hiif_training.models.hiif import skip
 from hiif_training.queries import Queries, grid_queries
 from hiif_training.recipe import Recipe
@@ -127,7 +127,9 @@ def sources(data: Crops, sample: Sample) -> list[int]:
     ((turn, left, top, side),) = located(sample)
     image = as_bytes(sample.image[0]).transpose(1, 2, 0)
     found = []
-    for n, picture in enumerate(data.pictures):
+    for n in range(len(data.pictures)):
+        picture = data.pictures.get(n)
+        assert picture is not None
         crop = picture.crop((left, top, left + side, top + side))
         low = crop.resize((PATCH, PATCH), Image.Resampling.BICUBIC)
         found += [n] if np.array_equal(image, turned(np.asarray(low), turn)) else []
@@ -217,42 +219,58 @@ def test_black_is_minus_one_and_white_is_plus_one() -> None:
     assert values.dtype == np.float32
 
 
-def test_pictures_are_found_in_sub_folders_in_a_fixed_order(tmp_path: Path) -> None:
-    for name in ("b/2.JPG", "b/1.png", "a.webp", "notes.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    found = [path.relative_to(tmp_path).as_posix() for path in find_pictures((str(tmp_path),))]
-    assert found == ["a.webp", "b/1.png", "b/2.JPG"]
+def test_a_damaged_picture_is_named_and_another_is_drawn_in_its_place(folder: Path) -> None:
+    (folder / "broken.png").write_bytes((folder / "0.png").read_bytes()[:-900])
+    drawn = [crops(folder)[n] for n in range(12)]
+    met = [sample for sample in drawn if sample.damaged]
+    assert 0 < len(met) < 12
+    assert Sample.concatenate(drawn).damaged == {str(folder / "broken.png")}
+    assert all(len(list(located(sample))) == 1 for sample in met)
 
 
-def test_grey_and_transparent_pictures_become_rgb(tmp_path: Path) -> None:
-    Image.new("L", (9, 9), 100).save(tmp_path / "grey.png")
-    Image.new("RGBA", (9, 9), (1, 2, 3, 128)).save(tmp_path / "clear.png")
-    assert [picture.mode for picture in crops(tmp_path).pictures] == ["RGB", "RGB"]
+def test_a_damaged_picture_changes_no_sample_that_does_not_meet_it(folder: Path) -> None:
+    (folder / "later.png").write_bytes((folder / "0.png").read_bytes())
+    whole = [crops(folder)[n] for n in range(12)]
+    (folder / "later.png").write_bytes(b"")
+    damaged = [crops(folder)[n] for n in range(12)]
+    untouched = [same(a, b) for a, b in zip(whole, damaged, strict=True)]
+    assert untouched == [not sample.damaged for sample in damaged]
 
 
-def test_no_folder_at_all_is_refused() -> None:
-    with pytest.raises(ImageError, match="no training pictures: name at least one folder with --data"):
-        find_pictures(())
+def test_a_folder_of_damaged_pictures_is_given_up(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"not a picture")
+    with pytest.raises(ImageError, match=r"1 training pictures could not be read, .*a\.png among them"):
+        crops(tmp_path)[0]
 
 
-@pytest.mark.parametrize("name", ["empty", "missing"])
-def test_a_folder_without_pictures_is_named(folder: Path, tmp_path: Path, name: str) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ImageError, match=rf"{name}: no pictures found; expected files ending in \.bmp, "):
-        find_pictures((str(folder), str(tmp_path / name)))
+@pytest.mark.parametrize(("processes", "accumulate"), [(1, 1), (2, 1), (3, 2)])
+def test_a_step_is_shared_by_all_processes_without_a_sample_drawn_twice(processes: int, accumulate: int) -> None:
+    recipe = Recipe(model={}, steps=4, batch=12, accumulate=accumulate)
+    shares = [list(Numbers(recipe, process=n, processes=processes)) for n in range(processes)]
+    assert all(len(part) == 12 // processes // accumulate for share in shares for part in share)
+    for step in range(4):
+        parts = slice(step * accumulate, (step + 1) * accumulate)
+        drawn = sorted(n for share in shares for part in share[parts] for n in part)
+        assert drawn == list(range(step * 12, (step + 1) * 12))
 
 
-@pytest.mark.parametrize("content", [b"", b"not a picture", "half"])
-def test_a_corrupt_picture_is_named(folder: Path, content: bytes | str) -> None:
-    path = folder / "broken.png"
-    whole = (folder / "0.png").read_bytes()
-    path.write_bytes(content if isinstance(content, bytes) else whole[: len(whole) // 2])
-    with pytest.raises(ImageError, match=r"broken\.png: not a readable picture \(.*\); remove it from"):
-        crops(folder)[0]
+def test_a_resumed_run_draws_what_the_interrupted_one_would_have_drawn() -> None:
+    recipe = Recipe(model={}, steps=5, batch=4, accumulate=2)
+    whole, rest = Numbers(recipe, processes=2), Numbers(recipe, first_step=3, processes=2)
+    assert list(rest) == list(whole)[6:]
+    assert len(rest) == len(whole) == 10
 
 
-def test_a_picture_smaller_than_a_crop_is_named(folder: Path) -> None:
-    Image.new("RGB", (30, PATCH - 1)).save(folder / "narrow.png")
-    with pytest.raises(ImageError, match=r"narrow\.png: 30x7 is smaller than a 8-pixel crop"):
-        crops(folder)[0]
+def test_a_batch_that_cannot_be_shared_is_refused_with_one_that_can() -> None:
+    with pytest.raises(OptionError, match=r"batch 16 cannot be shared by 3 processes in 1 parts each.*--set batch=18"):
+        Numbers(Recipe(model={}, batch=16), processes=3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_samples_do_not_depend_on_who_draws_them(folder: Path, workers: int) -> None:
+    data = crops(folder, steps=4)
+    state = torch.get_rng_state()
+    loaded = list(SampleLoader(data, Numbers(data.recipe), workers))
+    assert torch.get_rng_state().equal(state)
+    expected = [Sample.concatenate([data[2 * n], data[2 * n + 1]]) for n in range(4)]
+    assert all(same(a, b) for a, b in zip(loaded, expected, strict=True))

@@ -56,7 +56,7 @@ def test_a_recipe_may_name_only_the_model(tmp_path: Path) -> None:
     [
         ("learning_rat = 1e-3\n", "unknown key 'learning_rat'; did you mean learning_rate?"),
         ("Steps = 3\n", "unknown key 'Steps'; did you mean steps?"),
-        ("qqq = 3\n", "unknown key 'qqq'; known keys: model, data, seed, steps, batch, patch, scale"),
+        ("qqq = 3\n", "unknown key 'qqq'; known keys: model, data, seed, steps, batch, accumulate, patch, scale"),
         ("steps = 0\n", "steps is 0, expected at least 1"),
         ("batch = -2\n", "batch is -2, expected at least 1"),
         ("patch = 0\n", "patch is 0, expected at least 1"),
@@ -64,7 +64,11 @@ def test_a_recipe_may_name_only_the_model(tmp_path: Path) -> None:
         ("scale = [0.5, 4.0]\n", "scale is [0.5, 4.0], expected 1 ≤ low ≤ high"),
         ("scale = [4.0, 2.0]\n", "scale is [4.0, 2.0], expected 1 ≤ low ≤ high"),
         ("shrink = [0.0, 2.0]\n", "shrink is [0.0, 2.0], expected 1 ≤ low ≤ high"),
-        ('precision = "fp16"\n', "precision is 'fp16', expected 'fp32' or 'bf16'"),
+        ('precision = "fp8"\n', "precision is 'fp8', expected 'fp32' or 'bf16' or 'fp16'"),
+        ('schedule = "linear"\n', "schedule is 'linear', expected 'cosine' or 'published-cosine' or 'steps'"),
+        ('schedule = "steps"\n', "schedule 'steps' and milestones belong together"),
+        ("milestones = [5, 3]\n", "milestones is [5, 3], expected ascending whole numbers"),
+        ("batch = 6\naccumulate = 4\n", "batch 6 is not a multiple of accumulate 4"),
         ('steps = "many"\n', "steps is 'many', expected a whole number"),
         ("steps = 2.5\n", "steps is 2.5, expected a whole number"),
         ("warmup = true\n", "warmup is True, expected a whole number"),
@@ -93,3 +97,36 @@ def test_a_recipe_that_is_no_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_bytes(b"\xff\xfe\x00")
     assert "cannot be read: " in refusal(path)
+
+
+def changed(folder: Path, *changes: str, data: tuple[str, ...] = ()) -> Recipe:
+    return read_recipe(written(folder, "steps = 3\n"), changes, data)
+
+
+def test_the_command_line_changes_values_of_every_kind(tmp_path: Path) -> None:
+    recipe = changed(tmp_path, "steps=7", "scale=[1, 2]", "precision=bf16", 'data=["a"]', "ema = 0.5")
+    assert (recipe.steps, recipe.scale, recipe.precision, recipe.data, recipe.ema) == (7, (1, 2), "bf16", ("a",), 0.5)
+
+
+def test_the_command_line_changes_single_arguments_of_the_model(tmp_path: Path) -> None:
+    recipe = changed(tmp_path, "model.args.levels=4", "model.args.encoder_spec.name=edsr-baseline")
+    assert recipe.model["args"] == {"encoder_spec": {"name": "edsr-baseline"}, "levels": 4}
+
+
+def test_folders_of_the_command_line_replace_those_of_the_recipe(tmp_path: Path) -> None:
+    assert changed(tmp_path, 'data=["a"]', data=("b", "c")).data == ("b", "c")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("stebs=7", "unknown key 'stebs'; did you mean steps?"),
+        ("steps", "--set 'steps': expected key=value"),
+        ("steps.a=1", "--set 'steps.a=1': steps is no table of the recipe"),
+        ("steps=many", "steps is 'many', expected a whole number"),
+    ],
+)
+def test_a_change_that_makes_no_recipe_is_refused(tmp_path: Path, change: str, message: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        changed(tmp_path, change)
+    assert message in str(caught.value)

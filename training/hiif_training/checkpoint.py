@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from hiif_deploy.errors import CheckpointError
+from hiif_deploy.files import write_aside
 from hiif_training.models.hiif import Hiif
 from hiif_training.models.registry import make_model
 
@@ -82,11 +83,11 @@ def save_checkpoint(
     if _is_safetensors(path):
         text = json.dumps({"model": described, "metadata": extra}, indent=2, ensure_ascii=False)
         content = safetensors.torch.save({key: value.clone() for key, value in tensors.items()})
-        write_aside(path, lambda file: file.write(content))
-        write_aside(path.with_suffix(".json"), lambda file: file.write(text.encode()))
+        write_whole(path, lambda file: file.write(content))
+        write_whole(path.with_suffix(".json"), lambda file: file.write(text.encode()))
     else:
         whole = {**extra, "model": {**described, "sd": tensors}}
-        write_aside(path, lambda file: torch.save(whole, file))
+        write_whole(path, lambda file: torch.save(whole, file))
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Any]) -> None:
@@ -119,20 +120,13 @@ def read_file(path: Path) -> dict[str, Any]:
     return content
 
 
-def write_aside(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a file beside `path` and rename it: `path` is the old file or the whole new one."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """`write_aside` into a folder that is made where it is missing; CheckpointError where that fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
+        write_aside(path, write)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _read_torch(path: Path) -> tuple[dict[str, Any], Mapping[str, Any], dict[str, Any]]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from hiif_deploy.errors import OptionError
 from hiif_deploy.extras import require_extra
+
+if TYPE_CHECKING:
+    from hiif_training.machine import Machine
+    from hiif_training.recipe import Recipe
 
 
 def register(app: typer.Typer) -> None:
@@ -20,10 +23,18 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="TOML file, or name of a shipped recipe such as compact.")],
+    recipe: Annotated[str, typer.Argument(help="TOML file, LIIF-family YAML, or name of a shipped recipe: compact.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for checkpoints; a run there is resumed.")],
     data: Annotated[list[Path] | None, typer.Option(help="Folder of pictures; may be given several times.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: steps=2000.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda; several GPUs: torchrun.")] = "auto",
     threads: Annotated[int, typer.Option(help="Processor threads; 0 leaves it to PyTorch.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that draw samples; 0 draws them in between.")] = 0,
+    cache: Annotated[int, typer.Option(help="MiB of decoded pictures that are kept.")] = 1024,
+    compile_: Annotated[bool, typer.Option("--compile", help="Use torch.compile; minutes to start.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Probe a few steps, print the plan and write nothing.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Train a model by a recipe; run it again to go on where it stopped."""
@@ -31,15 +42,32 @@ def train(
     import torch
 
     from hiif_training.loop import train as run
+    from hiif_training.machine import Machine, World
     from hiif_training.recipe import read_recipe
 
     if threads:
         torch.set_num_threads(threads)
-    chosen = read_recipe(find_recipe(recipe))
-    if data:
-        chosen = dataclasses.replace(chosen, data=tuple(str(folder) for folder in data))
-    path = run(chosen, output, show_progress=not quiet)
-    print(f"{path}: trained; next: hiif-deploy export {path} -o BUNDLE", file=sys.stderr)
+    chosen = read_recipe(find_recipe(recipe), changes or (), [str(folder) for folder in data or ()])
+    machine = Machine(cast(Any, device), workers, cache << 20, compile_)
+    if dry_run:
+        print_plan(chosen, output, machine)
+        return
+    path = run(chosen, output, machine=machine, show_progress=not quiet)
+    if World.of_environment().process == 0:
+        print(f"{path}: trained; next: hiif-deploy export {path} -o BUNDLE", file=sys.stderr)
+
+
+def print_plan(recipe: Recipe, output: Path, machine: Machine) -> None:
+    """The plan of a run on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from hiif_training.plan import plan
+
+    table = Table(title=f"plan: {output}", show_header=False, title_justify="left")
+    for row in plan(recipe, output, machine).rows():
+        table.add_row(*row)
+    Console().print(table)
 
 
 def find_recipe(name: str) -> Path:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
-from hiif_deploy.errors import ImageError
+from hiif_deploy.errors import ImageError, OptionError
 from hiif_deploy.grid import BitRule
-from hiif_deploy.images import SUFFIXES
+from hiif_training.pictures import PictureStore, find_pictures
 from hiif_training.queries import Queries, scattered_queries
 from hiif_training.recipe import Recipe
+
+_ATTEMPTS = 100
+"""Draws after which a folder of damaged pictures is given up."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,12 @@ class Sample:
     """patch² queries per crop, scattered over the high-resolution crop."""
     colours: Tensor
     """[B, patch², 3] float32 in [-1, 1]: what the decoder should answer."""
+    damaged: frozenset[str] = frozenset()
+    """Files that could not be read while these crops were drawn; others were drawn in their place."""
+
+    def to(self, device: torch.device) -> Sample:
+        """All tensors on `device`."""
+        return Sample(self.image.to(device), self.queries.to(device), self.colours.to(device), self.damaged)
 
     @staticmethod
     def concatenate(samples: list[Sample]) -> Sample:
@@ -38,14 +47,17 @@ class Sample:
             torch.cat([sample.image for sample in samples]),
             Queries.concatenate([sample.queries for sample in samples]),
             torch.cat([sample.colours for sample in samples]),
+            frozenset().union(*(sample.damaged for sample in samples)),
         )
 
 
 class Crops(Dataset[Sample]):
     """Sample i is the same whenever and wherever it is drawn: that is what makes a resumed run exact."""
 
-    def __init__(self, recipe: Recipe, *, levels: int, bits: BitRule) -> None:
+    def __init__(self, recipe: Recipe, *, levels: int, bits: BitRule, cache: int = 1 << 30) -> None:
+        """`cache` is how many bytes of decoded pictures each process keeps."""
         self.recipe = recipe
+        self.cache = cache
         self.levels = levels
         self.bits = bits
 
@@ -55,7 +67,7 @@ class Crops(Dataset[Sample]):
     def __getitem__(self, number: int) -> Sample:
         recipe = self.recipe
         random = np.random.default_rng((recipe.seed, number))
-        picture = self.pictures[int(random.integers(len(self.pictures)))]
+        picture, damaged = self._draw(random)
         limit = min(picture.size) / recipe.patch
         scale = random.uniform(recipe.scale[0], min(recipe.scale[1], limit))
         side = round(recipe.patch * scale)
@@ -71,41 +83,86 @@ class Crops(Dataset[Sample]):
             torch.from_numpy(np.ascontiguousarray(image))[None],
             scattered_queries(source, target, pixels, levels=self.levels, bits=self.bits),
             torch.from_numpy(colours[pixels])[None],
+            damaged,
         )
 
     @cached_property
-    def pictures(self) -> list[Image.Image]:
-        """All pictures, decoded; ImageError names one that is unreadable or too small."""
-        return [_load(path, self.recipe.patch) for path in find_pictures(self.recipe.data)]
+    def pictures(self) -> PictureStore:
+        """The pictures that samples are drawn from."""
+        return PictureStore(find_pictures(self.recipe.data), self.cache)
+
+    def _draw(self, random: np.random.Generator) -> tuple[Image.Image, frozenset[str]]:
+        """A picture, and the damaged files met before it. Which files are damaged is the same everywhere."""
+        damaged: set[str] = set()
+        for _ in range(_ATTEMPTS):
+            number = int(random.integers(len(self.pictures)))
+            picture = self.pictures.get(number)
+            if picture is not None:
+                return picture, frozenset(damaged)
+            damaged.add(str(self.pictures.paths[number]))
+        raise ImageError(
+            f"{len(damaged)} training pictures could not be read, {min(damaged)} among them, and no readable one "
+            f"turned up in {_ATTEMPTS} draws; look at the folder"
+        )
 
 
-def find_pictures(folders: tuple[str, ...]) -> list[Path]:
-    """Picture files below `folders` in a fixed order; ImageError where there is none."""
-    paths: list[Path] = []
-    for folder in folders:
-        found = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES)
-        if not found:
-            raise ImageError(f"{folder}: no pictures found; expected files ending in {', '.join(sorted(SUFFIXES))}")
-        paths += found
-    if not paths:
-        raise ImageError("no training pictures: name at least one folder with --data or in the recipe")
-    return paths
+class Numbers(BatchSampler):
+    """Which samples one of `processes` computes: step n is samples [n·batch, (n + 1)·batch), whoever draws them.
+
+    Each step is cut into `accumulate` parts of `processes` equal shares, so no sample is drawn twice in a step.
+    """
+
+    def __init__(self, recipe: Recipe, *, first_step: int = 0, process: int = 0, processes: int = 1) -> None:
+        parts = recipe.accumulate * processes
+        if recipe.batch % parts:
+            raise OptionError(
+                f"batch {recipe.batch} cannot be shared by {processes} processes in {recipe.accumulate} parts each; "
+                f"choose a multiple of {parts}: --set batch={recipe.batch - recipe.batch % parts + parts}"
+            )
+        self.recipe = recipe
+        self.first_step = first_step
+        self.process = process
+        self.processes = processes
+        self.share = recipe.batch // parts
+        """Crops in one part of one process."""
+
+    def __len__(self) -> int:
+        """Parts of the whole run, those before `first_step` included."""
+        return self.recipe.steps * self.recipe.accumulate
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for part in range(self.first_step * self.recipe.accumulate, len(self)):
+            start = (part * self.processes + self.process) * self.share
+            yield list(range(start, start + self.share))
+
+
+class SampleLoader(DataLoader[Sample]):
+    """Joined samples in the order of `Numbers`; the position follows from the number of the first step alone."""
+
+    def __init__(self, crops: Crops, numbers: Numbers, workers: int) -> None:
+        self.crops = crops
+        self.numbers = numbers
+        super().__init__(
+            crops,
+            batch_sampler=numbers,
+            collate_fn=Sample.concatenate,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            # Samples never ask the global generators; a generator of its own leaves them untouched.
+            generator=torch.Generator().manual_seed(crops.recipe.seed),
+        )
+
+    def state_dict(self) -> dict[str, int]:
+        """Nothing: Lightning asks whether a loader can go on in the middle of an epoch, and this one can."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Nothing to restore."""
 
 
 def to_tensor_domain(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
     """uint8 [0, 255] → float32 [-1, 1]."""
     return picture.astype(np.float32) * np.float32(2 / 255) - np.float32(1)
-
-
-def _load(path: Path, patch: int) -> Image.Image:
-    try:
-        with Image.open(path) as file:
-            picture = file.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(f"{path}: not a readable picture ({error}); remove it from the training folder") from error
-    if min(picture.size) < patch:
-        raise ImageError(f"{path}: {picture.size[0]}x{picture.size[1]} is smaller than a {patch}-pixel crop")
-    return picture
 
 
 def _crop(picture: Image.Image, side: int, taken: int, random: np.random.Generator) -> Image.Image:

@@ -1,163 +1,182 @@
-"""The training loop: L1, Adam, warm-up and cosine, checkpoints, exact resume (design/model.md T1)."""
+"""A training run: Lightning's Trainer around the recipe, with a state on disk that is whole or the one before."""
 
 from __future__ import annotations
 
-import csv
-import math
-import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+import logging
+import signal
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, Subset
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.strategies import DDPStrategy
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from hiif_deploy.errors import CheckpointError
-from hiif_deploy.progress import Progress
-from hiif_training.checkpoint import read_file, save_checkpoint, write_aside
-from hiif_training.data import Crops, Sample
-from hiif_training.models.hiif import Hiif
+from hiif_deploy.errors import CheckpointError, OptionError
+from hiif_deploy.files import remove_leftovers
+from hiif_training.callbacks import STATE_FILE, CountDamaged, SaveState, ShowProgress
+from hiif_training.checkpoint import load_weights, read_file, save_checkpoint, write_whole
+from hiif_training.data import Crops, Numbers, SampleLoader
+from hiif_training.machine import Machine, World
 from hiif_training.models.registry import make_model
+from hiif_training.pictures import check_sizes
 from hiif_training.recipe import Recipe
+from hiif_training.training_module import TrainingModule
+
+MODEL_FILE = "model.pth"
+PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+"""The recipe's words → Lightning's."""
 
 
-@dataclass
-class TrainingState:
-    """Everything that changes from step to step."""
+class WholeFiles(TorchCheckpointIO):
+    """State files are written aside and renamed, and read as plain data: nothing in them is executed."""
 
-    model: Hiif
-    """The weights being trained."""
-    average: AveragedModel | None
-    """Their exponential average, where the recipe asks for one."""
-    optimizer: torch.optim.Optimizer
-    """Adam."""
-    step: int = 0
-    """Steps done."""
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """The file at `path` is the one before or the whole new one."""
+        del storage_options
+        write_whole(Path(path), lambda file: torch.save(checkpoint, file))
 
-    @property
-    def best_weights(self) -> nn.Module:
-        """What is exported: the average where there is one."""
-        return self.average.module if self.average is not None else self.model
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        """CheckpointError for what is no plain data."""
+        del map_location, weights_only
+        return read_file(Path(path))
 
 
-def train(recipe: Recipe, folder: Path, *, show_progress: bool = True) -> Path:
+def train(recipe: Recipe, folder: Path, *, machine: Machine | None = None, show_progress: bool = True) -> Path:
     """Train (or go on where `folder` left off); returns the path of the final checkpoint.
 
-    `folder` receives `state.pt` (to resume), `loss.csv` (step, loss, learning rate, seconds) and `model.pth`
-    (the LIIF family's format). The result does not depend on how often the run was interrupted.
+    `folder` receives `state.pt` (to resume), `loss.csv` (step, loss, learning rate, seconds), TensorBoard's events and
+    `model.pth` (the LIIF family's format). The result does not depend on how often the run was interrupted. Under
+    `torchrun` each process calls this; the processes share every step.
     """
+    machine, world = machine or Machine(), World.of_environment()
+    check_precision(recipe, machine)
     folder.mkdir(parents=True, exist_ok=True)
-    state = start(recipe)
-    if (folder / "state.pt").exists():
-        resume(state, recipe, folder / "state.pt")
-    config = state.model.config
-    crops = Crops(recipe, levels=config.levels, bits=config.bits)
-    progress = Progress("training", recipe.steps, unit="steps", enabled=show_progress, start=state.step)
-    began, total = time.monotonic(), torch.zeros(())
-    with progress:
-        for sample in _batches(crops, recipe, state.step):
-            total += training_step(state, recipe, sample)
-            progress.advance(1)
-            if state.step % recipe.save_every == 0 or state.step == recipe.steps:
-                summed = (state.step - 1) % recipe.save_every + 1
-                _log(folder, state, recipe, total.item() / summed, time.monotonic() - began)
-                total.zero_()
-                save_state(state, recipe, folder / "state.pt")
-    return _save_model(state, recipe, folder / "model.pth")
+    if world.process == 0:
+        remove_leftovers(folder)
+    state = folder / STATE_FILE
+    done = finished_steps(state, recipe) if state.exists() else 0
+    if done < recipe.steps:
+        loader = make_loader(recipe, machine, world, first_step=done)
+        callbacks = _callbacks(recipe, folder, done, show_progress and world.process == 0)
+        fit(
+            lambda: make_trainer(recipe, machine, world, callbacks, recipe.steps),
+            make_module(recipe, machine),
+            loader,
+            state if done else None,
+        )
+    if world.process == 0:
+        save_model(recipe, state, folder / MODEL_FILE)
+    return folder / MODEL_FILE
 
 
-def start(recipe: Recipe) -> TrainingState:
-    """Fresh weights from the recipe's seed."""
-    torch.manual_seed(recipe.seed)
-    model = make_model(recipe.model).train()
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None  # type: ignore[no-untyped-call]
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return TrainingState(model, average, torch.optim.Adam(trainable, lr=recipe.learning_rate))
+def make_module(recipe: Recipe, machine: Machine) -> TrainingModule:
+    """The model in training, compiled where the machine asks for it."""
+    module = TrainingModule(recipe)
+    if machine.compile:
+        module.model.compile()
+    return module
 
 
-def training_step(state: TrainingState, recipe: Recipe, sample: Sample) -> Tensor:
-    """One optimizer step; the L1 loss before it, in the normalised domain."""
-    for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(recipe, state.step)
-    with _precision(recipe):
-        answer = state.model(sample.image, sample.queries)
-    loss = nn.functional.l1_loss(answer.float(), sample.colours)
-    state.optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    state.optimizer.step()
-    if state.average is not None:
-        state.average.update_parameters(state.model)
-    state.step += 1
-    return loss.detach()
+def make_loader(recipe: Recipe, machine: Machine, world: World, first_step: int = 0) -> SampleLoader:
+    """This process's samples from `first_step` on; ImageError where a picture is too small or there is none."""
+    config = make_model(recipe.model).config
+    numbers = Numbers(recipe, first_step=first_step, process=world.process, processes=world.processes)
+    crops = Crops(recipe, levels=config.levels, bits=config.bits, cache=machine.cache_per_process)
+    check_sizes(crops.pictures.paths, recipe.patch)
+    return SampleLoader(crops, numbers, machine.workers)
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up to the peak, then half a cosine down to the final rate."""
-    if step < recipe.warmup:
-        return recipe.learning_rate * (step + 1) / recipe.warmup
-    done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
-    span = recipe.learning_rate - recipe.final_learning_rate
-    return recipe.final_learning_rate + span * (1 + math.cos(math.pi * done)) / 2
+def make_trainer(recipe: Recipe, machine: Machine, world: World, callbacks: Sequence[Callback], steps: int) -> Trainer:
+    """Lightning's Trainer for this process; only `callbacks` write anything."""
+    backend = "nccl" if machine.accelerator == "cuda" else "gloo"
+    return Trainer(
+        accelerator="gpu" if machine.accelerator == "cuda" else "cpu",
+        devices=world.per_node,
+        num_nodes=world.processes // world.per_node,
+        strategy=DDPStrategy(process_group_backend=backend) if world.processes > 1 else "auto",
+        precision=PRECISIONS[recipe.precision],
+        max_steps=steps,
+        accumulate_grad_batches=recipe.accumulate,
+        callbacks=list(callbacks),
+        logger=False,
+        plugins=[WholeFiles()],
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
 
 
-def save_state(state: TrainingState, recipe: Recipe, path: Path) -> None:
-    """All that `resume` needs, written aside and renamed."""
-    content = {
-        "step": state.step,
-        "recipe": _plain(recipe),
-        "model": state.model.state_dict(),
-        "average": None if state.average is None else state.average.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
-    }
-    write_aside(path, lambda file: torch.save(content, file))
+def check_precision(recipe: Recipe, machine: Machine) -> None:
+    """OptionError for fp16 without a GPU, where Lightning would take bf16 instead."""
+    if recipe.precision == "fp16" and machine.accelerator == "cpu":
+        raise OptionError("recipe: precision 'fp16' needs a GPU; on a processor take --set precision=bf16")
 
 
-def resume(state: TrainingState, recipe: Recipe, path: Path) -> None:
-    """Load what `save_state` wrote; CheckpointError where the recipe is another one."""
+def finished_steps(path: Path, recipe: Recipe) -> int:
+    """Steps that a state file holds; CheckpointError where it is none, or of another recipe."""
     content = read_file(path)
-    if not isinstance(content.get("recipe"), dict):
+    if not isinstance(content.get("recipe"), dict) or type(content.get("global_step")) is not int:
         raise CheckpointError(f"{path}: not the state of a training run; choose another output folder")
-    changed = [k for k, v in _plain(recipe).items() if k != "data" and content["recipe"].get(k) != v]
+    changed = [k for k, v in recipe.plain().items() if k != "data" and content["recipe"].get(k) != v]
     if changed:
         raise CheckpointError(
             f"{path}: written with another recipe ({', '.join(changed)} differ); "
             "choose another output folder or restore the recipe"
         )
-    state.model.load_state_dict(content["model"])
-    state.optimizer.load_state_dict(content["optimizer"])
-    if state.average is not None:
-        state.average.load_state_dict(content["average"])
-    state.step = content["step"]
+    return int(content["global_step"])
 
 
-def _batches(crops: Crops, recipe: Recipe, first: int) -> Iterator[Sample]:
-    rest = Subset(crops, range(first * recipe.batch, len(crops)))
-    return iter(DataLoader(rest, batch_size=recipe.batch, collate_fn=Sample.concatenate))
+def save_model(recipe: Recipe, state: Path, path: Path) -> None:
+    """The weights of a state file, averaged where the recipe averages them, in the LIIF family's format."""
+    content = read_file(state)
+    model = make_model(recipe.model)
+    load_weights(model, {key.removeprefix("model."): value for key, value in content["state_dict"].items()})
+    save_checkpoint(path, model, recipe.model, {"epoch": content["global_step"]})
 
 
-def _precision(recipe: Recipe) -> AbstractContextManager[Any]:
-    return torch.autocast("cpu", torch.bfloat16) if recipe.precision == "bf16" else nullcontext()
+def _callbacks(recipe: Recipe, folder: Path, done: int, show_progress: bool) -> list[Callback]:
+    """In the order in which they are called: the state is saved after the average took the step in."""
+    progress = ShowProgress(recipe, done, enabled=show_progress)
+    rest: list[Callback] = [CountDamaged(), SaveState(recipe, folder, done), progress]
+    if not recipe.ema:
+        return rest
+    follow = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
+    return [WeightAveraging(device=None, use_buffers=False, multi_avg_fn=follow), *rest]
 
 
-def _plain(recipe: Recipe) -> dict[str, Any]:
-    values = asdict(recipe)
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+def fit(make: Callable[[], Trainer], module: TrainingModule, loader: SampleLoader, state: Path | None = None) -> None:
+    """Let the Trainer that `make` gives train, from a state file on where there is one; Ctrl-C stays Ctrl-C."""
+    handler = signal.getsignal(signal.SIGINT)
+    with _quiet():
+        trainer = make()
+        try:
+            trainer.fit(module, loader, ckpt_path=state, weights_only=True)
+        except SystemExit:
+            # Lightning turns Ctrl-C into an exit and leaves the signal ignored.
+            if not trainer.interrupted:
+                raise
+            signal.signal(signal.SIGINT, handler)
+            raise KeyboardInterrupt from None
 
 
-def _log(folder: Path, state: TrainingState, recipe: Recipe, loss: float, seconds: float) -> None:
-    path = folder / "loss.csv"
-    is_new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if is_new:
-            writer.writerow(["step", "loss", "learning_rate", "seconds"])
-        writer.writerow([state.step, f"{loss:.6f}", f"{learning_rate(recipe, state.step - 1):.3e}", f"{seconds:.1f}"])
-
-
-def _save_model(state: TrainingState, recipe: Recipe, path: Path) -> Path:
-    save_checkpoint(path, state.best_weights, recipe.model, {"epoch": state.step})
-    return path
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's advertisements, its hint at what is meant here, and a warning about its own code."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*does not have many workers.*")
+            warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)

@@ -101,7 +101,11 @@ class Hiif(nn.Module):
 
     def forward(self, image: Tensor, queries: Queries) -> Tensor:
         """Normalised picture [B, 3, h, w] → colours [B, N, 3], the bilinear skip included (H10)."""
-        return self.decode(self.encode(image), queries) + skip(image, queries)
+        return self.answer(image, self.encode(image), queries)
+
+    def answer(self, image: Tensor, features: Tensor, queries: Queries) -> Tensor:
+        """`forward` for features that are known already."""
+        return self.decode(features, queries) + skip(image, queries)
 
     def query_input(self, maps: Tensor, queries: Queries) -> Tensor:
         """[B, N, 4·width + 2]: each corner's features times its area weight, and the cell (H6)."""

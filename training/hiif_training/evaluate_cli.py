@@ -1,0 +1,121 @@
+"""The sub-command `evaluate`. Nothing heavy is imported before it runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from hiif_deploy import __version__
+from hiif_deploy.errors import OptionError
+from hiif_deploy.extras import require_extra
+from hiif_deploy.files import write_aside
+from hiif_deploy.progress import Progress
+
+if TYPE_CHECKING:
+    from hiif_training.evaluate import Evaluation
+
+
+def register(app: typer.Typer) -> None:
+    """Add the sub-command."""
+    app.command()(evaluate)
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Checkpoint, bundle folder, name of a shipped model, or bicubic.")],
+    data: Annotated[list[Path], typer.Option(help="Folder of pictures, or with HR/ and LR_bicubic/X2/; repeatable.")],
+    scales: Annotated[str, typer.Option(help="Factors, separated by commas.")] = "2,3,4",
+    limit: Annotated[int | None, typer.Option(min=1, help="Take the first so many pictures of each set.")] = None,
+    protocol: Annotated[str, typer.Option(help="benchmark (luma) or div2k (colours).")] = "benchmark",
+    statistics: Annotated[str, typer.Option(help="global, or rows per group as published: 300 or 100.")] = "global",
+    low: Annotated[str | None, typer.Option("--lr", help="Make every small picture: matlab or pil.")] = None,
+    engine: Annotated[str, typer.Option(help="auto, torch (checkpoints), onnxruntime or tensorrt (bundles).")] = "auto",
+    provider: Annotated[str, typer.Option(help="Execution provider, or cuda for torch.")] = "cpu",
+    threads: Annotated[int, typer.Option(help="Processor threads; 0 takes all that this process may use.")] = 0,
+    with_ssim: Annotated[bool, typer.Option("--ssim/--no-ssim", help="Measure SSIM too.")] = True,
+    with_lpips: Annotated[bool, typer.Option("--lpips", help="Measure LPIPS too; needs the package lpips.")] = False,
+    compare: Annotated[str | None, typer.Option(help="paper: its figures beside the measured ones.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
+    markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Write the table to this file.")] = None,
+    sheet_file: Annotated[Path | None, typer.Option("--sheet", help="Write crops beside bicubic to this file.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Measure a model on test sets by the published protocol."""
+    require_extra("train")
+    from hiif_training.evaluate import Measure, parse_scales
+    from hiif_training.evaluate import evaluate as run
+    from hiif_training.evaluators import EvaluatorOptions
+    from hiif_training.lpips_metric import Lpips
+    from hiif_training.picture_sets import PictureSet
+
+    check_choice("--compare", compare, ("paper",))
+    check_choice("--lr", low, ("matlab", "pil"))
+    options = EvaluatorOptions(cast(Any, engine), parse_statistics(statistics), provider, threads)
+    factors, sets = parse_scales(scales), [PictureSet(folder, cast(Any, low), limit) for folder in data]
+    measure = Measure(cast(Any, protocol), with_ssim, Lpips() if with_lpips else None)
+    for path in (json_file, markdown_file, sheet_file):
+        check_folder(path)
+    total = sum(len(part.paths) for part in sets) * len(factors)
+    with Progress("evaluating", total, unit="pictures", enabled=not quiet) as progress:
+        with_crops = sheet_file is not None
+        found = run(model, sets, factors, measure, options, with_crops=with_crops, advance=progress.advance)
+    title = f"{found.model}, {found.engine}, {protocol} protocol, statistics {statistics}"
+    write_tables(title, found, markdown_file, with_paper=compare is not None)
+    if json_file:
+        write_json(json_file, found, {"protocol": protocol, "statistics": statistics})
+    if sheet_file:
+        write_sheet(sheet_file, found)
+
+
+def write_tables(title: str, found: Evaluation, markdown_file: Path | None, *, with_paper: bool) -> None:
+    """On the terminal, and in Markdown where a file is named."""
+    from rich.console import Console
+
+    from hiif_training import evaluation_report as report
+
+    columns, rows = report.header(found, with_paper=with_paper), report.rows(found, with_paper=with_paper)
+    Console().print(report.terminal_table(title, columns, rows))
+    if markdown_file:
+        text = report.markdown(title, columns, rows)
+        write_aside(markdown_file, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, found: Evaluation, facts: dict[str, str]) -> None:
+    """Every picture's figures, what was evaluated, and with which program."""
+    from hiif_training.evaluate import as_json
+
+    what = {"model": found.model, "spec": dict(found.spec), "engine": found.engine, "hiif_deploy": __version__}
+    whole = {**what, **facts, "results": as_json(found.results)}
+    text = json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
+    write_aside(path, lambda file: file.write(text.encode()))
+
+
+def write_sheet(path: Path, found: Evaluation) -> None:
+    """Crops side by side."""
+    from hiif_deploy.images import Picture, write_image
+    from hiif_training.sheet import draw_sheet
+
+    write_image(path, Picture(draw_sheet(found.crops, found.model)))
+
+
+def check_folder(path: Path | None) -> None:
+    """OptionError where a file could not be written because its folder is missing: asked before the work."""
+    if path is not None and not path.parent.is_dir():
+        raise OptionError(f"{path}: the folder {path.parent} does not exist; create it first")
+
+
+def parse_statistics(text: str) -> int | None:
+    """`global` → None, a number of rows → itself; OptionError otherwise."""
+    if text == "global":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise OptionError(f"--statistics {text!r}: expected global, or output rows per group such as 300")
+    return int(text)
+
+
+def check_choice(option: str, value: str | None, allowed: tuple[str, ...]) -> None:
+    """OptionError unless the value is left out or allowed."""
+    if value is not None and value not in allowed:
+        raise OptionError(f"{option} {value!r}: expected {' or '.join(allowed)}")

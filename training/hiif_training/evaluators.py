@@ -1,0 +1,140 @@
+"""What is evaluated: a checkpoint in PyTorch, a bundle on any engine of the runtime, or bicubic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hiif_deploy.bundle import open_bundle
+from hiif_deploy.errors import OptionError
+from hiif_deploy.session import Engine as EngineName
+from hiif_deploy.session import EngineOptions
+from hiif_deploy.sizes import Size
+from hiif_deploy.upscaler import RenderOptions, Upscaler
+from hiif_training.checkpoint import SUFFIXES, load_checkpoint
+from hiif_training.resize import enlarge_bicubic
+from hiif_training.torch_engine import enlarge
+
+Engine = Literal["auto", "torch", "onnxruntime", "tensorrt"]
+BICUBIC = "bicubic"
+"""Name of the baseline among the models."""
+WHOLE = 1 << 30
+"""Rows of a group that holds any picture: statistics over all of it, padding as published."""
+
+
+class Evaluator(Protocol):
+    """Enlarges pictures in the way of the published evaluation: the cell is clipped (design/model.md E3)."""
+
+    name: str
+    """Of the model."""
+    spec: Mapping[str, Any]
+    """`{name, args}` of the model; empty for bicubic."""
+    engine: str
+    """What runs it."""
+
+    def enlarge(self, low: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
+        """[h, w, 3] → [H, W, 3] in [0, 1], not rounded."""
+        ...
+
+
+class Bicubic:
+    """MATLAB's bicubic: what every model must beat."""
+
+    name = BICUBIC
+    spec: Mapping[str, Any] = {}
+    engine = "numpy"
+
+    def enlarge(self, low: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
+        """See `Evaluator`."""
+        return enlarge_bicubic(low, size)
+
+
+class TorchEvaluator:
+    """A checkpoint, run by the plain PyTorch module."""
+
+    spec: Mapping[str, Any]
+
+    def __init__(self, path: Path, scale: float, options: EvaluatorOptions) -> None:
+        device = "cuda" if options.provider == "cuda" else "cpu"
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        loaded = load_checkpoint(path)
+        self.name = path.stem
+        self.spec = loaded.spec
+        self.engine = f"torch {device}"
+        self._model = loaded.model.to(device)
+        self._rows = group_rows(options.group_rows, self._model.encoder.size_multiple, scale)
+
+    def enlarge(self, low: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
+        """See `Evaluator`."""
+        return enlarge(self._model, low, size, group_rows=self._rows, clip_cell=True)
+
+
+class BundleEvaluator:
+    """A bundle, run by the runtime."""
+
+    def __init__(self, upscaler: Upscaler) -> None:
+        self.name = upscaler.contract.name
+        self.spec = upscaler.contract.model
+        self.engine = f"onnxruntime {upscaler.engine.provider}"
+        self._upscaler = upscaler
+
+    def enlarge(self, low: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
+        """See `Evaluator`."""
+        return np.asarray(self._upscaler.upscale(low / np.float32(255), size=size), dtype=np.float32)
+
+
+def group_rows(rows: int | None, multiple: int, scale: float) -> int | None:
+    """Rows per group of statistics. Window encoders are padded as published at whole scales, which groups do."""
+    return rows or (WHOLE if multiple > 1 and scale == int(scale) else None)
+
+
+@dataclass(frozen=True)
+class EvaluatorOptions:
+    """How a model is run."""
+
+    engine: Engine = "auto"
+    """`auto` takes PyTorch for checkpoints and ONNX Runtime for bundles."""
+    group_rows: int | None = None
+    """Output rows of a group of statistics, 300 or 100 as published; None takes all rows together."""
+    provider: str = "cpu"
+    """Execution provider of ONNX Runtime; `cpu` or `cuda` for PyTorch."""
+    threads: int = 0
+    """Processor threads; 0 takes all that this process may use."""
+
+    def __post_init__(self) -> None:
+        if self.engine not in get_args(Engine):
+            raise OptionError(f"--engine {self.engine!r}: expected one of {', '.join(get_args(Engine))}")
+
+
+@contextmanager
+def open_evaluator(model: str, scale: float, options: EvaluatorOptions) -> Iterator[Evaluator]:
+    """A checkpoint file, a bundle's folder or shipped name, or `bicubic`, for pictures at one scale.
+
+    OptionError where the engine cannot run the model.
+    """
+    is_checkpoint = Path(model).is_file() and Path(model).suffix in SUFFIXES
+    engine = options.engine
+    if model == BICUBIC:
+        yield Bicubic()
+    elif engine == "torch" or (engine == "auto" and is_checkpoint):
+        if not is_checkpoint:
+            raise OptionError(f"--engine torch runs checkpoints, and {model} is none: name the .pth it was made from")
+        yield TorchEvaluator(Path(model), scale, options)
+    elif is_checkpoint:
+        raise OptionError(f"--engine {engine} runs bundles: first hiif-deploy export {model} -o DIR, then evaluate DIR")
+    else:
+        bundle = open_bundle(model)
+        rows = group_rows(options.group_rows, bundle.contract.encoder.size_multiple, scale)
+        render = RenderOptions(group_rows=rows, clip_cell=True)
+        name: EngineName = "tensorrt" if engine == "tensorrt" else "onnxruntime"
+        chosen = EngineOptions(engine=name, provider=options.provider, threads=options.threads)
+        with Upscaler(bundle, engine=chosen, options=render) as upscaler:
+            yield BundleEvaluator(upscaler)

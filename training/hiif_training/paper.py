@@ -1,0 +1,52 @@
+"""The paper's own figures, from `paper_tables.toml`, to stand beside measured ones."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+ENCODERS = {"edsr-baseline": "EDSR-baseline", "edsr-mini": "EDSR-baseline", "edsr": "EDSR-baseline"}
+ENCODERS |= {"rdn": "RDN", "swinir": "SwinIR"}
+"""Encoders of checkpoints → those of the tables; an EDSR of any size stands beside EDSR-baseline."""
+SETS = {"b100": "BSD100", "bsds100": "BSD100", "div2k_valid_hr": "DIV2K"}
+"""Other names of the sets' folders."""
+
+
+@cache
+def tables() -> Mapping[str, Any]:
+    """Tables 1 to 4 as the file has them."""
+    return tomllib.loads((files("hiif_training") / "paper_tables.toml").read_text(encoding="utf-8"))
+
+
+def paper_row(spec: Mapping[str, Any], set_name: str, scale: float) -> tuple[str, float] | None:
+    """(label, PSNR) of HIIF with a model's encoder on that set and scale; bicubic for an empty spec.
+
+    None where the paper has no such figure.
+    """
+    encoder_spec = spec.get("args", {}).get("encoder_spec", {})
+    encoder = ENCODERS.get(encoder_spec.get("name", ""), "") if spec else ""
+    method = "HIIF" if spec else "Bicubic"
+    value = figure(encoder, method, set_name, scale)
+    return None if value is None else (f"{method}, {encoder}" if encoder else method, value)
+
+
+def figure(encoder: str, method: str, set_name: str, scale: float) -> float | None:
+    """One PSNR of Tables 1 and 2."""
+    name = _known_set(set_name)
+    if name is None or scale not in tables()["scales"][name]:
+        return None
+    column = tables()["scales"][name].index(scale)
+    for row in tables()["psnr"]:
+        if (row["encoder"], row["method"]) == (encoder, method) and name in row:
+            value = float(row[name][column])
+            return None if math.isnan(value) else value
+    return None
+
+
+def _known_set(name: str) -> str | None:
+    known = {n.lower(): n for n in tables()["scales"]} | SETS
+    return known.get(name.lower())
