@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from hiif_deploy.engine_entry import StoredEngine
 from hiif_deploy.engine_identity import EngineEnvironment
 from hiif_deploy.engine_store import EngineStore, Found
 from hiif_deploy.engine_verify import require_verified
-from hiif_deploy.errors import EngineAbsentError, EngineError, HiifError
+from hiif_deploy.errors import EngineAbsentError, EngineError, EngineLoadError, HiifError
 from hiif_deploy.session import EngineOptions
 from hiif_deploy.trt_library import Library, load_library
 
@@ -43,23 +43,45 @@ def open_backend(bundle: Bundle, options: EngineOptions, say: Say = say_on_stder
 
 
 def open_tensorrt(bundle: Bundle, options: EngineOptions, say: Say = say_on_stderr) -> TrtBackend:
-    """Stored engines for this machine, or newly built ones, loaded on the GPU."""
-    from hiif_deploy.trt_backend import TrtBackend
-
-    library = load_library(options.library)
-    device = open_device(options.device_layer)
+    """Stored engines for this machine, or newly built ones, loaded on the GPU and verified."""
+    library, store = load_library(options.library), EngineStore.open(options.store, say)
     try:
-        precision = options.precision or "fp16"
-        environment = describe(library, device)
-        store = EngineStore.open(options.store, say)
-        engines = find_or_build(bundle, precision, library, environment, store, say)
-        data = {name: engine.load() for name, engine in engines.items()}
-        backend = TrtBackend(bundle, precision, data, library, device, options, say)
+        return _open_stored(bundle, options, library, store, say)
+    except EngineLoadError as error:
+        # Whole, of this machine, and not taken all the same: it is removed by now, and built again.
+        say(f"{error}; that is done now")
+        return _open_stored(bundle, options, library, store, say)
+
+
+def _open_stored(bundle: Bundle, options: EngineOptions, library: Library, store: EngineStore, say: Say) -> TrtBackend:
+    """A stored engine that does not load is removed before the error is raised."""
+    device = open_device(options.device_layer)
+    precision = options.precision or "fp16"
+    engines: dict[str, StoredEngine] = {}
+    try:
+        engines = find_or_build(bundle, precision, library, describe(library, device), store, say)
+        backend = load_engines(bundle, precision, engines, library, device, options, say)
         require_verified(bundle, backend, engines, precision, store, say)
         return backend
-    except BaseException:
+    except BaseException as error:
         device.close()
+        if isinstance(error, EngineLoadError):
+            store.remove(engines[error.graph], say)
         raise
+
+
+def load_engines(
+    bundle: Bundle, precision: Precision, engines: Mapping[str, StoredEngine], library: Library, device: Device,
+    options: EngineOptions, say: Say,
+) -> TrtBackend:  # fmt: skip
+    """Stored engines on the GPU; the backend closes the device. EngineError where one does not load."""
+    from hiif_deploy.trt_backend import TrtBackend
+
+    data = {name: engine.load() for name, engine in engines.items()}
+    # The store holds what was built here, by the hash in its sidecar: such engines may bring the code that makes them
+    # run in newer versions.
+    host_code = any(engine.identity.is_version_compatible for engine in engines.values())
+    return TrtBackend(bundle, precision, data, library, device, options, say, host_code=host_code)
 
 
 def describe(library: Library, device: Device) -> EngineEnvironment:

@@ -10,6 +10,7 @@
     ├── BundleError               a bundle: missing, tampered, newer, foreign
     ├── CheckpointError           a checkpoint: wrong keys, shapes, names, truncated
     ├── EngineError               an inference engine: unusable, failed, or another than the one asked for
+    │   └── EngineLoadError       a stored engine that the library does not take
     ├── ParityError               two implementations disagree beyond tolerance
     └── MissingExtraError         an optional package that the asked work needs
 
@@ -61,6 +62,15 @@ class CheckpointError(HiifError):
 
 class EngineError(HiifError):
     """An inference engine is unusable, failed, or is not the one asked for."""
+
+
+class EngineLoadError(EngineError):
+    """A stored engine that the library does not take, or that is not of its graph."""
+
+    def __init__(self, graph: str, message: str) -> None:
+        self.graph = graph
+        """Name of the graph."""
+        super().__init__(message)
 
 
 class ParityError(HiifError):

@@ -36,7 +36,7 @@ class TrtBackend:
 
     def __init__(
         self, bundle: Bundle, precision: Precision, engines: Mapping[str, bytes], library: Library, device: Device,
-        options: EngineOptions, say: Say,
+        options: EngineOptions, say: Say, *, host_code: bool = False,
     ) -> None:  # fmt: skip
         """`engines` holds a serialised engine for every graph but the folds. The backend closes the device."""
         self.contract = bundle.contract
@@ -49,7 +49,8 @@ class TrtBackend:
         self._gpu = gpu = Gpu(device)
         chain = self.contract.chain(precision)
         self._sessions = {
-            name: TrtSession(library, chain[name], data, device, gpu.scratch, say) for name, data in engines.items()
+            name: TrtSession(library, chain[name], data, device, gpu.scratch, say, host_code=host_code)
+            for name, data in engines.items()
         }
         folds = {
             name: open_session(g, bundle.graphs[g.key], EngineOptions(), threads=1, keep_memory=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hiif_deploy.contract import GraphContract
 from hiif_deploy.device import Device, Stream
 from hiif_deploy.device_memory import DeviceTensor, Scratch
-from hiif_deploy.errors import EngineError
+from hiif_deploy.errors import EngineError, EngineLoadError
 from hiif_deploy.trt_library import Library, Messages
 
 if TYPE_CHECKING:
@@ -44,21 +44,27 @@ class TrtSession:
     """One graph's engine. Work is queued on a stream; addresses stay the caller's. One thread at a time."""
 
     def __init__(
-        self, library: Library, graph: GraphContract, data: bytes, device: Device, scratch: Scratch, say: Say
-    ) -> None:
-        """EngineError where the engine does not load here, or is not of that graph. `scratch` is shared by all."""
+        self, library: Library, graph: GraphContract, data: bytes, device: Device, scratch: Scratch, say: Say,
+        *, host_code: bool = False,
+    ) -> None:  # fmt: skip
+        """EngineError where the engine does not load here, or is not of that graph. `scratch` is shared by all.
+
+        `host_code` lets the engine bring code of its own, as version-compatible ones do: for trusted engines only.
+        """
         self.graph = graph
         self._library, self._device, self._scratch, self._say = library, device, scratch, say
         self._messages = Messages(library)
         self._runtime: trt.Runtime = library.module.Runtime(self._messages.logger)
         self._runtime.error_recorder = self._messages.recorder
+        self._runtime.engine_host_code_allowed = host_code
         self._contexts: OrderedDict[Shapes, _Context] = OrderedDict()
         self._has_graphs = device.has_graphs
         engine: trt.ICudaEngine | None = self._runtime.deserialize_cuda_engine(data)
         if engine is None:
-            raise EngineError(
+            raise EngineLoadError(
+                graph.name,
                 f"graph {graph.key}: {library.name} {library.version} does not load this engine "
-                f"({self._messages.reason()}); build it again with hiif-deploy build"
+                f"({self._messages.reason()}); build it again with hiif-deploy build",
             )
         self._engine: trt.ICudaEngine = engine
         _compare(library, graph, self._engine)
@@ -190,6 +196,7 @@ def _compare(library: Library, graph: GraphContract, engine: trt.ICudaEngine) ->
     promised |= {tensor.name: (False, DTYPES[tensor.dtype]) for tensor in graph.outputs}
     if found != promised:
         wrong = sorted(name for name in found.keys() | promised.keys() if found.get(name) != promised.get(name))
-        raise EngineError(
-            f"engine of graph {graph.key}: its tensors differ from the contract ({', '.join(wrong)}); build it again"
+        raise EngineLoadError(
+            graph.name,
+            f"engine of graph {graph.key}: its tensors differ from the contract ({', '.join(wrong)}); build it again",
         )

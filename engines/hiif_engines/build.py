@@ -155,7 +155,7 @@ class _Build:
         if flags.version_compatible:
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
         if flags.hardware != "none":
-            config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, flags.hardware.upper())
+            config.hardware_compatibility_level = self._hardware_level()
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         if flags.target is not None:
             set_target(self.library, config, flags.target)
@@ -164,6 +164,13 @@ class _Build:
             profile.set_shape(name, bounds.min, bounds.opt, bounds.max)
         config.add_optimization_profile(profile)
         return config
+
+    def _hardware_level(self) -> Any:
+        level = getattr(self.library.module.HardwareCompatibilityLevel, self.flags.hardware.upper(), None)
+        if level is None:
+            name = f"{self.library.name} {self.library.version}"
+            raise OptionError(f"{name} has no hardware compatibility {self.flags.hardware!r}; a newer one has")
+        return level
 
 
 def set_target(library: Library, config: Any, capability: str) -> None:

@@ -81,12 +81,11 @@ def _build(
     force: bool, show_progress: bool,
 ) -> dict[str, StoredEngine]:  # fmt: skip
     from hiif_deploy.device import open_device
-    from hiif_deploy.engine_choice import describe
+    from hiif_deploy.engine_choice import describe, load_engines
     from hiif_deploy.engine_identity import EngineEnvironment
     from hiif_deploy.engine_store import EngineStore
     from hiif_deploy.engine_verify import verify_engines
     from hiif_deploy.session import EngineOptions
-    from hiif_deploy.trt_backend import TrtBackend
     from hiif_engines.build_bundle import build_bundle
 
     library, store, target = load_library(name), EngineStore.open(root, _say), request.flags.target
@@ -99,9 +98,8 @@ def _build(
     try:
         environment = describe(library, device)
         engines = build_bundle(bundle, request, library, environment, store, _say, show_progress=show_progress)
-        data = {graph: engine.load() for graph, engine in engines.items()}
         options = EngineOptions(engine="tensorrt", precision=request.precision, library=name)
-        backend = TrtBackend(bundle, request.precision, data, library, device, options, _say)
+        backend = load_engines(bundle, request.precision, engines, library, device, options, _say)
     except BaseException:
         device.close()
         raise

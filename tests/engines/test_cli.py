@@ -143,6 +143,21 @@ def test_a_damaged_engine_is_named_and_built_again(
     assert victim.read_bytes() != bytes(data)
 
 
+def test_an_engine_that_the_library_does_not_take_is_named_and_built_again(
+    machine: Machine, run: Run, half_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("build", half_bundle) == 0
+    machine.trt.testing.fail_deserialize("kernels of another driver")
+    words = ("upscale", SAMPLE, "-b", half_bundle, "--scale", "1", "--engine", "tensorrt", "-o", tmp_path / "o.png")
+    capsys.readouterr()
+    assert run(*words) == 0
+    said = capsys.readouterr().err
+    assert "graph encoder.fp16: tensorrt 11.4.0.106 does not load this engine (" in said
+    assert "kernels of another driver" in said
+    assert "no fp16 engine for encoder of half" in said
+    assert len(engine_files(machine)) == 5
+
+
 def test_engines_of_another_gpu_and_version_are_named_and_not_used(
     machine: Machine, run: Run, half_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,6 +169,35 @@ def test_engines_of_another_gpu_and_version_are_named_and_not_used(
     said = capsys.readouterr().err
     assert "built by TensorRT 11.4.0.106 for Fake GPU (8.9)" in said
     assert "here is TensorRT 11.4.0.106 for Other GPU (9.0)" in said
+    assert len(engine_files(machine)) == 10
+
+
+def test_version_compatible_engines_run_in_newer_versions(
+    machine: Machine, run: Run, half_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.trt.__version__ = "10.13.3.9"
+    assert run("build", half_bundle, "--version-compatible") == 0
+    machine.trt.__version__ = "10.16.1.11"
+    words = ("upscale", SAMPLE, "-b", half_bundle, "--scale", "1", "--engine", "tensorrt", "-o", tmp_path / "o.png")
+    capsys.readouterr()
+    assert run(*words) == 0
+    assert "no fp16 engine" not in capsys.readouterr().err
+    assert len(engine_files(machine)) == 5
+    machine.trt.__version__ = "11.4.0.106"
+    assert run(*words, "--overwrite") == 0
+    assert "no fp16 engine" not in capsys.readouterr().err
+
+
+def test_engines_of_another_version_are_named_and_built_again(
+    machine: Machine, run: Run, half_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.trt.__version__ = "10.13.3.9"
+    assert run("build", half_bundle) == 0
+    machine.trt.__version__ = "11.4.0.106"
+    words = ("upscale", SAMPLE, "-b", half_bundle, "--scale", "1", "--engine", "tensorrt", "-o", tmp_path / "o.png")
+    capsys.readouterr()
+    assert run(*words) == 0
+    assert "built by TensorRT 10.13.3.9" in capsys.readouterr().err
     assert len(engine_files(machine)) == 10
 
 

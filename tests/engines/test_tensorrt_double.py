@@ -862,7 +862,7 @@ def test_plans_of_other_versions_are_refused(double: Any) -> None:
 @pytest.mark.parametrize(
     ("built", "loaded", "host_code", "fits"),
     [("10.13.3.9", "10.16.1.11", True, True), ("10.13.3.9", "10.16.1.11", False, False),
-     ("10.16.1.11", "10.13.3.9", True, False), ("10.16.1.11", "11.4.0.106", True, False)],
+     ("10.16.1.11", "10.13.3.9", True, False), ("10.16.1.11", "11.4.0.106", True, True)],
 )  # fmt: skip
 def test_version_compatible_plans_run_forward_only(
     double: Any, built: str, loaded: str, host_code: bool, fits: bool

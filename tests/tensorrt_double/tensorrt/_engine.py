@@ -179,8 +179,8 @@ def _check_version(head: dict[str, Any], *, allowed: bool) -> None:
                 "The engine plan file is not compatible with this version of TensorRT, "
                 f"expecting library version {version()} got {head['version']}, please rebuild."
             )
-    elif theirs[0] != ours[0] or theirs > ours:
-        raise PlanError(f"Version-compatible plans run forward only, within one major version: {head['version']}")
+    elif theirs > ours:
+        raise PlanError(f"Version-compatible plans run forward only: {head['version']}")
     elif not allowed:
         raise PlanError("The plan contains host code: set IRuntime::setEngineHostCodeAllowed(true)")
 
