@@ -24,8 +24,8 @@ MODULES: dict[LibraryName, tuple[str, ...]] = {
 }
 """Names under which a library is imported, the first that is there."""
 INSTALL: dict[LibraryName, str] = {
-    "tensorrt": "pip install 'hiif-deploy[tensorrt]' (or: pip install tensorrt-cu13 cuda-python)",
-    "tensorrt-rtx": "pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings cuda-python",
+    "tensorrt": "pip install 'hiif-deploy[tensorrt]' (or: pip install tensorrt-cu13 cuda-bindings)",
+    "tensorrt-rtx": "pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings cuda-bindings",
 }
 """What adds a library."""
 SUPPORTED: dict[LibraryName, tuple[tuple[int, ...], tuple[int, ...]]] = {

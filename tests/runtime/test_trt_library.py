@@ -20,7 +20,7 @@ def test_an_absent_library_is_a_usage_error_with_the_command_that_adds_it(monkey
     assert caught.value.exit_code == 2
     assert str(caught.value) == (
         "tensorrt is not installed; add it with: pip install 'hiif-deploy[tensorrt]' "
-        "(or: pip install tensorrt-cu13 cuda-python)"
+        "(or: pip install tensorrt-cu13 cuda-bindings)"
     )
 
 
