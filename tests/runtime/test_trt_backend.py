@@ -5,6 +5,7 @@ The fake GPU runs what is queued as late, as early and as unfairly as CUDA may: 
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -224,3 +225,14 @@ def _window(size: tuple[int, int]) -> object:
     from hiif_deploy.decode import Window
 
     return Window((0, size[0]), (0, size[1]))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_several_threads_share_one_upscaler(bundle: Bundle, schedule: str) -> None:
+    images = [picture(20, 23), picture(24, 27), picture(17, 20)]
+    with trt_bench(bundle, sizes=MANY_BLOCKS, schedule=schedule) as bench, ThreadPoolExecutor(3) as pool:
+        expected = [bench.upscaler.upscale(image, scale=2.3) for image in images]
+        for _ in range(3):
+            found = pool.map(lambda image: bench.upscaler.upscale(image, scale=2.3), images)
+            for answer, truth in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(answer, truth)
