@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections import deque
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -33,6 +34,8 @@ SUPPORTED: dict[LibraryName, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "tensorrt-rtx": ((1, 4), (2,)),
 }
 """Oldest version that is supported and the first that is not."""
+MOST_MESSAGES = 50
+"""Errors that are kept, the latest ones."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Messages:
     """
 
     def __init__(self, library: Library) -> None:
-        self._lines: list[str] = []
+        self._lines: deque[str] = deque(maxlen=MOST_MESSAGES)
         self.logger = _make_logger(library, self._lines)
         """To be handed to the library."""
         self.recorder = _make_recorder(library, self._lines)
@@ -94,7 +97,7 @@ class Messages:
         return "; ".join(dict.fromkeys(self._lines)) or default
 
 
-def _make_logger(library: Library, lines: list[str]) -> trt.ILogger:
+def _make_logger(library: Library, lines: deque[str]) -> trt.ILogger:
     base = library.module.ILogger
 
     class Collector(base):  # type: ignore[misc, valid-type]
@@ -112,7 +115,7 @@ def _make_logger(library: Library, lines: list[str]) -> trt.ILogger:
     return logger
 
 
-def _make_recorder(library: Library, lines: list[str]) -> trt.IErrorRecorder:
+def _make_recorder(library: Library, lines: deque[str]) -> trt.IErrorRecorder:
     base = library.module.IErrorRecorder
 
     class Recorder(base):  # type: ignore[misc, valid-type]
