@@ -26,8 +26,6 @@ Frame = NDArray[Any]
 """[H, W, 3] uint8, blue first, as OpenCV gives and takes it."""
 CODES = {".mp4": "mp4v", ".avi": "MJPG", ".mkv": "mp4v", ".mov": "mp4v"}
 """File suffix → OpenCV's code of the codec."""
-EVEN = {"mp4v", "avc1", "H264", "X264", "hev1"}
-"""Codecs that take even sides only; OpenCV would cut a row or a column off without a word."""
 
 
 def read_frames(source: str | Path | int) -> Iterator[Frame]:
@@ -106,10 +104,11 @@ class FrameWriter:
         size = (frame.shape[1], frame.shape[0])
         if self._writer is None:
             self._size = size
-            if self._code in EVEN and (size[0] % 2 or size[1] % 2):
+            if size[0] % 2 or size[1] % 2:
+                # OpenCV would cut a row or a column off without a word.
                 raise FrameError(
-                    f"{self.path}: frame of {size[0]}x{size[1]}, and the codec {self._code} takes even sides only; "
-                    "choose an even size, or MJPG in an .avi"
+                    f"{self.path}: frame of {size[0]}x{size[1]}, and OpenCV writes even sides only; enlarge to an "
+                    f"even size, such as {size[0] + size[0] % 2}x{size[1] + size[1] % 2}"
                 )
             fourcc = cv2.VideoWriter.fourcc(*self._code)
             self._writer = cv2.VideoWriter(str(self._aside), fourcc, self._fps, size)

@@ -51,14 +51,11 @@ def test_a_real_clip_comes_out_at_its_new_size(shared: Path, tmp_path: Path) -> 
     assert [frame.shape for frame in read_frames(tmp_path / "o.mp4")] == [(136, 240, 3)] * 3
 
 
-def test_an_odd_size_is_refused_where_the_codec_would_cut_it_and_kept_where_not(tmp_path: Path) -> None:
-    odd = np.zeros((15, 17, 3), np.uint8)
-    with FrameWriter(tmp_path / "o.mp4", fps=10) as writer, pytest.raises(FrameError, match="even sides only"):
-        writer.write(odd)
-    with FrameWriter(tmp_path / "o.avi", fps=10) as writer:
-        writer.write(odd)
-    assert [frame.shape for frame in read_frames(tmp_path / "o.avi")] == [(15, 17, 3)]
-    assert not (tmp_path / "o.mp4").exists()
+@pytest.mark.parametrize("name", ["o.mp4", "o.avi"])
+def test_an_odd_size_is_refused_because_opencv_would_cut_it(tmp_path: Path, name: str) -> None:
+    with FrameWriter(tmp_path / name, fps=10) as writer, pytest.raises(FrameError, match="even size, such as 18x16"):
+        writer.write(np.zeros((15, 17, 3), np.uint8))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("frame", [np.zeros((4, 5), np.uint8), np.zeros((4, 5, 4), np.uint8), "frame"])
