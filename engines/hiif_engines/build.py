@@ -6,7 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -221,15 +221,22 @@ def make_monitor(library: Library, progress: Progress, stop: threading.Event) ->
 
 def _interruptible(build: _Build) -> tuple[bytes, bytes]:
     """Run it in a thread: the main one must be free to take Ctrl-C while the library works."""
-    with ThreadPoolExecutor(1, thread_name_prefix="hiif-build") as pool:
-        future = pool.submit(build.run)
+    outcome: Future[tuple[bytes, bytes]] = Future()
+
+    def work() -> None:
         try:
-            while True:
-                try:
-                    return future.result(timeout=0.2)
-                except TimeoutError:
-                    if future.done():
-                        raise
-        except KeyboardInterrupt:
-            build.stop.set()
-            raise
+            outcome.set_result(build.run())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    # No executor: one that is interrupted while it starts its thread forgets to wait for it.
+    thread = threading.Thread(target=work, name="hiif-build")
+    try:
+        thread.start()
+        while thread.is_alive():
+            thread.join(timeout=0.2)
+    except KeyboardInterrupt:
+        build.stop.set()
+        thread.join()
+        raise
+    return outcome.result()
