@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hiif_deploy.contract import Contract
 from hiif_deploy.pixels import mirror
-from hiif_deploy.plan import Plan
+from hiif_deploy.plan import Plan, steps
 from hiif_deploy.session import Session
 from hiif_deploy.sizes import padded_size
 
@@ -62,11 +62,6 @@ def _run(session: Session, contract: Contract, image: Array) -> Array:
     padded = image if size == (height, width) else mirror(image, size)
     features: Array = session.run({"image": normalise(contract, padded)})["features"][0]
     return features[:, :height, :width]
-
-
-def steps(size: int, step: int) -> list[slice]:
-    """Cut 0:size into parts of at most `step`."""
-    return [slice(start, min(start + step, size)) for start in range(0, size, step)]
 
 
 def widen(part: slice, overlap: int, size: int) -> slice:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import entry_points
@@ -17,23 +16,23 @@ from hiif_deploy.engine_identity import EngineEnvironment
 from hiif_deploy.engine_store import EngineStore, Found
 from hiif_deploy.engine_verify import require_verified
 from hiif_deploy.errors import EngineAbsentError, EngineError, EngineLoadError, HiifError
+from hiif_deploy.say import Say, say_on_stderr
 from hiif_deploy.session import EngineOptions
 from hiif_deploy.trt_library import Library, load_library
 
 if TYPE_CHECKING:
     from hiif_deploy.trt_backend import TrtBackend
 
-Say = Callable[[str], None]
 BUILDERS = "hiif_deploy.engine_builders"
 """Entry points of what can build engines: (bundle, precision, library, environment, store, say) → None."""
 
 
-def say_on_stderr(line: str) -> None:
-    """Where messages go unless the caller wants them elsewhere."""
-    print(f"hiif-deploy: {line}", file=sys.stderr, flush=True)
+def announce(line: str) -> None:
+    """Where messages go unless the caller wants them elsewhere; it may be any program, so ours says its name."""
+    say_on_stderr(f"hiif-deploy: {line}")
 
 
-def open_backend(bundle: Bundle, options: EngineOptions, say: Say = say_on_stderr) -> Backend:
+def open_backend(bundle: Bundle, options: EngineOptions, say: Say = announce) -> Backend:
     """The backend that `options` name. EngineError, or EngineAbsentError, where it cannot be had."""
     if options.engine == "tensorrt":
         return open_tensorrt(bundle, options, say)
@@ -42,7 +41,7 @@ def open_backend(bundle: Bundle, options: EngineOptions, say: Say = say_on_stder
     return HostBackend(bundle, options)
 
 
-def open_tensorrt(bundle: Bundle, options: EngineOptions, say: Say = say_on_stderr) -> TrtBackend:
+def open_tensorrt(bundle: Bundle, options: EngineOptions, say: Say = announce) -> TrtBackend:
     """Stored engines for this machine, or newly built ones, loaded on the GPU and verified."""
     library, store = load_library(options.library), EngineStore.open(options.store, say)
     try:
@@ -142,7 +141,10 @@ def _builder() -> Callable[..., None]:
 
 def _open_best(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
     reasons = []
-    for name, attempt in (("tensorrt", _try_tensorrt), ("cuda", _try_cuda)):
+    attempts: dict[str, Callable[[Bundle, EngineOptions, Say], Backend]] = {
+        "tensorrt": open_tensorrt, "cuda": _open_cuda,
+    }  # fmt: skip
+    for name, attempt in attempts.items():
         try:
             backend = attempt(bundle, options, say)
         except HiifError as error:
@@ -155,10 +157,6 @@ def _open_best(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
     return backend
 
 
-def _try_tensorrt(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
-    return open_tensorrt(bundle, options, say)
-
-
-def _try_cuda(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
+def _open_cuda(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
     del say
     return HostBackend(bundle, replace(options, engine="onnxruntime", provider="cuda"))

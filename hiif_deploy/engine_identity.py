@@ -8,12 +8,12 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from hiif_deploy.contract import Precision, to_json
 from hiif_deploy.errors import EngineError
+from hiif_deploy.trt_library import LibraryName
 
-Library = Literal["tensorrt", "tensorrt-rtx"]
 Shape = tuple[int, ...]
 Range = tuple[Shape, Shape, Shape]
 """(min, opt, max) shapes of one input."""
@@ -39,7 +39,7 @@ MOST_NUMBER = 1 << 53
 class EngineEnvironment:
     """A machine as far as engines care: the library and the GPU. EngineError for values that no machine has."""
 
-    library: Library
+    library: LibraryName
     """Which of the two libraries."""
     library_version: str
     """As the library tells it, such as `10.13.3.9`."""
@@ -51,7 +51,7 @@ class EngineEnvironment:
     """CUDA version of the driver, such as `13.0`."""
 
     def __post_init__(self) -> None:
-        check_choice("library", self.library, get_args(Library))
+        check_choice("library", self.library, get_args(LibraryName))
         check_text("library version", self.library_version)
         check_text("GPU", self.gpu)
         check_text("driver", self.driver)
@@ -86,7 +86,7 @@ class EngineIdentity:
     """Of the weights and the large products."""
     onnx_sha256: str
     """Of the graph's ONNX file, hexadecimal."""
-    library: Library
+    library: LibraryName
     """What built it."""
     library_version: str
     """As the library tells it."""

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from hiif_deploy.engine_entry import ENGINE, STEM, Entry, RefusedEngine, checked_entry, engine_paths, files_of
 from hiif_deploy.engine_identity import EngineEnvironment
-from hiif_deploy.shared_files import Say, asides, list_folder, locked_if_free, remove_files
+from hiif_deploy.say import Say
+from hiif_deploy.shared_files import asides, list_folder, locked_if_free, remove_files
 from hiif_deploy.store_root import ENGINES, TIMING, lock_path
 from hiif_deploy.timing_cache import CACHE, HASH
 

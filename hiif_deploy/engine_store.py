@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -33,7 +32,8 @@ from hiif_deploy.engine_identity import EngineEnvironment, EngineIdentity
 from hiif_deploy.engine_prune import Removal, prune_root
 from hiif_deploy.engine_sidecar import Sidecar, make_sidecar, plain, read_sidecar, sidecar_bytes
 from hiif_deploy.errors import EngineError
-from hiif_deploy.shared_files import Say, asides, locked, remove_files, write_whole
+from hiif_deploy.say import Say, say_on_stderr
+from hiif_deploy.shared_files import asides, locked, remove_files, write_whole
 from hiif_deploy.store_root import ENGINES, TIMING, lock_path, make_fallback, make_folders, wanted_root
 from hiif_deploy.timing_cache import CACHE, TimingCache
 
@@ -46,11 +46,6 @@ class Found:
     """Whole and fitting, newest first."""
     refused: tuple[RefusedEngine, ...]
     """Those of the same graph and precision that are not used, and why."""
-
-
-def say_on_stderr(line: str) -> None:
-    """Where messages go that the caller does not ask for."""
-    print(line, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,12 +12,12 @@ from hiif_deploy.contract import Precision
 from hiif_deploy.engine_entry import StoredEngine
 from hiif_deploy.engine_store import EngineStore
 from hiif_deploy.errors import ParityError
+from hiif_deploy.say import Say
 
 if TYPE_CHECKING:
     from hiif_deploy.trt_backend import TrtBackend
     from hiif_deploy.verify import Difference
 
-Say = Callable[[str], None]
 Engines = Mapping[str, StoredEngine]
 VERIFIED, PROBLEM = "verified", "problem"
 """Entries of an engine's report: whether it answered as PyTorch does, and what was wrong where it was kept anyway."""

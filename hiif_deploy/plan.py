@@ -158,7 +158,7 @@ def decoder_tiles(rows: Axis, columns: Axis, cell: tuple[int, int], most: int) -
     """Cut the queries so that each tile's lower taps fall into one cell of a grid of `cell` source pixels (rows,
     columns), and it holds at most `most` queries."""
     return [
-        Tile(_shift(row, part_rows), _shift(column, part_columns), _taps(rows, row), _taps(columns, column))
+        Tile(shift(row, part_rows), shift(column, part_columns), _taps(rows, row), _taps(columns, column))
         for row in _runs(rows, cell[0])
         for column in _runs(columns, cell[1])
         for part_rows, part_columns in query_blocks(row.stop - row.start, column.stop - column.start, most)
@@ -168,10 +168,19 @@ def decoder_tiles(rows: Axis, columns: Axis, cell: tuple[int, int], most: int) -
 def query_blocks(rows: int, columns: int, most: int) -> Iterator[tuple[slice, slice]]:
     """Cut rows × columns queries into blocks of at most `most`, whole rows where they fit."""
     width = min(columns, most)
-    height = max(1, most // width)
-    for row in range(0, rows, height):
-        for column in range(0, columns, width):
-            yield slice(row, min(row + height, rows)), slice(column, min(column + width, columns))
+    yield from rectangles(rows, columns, (max(1, most // width), width))
+
+
+def rectangles(rows: int, columns: int, most: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
+    """Cut rows × columns into rectangles of at most so many rows and columns, row by row."""
+    for row in steps(rows, most[0]):
+        for column in steps(columns, most[1]):
+            yield row, column
+
+
+def steps(size: int, step: int) -> list[slice]:
+    """Cut 0:size into parts of at most `step`."""
+    return [slice(start, min(start + step, size)) for start in range(0, size, step)]
 
 
 def _runs(axis: Axis, size: int) -> list[slice]:
@@ -180,7 +189,8 @@ def _runs(axis: Axis, size: int) -> list[slice]:
     return [slice(start, stop) for start, stop in pairwise(edges)]
 
 
-def _shift(whole: slice, part: slice) -> slice:
+def shift(whole: slice, part: slice) -> slice:
+    """A part that is counted from the beginning of `whole`, counted as `whole` is."""
     return slice(whole.start + part.start, whole.start + part.stop)
 
 

@@ -13,9 +13,6 @@ from pathlib import Path
 
 from hiif_deploy.errors import EngineError
 
-Say = Callable[[str], None]
-"""Takes one sentence for the user."""
-
 ASIDE = re.compile(r"\.(?P<stem>.+)\.\w+\.[0-9a-f]{8}\.aside")
 """Name of a file that is being written; `stem` is that of the file that it becomes."""
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hiif_deploy.errors import EngineError
-from hiif_deploy.shared_files import Say, asides, locked, remove_files, write_whole
+from hiif_deploy.say import Say
+from hiif_deploy.shared_files import asides, locked, remove_files, write_whole
 
 CACHE, HASH = ".cache", ".sha256"
 

@@ -14,6 +14,7 @@ from hiif_deploy.decode import Job, Statistics, Window
 from hiif_deploy.device import Device
 from hiif_deploy.device_features import DeviceFeatures
 from hiif_deploy.plan import Plan
+from hiif_deploy.say import Say
 from hiif_deploy.session import EngineOptions, open_session
 from hiif_deploy.sizes import Size
 from hiif_deploy.trt_decode import TrtDecoder
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float32]
 Advance = Callable[[int], None]
-Say = Callable[[str], None]
 
 
 class TrtBackend:

@@ -18,7 +18,7 @@ from hiif_deploy.device_features import DeviceFeatures
 from hiif_deploy.device_geometry import Block, DeviceTensors, Geometry, length
 from hiif_deploy.errors import EngineError, OptionError
 from hiif_deploy.grid import Axis
-from hiif_deploy.plan import Tile, decoder_tiles
+from hiif_deploy.plan import Tile, decoder_tiles, rectangles, shift, steps
 from hiif_deploy.session import Session, Tensors
 from hiif_deploy.sizes import Size
 from hiif_deploy.trt_gpu import Gpu, Slot
@@ -62,7 +62,7 @@ class TrtDecoder:
         """Yields (rows, columns) within `window` and unclamped colours [r, c, 3], 1 being white."""
         for tile, rows, columns in self._tiles(job, window):
             for block, colours in self._colour_tile(job, tile, rows, columns, statistics):
-                part = _shift(tile.rows, block.rows), _shift(tile.columns, block.columns)
+                part = shift(tile.rows, block.rows), shift(tile.columns, block.columns)
                 if not np.isfinite(colours).all():
                     colours = self._rescue.colours(job, _within(window, *part), statistics)
                 else:
@@ -107,13 +107,8 @@ class TrtDecoder:
 
     def _blocks(self, session: TrtSession, rows: int, columns: int) -> list[Block]:
         """Portions of the size that the engine is fastest for; equal but for the last ones of the tile."""
-        most_rows = session.limits["row_tap"][1][1]
-        most_columns = session.limits["column_tap"][1][2]
-        return [
-            Block(slice(row, min(row + most_rows, rows)), slice(column, min(column + most_columns, columns)))
-            for row in range(0, rows, most_rows)
-            for column in range(0, columns, most_columns)
-        ]
+        most = session.limits["row_tap"][1][1], session.limits["column_tap"][1][2]
+        return [Block(*part) for part in rectangles(rows, columns, most)]
 
     @contextmanager
     def _maps(self, job: Job, tile: Tile) -> Iterator[DeviceTensors]:
@@ -142,13 +137,12 @@ class TrtDecoder:
         height, width = length(tile.source_rows), length(tile.source_columns)
         maps = {t.name: pool.take((height * width, int(t.shape[1])), t.dtype) for t in session.graph.outputs}
         most = session.limits["features"][1][2] - 2 * halo
-        for start in range(0, height, most):
-            rows = slice(start, min(start + most, height))
+        for rows in steps(height, most):
             shape = (1, features.shape[0], length(rows) + 2 * halo, width + 2 * halo)
             parts = {name: tensor.rows(rows.start * width, rows.stop * width) for name, tensor in maps.items()}
             with pool.lease() as take:
                 crop = take(shape, session.graph.inputs[0].dtype)
-                features.crop(crop, _shift(tile.source_rows, rows), tile.source_columns)
+                features.crop(crop, shift(tile.source_rows, rows), tile.source_columns)
                 session.enqueue({"features": crop, **parts}, self._gpu.compute)
         return maps
 
@@ -164,7 +158,7 @@ class TrtDecoder:
         finite = np.logical_and.reduce([np.isfinite(part).reshape(len(blocks), -1).all(1) for part in parts.values()])
         sums: Sums = {name: part[finite].sum(0, dtype=np.float64) for name, part in parts.items()}
         for index in np.flatnonzero(~finite):
-            part = _shift(tile.rows, blocks[index].rows), _shift(tile.columns, blocks[index].columns)
+            part = shift(tile.rows, blocks[index].rows), shift(tile.columns, blocks[index].columns)
             accumulate(sums, self._rescue.sums(job, _within(window, *part), folded, n))
         return sums
 
@@ -226,10 +220,6 @@ class TrtDecoder:
         colours = np.array(answer, dtype=np.float32).reshape(*block.shape, 3)
         self._gpu.slots.give(slot)
         return block, colours
-
-
-def _shift(whole: slice, part: slice) -> slice:
-    return slice(whole.start + part.start, whole.start + part.stop)
 
 
 def _within(window: Window, rows: slice, columns: slice) -> Window:

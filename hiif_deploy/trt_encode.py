@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from hiif_deploy.contract import Contract
 from hiif_deploy.device_features import DeviceFeatures
-from hiif_deploy.encode import normalise, steps, widen, within
+from hiif_deploy.encode import normalise, widen, within
 from hiif_deploy.errors import EngineError
 from hiif_deploy.pixels import mirror
+from hiif_deploy.plan import steps
 from hiif_deploy.sizes import Size, padded_size
 from hiif_deploy.trt_gpu import Gpu
 from hiif_deploy.trt_session import TrtSession

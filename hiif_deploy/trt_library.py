@@ -34,6 +34,8 @@ SUPPORTED: dict[LibraryName, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "tensorrt-rtx": ((1, 4), (2,)),
 }
 """Oldest version that is supported and the first that is not."""
+TYPE_NAMES = {"float16": "HALF", "float32": "FLOAT", "float64": "FLOAT", "int32": "INT32"}
+"""The contract's types in TensorRT's words; its parser narrows float64, without a word."""
 MOST_MESSAGES = 50
 """Errors that are kept, the latest ones."""
 
@@ -77,6 +79,11 @@ def check_version(name: LibraryName, version: str) -> str:
         wanted = f"{'.'.join(map(str, low))} or newer, below {high[0]}"
         raise EngineError(f"{name} {version} is installed, and {wanted} is supported: pip install -U {name}")
     return version
+
+
+def type_name(dtype: trt.DataType) -> str:
+    """`HALF` of `DataType.HALF`: by name, because the numbers moved between versions."""
+    return str(dtype).rpartition(".")[2]
 
 
 class Messages:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +11,10 @@ from hiif_deploy.backend import HostBackend
 from hiif_deploy.bundle import Bundle
 from hiif_deploy.decode import Job, Statistics, Sums, Window
 from hiif_deploy.plan import make_plan
+from hiif_deploy.say import Say
 from hiif_deploy.session import EngineOptions, Tensors
 
 Array = NDArray[np.float32]
-Say = Callable[[str], None]
 
 
 class Rescue:

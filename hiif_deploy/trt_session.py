@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,21 +11,19 @@ from hiif_deploy.contract import GraphContract
 from hiif_deploy.device import Device, Stream
 from hiif_deploy.device_memory import DeviceTensor, Scratch
 from hiif_deploy.errors import EngineError, EngineLoadError
-from hiif_deploy.trt_library import Library, Messages
+from hiif_deploy.say import Say
+from hiif_deploy.trt_library import TYPE_NAMES, Library, Messages, type_name
 
 if TYPE_CHECKING:
     import tensorrt as trt  # noqa: TID251 (for the type checker alone)
 
 Tensors = Mapping[str, DeviceTensor]
 Shapes = tuple[tuple[int, ...], ...]
-Say = Callable[[str], None]
 
 MOST_CONTEXTS = 4
 """Contexts kept per engine, one per shape: whole blocks and the picture's last one, for two sizes."""
 MOST_GRAPHS = 4
 """CUDA graphs kept per context, one per set of addresses."""
-DTYPES = {"float16": "HALF", "float32": "FLOAT", "int32": "INT32"}
-"""The contract's types in TensorRT's words."""
 
 
 @dataclass
@@ -190,10 +188,10 @@ def _compare(library: Library, graph: GraphContract, engine: trt.ICudaEngine) ->
     found = {}
     for n in range(engine.num_io_tensors):
         name = engine.get_tensor_name(n)
-        dtype = str(engine.get_tensor_dtype(name)).rpartition(".")[2]
+        dtype = type_name(engine.get_tensor_dtype(name))
         found[name] = (engine.get_tensor_mode(name) == modes.INPUT, dtype)
-    promised = {tensor.name: (True, DTYPES[tensor.dtype]) for tensor in graph.inputs}
-    promised |= {tensor.name: (False, DTYPES[tensor.dtype]) for tensor in graph.outputs}
+    promised = {tensor.name: (True, TYPE_NAMES[tensor.dtype]) for tensor in graph.inputs}
+    promised |= {tensor.name: (False, TYPE_NAMES[tensor.dtype]) for tensor in graph.outputs}
     if found != promised:
         wrong = sorted(name for name in found.keys() | promised.keys() if found.get(name) != promised.get(name))
         raise EngineLoadError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,11 +13,11 @@ from hiif_deploy.engine_identity import EngineEnvironment, EngineIdentity
 from hiif_deploy.engine_store import EngineStore
 from hiif_deploy.engine_verify import VERIFIED
 from hiif_deploy.errors import EngineError
+from hiif_deploy.say import Say
 from hiif_deploy.trt_library import Library
 from hiif_engines.build import DEFAULT_FLAGS, BuildFlags, build_engine
 from hiif_engines.profiles import PRESETS, BuildSizes, Profile, make_profiles
 
-Say = Callable[[str], None]
 Engines = dict[str, StoredEngine]
 
 
@@ -43,11 +43,9 @@ def build_bundle(
     engines = {}
     for name, profile in profiles.items():
         identity = identify(bundle, name, profile, request, environment)
-        known = store.path(identity).exists()
-        engines[name] = store.get_or_build(
-            identity, _Builder(bundle, name, profile, request, library, cache, say, show_progress), say
-        )
-        took = "was built already" if known else f"built in {engines[name].sidecar.build_seconds:.1f} s"
+        builder = _Builder(bundle, name, profile, request, library, cache, say, show_progress)
+        engines[name] = store.get_or_build(identity, builder, say)
+        took = f"built in {engines[name].sidecar.build_seconds:.1f} s" if builder.was_called else "was built already"
         say(f"{name} {request.precision}: {took}, {engines[name].sidecar.size / 1e6:.1f} MB")
     return engines
 
@@ -78,8 +76,10 @@ class _Builder:
         self.model = bundle.graphs[self.graph.key]
         self.profile, self.flags, self.library, self.cache = profile, request.flags, library, cache
         self.say, self.show_progress = say, show_progress
+        self.was_called = False
 
     def __call__(self) -> tuple[bytes, Mapping[str, Any]]:
+        self.was_called = True
         built = build_engine(
             self.library, self.graph, self.model, self.profile, self.flags,
             timing_cache=self.cache.load(self.say), say=self.say, show_progress=self.show_progress,

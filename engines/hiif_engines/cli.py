@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,7 +9,8 @@ import typer
 
 from hiif_deploy.contract import Precision
 from hiif_deploy.errors import OptionError
-from hiif_deploy.trt_library import LibraryName, load_library
+from hiif_deploy.say import say_on_stderr
+from hiif_deploy.trt_library import Library, LibraryName, load_library
 from hiif_engines.build import BuildFlags, HardwareLevel
 from hiif_engines.emit import Emit, EmitOptions, emit
 from hiif_engines.profiles import parse_sizes
@@ -68,16 +68,16 @@ def build(
         _emit(open_bundle(bundle), request, EmitOptions(emit_, output, scale, overwrite))
         return
     # The library first: without it nothing else is worth doing.
-    load_library(library)
+    loaded = load_library(library)
     opened = open_bundle(bundle)
-    engines = _build(opened, request, library, store, device_layer, force=force, show_progress=not quiet)
+    engines = _build(opened, request, loaded, store, device_layer, force=force, show_progress=not quiet)
     if emit_ is not None:
         data = {name: engine.load() for name, engine in engines.items()}
         _emit(opened, request, EmitOptions(emit_, output, scale, overwrite, data))
 
 
 def _build(
-    bundle: Bundle, request: BuildRequest, name: LibraryName, root: Path | None, layer: str, *,
+    bundle: Bundle, request: BuildRequest, library: Library, root: Path | None, layer: str, *,
     force: bool, show_progress: bool,
 ) -> dict[str, StoredEngine]:  # fmt: skip
     from hiif_deploy.device import open_device
@@ -88,36 +88,36 @@ def _build(
     from hiif_deploy.session import EngineOptions
     from hiif_engines.build_bundle import build_bundle
 
-    library, store, target = load_library(name), EngineStore.open(root, _say), request.flags.target
+    store, target = EngineStore.open(root, say_on_stderr), request.flags.target
     if target is not None:
-        environment = EngineEnvironment(name, library.version, f"any of capability {target}", target, "0")
-        engines = build_bundle(bundle, request, library, environment, store, _say, show_progress=show_progress)
-        _say(f"{store.root}: built for {target}, not run and so not verified: that happens when they are first loaded")
+        environment = EngineEnvironment(library.name, library.version, f"any of capability {target}", target, "0")
+        engines = build_bundle(bundle, request, library, environment, store, say_on_stderr, show_progress=show_progress)
+        say_on_stderr(
+            f"{store.root}: built for {target}, not run and so not verified: that happens when they are first loaded"
+        )
         return engines
     device = open_device(layer)
     try:
         environment = describe(library, device)
-        engines = build_bundle(bundle, request, library, environment, store, _say, show_progress=show_progress)
-        options = EngineOptions(engine="tensorrt", precision=request.precision, library=name)
-        backend = load_engines(bundle, request.precision, engines, library, device, options, _say)
+        engines = build_bundle(bundle, request, library, environment, store, say_on_stderr, show_progress=show_progress)
+        options = EngineOptions(engine="tensorrt", precision=request.precision, library=library.name)
+        backend = load_engines(bundle, request.precision, engines, library, device, options, say_on_stderr)
     except BaseException:
         device.close()
         raise
     try:
-        found = verify_engines(bundle, backend, engines, request.precision, store, _say, force=force)
+        found = verify_engines(bundle, backend, engines, request.precision, store, say_on_stderr, force=force)
     finally:
         backend.close()
     for case, difference in found.items():
         print(f"{case}: largest deviation {difference.largest:.2e}, {difference.psnr:.0f} dB")
-    _say(f"{store.root}: ready; try: hiif-deploy upscale PICTURE --bundle {bundle.folder} --engine tensorrt --scale 2")
+    say_on_stderr(
+        f"{store.root}: ready; try: hiif-deploy upscale PICTURE --bundle {bundle.folder} --engine tensorrt --scale 2"
+    )
     return engines
 
 
 def _emit(bundle: Bundle, request: BuildRequest, options: EmitOptions) -> None:
-    text = emit(bundle, request, options, _say)
+    text = emit(bundle, request, options, say_on_stderr)
     if text is not None:
         print(text, end="")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

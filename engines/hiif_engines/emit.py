@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,12 +10,12 @@ from typing import Literal
 from hiif_deploy.bundle import Bundle
 from hiif_deploy.errors import OptionError
 from hiif_deploy.files import write_aside
+from hiif_deploy.say import Say
 from hiif_engines.build_bundle import BuildRequest
 from hiif_engines.profiles import make_profiles
 
 Emit = Literal["trtexec", "polygraphy", "triton", "vs-mlrt"]
 """Kinds of what can be written."""
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

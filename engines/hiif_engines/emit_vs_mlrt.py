@@ -7,7 +7,7 @@ over calibration pictures is stored in it; how far that moves the picture is mea
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from hiif_deploy.bundle import Bundle
 from hiif_deploy.demo import SAMPLES, sample
 from hiif_deploy.errors import OptionError, ScaleError
 from hiif_deploy.pixels import Frame, check_frame, to_unit
+from hiif_deploy.say import Say
 from hiif_deploy.session import EngineOptions, Tensors
 from hiif_deploy.shared_files import write_whole
 from hiif_deploy.upscaler import Upscaler
@@ -26,7 +27,6 @@ from hiif_engines.vs_mlrt_graph import fused_graph
 
 MEASURED_QUERIES = 1 << 16
 """Output pixels of the part of a picture on which the deviation is measured: the file computes them all at once."""
-Say = Callable[[str], None]
 
 
 def write_vs_mlrt(

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING
 
 from hiif_deploy.contract import GraphContract
 from hiif_deploy.errors import EngineError
-from hiif_deploy.trt_library import Library, Messages
+from hiif_deploy.trt_library import TYPE_NAMES, Library, Messages, type_name
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
 SMALL_PRODUCT = 16
 """Inner length below which a product is a table of positions, which stays float32 (its cost is nothing)."""
-TYPES = {"float16": "HALF", "float32": "FLOAT", "int32": "INT32", "float64": "FLOAT"}
-"""The contract's types in TensorRT's words."""
 
 
 def parse_network(
@@ -49,9 +47,9 @@ def check_inputs(network: trt.INetworkDefinition, graph: GraphContract) -> None:
     found = {}
     for n in range(network.num_inputs):
         tensor = network.get_input(n)
-        found[tensor.name] = (_type_name(tensor), tuple(-1 if size < 0 else int(size) for size in tensor.shape))
+        found[tensor.name] = (type_name(tensor.dtype), tuple(-1 if size < 0 else int(size) for size in tensor.shape))
     promised = {
-        tensor.name: (TYPES[tensor.dtype], tuple(-1 if isinstance(axis, str) else axis for axis in tensor.shape))
+        tensor.name: (TYPE_NAMES[tensor.dtype], tuple(-1 if isinstance(axis, str) else axis for axis in tensor.shape))
         for tensor in graph.inputs
     }
     if found != promised:
@@ -70,7 +68,7 @@ def check_types(library: Library, network: trt.INetworkDefinition, graph: GraphC
     if not products:
         raise EngineError(f"graph {graph.key}: the parsed network holds no matrix product and no convolution")
     for layer in products:
-        found = {_type_name(layer.get_output(0)), _type_name(layer.get_input(0))}
+        found = {type_name(layer.get_output(0).dtype), type_name(layer.get_input(0).dtype)}
         if found != {wanted}:
             raise EngineError(
                 f"graph {graph.key}: layer {layer.name} computes in {' and '.join(sorted(found))}, wanted {wanted}; "
@@ -95,7 +93,3 @@ def _is_large_product(library: Library, layer: trt.ILayer) -> bool:
         return False
     inner = layer.get_input(0).shape[-1]
     return any(size < 0 for size in layer.get_output(0).shape) and not 0 <= inner < SMALL_PRODUCT
-
-
-def _type_name(tensor: trt.ITensor) -> str:
-    return str(tensor.dtype).rpartition(".")[2]

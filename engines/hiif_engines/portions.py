@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hiif_deploy.contract import Contract, GraphContract
 from hiif_deploy.errors import OptionError
-from hiif_deploy.plan import BLEND_OVERLAP, Plan
+from hiif_deploy.plan import BLEND_OVERLAP, Plan, rectangles
 from hiif_deploy.session import Session, Tensors
 from hiif_deploy.sizes import Size
 from hiif_engines.profiles import Profile
@@ -74,7 +74,7 @@ class PortionedSession:
         if size[0] <= self._most[0] and size[1] <= self._most[1]:
             return self._session.run(feeds)
         found: dict[str, NDArray[Any]] = {}
-        for rows, columns in _portions(size, self._most):
+        for rows, columns in rectangles(*size, self._most):
             for name, value in self._session.run({**feeds, **_part(feeds, rows, columns)}).items():
                 if name in self._per_query:
                     whole = found.setdefault(name, np.empty((*size, value.shape[1]), value.dtype))
@@ -85,12 +85,6 @@ class PortionedSession:
             name: value.reshape(-1, value.shape[2]) if name in self._per_query else value
             for name, value in found.items()
         }
-
-
-def _portions(size: Size, most: Size) -> Iterator[tuple[slice, slice]]:
-    for row in range(0, size[0], most[0]):
-        for column in range(0, size[1], most[1]):
-            yield slice(row, min(row + most[0], size[0])), slice(column, min(column + most[1], size[1]))
 
 
 def _part(feeds: Tensors, rows: slice, columns: slice) -> Tensors:

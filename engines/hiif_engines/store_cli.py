@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +14,7 @@ from hiif_deploy.engine_entry import ENGINE, SIDECAR, Entry, RefusedEngine, Stor
 from hiif_deploy.engine_identity import TITLES
 from hiif_deploy.engine_store import EngineStore
 from hiif_deploy.errors import EngineError, OptionError
+from hiif_deploy.say import say_on_stderr
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,7 +40,7 @@ def register_store(app: typer.Typer) -> None:
 
 def list_engines(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Show every stored engine, after checking all of its bytes."""
-    opened = EngineStore.open(store, _say)
+    opened = EngineStore.open(store, say_on_stderr)
     entries = opened.entries()
     if as_json:
         facts = {"store": str(opened.root), "engines": [entry_facts(entry) for entry in entries]}
@@ -49,7 +49,7 @@ def list_engines(store: StoreOption = None, as_json: JsonOption = False) -> None
         _print(engines_table(entries, str(opened.root)))
         for entry in entries:
             if isinstance(entry, RefusedEngine):
-                _say(f"{entry.path}: {entry.reason}")
+                say_on_stderr(f"{entry.path}: {entry.reason}")
     else:
         print(f"{opened.root}: no engines; build some with: hiif-deploy build BUNDLE")
 
@@ -64,7 +64,7 @@ def inspect(
     if path.suffix in (ENGINE, SIDECAR) and path.exists():
         entry = checked_entry(path.with_suffix(ENGINE))
     else:
-        entry = choose(EngineStore.open(store, _say), which)
+        entry = choose(EngineStore.open(store, say_on_stderr), which)
     if not isinstance(entry, StoredEngine):
         raise EngineError(f"{path if entry is None else entry.path}: {'gone' if entry is None else entry.reason}")
     if as_json:
@@ -79,8 +79,8 @@ def prune(
     dry_run: Annotated[bool, typer.Option(help="Only say what would be removed.")] = False,
 ) -> None:
     """Remove engines that are damaged or half-written, or all of them."""
-    opened = EngineStore.open(store, _say)
-    removals = opened.prune(everything=everything, dry_run=dry_run, say=_say)
+    opened = EngineStore.open(store, say_on_stderr)
+    removals = opened.prune(everything=everything, dry_run=dry_run, say=say_on_stderr)
     verb = "would be removed" if dry_run else "removed"
     for removal in removals:
         print(f"{removal.path}: {verb} ({size_text(removal.size)}): {removal.reason}")
@@ -192,7 +192,3 @@ def _print(table: Table) -> None:
     from rich.console import Console
 
     Console().print(table)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -13,6 +12,7 @@ from hiif_deploy.contract import Precision
 from hiif_deploy.errors import OptionError
 from hiif_deploy.extras import require_extra
 from hiif_deploy.progress import Progress
+from hiif_deploy.say import say_on_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,12 +55,12 @@ def export(
         training_scales=parse_scales(scales),
         precisions=precisions,
         overwrite=overwrite,
-        say=_silent if quiet else _say,
+        say=_silent if quiet else say_on_stderr,
         show_progress=not quiet,
     )
     if not quiet:
         print_deviations(found)
-    _say(f"{output}: written; try: hiif-deploy upscale PICTURE --bundle {output} --scale 3.3")
+    say_on_stderr(f"{output}: written; try: hiif-deploy upscale PICTURE --bundle {output} --scale 3.3")
 
 
 def verify(
@@ -89,7 +89,7 @@ def verify(
             for name, found in stored.items():
                 print(f"{name}: largest deviation {found.largest:.2e}, {found.psnr:.0f} dB")
             check_stored(stored, allowed)
-            _say(f"{bundle}: answers as PyTorch did at export, {place}")
+            say_on_stderr(f"{bundle}: answers as PyTorch did at export, {place}")
             return
         require_extra("export")
         from hiif_export.graph_parity import check_graphs, compare_graphs
@@ -109,7 +109,7 @@ def verify(
             deviations = compare(model, upscaler, suite, progress.advance)
         print_deviations(deviations)
         check(deviations, allowed)
-        _say(f"{bundle}: equals {checkpoint} run by PyTorch {place}")
+        say_on_stderr(f"{bundle}: equals {checkpoint} run by PyTorch {place}")
 
 
 def parse_precisions(text: str) -> list[Precision]:
@@ -171,9 +171,5 @@ def print_tensor_deviations(found: Sequence[TensorDeviation]) -> None:
     Console().print(table)
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def _silent(_: str) -> None:
-    """In place of `_say` when quiet."""
+    """In place of `say_on_stderr` when quiet."""

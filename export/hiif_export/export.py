@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from hiif_deploy.contract import (
 from hiif_deploy.errors import OptionError
 from hiif_deploy.files import folder_aside
 from hiif_deploy.progress import Progress
+from hiif_deploy.say import Say
 from hiif_deploy.session import EngineOptions
 from hiif_deploy.upscaler import Upscaler
 from hiif_deploy.verify import TOLERANCES
@@ -51,7 +52,6 @@ from hiif_export.parity import (
 from hiif_training.models.hiif import Hiif
 
 REFERENCE_FILE = "reference.npz"
-Say = Callable[[str], None]
 
 
 def export_bundle(
