@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import threading
 from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +21,8 @@ from hiif_deploy.contract import GraphContract
 from hiif_deploy.errors import EngineError, MissingExtraError
 from hiif_deploy.session import Arithmetic, Tensors
 
-try:
-    import openvino as ov
-    from openvino import opset13 as ops
-except ModuleNotFoundError as error:
-    raise MissingExtraError("openvino", "openvino") from error
+if TYPE_CHECKING:
+    from openvino import Model
 
 INSTRUCTIONS: dict[Arithmetic, frozenset[str]] = {
     "bf16": frozenset({"avx512_bf16", "amx_bf16", "bf16"}),
@@ -45,7 +44,7 @@ class OpenvinoSession:
         self.name = graph.name
         self._outputs = [tensor.name for tensor in graph.outputs]
         self._dtypes = {tensor.name: np.dtype(tensor.dtype) for tensor in graph.inputs}
-        core = ov.Core()
+        core = _openvino().Core()
         try:
             network = core.read_model(model=model, weights=b"")
             if arithmetic == "int8":
@@ -69,11 +68,13 @@ class OpenvinoSession:
         return {name: found[name] for name in self._outputs}
 
 
-def quantise(network: ov.Model) -> int:
+def quantise(network: Model) -> int:
     """Constant matrices → 8 bits, symmetric, a scale per output, in place; returns how many.
 
     The engine then brings the rows that meet them to 8 bits too, each with a scale of its own.
     """
+    from openvino import opset13 as ops
+
     count = 0
     for node in network.get_ordered_ops():
         if node.get_type_name() != "MatMul" or node.input_value(1).get_node().get_type_name() != "Constant":
@@ -113,6 +114,13 @@ def processor_flags(file: Path = Path("/proc/cpuinfo")) -> frozenset[str] | None
     return frozenset(
         flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split(":")[1].split()
     )
+
+
+def _openvino() -> ModuleType:
+    try:
+        return import_module("openvino")
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("openvino", "openvino") from error
 
 
 def _settings(arithmetic: Arithmetic, threads: int, streams: int) -> dict[str, Any]:

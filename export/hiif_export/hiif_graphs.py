@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from hiif_deploy.contract import Precision
 from hiif_export.graph import Graph
-from hiif_export.hiif_modules import Decoder, First, Fold, Maps, Mix, Tail, key_value
+from hiif_export.hiif_modules import Decoder, Fold, Maps
+from hiif_export.hiif_stages import First, Mix, Tail, key_value
 from hiif_export.precision import COMPUTE, typed, typed_encoder
 from hiif_training.models.hiif import Hiif
 

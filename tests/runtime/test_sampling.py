@@ -62,7 +62,7 @@ def test_a_sampled_picture_is_near_the_exact_one_and_says_so(tiny_bundle: Path) 
         assert "sampled statistics" in sampled.description
         assert "sampled" not in exact.description
     assert not np.array_equal(answer, expected)
-    assert measure(answer, expected).psnr > 60
+    assert measure(answer, expected).psnr > 30
 
 
 def test_the_sample_does_not_depend_on_how_the_work_is_cut(tiny_bundle: Path) -> None:
