@@ -6,15 +6,14 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from hiif_deploy import batch, doctor, report
+from hiif_deploy.bench.command import bench
 from hiif_deploy.bundle import DEFAULT_MODEL, open_bundle
-from hiif_deploy.errors import OptionError
-from hiif_deploy.files import write_aside
 from hiif_deploy.images import MAX_PIXELS
 from hiif_deploy.session import Arithmetic, Engine, EngineOptions, default_engine
 from hiif_deploy.target import parse_target
@@ -151,39 +150,3 @@ def demo(
     from hiif_deploy.demo import run_demo
 
     run_demo(bundle, output, scale, say=lambda line: print(line, file=sys.stdout, flush=True))
-
-
-def bench(
-    bundle: Annotated[str, typer.Argument(help="Bundle folder, or name of a shipped model.")] = DEFAULT_MODEL,
-    engine: Annotated[
-        list[str] | None,
-        typer.Option(help="Engine to measure, may be given several times; the first is what ratios refer to."),
-    ] = None,
-    precision: PrecisionOption = None,
-    library: LibraryOption = "tensorrt",
-    input_: Annotated[str, typer.Option("--input", help="WIDTHxHEIGHT of the picture.")] = "320x180",
-    scale: Annotated[float, typer.Option(help="Enlargement of each side.")] = 2.0,
-    rounds: Annotated[int, typer.Option(help="Pictures per engine, after one to warm up.")] = 5,
-    threads: ThreadsOption = 0,
-    output: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
-) -> None:
-    """Measure engines on one picture, taking turns: seconds, ratios, and what their answers differ by."""
-    from hiif_deploy.bench import facts, run_bench
-    from hiif_deploy.progress import Progress
-    from hiif_deploy.target import parse_size
-
-    names = engine or ["onnxruntime"]
-    chosen = [
-        EngineOptions(engine=cast(Engine, name), threads=threads, precision=precision, library=library)
-        for name in names
-    ]
-    if rounds < 1:
-        raise OptionError(f"--rounds {rounds}: expected at least 1")
-    source = parse_size("--input", input_)
-    with Progress("measuring", rounds * len(chosen), unit="pictures", enabled=not quiet) as progress:
-        results = run_bench(open_bundle(bundle), chosen, source, scale, rounds, progress.advance)
-    Console().print(report.bench_table(results))
-    if output is not None:
-        text = json.dumps(facts(results), indent=1, ensure_ascii=False) + "\n"
-        write_aside(output, lambda file: file.write(text.encode()))

@@ -13,7 +13,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from hiif_deploy.batch import Outcome, summary
-from hiif_deploy.bench import STAGES, Result
 from hiif_deploy.bundle import Bundle
 from hiif_deploy.doctor import Finding
 from hiif_deploy.shipped import ShippedModel
@@ -87,22 +86,6 @@ def bundle_table(bundle: Bundle) -> Table:
                 table.add_row(f"{name}.{key}", json.dumps(item, ensure_ascii=False))
         else:
             table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
-    return table
-
-
-def bench_table(results: Sequence[Result]) -> Table:
-    """What `bench` measured."""
-    source = results[0].source
-    table = Table(title=f"{source[1]}x{source[0]} ×{results[0].scale:g}", title_justify="left")
-    for column in ("engine", "seconds", "quartiles", "ratio", *STAGES, "PSNR (dB)", "rescued"):
-        table.add_column(column, overflow="fold")
-    for result in results:
-        low, high = result.quartiles_s
-        stages = (f"{result.stages_s[name]:.3f}" for name in STAGES)
-        table.add_row(
-            result.variant, f"{result.median_s:.3f}", f"{low:.3f} to {high:.3f}", f"{result.ratio:.2f}", *stages,
-            f"{result.psnr_db:.0f}", str(result.rescued_blocks),
-        )  # fmt: skip
     return table
 
 

@@ -91,7 +91,10 @@ class Hiif(nn.Module):
 
     def decode(self, features: Tensor, queries: Queries) -> Tensor:
         """Encoder features [B, C, h, w] → colours [B, N, 3] without the skip (H1, H6–H9)."""
-        x = self.query_input(self.freq(features), queries)
+        return self.answer_inputs(self.query_input(self.freq(features), queries), queries)
+
+    def answer_inputs(self, x: Tensor, queries: Queries) -> Tensor:
+        """What `query_input` gave [B, N, 4·width + 2] → colours [B, N, 3] without the skip (H7–H9)."""
         for n, level in enumerate(self.fc_layers):
             x = level(torch.cat([x, self.position(queries, n)], dim=-1))
             if n == 0:
@@ -154,11 +157,23 @@ class LinearAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, width] → [B, N, width]."""
+        query, key, value = self.split(x)
+        return self.mix(x, query, self.products(key, value) / x.shape[1])
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, N, width] → query, key and value, [B, heads, N, width / heads] each."""
         batch, count, width = x.shape
         qkv = self.qkv_proj(x).reshape(batch, count, self.heads, 3 * (width // self.heads)).transpose(1, 2)
         query, key, value = qkv.chunk(3, dim=-1)
-        average = self.kln(key).transpose(-2, -1) @ self.vln(value) / count
-        attended = (query @ average).transpose(1, 2).reshape(batch, count, width)
+        return query, key, value
+
+    def products(self, key: Tensor, value: Tensor) -> Tensor:
+        """KᵀV, summed over the queries given: [B, heads, width / heads, width / heads]."""
+        return self.kln(key).transpose(-2, -1) @ self.vln(value)
+
+    def mix(self, x: Tensor, query: Tensor, average: Tensor) -> Tensor:
+        """[B, N, width], given the average KᵀV of all queries that belong together."""
+        attended = (query @ average).transpose(1, 2).reshape(x.shape)
         return x + self.project(attended + x)
 
     def project(self, x: Tensor) -> Tensor:
