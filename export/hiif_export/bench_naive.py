@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ from hiif_training.queries import Queries
 
 CHUNKS = (2048, 8192, 32768)
 """Queries per call to choose from; the best one differs from machine to machine and from model to model."""
+TRIAL = 1 << 16
+"""Queries on which each is tried."""
 
 
 class Naive:
@@ -81,10 +84,13 @@ class Naive:
     def work(self, image: Image, size: Size) -> Work:
         """See `Runner`."""
         rows = self._encode(image)
-        calls = self._calls((image.shape[0], image.shape[1]), rows, size, self._best(image, rows, size))
+        first, *others = self._calls((image.shape[0], image.shape[1]), rows, size, self._best(image, rows, size))
         encoder, decoder = self._graphs
-        encoded = count_calls(encoder, [self._given(image)], self._threads)
-        return encoded + count_calls(decoder, calls, self._threads)
+        total = count_calls(encoder, [self._given(image)], self._threads)
+        # All calls but the last are of one size.
+        if others:
+            total += len(others) * count_calls(decoder, [first], self._threads)
+        return total + count_calls(decoder, [[first, *others][-1]], self._threads)
 
     def close(self) -> None:
         """See `Runner`."""
@@ -103,10 +109,12 @@ class Naive:
         if self._chunk is None:
             source, seconds = (image.shape[0], image.shape[1]), {}
             for chunk in CHUNKS:
-                self._run(next(self._calls(source, rows, size, chunk)))
+                calls = self._calls(source, rows, size, chunk)
+                self._run(next(calls))
+                trial = list(islice(calls, TRIAL // chunk)) or list(islice(self._calls(source, rows, size, chunk), 1))
                 began = time.perf_counter()
-                self._decode(image, rows, size, chunk)
-                seconds[chunk] = time.perf_counter() - began
+                count = sum(len(self._run(feeds)) for feeds in trial)
+                seconds[chunk] = (time.perf_counter() - began) / count
             self._chunk = min(seconds, key=seconds.__getitem__)
         return self._chunk
 
@@ -149,7 +157,8 @@ class _Encoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """[1, 3, h, w] → maps [h, w, width]."""
-        return self.model.freq(self.model.encode(image))[0].permute(1, 2, 0)
+        maps: Tensor = self.model.freq(self.model.encode(image))
+        return maps[0].permute(1, 2, 0)
 
 
 class _Decoder(nn.Module):

@@ -137,8 +137,8 @@ class Double:
             groups = list(self._groups((image.shape[0], image.shape[1]), size))
             states = [self._level(0, self._model.query_input(maps, queries), queries) for queries in groups]
             for attention in self._model.attention:
-                total = sum(attention.products(*attention.split(x)[1:]) for x in states)
-                average = total / (size[0] * size[1])
+                totals = torch.stack([attention.products(*attention.split(x)[1:]) for x in states])
+                average = totals.sum(0) / (size[0] * size[1])
                 states = [attention.mix(x, attention.split(x)[0], average) for x in states]
             for n in range(1, self._model.config.levels):
                 states = [self._level(n, x, queries) for x, queries in zip(states, groups, strict=True)]
@@ -208,11 +208,11 @@ def _unit(contract: Contract, answer: Tensor, size: Size) -> NDArray[Any]:
     return np.asarray(colours * std + mean)
 
 
-class _Traffic(TorchDispatchMode):
+class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of all tensors that operations read and write; views move nothing."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

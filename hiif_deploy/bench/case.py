@@ -43,6 +43,9 @@ class Work:
     def __add__(self, other: Work) -> Work:
         return Work(self.macs + other.macs, self.bytes + other.bytes)
 
+    def __rmul__(self, times: int) -> Work:
+        return Work(times * self.macs, times * self.bytes)
+
 
 class Runner(Protocol):
     """One way to enlarge pictures, opened."""

@@ -26,6 +26,9 @@ from hiif_deploy.trt_library import LibraryName
 
 LibraryOption = Annotated[LibraryName, typer.Option(help="With --engine tensorrt: which of the two products.")]
 
+WIDTH = 110
+"""Columns of the tables where there is no terminal."""
+
 
 def bench(
     model: Annotated[
@@ -54,9 +57,11 @@ def bench(
     plan = Bench(names, tuple(scale or (2.0, 3.3, 4.0)), source, rounds, threads, memory, options)
     report = Report()
     models = open_models([model] if model else default_models(), checkpoint, report, quiet=quiet)
-    with Progress("measuring", len(models) * plan.steps(), unit="pictures", enabled=not quiet) as progress:
+    with Progress("measuring", len(models) * plan.steps(), unit="steps", enabled=not quiet) as progress:
         run_bench(models, plan, report, progress.advance)
     console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH
     for table in bench_tables(report):
         console.print(table)
     for line in remarks(report):

@@ -39,7 +39,7 @@ class GemmMeter:
         self._sessions: list[tuple[Arithmetic, Engine, Session]] = []
         for arithmetic in sorted(arithmetics):
             for engine in ("onnxruntime", "openvino") if arithmetic == "fp32" else ("openvino",):
-                options = EngineOptions(engine=engine, threads=threads, precision=arithmetic)  # type: ignore[arg-type]
+                options = EngineOptions(engine=engine, threads=threads, precision=arithmetic)
                 try:
                     session = open_session(
                         _contract(side), matmul_model(side), options, threads=threads, keep_memory=True,

@@ -56,7 +56,7 @@ class Bench:
 
     def steps(self) -> int:
         """How many steps of one model `run_bench` tells of."""
-        return len(self.scales) * len(self.variants) * (self.rounds + 1)
+        return len(self.scales) * len(self.variants) * (self.rounds + 2)
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def run_bench(
             for scale in bench.scales:
                 turn = _Turn(model, bench, scale, runners)
                 turn.run(meter, advance)
-                report.results += turn.results(meter, report)
+                report.results += turn.results(meter, report, advance)
             report.gemm |= {name: asdict(peak) for name, peak in meter.peaks.items()}
 
 
@@ -183,16 +183,18 @@ class _Turn:
                 self._stages[name].append(runner.stages())
                 advance(1)
 
-    def results(self, meter: GemmMeter, report: Report) -> list[Result]:
+    def results(self, meter: GemmMeter, report: Report, advance: Callable[[int], None]) -> list[Result]:
         """All variants, summed up; what takes long and is not timed happens here."""
         expected = self._reference(report)
         medians = {name: statistics.median(seconds) for name, seconds in self._seconds.items()}
         baselines = [name for name in BASELINES if name in medians] or [next(iter(medians))]
         works: dict[object, Work | None] = {}
-        return [
-            self._result(name, medians, baselines, expected, self._work(name, works), meter, report)
-            for name in self._runners
-        ]
+        found = []
+        for name in self._runners:
+            work = self._work(name, works)
+            found.append(self._result(name, medians, baselines, expected, work, meter, report))
+            advance(1)
+        return found
 
     def _result(
         self, name: str, medians: Mapping[str, float], baselines: list[str], expected: NDArray[Any] | None,

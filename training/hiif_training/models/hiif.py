@@ -169,7 +169,8 @@ class LinearAttention(nn.Module):
 
     def products(self, key: Tensor, value: Tensor) -> Tensor:
         """KᵀV, summed over the queries given: [B, heads, width / heads, width / heads]."""
-        return self.kln(key).transpose(-2, -1) @ self.vln(value)
+        total: Tensor = self.kln(key).transpose(-2, -1) @ self.vln(value)
+        return total
 
     def mix(self, x: Tensor, query: Tensor, average: Tensor) -> Tensor:
         """[B, N, width], given the average KᵀV of all queries that belong together."""
