@@ -15,6 +15,10 @@ from hiif_deploy.session import Arithmetic, Engine, EngineOptions, Session, open
 
 SIDE = 2048
 """Of the matrices."""
+ENGINES: dict[Arithmetic, tuple[Engine, ...]] = {
+    "fp32": ("onnxruntime", "openvino"), "bf16": ("openvino",), "int8": ("openvino",),
+}  # fmt: skip
+"""What runs a product in each arithmetic on the processor."""
 TURNS = 3
 """Products per measurement."""
 
@@ -38,7 +42,7 @@ class GemmMeter:
         self._side = side
         self._sessions: list[tuple[Arithmetic, Engine, Session]] = []
         for arithmetic in sorted(arithmetics):
-            for engine in ("onnxruntime", "openvino") if arithmetic == "fp32" else ("openvino",):
+            for engine in ENGINES.get(arithmetic, ()):
                 options = EngineOptions(engine=engine, threads=threads, precision=arithmetic)
                 try:
                     session = open_session(

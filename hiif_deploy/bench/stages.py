@@ -33,7 +33,8 @@ class Stopwatch:
     def reset(self) -> None:
         """Forget everything."""
         self._call = ""
-        self._calls: dict[str, float] = defaultdict(float)
+        self.calls: dict[str, float] = defaultdict(float)
+        """Seconds of each of the backend's calls."""
         self._graphs: dict[tuple[str, str], float] = defaultdict(float)
 
     def begin(self, call: str) -> float:
@@ -43,7 +44,7 @@ class Stopwatch:
 
     def end(self, began: float) -> None:
         """It ends."""
-        self._calls[self._call] += time.perf_counter() - began
+        self.calls[self._call] += time.perf_counter() - began
 
     def add(self, graph: str, seconds: float) -> None:
         """A graph ran on one of the threads."""
@@ -53,13 +54,13 @@ class Stopwatch:
     def split(self, total: float, table: float, passes: int, threads: int) -> dict[str, float]:
         """Seconds of every stage, summing up to `total`. `table` is one pass's tables; maps are made on all threads."""
         maps = {call: self._graphs[call, "maps"] / threads for call in ("statistics", "decode")}
-        statistics = self._calls["statistics"] - maps["statistics"] - passes * table
+        statistics = self.calls["statistics"] - maps["statistics"] - passes * table
         found = {
-            "encode": self._calls["encode"],
+            "encode": self.calls["encode"],
             "tables": (passes + 1) * table,
             "maps": sum(maps.values()),
             "statistics": statistics if passes else 0.0,
-            "decode": self._calls["decode"] - maps["decode"] - table,
+            "decode": self.calls["decode"] - maps["decode"] - table,
         }
         return {**found, "conversion": total - sum(found.values())}
 

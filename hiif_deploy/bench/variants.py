@@ -95,7 +95,8 @@ class Ours:
         self._setting, self._bundle, self._watch = setting, model.bundle, Stopwatch()
         backend = open_watched(model.bundle, setting.engine, self._watch)
         self._upscaler = Upscaler(model.bundle, engine=setting.engine, options=setting.render, backend=backend)
-        self._seconds = 0.0
+        self.seconds = 0.0
+        """Of the last `upscale`."""
         self._table: dict[tuple[Size, Size], float] = {}
         self._last: tuple[Size, Size] | None = None
 
@@ -119,7 +120,7 @@ class Ours:
         self._watch.reset()
         began = time.perf_counter()
         frame: Image = self._upscaler.upscale(image, size=size)
-        self._seconds = time.perf_counter() - began
+        self.seconds = time.perf_counter() - began
         self._last = ((image.shape[0], image.shape[1]), size)
         return frame
 
@@ -135,7 +136,7 @@ class Ours:
             self._table[self._last] = table_seconds(self._bundle.contract, *self._last)
         passes = self._bundle.contract.decoder.statistics_passes
         threads = self._setting.engine.thread_count
-        return self._watch.split(self._seconds, self._table[self._last], passes, threads)
+        return self._watch.split(self.seconds, self._table[self._last], passes, threads)
 
     def work(self, image: Image, size: Size) -> Work | None:
         """See `Runner`; other engines than the host's are not counted."""
