@@ -72,7 +72,8 @@ class Backend(Protocol):
 
 
 EXACT = ("maps", FIRST_STAGE, "sums_")
-"""Graphs that stay in fp32 in every arithmetic: moments, corner weights and sums."""
+"""Graphs that stay in fp32 in every arithmetic (moments, corner weights, sums), and on ONNX Runtime's processor where
+the engine is OpenVINO, which gathers at half its speed (design/decoding.md §5)."""
 
 
 class HostBackend:
@@ -113,7 +114,9 @@ class HostBackend:
 
     def _open(self, graph: GraphContract) -> Session:
         # Folding is tiny and float64: always on the processor. The decoder's calls are small and many, one thread each.
-        engine = EngineOptions() if is_fold(graph.name) else self._options
+        is_exact = graph.name.startswith(EXACT)
+        on_host = is_fold(graph.name) or (is_exact and self._options.engine == "openvino")
+        engine = EngineOptions() if on_host else self._options
         is_encoder = graph.name == "encoder"
         return open_session(
             graph,
@@ -121,7 +124,7 @@ class HostBackend:
             engine,
             threads=self._threads if is_encoder else 1,
             keep_memory=not is_encoder,
-            arithmetic="fp32" if graph.name.startswith(EXACT) else self.precision,
+            arithmetic="fp32" if is_exact else self.precision,
         )
 
     def encode(self, image: Array, plan: Plan, advance: Advance) -> Array:

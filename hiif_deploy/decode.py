@@ -32,7 +32,9 @@ Advance = Callable[[int], None]
 Sums = dict[str, NDArray[np.float64]]
 """What a statistics pass adds up, by name."""
 Part = slice | Index
-"""Rows or columns of a tile."""
+"""Columns of a tile: all of a range, or those that are sampled."""
+SAMPLED = -1
+"""In a block's key: its columns are a sample."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,14 @@ class Block:
     columns: Axis
     """Columns asked."""
     key: Key
-    """Names these queries among all of the output picture; empty where they are a sample."""
+    """Names these queries among all of the output picture."""
     maps: Callable[[], Tensors]
     """Maps of the tile; computed when first called, once for all of its blocks."""
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether only statistics passes ask these queries, together."""
+        return self.key[-1] == SAMPLED
 
 
 class Decoder:
@@ -102,8 +109,10 @@ class Decoder:
 
         def work(tile: Tile, rows: Axis, columns: Axis) -> Sums:
             part: Sums = {}
-            for _, _, block in self._blocks(job, window, tile, rows, columns, job.asked(window, tile)):
-                accumulate(part, self.block_sums(job, block, folded, n))
+            maps = self._maps(job, tile)
+            for parts in job.asked(window, tile):
+                blocks = [block for _, _, block in _blocks(window, tile, rows, columns, parts, maps)]
+                self.add_sums(part, job, blocks, folded, n)
             return part
 
         sums: Sums = {}
@@ -119,28 +128,25 @@ class Decoder:
         def work(tile: Tile, rows: Axis, columns: Axis) -> tuple[slice, slice, Array]:
             colours = np.empty((rows.count, columns.count, 3), dtype=np.float32)
             parts = query_blocks(rows.count, columns.count, job.plan.query_block)
-            for row, column, block in self._blocks(job, window, tile, rows, columns, parts):
+            for row, column, block in _blocks(window, tile, rows, columns, parts, self._maps(job, tile)):
                 part = colours[row, column]
                 part[...] = self.block_colours(job, block, statistics.folded).reshape(part.shape)
             return tile.rows, tile.columns, finish(self.contract, colours, job.image, rows, columns)
 
         yield from self._map(job, window, work, advance)
 
-    def block_sums(self, job: Job, block: Block, folded: Tensors, n: int) -> Tensors:
-        """Pass `n` over one block."""
-        return self._run(f"statistics_{n}", job, block, {**block.maps(), **folded})
+    def add_sums(self, sums: Sums, job: Job, blocks: list[Block], folded: Tensors, n: int) -> None:
+        """Pass `n` over blocks of one tile; what it finds is added to `sums`."""
+        for block in blocks:
+            accumulate(sums, self._run(f"statistics_{n}", job, block, {**block.maps(), **folded}))
 
     def block_colours(self, job: Job, block: Block, folded: Tensors) -> Array:
         """The decoder's answers [R · W, 3] to one block."""
         colours: Array = self._run("decoder", job, block, {**block.maps(), **folded})["colour"]
         return colours
 
-    def _blocks(
-        self, job: Job, window: Window, tile: Tile, rows: Axis, columns: Axis, parts: Iterable[tuple[Part, Part]]
-    ) -> Iterator[tuple[Part, Part, Block]]:
-        maps = functools.cache(lambda: job.maps(tile, self._sessions["maps"]))
-        for row, column in parts:
-            yield row, column, Block(tile, rows[row], columns[column], _key(window, tile, row, column), maps)
+    def _maps(self, job: Job, tile: Tile) -> Callable[[], Tensors]:
+        return functools.cache(lambda: job.maps(tile, self._sessions["maps"]))
 
     def _run(self, graph: str, job: Job, block: Block, feeds: Tensors) -> Tensors:
         geometry = geometry_inputs(self._names[graph], block.rows, block.columns, block.tile, job.cell)
@@ -198,17 +204,26 @@ class Job:
         """(height, width) of the features."""
         return self.features.shape[1], self.features.shape[2]
 
-    def asked(self, window: Window, tile: Tile) -> Iterator[tuple[Part, Part]]:
-        """Blocks (rows, columns) of a tile's queries that statistics passes ask."""
+    def asked(self, window: Window, tile: Tile) -> Iterator[list[tuple[slice, Part]]]:
+        """Parts (rows, columns) of a tile's queries that statistics passes ask, each list about a block of them."""
         if self.sampling is None:
             height, width = length(tile.rows), length(tile.columns)
-            yield from query_blocks(height, width, self.plan.query_block)
+            for part in query_blocks(height, width, self.plan.query_block):
+                yield [part]
             return
         rows, columns = _absolute(window, tile)
+        parts: list[tuple[slice, Part]] = []
+        count = 0
         for row in self.sampling.rows(rows):
             found = self.sampling.columns(row, columns)
+            if parts and count + len(found) > self.plan.query_block:
+                yield parts
+                parts, count = [], 0
             if len(found):
-                yield slice(row - rows.start, row - rows.start + 1), found - columns.start
+                parts.append((slice(row - rows.start, row - rows.start + 1), found - columns.start))
+                count += len(found)
+        if parts:
+            yield parts
 
     def count(self, window: Window) -> int:
         """How many queries of `window` statistics passes ask."""
@@ -255,17 +270,26 @@ def fold(session: Session, sums: Sums, count: int) -> dict[str, NDArray[Any]]:
     return session.run({**sums, "count": np.array([count], dtype=np.float64)})
 
 
+def _blocks(
+    window: Window, tile: Tile, rows: Axis, columns: Axis, parts: Iterable[tuple[slice, Part]],
+    maps: Callable[[], Tensors],
+) -> Iterator[tuple[slice, Part, Block]]:  # fmt: skip
+    for row, column in parts:
+        yield row, column, Block(tile, rows[row], columns[column], _key(window, tile, row, column), maps)
+
+
 def _absolute(window: Window, tile: Tile) -> tuple[slice, slice]:
     """Rows and columns of the output picture that a tile of a window covers."""
     return shift(slice(*window.rows), tile.rows), shift(slice(*window.columns), tile.columns)
 
 
-def _key(window: Window, tile: Tile, row: Part, column: Part) -> Key:
-    """Names a block of the output picture; samples have no name."""
-    if not (isinstance(row, slice) and isinstance(column, slice)):
-        return ()
+def _key(window: Window, tile: Tile, row: slice, column: Part) -> Key:
+    """Names a block of the output picture: first and last row and column, or the tile's first column and SAMPLED."""
     rows, columns = _absolute(window, tile)
-    return rows.start + row.start, rows.start + row.stop, columns.start + column.start, columns.start + column.stop
+    top, bottom = rows.start + row.start, rows.start + row.stop
+    if not isinstance(column, slice):
+        return top, bottom, columns.start, SAMPLED
+    return top, bottom, columns.start + column.start, columns.start + column.stop
 
 
 def accumulate(sums: Sums, part: Tensors) -> None:
