@@ -131,7 +131,7 @@ def run_bench(
     """Measure all of it into `report`. A variant that cannot be had is left out and named there."""
     for model in models:
         with ExitStack() as stack:
-            runners = _open(model, bench, report, stack)
+            runners = open_runners(model, bench, report, stack)
             if model.checkpoint is None:
                 report.notes.append(f"{model.name}: {NO_CHECKPOINT}")
             meter = GemmMeter(bench.thread_count, {runner.arithmetic for runner in runners.values()} | {"fp32"})
@@ -142,7 +142,8 @@ def run_bench(
             report.gemm |= {name: asdict(peak) for name, peak in meter.peaks.items()}
 
 
-def _open(model: BenchModel, bench: Bench, report: Report, stack: ExitStack) -> dict[str, Runner]:
+def open_runners(model: BenchModel, bench: Bench, report: Report, stack: ExitStack) -> dict[str, Runner]:
+    """Variant → loaded, closed by `stack`. What cannot be had is named in `report`; HiifError where nothing can."""
     found: dict[str, Runner] = {}
     for name in bench.variants:
         try:
@@ -202,7 +203,7 @@ class _Turn:
     ) -> Result:  # fmt: skip
         median, runner, queries = medians[name], self._runners[name], self._size[0] * self._size[1]
         low, high = (float(np.quantile(self._seconds[name], share)) for share in (0.25, 0.75))
-        memory = self._memory(name, report) if self._bench.with_memory else None
+        memory = memory_of(runner.resolved, self._model, self._bench, self._bench.source, self._size, report)
         gflops = 2 * work.macs / median / 1e9 if work else None
         peak = meter.peaks.get(runner.arithmetic)
         return Result(
@@ -238,17 +239,21 @@ class _Turn:
         finally:
             runner.close()
 
-    def _memory(self, name: str, report: Report) -> Memory | None:
-        given = self._bench.engine
-        engine = {"library": given.library, "precision": given.precision, "engine": given.engine}
-        try:
-            return measure_memory(
-                self._runners[name].resolved, self._model.bundle.folder, self._model.checkpoint,
-                self._bench.thread_count, self._bench.source, self._size, engine,
-            )  # fmt: skip
-        except HiifError as error:
-            report.unavailable[f"{self._model.name}: memory of {name} ×{self._scale:g}"] = str(error)
-            return None
+
+def memory_of(
+    variant: str, model: BenchModel, bench: Bench, source: Size, size: Size, report: Report
+) -> Memory | None:  # fmt: skip
+    """Measured in a process of its own; None, and a reason in `report`, where that is not possible or not wanted."""
+    if not bench.with_memory:
+        return None
+    engine = {"library": bench.engine.library}
+    try:
+        return measure_memory(
+            variant, model.bundle.folder, model.checkpoint, bench.thread_count, source, size, engine
+        )  # fmt: skip
+    except HiifError as error:
+        report.unavailable[f"{model.name}: memory of {variant} at {size[1]}x{size[0]}"] = str(error)
+        return None
 
 
 def _psnr(answer: NDArray[Any], expected: NDArray[Any] | None) -> float | None:
