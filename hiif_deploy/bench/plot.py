@@ -25,10 +25,10 @@ def plot_results(results: Sequence[Result], path: Path) -> None:
     axes = figure.subplots(len(groups), 2, squeeze=False, height_ratios=[len(group) for group in groups])
     for (left, right), group in zip(axes, groups, strict=True):
         names = [result.variant for result in group]
-        bars = left.barh(names, [result.median_s for result in group], color="tab:blue")
-        left.bar_label(bars, [_label(result) for result in group], padding=4, fontsize=8)
+        left.barh(names, [result.median_s for result in group], color="tab:blue")
         for n, result in enumerate(group):
             left.plot(result.quartiles_s, (n, n), color="black")
+            left.text(result.quartiles_s[1], n, f"  {_label(result)}", va="center", fontsize=8)
         left.set(title=f"{group[0].model} ×{group[0].scale:g}", xlabel="seconds")
         left.margins(x=0.35)
         right.barh(names, [result.peak_rss_mb or 0 for result in group], color="tab:orange")
