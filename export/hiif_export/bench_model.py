@@ -22,6 +22,7 @@ NAME = "hiif-edsr-baseline"
 SPEC = {"name": "hiif", "args": {"encoder_spec": {"name": "edsr-baseline", "args": {"no_upsampling": True}}}}
 """As published: 2,955,511 parameters, 256 wide, six levels, two attention blocks."""
 SEED = 0
+REMARK = "random weights: times hold, dB tell no more than the order of magnitude"
 BUNDLE, CHECKPOINT = "bundle", "model.pth"
 
 
@@ -38,7 +39,7 @@ def full_size(say: Say, *, show_progress: bool = False) -> BenchModel:
                 model, SPEC, aside / BUNDLE, name=NAME, provenance={"weights": f"random, seed {SEED}"}, say=say,
                 suite=cases(sizes=((16, 24),), scales=(2.0, 3.3)), show_progress=show_progress,
             )  # fmt: skip
-    return BenchModel(NAME, open_bundle(folder / BUNDLE), folder / CHECKPOINT)
+    return BenchModel(NAME, open_bundle(folder / BUNDLE), folder / CHECKPOINT, REMARK)
 
 
 def _version() -> str:

@@ -29,6 +29,8 @@ class BenchModel:
     """Its graphs."""
     checkpoint: Path | None = None
     """Its weights in PyTorch's form. None: PyTorch's ways are timed with random weights, and deviations left out."""
+    remark: str = ""
+    """What a reader of its figures must know."""
 
 
 @dataclass(frozen=True)

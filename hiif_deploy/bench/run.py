@@ -132,12 +132,14 @@ def run_bench(
     for model in models:
         with ExitStack() as stack:
             runners = open_runners(model, bench, report, stack)
-            if model.checkpoint is None:
-                report.notes.append(f"{model.name}: {NO_CHECKPOINT}")
+            advance((len(bench.variants) - len(runners)) * bench.steps() // len(bench.variants))
+            report.notes += [f"{model.name}: {note}" for note in _notes(model)]
             meter = GemmMeter(bench.thread_count, {runner.arithmetic for runner in runners.values()} | {"fp32"})
-            for scale in bench.scales:
-                turn = _Turn(model, bench, scale, runners)
+            turns = [_Turn(model, bench, scale, runners) for scale in bench.scales]
+            for turn in turns:
                 turn.run(meter, advance)
+            # Shares refer to the peak of the whole run.
+            for turn in turns:
                 report.results += turn.results(meter, report, advance)
             report.gemm |= {name: asdict(peak) for name, peak in meter.peaks.items()}
 
@@ -188,7 +190,7 @@ class _Turn:
         """All variants, summed up; what takes long and is not timed happens here."""
         expected = self._reference(report)
         medians = {name: statistics.median(seconds) for name, seconds in self._seconds.items()}
-        baselines = [name for name in BASELINES if name in medians] or [next(iter(medians))]
+        baselines = [name for name in medians if name.partition(":")[0] in BASELINES] or [next(iter(medians))]
         works: dict[object, Work | None] = {}
         found = []
         for name in self._runners:
@@ -207,17 +209,28 @@ class _Turn:
         gflops = 2 * work.macs / median / 1e9 if work else None
         peak = meter.peaks.get(runner.arithmetic)
         return Result(
-            self._model.name, name, runner.detail, self._bench.source, self._scale, self._size, median, (low, high),
-            tuple(self._seconds[name]),
-            medians["plain"] / median if "plain" in medians else None,
-            {baseline: medians[baseline] / median for baseline in baselines},
-            _medians(self._stages[name]),
-            _psnr(self._answers[name], expected), _psnr(self._answers[name], self._answers.get("exact")),
-            work.macs / queries if work else None, work.bytes / queries if work else None,
-            gflops, gflops / peak.gflops if gflops and peak else None,
-            memory.peak_mb if memory else None, memory.working_mb if memory else None,
-            getattr(runner, "rescued", 0),
-        )  # fmt: skip
+            model=self._model.name,
+            variant=name,
+            detail=runner.detail,
+            source=self._bench.source,
+            scale=self._scale,
+            size=self._size,
+            median_s=median,
+            quartiles_s=(low, high),
+            seconds=tuple(self._seconds[name]),
+            ratio=medians["plain"] / median if "plain" in medians else None,
+            ratios={baseline: medians[baseline] / median for baseline in baselines},
+            stages_s=_medians(self._stages[name]),
+            psnr_db=_psnr(self._answers[name], expected),
+            exact_db=_psnr(self._answers[name], self._answers.get("exact")),
+            macs_per_query=work.macs / queries if work else None,
+            bytes_per_query=work.bytes / queries if work else None,
+            gflops=gflops,
+            gemm_share=gflops / peak.gflops if gflops and peak else None,
+            peak_rss_mb=memory.peak_mb if memory else None,
+            working_mb=memory.working_mb if memory else None,
+            rescued_blocks=getattr(runner, "rescued", 0),
+        )
 
     def _work(self, name: str, known: dict[object, Work | None]) -> Work | None:
         """Counted once for all variants that cut the work alike: counting takes as long as a picture."""
@@ -254,6 +267,10 @@ def memory_of(
     except HiifError as error:
         report.unavailable[f"{model.name}: memory of {variant} at {size[1]}x{size[0]}"] = str(error)
         return None
+
+
+def _notes(model: BenchModel) -> list[str]:
+    return [note for note in (model.remark, "" if model.checkpoint else NO_CHECKPOINT) if note]
 
 
 def _psnr(answer: NDArray[Any], expected: NDArray[Any] | None) -> float | None:

@@ -110,6 +110,7 @@ def test_a_run_has_ratios_to_every_baseline_and_deviations_from_float64(model: B
     plain, chunked, naive, exact = report.results
     assert exact.ratio == plain.median_s / exact.median_s
     assert exact.ratios["plain"] == exact.ratio
+    assert exact.ratios["naive-onnx:200"] == naive.median_s / exact.median_s
     assert plain.psnr_db is not None
     assert chunked.psnr_db is not None
     assert naive.psnr_db is not None
