@@ -51,9 +51,9 @@ class Stopwatch:
         with self._lock:
             self._graphs[self._call, graph] += seconds
 
-    def split(self, total: float, table: float, passes: int, threads: int) -> dict[str, float]:
-        """Seconds of every stage, summing up to `total`. `table` is one pass's tables; maps are made on all threads."""
-        maps = {call: self._graphs[call, "maps"] / threads for call in ("statistics", "decode")}
+    def split(self, total: float, table: float, passes: int, calls: int) -> dict[str, float]:
+        """Seconds of every stage, summing up to `total`. `table` is one pass's tables; maps are made in so many `calls` at once."""
+        maps = {call: self._graphs[call, "maps"] / calls for call in ("statistics", "decode")}
         statistics = self.calls["statistics"] - maps["statistics"] - passes * table
         found = {
             "encode": self.calls["encode"],

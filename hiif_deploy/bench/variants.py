@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from typing import cast, get_args
 
+from hiif_deploy import tuning
 from hiif_deploy.bench.case import BenchModel, Image, Opener, Runner, Work
 from hiif_deploy.bench.stages import Stopwatch, open_watched, table_seconds
 from hiif_deploy.bench.work import count_upscale
@@ -92,6 +93,10 @@ class Ours:
 
     def __init__(self, name: str, model: BenchModel, setting: Setting) -> None:
         self.resolved = name
+        # As the upscaler does it by itself, where its backend is not open already.
+        self._cut = tuning.find(model.bundle, setting.engine)
+        if self._cut is not None:
+            setting = replace(setting, engine=replace(setting.engine, call_threads=self._cut.call_threads))
         self._setting, self._bundle, self._watch = setting, model.bundle, Stopwatch()
         backend = open_watched(model.bundle, setting.engine, self._watch)
         self._upscaler = Upscaler(model.bundle, engine=setting.engine, options=setting.render, backend=backend)
@@ -103,7 +108,10 @@ class Ours:
     @property
     def detail(self) -> str:
         """See `Runner`."""
-        return self._upscaler.description
+        cut = (
+            f", tuned: {self._cut.query_block} queries x {self._cut.call_threads} threads per call" if self._cut else ""
+        )
+        return f"{self._upscaler.description}{cut}"
 
     @property
     def arithmetic(self) -> Arithmetic:
@@ -135,8 +143,9 @@ class Ours:
         if self._last not in self._table:
             self._table[self._last] = table_seconds(self._bundle.contract, *self._last)
         passes = self._bundle.contract.decoder.statistics_passes
-        threads = self._setting.engine.thread_count
-        return self._watch.split(self.seconds, self._table[self._last], passes, threads)
+        engine = self._setting.engine
+        calls = max(1, engine.thread_count // (engine.call_threads or 1))
+        return self._watch.split(self.seconds, self._table[self._last], passes, calls)
 
     def work(self, image: Image, size: Size) -> Work | None:
         """See `Runner`; other engines than the host's are not counted."""

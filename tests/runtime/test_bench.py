@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hiif_deploy import cli, extras
+from hiif_deploy import cli, extras, tuning
 from hiif_deploy.bench import memory
 from hiif_deploy.bench.case import BenchModel, Work, picture
 from hiif_deploy.bench.gemm import GemmMeter, matmul_model
@@ -69,7 +69,7 @@ def test_a_stopwatch_takes_maps_and_tables_out_of_the_passes() -> None:
         watch.begin(call)
         watch.add(graph, 4.0)
         watch.calls[call] = 10.0
-    assert watch.split(40.0, table=1.0, passes=2, threads=2) == {
+    assert watch.split(40.0, table=1.0, passes=2, calls=2) == {
         "encode": 10.0, "tables": 3.0, "maps": 4.0, "statistics": 6.0, "decode": 7.0, "conversion": 10.0,
     }  # fmt: skip
 
@@ -191,3 +191,17 @@ def test_the_command_prints_tables_and_writes_json(
 def test_wrong_usage_exits_2(words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli(*words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_variant_takes_the_cut_that_was_tuned_and_says_so(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HIIF_DEPLOY_STORE", str(tmp_path))
+    model, engine = model_of(tiny_bundle), EngineOptions(threads=2)
+    measured = tuning.measure(model.bundle, engine, [tuning.Cut(256, 2)], 1, lambda _: None)
+    tuning.store(model.bundle, engine, measured)
+    runner = open_variant("exact", model, 2)
+    assert runner.detail == "ONNX Runtime, cpu, fp32, tuned: 256 queries x 2 threads per call"
+    runner.upscale(picture((8, 8)), (16, 16))
+    assert min(runner.stages().values()) > 0
+    runner.close()
