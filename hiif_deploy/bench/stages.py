@@ -52,7 +52,7 @@ class Stopwatch:
             self._graphs[self._call, graph] += seconds
 
     def split(self, total: float, table: float, passes: int, calls: int) -> dict[str, float]:
-        """Seconds of every stage, summing up to `total`. `table` is one pass's tables; maps are made in so many `calls` at once."""
+        """Seconds of every stage, summing up to `total`. `table` is one pass's tables; `calls` run at once."""
         maps = {call: self._graphs[call, "maps"] / calls for call in ("statistics", "decode")}
         statistics = self.calls["statistics"] - maps["statistics"] - passes * table
         found = {
