@@ -59,8 +59,8 @@ class Axis:
         """Number of output pixels."""
         return int(self.taps.shape[-1])
 
-    def __getitem__(self, part: slice) -> Axis:
-        """The same axis for a slice of its pixels (views, nothing copied)."""
+    def __getitem__(self, part: slice | NDArray[np.int64]) -> Axis:
+        """The same axis for some of its pixels, ascending (of a slice views, nothing copied)."""
         return Axis(*(getattr(self, name)[..., part] for name in self.__dataclass_fields__))
 
 
@@ -96,7 +96,7 @@ def axis_table(
     return Axis(
         taps=np.stack([low, high]),
         relative=relative,
-        distance=np.abs(relative) / F32(2),
+        distance=(np.abs(relative) / F32(2)).astype(F32, copy=False),
         local=local,
         bits=digits,
         skip_taps=skip_taps,

@@ -17,6 +17,7 @@ from hiif_deploy.bench import STAGES, Result
 from hiif_deploy.bundle import Bundle
 from hiif_deploy.doctor import Finding
 from hiif_deploy.shipped import ShippedModel
+from hiif_deploy.tuning import Tuning
 from hiif_deploy.upscaler import Upscaler
 
 
@@ -106,6 +107,17 @@ def bench_table(results: Sequence[Result]) -> Table:
     return table
 
 
+def tuning_table(tuning: Tuning) -> Table:
+    """What `tune` measured; the fastest is marked."""
+    table = Table(title=f"{tuning.bundle}, {tuning.engine}, {tuning.processor}", title_justify="left")
+    for column in ("queries x threads per call", "seconds", ""):
+        table.add_column(column)
+    for name, seconds in tuning.seconds.items():
+        is_best = name == f"{tuning.cut.query_block} x {tuning.cut.call_threads}"
+        table.add_row(name, f"{seconds:.3f}", "fastest, stored" if is_best else "")
+    return table
+
+
 def models_table(models: Sequence[ShippedModel]) -> Table:
     """The models that ship."""
     table = Table(title="shipped models", title_justify="left")
@@ -132,7 +144,8 @@ def _line(outcome: Outcome) -> str:
         return f"{outcome.target}: skipped{notes}"
     assert outcome.target_size is not None
     size = f"{outcome.target_size[0]}x{outcome.target_size[1]}"
-    return f"{outcome.target}: {size} in {outcome.seconds:.2f} s, {outcome.megapixels_per_second:.3g} MP/s{notes}"
+    far = "" if outcome.deviation_db is None else f", {outcome.deviation_db:.1f} dB from exact"
+    return f"{outcome.target}: {size} in {outcome.seconds:.2f} s, {outcome.megapixels_per_second:.3g} MP/s{far}{notes}"
 
 
 def _plan_table(upscaler: Upscaler, outcomes: Sequence[Outcome]) -> Table:

@@ -25,7 +25,7 @@ def top_left_axis(
     return Axis(
         taps=tap[None],
         relative=relative[None],
-        distance=np.abs(relative)[None] / F32(2),
+        distance=(np.abs(relative)[None] / F32(2)).astype(F32, copy=False),
         local=relative / F32(2),
         bits=np.zeros((0, index.size), dtype=np.int32),
         skip_taps=skip_taps,

@@ -77,7 +77,7 @@ def export_bundle(
         raise OptionError(f"{folder} is not a bundle, so it is not overwritten; choose another folder")
     model = model.eval()
     form = make_form(model, spec)
-    all_graphs = [graph for precision in precisions for graph in form.graphs(precision)]
+    all_graphs = [*(graph for precision in precisions for graph in form.graphs(precision)), *form.stage_graphs()]
     with folder_aside(folder) as aside:
         graphs = [_write_graph(graph, aside, say) for graph in all_graphs]
         contract = _contract(form, spec, name, training_scales, graphs, provenance)

@@ -8,6 +8,13 @@ A form turns a model into graphs that are joined by names (design/decoders.md):
     fold_n         those sums and their count → inputs of later graphs
     decoder        maps, geometry, what the folds gave → colour [queries, 3]
 
+A form may give stages besides, which do the same and let a pass go on from what the one before it computed:
+
+    first          maps, geometry → state_0, one row per query
+    sums_n         state_n → what statistics_n answers
+    mix_n          state_n, what fold_n gave → state_(n + 1)
+    tail           the last state, what the last fold gave, geometry → colour
+
 Geometry are the axis tables and `cell`: a graph is given those of `hiif_deploy.contract.GEOMETRY_INPUTS` it names.
 """
 
@@ -67,6 +74,10 @@ class DecoderForm(ABC):
 
     def fold_graphs(self) -> list[Graph]:
         """`fold_n` in order, float64, shared by all precisions."""
+        return []
+
+    def stage_graphs(self) -> list[Graph]:
+        """Statistics and decoder once more, cut where passes meet (`hiif_deploy.staged`), fp32; none by default."""
         return []
 
     def encoder_contract(self) -> EncoderContract:

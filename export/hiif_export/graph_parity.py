@@ -57,7 +57,7 @@ class GraphDeviation:
 def compare_graphs(model: ImplicitModel, bundle: Bundle, precision: Precision = "fp32") -> list[GraphDeviation]:
     """Every graph of the bundle on one picture; each is given fp32 PyTorch's values, not its predecessors'."""
     found: list[GraphDeviation] = []
-    chain = bundle.contract.chain(precision)
+    chain = {**bundle.contract.chain(precision), **bundle.contract.stages}
 
     def visit(graph: Graph, feeds: Tensors, expected: Tensors) -> None:
         answered = _run_onnx(bundle.graphs[chain[graph.name].key], _typed(feeds, chain[graph.name]))
@@ -75,7 +75,8 @@ def chain_values(
     (case,) = cases(sizes=((16, 24),), scales=(3.3,))
     known = _geometry(bundle, (16, 24), case.target)
     known["image"] = normalise(bundle.contract, to_unit(case.image))
-    for graph in make_form(model, bundle.contract.model).graphs():
+    form = make_form(model, bundle.contract.model)
+    for graph in [*form.graphs(), *form.stage_graphs()]:
         feeds = typed_feeds(known, graph)
         expected = _run_torch(graph, feeds)
         visit(graph, feeds, expected)

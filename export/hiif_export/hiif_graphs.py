@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from hiif_deploy.contract import DecoderContract, Precision
 from hiif_export.form import (
@@ -17,6 +18,7 @@ from hiif_export.form import (
 )
 from hiif_export.graph import Graph
 from hiif_export.hiif_modules import Decoder, Fold, Maps
+from hiif_export.hiif_stages import First, Mix, Tail, key_value
 from hiif_export.precision import COMPUTE, typed
 from hiif_training.models.hiif import Hiif
 
@@ -42,6 +44,10 @@ class HiifForm(DecoderForm):
         """All levels."""
         return _decoder_graph(self.model, precision)
 
+    def stage_graphs(self) -> list[Graph]:
+        """See `hiif_stages`."""
+        return hiif_stages(self.model)
+
     def contract(self) -> DecoderContract:
         """See `DecoderForm`."""
         config, traits = self.model.config, self.model.traits
@@ -60,6 +66,32 @@ class HiifForm(DecoderForm):
 def hiif_graphs(model: Hiif, precision: Precision = "fp32") -> list[Graph]:
     """The form's graphs."""
     return HiifForm(model).graphs(precision)
+
+
+def hiif_stages(model: Hiif) -> list[Graph]:
+    """The statistics and decoder graphs once more, cut where passes meet (fp32): what was computed for one pass can be
+    kept for the next, and each part can run in an arithmetic of its own."""
+    blocks, config = model.config.attention_blocks, model.config
+    states = [config.mlp_dim, *[config.hidden_dim] * blocks]
+
+    def state(n: int) -> Inputs:
+        return {f"state_{n}": (torch.ones(35, states[n]), ("queries", states[n]))}
+
+    def graph(name: str, module: nn.Module, inputs: Inputs, outputs: Shapes) -> Graph:
+        return Graph(name, typed(module, torch.float32), inputs, outputs, {})
+
+    inputs = {**_map_inputs(model, torch.float32), **_geometry_inputs(model)}
+    found = [graph("first", First(model), inputs, shapes(state(0)))]
+    for n in range(blocks):
+        found.append(graph(f"sums_{n}", key_value(model, n), state(n), shapes(_sums(model))))
+        if n + 1 < blocks:
+            inputs = {**state(n), **_folded(model, n, torch.float32)}
+            found.append(graph(f"mix_{n}", Mix(model, n), inputs, shapes(state(n + 1))))
+    last = max(0, blocks - 1)
+    inputs = {**state(last), **_position_inputs(model)}
+    if blocks:
+        inputs |= _folded(model, last, torch.float32)
+    return [*found, graph("tail", Tail(model), inputs, {"colour": ("queries", 3)})]
 
 
 def _maps_graph(model: Hiif, precision: Precision) -> Graph:
@@ -102,11 +134,14 @@ def _map_inputs(model: Hiif, compute: torch.dtype) -> Inputs:
 
 
 def _geometry_inputs(model: Hiif) -> Inputs:
+    geometry = {**axis_inputs("tap", 2, torch.int32), **axis_inputs("distance", 2)}
+    return {**geometry, **_position_inputs(model), **cell_input()}
+
+
+def _position_inputs(model: Hiif) -> Inputs:
     if model.config.hierarchy == "coordinates":
-        position = axis_inputs("local", 1)
-    else:
-        position = axis_inputs("bits", model.config.levels, torch.int32)
-    return {**axis_inputs("tap", 2, torch.int32), **axis_inputs("distance", 2), **position, **cell_input()}
+        return axis_inputs("local", 1)
+    return axis_inputs("bits", model.config.levels, torch.int32)
 
 
 def _folded(model: Hiif, n: int, compute: torch.dtype) -> Inputs:

@@ -163,7 +163,9 @@ class SampleLoader(DataLoader[Sample]):
 def to_tensor_domain(picture: NDArray[np.uint8], traits: Traits) -> NDArray[np.float32]:
     """uint8 [h, w, 3] → float32 (x / 255 − mean) / std."""
     mean, std = np.array(traits.mean), np.array(traits.std)
-    return picture.astype(np.float32) * (1 / (255 * std)).astype(np.float32) - (mean / std).astype(np.float32)
+    scale, shift = (1 / (255 * std)).astype(np.float32), (mean / std).astype(np.float32)
+    tensor: NDArray[np.float32] = picture.astype(np.float32) * scale - shift
+    return tensor
 
 
 def _crop(picture: Image.Image, side: int, taken: int, random: np.random.Generator) -> Image.Image:
