@@ -101,12 +101,12 @@ class DecoderContract:
     """Values per source pixel that the maps graph gives."""
     query_channels: int
     """float32 values per query alive at the decoder's peak, an upper estimate."""
+    skip: Literal["bilinear", "none"]
+    """What is added to the decoder's answer: the bilinearly sampled picture, or nothing."""
     levels: int = 0
     """Levels of hierarchical bits in the axis tables."""
     bits: BitRule = "exact"
     """How those bits are computed."""
-    skip: Literal["bilinear", "none"] = "bilinear"
-    """What is added to the decoder's answer: the bilinearly sampled picture, or nothing."""
     axes: AxisRule = "corners"
     """Which source pixels a query reads and what it is told of its place."""
     clips_cell: bool = True

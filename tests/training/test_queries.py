@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from hiif_deploy.errors import ScaleError
-from hiif_training.models.hiif import gather, skip
+from hiif_training.models.implicit import gather, skip
 from hiif_training.queries import Queries, area_weights, grid_queries, scattered_queries
 
 SIZES = [
