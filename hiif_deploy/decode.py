@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hiif_deploy.axes import AXES
 from hiif_deploy.carry import Carry, Key
 from hiif_deploy.contract import Contract
-from hiif_deploy.grid import Axis, axis_table
+from hiif_deploy.grid import Axis
 from hiif_deploy.plan import Plan, Tile, decoder_tiles, length, query_blocks, shift
 from hiif_deploy.sampling import Index, Sampling
 from hiif_deploy.session import Session, Tensors
@@ -259,7 +260,7 @@ def query_axes(contract: Contract, source: Size, target: Size, window: Window) -
     """Row and column tables of a window of the output, as the contract's decoder wants them."""
     decoder = contract.decoder
     rows, columns = (
-        axis_table(*sizes, levels=decoder.levels, bits=decoder.bits)
+        AXES[decoder.axes](*sizes, levels=decoder.levels, bits=decoder.bits)
         for sizes in zip(source, target, (window.rows, window.columns), strict=True)
     )
     return rows, columns
@@ -304,6 +305,8 @@ def geometry_inputs(names: list[str], rows: Axis, columns: Axis, tile: Tile, cel
     tables: dict[str, Callable[[], NDArray[Any]]] = {
         "row_tap": lambda: ((rows.taps - tile.source_rows.start) * width)[:, :, None],
         "column_tap": lambda: (columns.taps - tile.source_columns.start)[:, None, :],
+        "row_relative": lambda: rows.relative[:, :, None],
+        "column_relative": lambda: columns.relative[:, None, :],
         "row_distance": lambda: rows.distance[:, :, None],
         "column_distance": lambda: columns.distance[:, None, :],
         "row_bits": lambda: rows.bits[:, :, None],

@@ -60,7 +60,7 @@ class RenderOptions:
     """None: exact, statistics over the whole picture. A number: the published evaluation, which takes statistics
     from groups of so many output rows (300, or 100), seams included (design/model.md E7)."""
     clip_cell: bool = False
-    """Tell the decoder no smaller cell than it saw in training, as the published evaluation does (E3)."""
+    """Tell the decoder no smaller cell than it saw in training, where its published evaluation does (E3)."""
 
     statistics: StatisticsMode = "exact"
     """`sampled` lets the statistics passes ask a part of the queries: faster, and approximate (80 dB and more from
@@ -265,7 +265,7 @@ class Upscaler:
     def _job(self, features: Features, size: Size) -> Job:
         check_output(features.size, size, self.options.max_output_pixels)
         cell = relative_cell(features.size, size)
-        if self.options.clip_cell:
+        if self.options.clip_cell and self.contract.decoder.clips_cell:
             cell = cell * np.float32(max(size[0] / features.size[0] / self.contract.training_scales[1], 1))
         options = self.options
         sampling = Sampling.of(size, options.samples) if options.statistics == "sampled" else None
