@@ -89,7 +89,7 @@ def _options(threads: int, keep_memory: bool) -> ort.SessionOptions:
 
 @cache
 def _share_arena() -> None:
-    """One arena for the buffers of all sessions, growing by what is needed; by default each has its own, which doubles."""
+    """One arena for the buffers of all sessions, growing by what is needed; otherwise each has one, which doubles."""
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     same_as_requested = {"arena_extend_strategy": 1, "initial_chunk_size_bytes": -1, "max_dead_bytes_per_chunk": -1}
     ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"max_mem": 0, **same_as_requested}))
