@@ -1,5 +1,11 @@
 """Continuous super-resolution in production: open a bundle, enlarge pictures by any factor."""
 
+import os
+
+# ONNX Runtime tells its makers of its use from 1.32 on, and reads this once when it is imported. Nobody who enlarges
+# a picture was asked; who wants it sets the variable to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 from hiif_deploy.bundle import Bundle, open_bundle, shipped_models
 from hiif_deploy.errors import (
     BundleError,
