@@ -7,6 +7,7 @@
     │   └── OptionError           any other option or argument
     ├── FrameError                an array handed to the upscaler
     ├── ImageError                a picture file: unreadable, truncated, too large, unwritable
+    ├── VideoError                a video file: unreadable, damaged, interlaced, unwritable, or another than begun
     ├── BundleError               a bundle: missing, tampered, newer, foreign
     ├── CheckpointError           a checkpoint: wrong keys, shapes, names, truncated
     ├── EngineError               an inference engine: unusable, failed, or another than the one asked for
@@ -50,6 +51,10 @@ class FrameError(HiifError):
 
 class ImageError(HiifError):
     """A picture file cannot be read or written."""
+
+
+class VideoError(HiifError):
+    """A video file cannot be read or written, or its unfinished work belongs to something else."""
 
 
 class BundleError(HiifError):

@@ -12,11 +12,12 @@ EXTRAS = {
     "train": ("torch", "safetensors", "lightning", "tensorboard", "torchmetrics", "yaml"),
     "engines": ("onnx", "polygraphy"),
     "tensorrt": ("tensorrt", "cuda.bindings"),
+    "video": ("av",),
 }
 """Extra → the modules it brings. They come by `pip install 'hiif-deploy[EXTRA]'`."""
 
 OPTIONAL_PACKAGES = (
-    "torch", "safetensors", "lightning", "onnx", "onnxscript", "polygraphy", "tensorrt", "tensorrt-rtx-cu13-bindings",
+    "torch", "safetensors", "lightning", "onnx", "onnxscript", "polygraphy", "tensorrt", "tensorrt-rtx-cu13-bindings", "av",
 )  # fmt: skip
 """Distributions that `doctor` looks for."""
 
