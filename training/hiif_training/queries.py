@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,6 +15,18 @@ from hiif_deploy.grid import Axis, BitRule, axis_table, relative_cell
 
 CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 """(row tap, column tap) of the four corners, in the published order (−,−), (−,+), (+,−), (+,+)."""
+
+
+class WithSkip(Protocol):
+    """Queries of any decoder whose answer the bilinearly sampled picture is added to."""
+
+    @property
+    def skip_index(self) -> Tensor:
+        """[B, 4, N] int64: source pixels of the sample."""
+
+    @property
+    def skip_weight(self) -> Tensor:
+        """[B, 4, N] float32, summing to 1."""
 
 
 @dataclass(frozen=True)

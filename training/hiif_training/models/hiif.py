@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hiif_deploy.errors import CheckpointError
 from hiif_deploy.grid import BitRule
 from hiif_training.models.encoder import Encoder
-from hiif_training.queries import Queries
+from hiif_training.queries import Queries, WithSkip
 
 Hierarchy = Literal["levels", "coordinates", "once"]
 """What each level is told of the query's position: its own two bits (the paper's model); the plain local
@@ -177,6 +177,6 @@ def gather(maps: Tensor, index: Tensor) -> Tensor:
     return rows.index_select(0, (index + start).flatten()).view(*index.shape, channels)
 
 
-def skip(image: Tensor, queries: Queries) -> Tensor:
+def skip(image: Tensor, queries: WithSkip) -> Tensor:
     """[B, N, 3] half-pixel bilinear sample of the picture, border replicated (H10)."""
     return (gather(image, queries.skip_index) * queries.skip_weight[..., None].to(image.dtype)).sum(1)

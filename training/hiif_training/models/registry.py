@@ -13,6 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hiif_deploy.errors import CheckpointError
+from hiif_training.models.ciaosr import Ciaosr, CiaosrConfig
+from hiif_training.models.clit import Clit, ClitConfig
 from hiif_training.models.edsr import Edsr, EdsrConfig
 from hiif_training.models.hiif import Hiif, HiifConfig
 from hiif_training.models.rdn import RDN_CONFIGS, Rdn
@@ -56,6 +58,19 @@ _SWINIR_FIELDS = {
 }
 _HIIF_FIELDS = {("blocks" if f.name == "heads" else f.name): f.name for f in fields(HiifConfig)}
 
+_CIAOSR_FIELDS = {"hidden_list": "hidden", "non_local_attn": "non_local"}
+_CIAOSR_FIXED: Accepted = {
+    "local_size": (2,),
+    "feat_unfold": (True,),
+    "multi_scale": ([2],),
+    "softmax_scale": (1,),
+    "eval_bsize": None,
+}
+_CLIT_FIELDS = {"base_dim": "width", "head": "heads", "r": "reach", "imnet_num": "stages"}
+_CLIT_FIXED: Accepted = {"is_cell": (True,), "local_attn": (True,)}
+_CODE_FIELDS = {"enc_dims": "frequencies", "posenc_scale": "octaves"}
+_CODE_FIXED: Accepted = {"posenc_type": ("sinusoid",), "gamma": (1,), "hidden_dims": None}
+
 _WITHOUT_UPSAMPLING: Accepted = {"no_upsampling": (True,), "scale": None, "rgb_range": None}
 _SWINIR_FIXED: Accepted = {
     "no_upsampling": (True,),
@@ -81,7 +96,7 @@ def make_encoder(spec: Mapping[str, Any]) -> Encoder:
     return _look_up(name, ENCODERS, "encoder")(args)
 
 
-def make_model(spec: Mapping[str, Any]) -> Hiif:
+def make_model(spec: Mapping[str, Any]) -> Any:
     """The decoder that `spec` describes, around the encoder of its `encoder_spec`, freshly initialised."""
     name, args = _read_spec(spec, "model")
     return _look_up(name, DECODERS, "model")(args)
@@ -102,13 +117,51 @@ def _swinir(args: Arguments) -> Encoder:
 
 
 def _hiif(name: str, args: Arguments) -> Hiif:
-    args = dict(args)
-    encoder_spec = args.pop("encoder_spec", None)
-    if encoder_spec is None:
-        raise CheckpointError(f"{name}: the argument encoder_spec is missing: expected {{'name': text, 'args': {{…}}}}")
+    encoder_spec, args = _encoder_spec(name, args)
     # The public code knows no other bits: a spec that does not name them was written for these.
     config = _configure(name, HiifConfig(bits="reference"), args, _HIIF_FIELDS, {})
     return Hiif(make_encoder(encoder_spec), config)
+
+
+def _ciaosr(args: Arguments) -> Ciaosr:
+    encoder_spec, args = _encoder_spec("ciaosr", args)
+    config = _configure("ciaosr", CiaosrConfig(), args, _CIAOSR_FIELDS, _CIAOSR_FIXED)
+    return Ciaosr(make_encoder(encoder_spec), config)
+
+
+def _clit(args: Arguments) -> Clit:
+    encoder_spec, args = _encoder_spec("clit", args)
+    code = _part("clit", args.pop("pb_spec", None), "posenc")
+    network = _part("clit", args.pop("imnet_spec", None), "mlp")
+    # The public class has base_dim 192 where its arguments say nothing.
+    base = ClitConfig(width=192)
+    if args.pop("conv_num", args.get("imnet_num", base.stages)) != args.get("imnet_num", base.stages):
+        raise CheckpointError("clit: conv_num and imnet_num differ: expected one network and one convolution per stage")
+    base = _configure("clit", base, args, _CLIT_FIELDS, _CLIT_FIXED)
+    if isinstance(waves := code.get("enc_dims"), int):
+        code["enc_dims"] = waves // 4
+    base = _configure("pb_spec of clit", base, code, _CODE_FIELDS, _CODE_FIXED)
+    fields = {"hidden_list": "hidden", "act": "activation"}
+    return Clit(make_encoder(encoder_spec), _configure("imnet_spec of clit", base, network, fields, {"out_dim": (3,)}))
+
+
+def _encoder_spec(name: str, args: Arguments) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """The argument that every decoder needs, and the others."""
+    rest = dict(args)
+    encoder_spec = rest.pop("encoder_spec", None)
+    if encoder_spec is None:
+        raise CheckpointError(f"{name}: the argument encoder_spec is missing: expected {{'name': text, 'args': {{…}}}}")
+    return encoder_spec, rest
+
+
+def _part(model: str, spec: Any, expected: str) -> dict[str, Any]:
+    """Arguments of a part that can only be one thing; none where the spec leaves the part out."""
+    if spec is None:
+        return {}
+    name, args = _read_spec(spec, f"{expected} of {model}")
+    if name != expected:
+        raise CheckpointError(f"{model}: {name!r} is not what this project reads: expected {expected!r}")
+    return dict(args)
 
 
 ENCODERS: dict[str, Callable[[Arguments], Encoder]] = {
@@ -120,9 +173,11 @@ ENCODERS: dict[str, Callable[[Arguments], Encoder]] = {
 }
 """Every encoder name of a published checkpoint that this project reads."""
 
-DECODERS: dict[str, Callable[[Arguments], Hiif]] = {
+DECODERS: dict[str, Callable[[Arguments], Any]] = {
     "hiif": partial(_hiif, "hiif"),
     "hiifv3": partial(_hiif, "hiifv3"),
+    "ciaosr": _ciaosr,
+    "clit": _clit,
 }
 """Every model name of a published checkpoint that this project reads."""
 
