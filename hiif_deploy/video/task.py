@@ -27,6 +27,8 @@ class Encoding:
     """FFmpeg's name, `yuv420p10le`."""
     rate: tuple[int, int]
     """Nominal frames per second, as a fraction."""
+    time_base: tuple[int, int]
+    """Seconds per unit of time, as a fraction: the clip's own."""
     options: tuple[tuple[str, str], ...] = ()
     """The encoder's options, sorted by name."""
     aspect: tuple[int, int] = (0, 1)
