@@ -13,6 +13,13 @@ from hiif_deploy.errors import VideoError
 from hiif_deploy.sizes import Size
 from hiif_deploy.video.pyav import pyav
 
+LOST = {
+    "DYNAMIC_HDR_PLUS": "HDR10+ metadata",
+    "DOVI_RPU_BUFFER": "Dolby Vision metadata",
+    "A53_CC": "closed captions inside the picture",
+    "S12M_TIMECODE": "time codes inside the picture",
+}
+"""What a frame carries that encoders are not given."""
 UNSPECIFIED = 2
 """H.273's number for a matrix, primaries or transfer that is not told."""
 FULL_RANGE = 2
@@ -61,6 +68,8 @@ class Clip:
     """What they mean."""
     aspect: Fraction | None = None
     """Width to height of a pixel; None where the clip does not say."""
+    matrix: tuple[int, ...] = ()
+    """How players turn and mirror the picture: FFmpeg's display matrix of nine numbers; empty: not at all."""
     mastering: tuple[int, ...] = ()
     """HDR10's mastering display: x and y of red, green, blue and white in 1/50000, least and most luminance in
     1/10000 cd/m²; empty where the clip does not say."""
@@ -117,12 +126,15 @@ def probe(path: Path) -> Clip:
         )
     levels = first.color_range
     is_full = levels == FULL_RANGE if levels else True if first.format.name.startswith("yuvj") else None
-    mastering, light = _hdr(first)
+    side = {data.type.name: bytes(data) for data in first.side_data}
+    notes += tuple(f"lost: {what}" for name, what in LOST.items() if name in side)
+    matrix = struct.unpack("=9i", side["DISPLAYMATRIX"]) if "DISPLAYMATRIX" in side else ()
+    mastering, light = _hdr(side)
     return Clip(
         path, index, (first.height, first.width), base, times, _keys(shown), end, rate,
         first.format.name, first.format.components[0].bits,
         Colours(first.colorspace, first.color_primaries, first.color_trc, is_full),
-        aspect or None, mastering, light, notes,
+        aspect or None, matrix, mastering, light, notes,
     )  # fmt: skip
 
 
@@ -183,15 +195,14 @@ def decoded(container: Any, stream: Any) -> Iterator[Any]:
         return
 
 
-def _hdr(frame: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _hdr(side: dict[str, bytes]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """See `Clip.mastering` and `Clip.light`; the layouts are those of FFmpeg's mastering_display_metadata.h."""
-    found = {data.type.name: bytes(data) for data in frame.side_data}
     mastering: tuple[int, ...] = ()
     light: tuple[int, ...] = ()
-    if data := found.get("MASTERING_DISPLAY_METADATA"):
+    if data := side.get("MASTERING_DISPLAY_METADATA"):
         values = struct.unpack_from("=22i", data)
         ratios = [Fraction(values[2 * n], values[2 * n + 1] or 1) for n in range(10)]
         mastering = (*(round(ratio * 50_000) for ratio in ratios[:8]), *(round(r * 10_000) for r in ratios[8:]))
-    if data := found.get("CONTENT_LIGHT_LEVEL"):
+    if data := side.get("CONTENT_LIGHT_LEVEL"):
         light = struct.unpack_from("=2I", data)
     return mastering, light
