@@ -12,6 +12,7 @@
     ├── CheckpointError           a checkpoint: wrong keys, shapes, names, truncated
     ├── EngineError               an inference engine: unusable, failed, or another than the one asked for
     │   └── EngineLoadError       a stored engine that the library does not take
+    ├── ClusterError              a cluster: not reached, without workers, or losing them too often
     ├── ParityError               two implementations disagree beyond tolerance
     └── MissingExtraError         an optional package that the asked work needs
 
@@ -76,6 +77,10 @@ class EngineLoadError(EngineError):
         self.graph = graph
         """Name of the graph."""
         super().__init__(message)
+
+
+class ClusterError(HiifError):
+    """A cluster cannot be reached, has no worker to give, or loses them too often."""
 
 
 class ParityError(HiifError):

@@ -12,6 +12,7 @@ EXTRAS = {
     "train": ("torch", "safetensors", "lightning", "tensorboard", "torchmetrics", "yaml"),
     "engines": ("onnx", "polygraphy"),
     "openvino": ("openvino",),
+    "ray": ("ray",),
     "tensorrt": ("tensorrt", "cuda.bindings"),
     "video": ("av",),
 }
@@ -19,7 +20,7 @@ EXTRAS = {
 
 OPTIONAL_PACKAGES = (
     "torch", "safetensors", "lightning", "onnx", "onnxscript", "polygraphy", "openvino", "tensorrt",
-    "tensorrt-rtx-cu13-bindings", "av",
+    "tensorrt-rtx-cu13-bindings", "av", "ray",
 )  # fmt: skip
 """Distributions that `doctor` looks for."""
 
