@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -89,3 +91,33 @@ def test_nothing_is_left_where_writing_is_given_up(tmp_path: Path) -> None:
 def test_a_writer_that_makes_no_sense_is_refused(tmp_path: Path, name: str, fps: float) -> None:
     with pytest.raises(OptionError, match="expected"):
         FrameWriter(tmp_path / name, fps=fps)
+
+
+MEMORY_OVER_FRAMES = """
+import sys
+from pathlib import Path
+import numpy as np
+from hiif_deploy import Upscaler
+from hiif_deploy.opencv import read_frames, upscaled
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1])
+
+seen = {}
+with Upscaler("hiif-video", engine="onnxruntime") as upscaler:
+    for number, frame in enumerate(upscaled(upscaler, read_frames(sys.argv[1]), scale=1.5)):
+        seen[number] = resident()
+print(len(seen), seen[50], max(seen[n] for n in range(len(seen) - 100, len(seen))))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from Linux's /proc")
+def test_memory_stays_flat_over_a_thousand_frames(tmp_path: Path) -> None:
+    with FrameWriter(tmp_path / "long.avi", fps=25) as writer:
+        for n in range(1_100):
+            writer.write(np.full((12, 16, 3), n % 256, np.uint8))
+    command = [sys.executable, "-c", MEMORY_OVER_FRAMES, str(tmp_path / "long.avi")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    frames, warm, last = map(int, done.stdout.split())
+    assert frames == 1_100
+    assert last <= 1.02 * warm, f"{warm} pages after 50 frames, {last} at the end"
