@@ -47,7 +47,9 @@ class Converter:
         """A decoded frame → an array of its own."""
         is_deep = frame.format.components[0].bits > 8
         frame.colorspace = likely_matrix(frame.colorspace, frame.height)
-        made = self._scaler.reformat(frame, format="rgb48le" if is_deep else "rgb24", interpolation=self._how, threads=1)
+        made = self._scaler.reformat(
+            frame, format="rgb48le" if is_deep else "rgb24", interpolation=self._how, threads=1
+        )
         picture: Picture = made.to_ndarray()
         return picture
 

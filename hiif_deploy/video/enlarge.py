@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.decode import Statistics
 from hiif_deploy.errors import VideoError
+from hiif_deploy.pixels import to_unit
 from hiif_deploy.session import EngineOptions
 from hiif_deploy.upscaler import Features, Upscaler
 from hiif_deploy.video.convert import Picture
@@ -146,5 +145,4 @@ def psnr(one: Picture, other: Picture) -> float:
 
 def _thumbnail(picture: Picture) -> NDArray[np.float32]:
     rows, columns = (max(1, side // THUMBNAIL) for side in picture.shape[:2])
-    top: Any = np.iinfo(picture.dtype).max
-    return (picture[::rows, ::columns] / top).astype(np.float32)
+    return to_unit(picture[::rows, ::columns])

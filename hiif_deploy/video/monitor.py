@@ -76,8 +76,8 @@ class Monitor:
             return
         rest = "?" if pace.eta is None else _clock(pace.eta)
         line = (
-            f"{self.title}: {pace.done}/{pace.total} frames, {pace.fps:.2f} fps, {pace.megapixels_per_second:.2f} MP/s, "
-            f"queues {pace.decoded}/{AHEAD} {pace.enlarged}/{AHEAD}, ETA {rest}"
+            f"{self.title}: {pace.done}/{pace.total} frames, {pace.fps:.2f} fps, "
+            f"{pace.megapixels_per_second:.2f} MP/s, queues {pace.decoded}/{AHEAD} {pace.enlarged}/{AHEAD}, ETA {rest}"
         )
         end = {"terminal": ""}.get(self.style, "\n")
         print(f"\r\x1b[K{line}" if not end else line, end=end, file=sys.stderr, flush=True)

@@ -69,13 +69,17 @@ def check_clip(clip: Clip, encoding: Encoding, target: Path, suffix: str) -> tup
             streams = _add_streams(source, made, clip, encoding)
             _add_facts(source, made, clip, cut)
             made.start_encoding()
-            lost = [stream for stream in source.streams if stream.index not in streams and not _is_chapters(source, stream)]
+            lost = [
+                stream for stream in source.streams if stream.index not in streams and not _is_chapters(source, stream)
+            ]
             return tuple(
                 f"stream {stream.index} ({stream.type}) is lost: {suffix} does not hold it; .mkv or .mov may"
                 for stream in lost
             )  # fmt: skip
     except (av.FFmpegError, ValueError) as error:
-        raise VideoError(f"{clip.path}: does not go into {suffix} ({error}); choose .mkv, or another --codec") from error
+        raise VideoError(
+            f"{clip.path}: does not go into {suffix} ({error}); choose .mkv, or another --codec"
+        ) from error
 
 
 def decoding_times(times: Sequence[int]) -> list[int]:
@@ -203,6 +207,5 @@ def _move(packet: Any, start: Fraction, end: Fraction) -> bool:
 
 def _second(packet: Any) -> Fraction:
     time = packet.dts if packet.dts is not None else packet.pts
-    return Fraction(time) * packet.time_base
-
-
+    second: Fraction = time * packet.time_base
+    return second

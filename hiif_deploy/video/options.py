@@ -99,7 +99,9 @@ def choose_encoding(
     OptionError for an encoder or format that is not there; VideoError for colours that cannot be converted.
     """
     if suffix not in FORMATS:
-        raise OptionError(f"a video cannot be written as {suffix or 'a file without suffix'}: expected {', '.join(FORMATS)}")
+        raise OptionError(
+            f"a video cannot be written as {suffix or 'a file without suffix'}: expected {', '.join(FORMATS)}"
+        )
     name = options.codec or default_codec(suffix, clip.bits)
     codec = _codec(name)
     pixel_format = options.pixel_format or _pixel_format(clip, codec)
@@ -132,14 +134,16 @@ def _codec(name: str) -> Any:
 
 def _pixel_format(clip: Clip, codec: Any) -> str:
     """The clip's own, or the nearest that the encoder takes without losing bits or chroma."""
-    known = [f.name for f in codec.video_formats or ()]
-    plain = clip.pixel_format.replace("yuvj", "yuv").replace("yuva", "yuv")
+    known: list[str] = [f.name for f in codec.video_formats or ()]
+    plain: str = clip.pixel_format.replace("yuvj", "yuv").replace("yuva", "yuv")
     if not known or plain in known:
         return plain
     kind = pyav().VideoFormat(plain, 16, 16)
     chroma = "444" if kind.is_rgb or kind.chroma_width(16) == 16 else "420" if kind.chroma_height(16) == 8 else "422"
     same = f"yuv{chroma}p" + (f"{clip.bits}le" if clip.bits > 8 else "")
-    for name in (same, *({"420": ("p010le",)}.get(chroma, ()) if clip.bits == 10 else ())):
+    # What GPUs call 10 bits of 4:2:0.
+    alike = ["p010le"] if same == "yuv420p10le" else ["nv12"] if same == "yuv420p" else []
+    for name in [same, *alike]:
         if name in known:
             return name
     raise OptionError(
@@ -151,7 +155,9 @@ def _pixel_format(clip: Clip, codec: Any) -> str:
 def _even(size: Size, pixel_format: str) -> tuple[Size, tuple[str, ...]]:
     """Up to the next even side where chroma is kept for every second pixel only; nothing is cut off."""
     kind = pyav().VideoFormat(pixel_format, 16, 16)
-    down, across = (1 if kind.is_rgb else 16 // side for side in (kind.chroma_height(16) or 16, kind.chroma_width(16) or 16))
+    down, across = (
+        1 if kind.is_rgb else 16 // side for side in (kind.chroma_height(16) or 16, kind.chroma_width(16) or 16)
+    )
     even = -(-size[0] // down) * down, -(-size[1] // across) * across
     if even == size:
         return size, ()
@@ -173,7 +179,9 @@ def _aspect(clip: Clip, size: Size) -> tuple[tuple[int, int], tuple[str, ...]]:
 def _matrix(clip: Clip, size: Size, pixel_format: str) -> tuple[int, tuple[str, ...]]:
     own = clip.colours.matrix
     if own not in MATRICES:
-        raise VideoError(f"{clip.path}: its colour matrix (H.273 number {own}) is not supported; convert it with FFmpeg")
+        raise VideoError(
+            f"{clip.path}: its colour matrix (H.273 number {own}) is not supported; convert it with FFmpeg"
+        )
     if pyav().VideoFormat(pixel_format, 16, 16).is_rgb:
         return RGB_MATRIX, ()
     if own == RGB_MATRIX:

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def _read_times(container: Any, stream: Any, path: Path) -> tuple[list[tuple[int
     if not found:
         raise VideoError(f"{path}: its video stream holds no frames")
     found.sort()
-    if any(one[0] == other[0] for one, other in zip(found, found[1:], strict=False)):
+    if any(one[0] == other[0] for one, other in pairwise(found)):
         raise VideoError(_no_times(path, "two frames have the same time"))
     return found, notes
 
@@ -172,7 +173,8 @@ def _duration(shown: list[tuple[int, bool]], stream: Any) -> int:
     """Of the last frame: as long as the one before it, or by the rate."""
     if len(shown) > 1:
         return shown[-1][0] - shown[-2][0]
-    return round(1 / (stream.average_rate or 25) / stream.time_base)
+    units: int = round(1 / (stream.average_rate or 25) / stream.time_base)
+    return units
 
 
 def _first_frame(path: Path) -> Any:

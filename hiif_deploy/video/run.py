@@ -146,7 +146,9 @@ def _told(journal: Journal, plan: VideoPlan, output: Path, say: Say) -> Iterator
 
 def _how_to_go_on(journal: Journal, plan: VideoPlan, output: Path) -> str:
     done = sum(len(task.times) for task in plan.tasks if task.number in journal.done)
-    return f"{done} of {plan.frames} frames of {output} are kept in {journal.folder}; the same command goes on from there"
+    return (
+        f"{done} of {plan.frames} frames of {output} are kept in {journal.folder}; the same command goes on from there"
+    )
 
 
 def _stopped(error: OSError, journal: Journal, plan: VideoPlan, output: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +47,7 @@ def make_segment(
 def make_segments(
     tasks: Iterable[SegmentTask], upscaler: Upscaler, folder: Path, advance: Callable[[int], None] = lambda _: None,
     fill: Fill | None = None,
-) -> Iterator[Segment]:  # fmt: skip
+) -> Generator[Segment, None, None]:  # fmt: skip
     """The same for many tasks, in order, with decoding, enlarging and encoding side by side; yields as they finish.
 
     Close the iterator if it is not used up, so that its threads end.
