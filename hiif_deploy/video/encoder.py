@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -54,11 +54,12 @@ class Encoder:
     """One segment's encoder: its first packet is a key frame, and nothing refers to other segments."""
 
     def __init__(self, encoding: Encoding) -> None:
-        av = pyav()
+        """VideoError where the codec does not take such pictures or options."""
         self.encoding = encoding
         self.packets: list[EncodedFrame] = []
-        self._context = av.CodecContext.create(encoding.codec, "w")
+        self._context = pyav().CodecContext.create(encoding.codec, "w")
         configure(self._context, encoding)
+        self._try(self._context.open)
 
     def add(self, frame: Any, time: int) -> None:
         """Encode a frame to be shown at `time`."""
@@ -68,21 +69,22 @@ class Encoder:
 
     def finish(self) -> bytes:
         """End; the codec's headers."""
-        if self._context.is_open:
-            self._take(None)
+        self._take(None)
         return bytes(self._context.extradata or b"")
 
     def _take(self, frame: Any) -> None:
-        av = pyav()
+        made = self._try(lambda: self._context.encode(frame))
+        self.packets += [EncodedFrame(packet.pts, packet.is_keyframe, bytes(packet)) for packet in made]
+
+    def _try(self, work: Callable[[], Any]) -> Any:
         try:
-            made = self._context.encode(frame)
-        except (av.FFmpegError, ValueError) as error:
+            return work()
+        except (pyav().FFmpegError, ValueError) as error:
             height, width = self.encoding.size
             raise VideoError(
                 f"{self.encoding.codec} does not encode {width}x{height} {self.encoding.pixel_format} with "
                 f"{dict(self.encoding.options)} ({error}); choose another --codec, --pixel-format or option"
             ) from error
-        self.packets += [EncodedFrame(packet.pts, packet.is_keyframe, bytes(packet)) for packet in made]
 
 
 def write_packets(file: BinaryIO, headers: bytes, packets: list[EncodedFrame]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hiif_deploy.errors import VideoError
-from hiif_deploy.video.encoder import configure, read_packets, read_table
+from hiif_deploy.video.encoder import Encoder, configure, read_packets, read_table
 from hiif_deploy.video.probe import Clip, open_clip
 from hiif_deploy.video.pyav import pyav
 from hiif_deploy.video.task import Encoding
@@ -64,6 +64,8 @@ def check_clip(clip: Clip, encoding: Encoding, target: Path, suffix: str) -> tup
     """
     av = pyav()
     cut = Cut(clip.times[0], clip.end)
+    # Its refusals are about the encoder, not the container: they come first.
+    Encoder(encoding)
     try:
         with open_clip(clip.path) as source, av.open(str(target), "w", format=FORMATS[suffix]) as made:
             streams = _add_streams(source, made, clip, encoding)
