@@ -30,20 +30,23 @@ class Pictures:
     """What must be the same in the enlarged clip."""
 
 
-def differences(before: Path, after: Path, *, scale: float, tick: Fraction = Fraction(0)) -> list[str]:
+def differences(
+    before: Path, after: Path, *, scale: float, tick: Fraction = Fraction(0), shift: Fraction = Fraction(0)
+) -> list[str]:
     """One sentence for each thing that is not as it was; none where only the pictures' size changed.
 
-    Times may differ by `tick` seconds, which is for containers that count in milliseconds.
+    Times may differ by `tick` seconds, which is for containers that count in milliseconds; all of them, in every
+    stream, must be later by `shift` seconds, which is for containers that know no negative ones.
     """
     with av.open(before) as first, av.open(after) as second:
         found = [*_of_containers(first, second, tick), *_of_streams(first, second)]
-    found += _of_pictures(read_pictures(before), read_pictures(after), scale, tick)
-    found += _of_packets(copied_packets(before), copied_packets(after), tick)
+    found += _of_pictures(read_pictures(before, shift), read_pictures(after), scale, tick)
+    found += _of_packets(copied_packets(before, shift), copied_packets(after), tick)
     return found
 
 
-def read_pictures(path: Path) -> Pictures:
-    """The first video stream's frames; those that cannot be decoded are left out."""
+def read_pictures(path: Path, shift: Fraction = Fraction(0)) -> Pictures:
+    """The first video stream's frames, `shift` seconds later; those that cannot be decoded are left out."""
     with av.open(path) as container:
         stream = container.streams.video[0]
         frames = list(_frames(container, stream))
@@ -60,19 +63,19 @@ def read_pictures(path: Path) -> Pictures:
                 "range": frame.color_range,
                 "side data": {d.type.name: bytes(d) for d in frame.side_data if d.type.name in COPIED_SIDE_DATA},
             }
-        times = tuple(frame.pts * frame.time_base for frame in frames)
+        times = tuple(frame.pts * frame.time_base + shift for frame in frames)
         return Pictures(times, (context.height, context.width), facts)
 
 
-def copied_packets(path: Path) -> dict[int, list[tuple[Fraction, Fraction, bytes]]]:
-    """Stream index → (time, duration, bytes) of the packets of everything that is neither video nor an attachment."""
+def copied_packets(path: Path, shift: Fraction = Fraction(0)) -> dict[int, list[tuple[Fraction, Fraction, bytes]]]:
+    """Stream index → (time + `shift`, duration, bytes) of the packets of sound and subtitles."""
     packets: dict[int, list[tuple[Fraction, Fraction, bytes]]] = {}
     with av.open(path) as container:
         streams = [s for s in container.streams if s.type in ("audio", "subtitle")]
         for packet in container.demux(streams) if streams else ():
             if packet.dts is not None:
                 base = packet.time_base
-                seconds = ((packet.pts or 0) * base, (packet.duration or 0) * base)
+                seconds = ((packet.pts or 0) * base + shift, (packet.duration or 0) * base)
                 packets.setdefault(packet.stream_index, []).append((*seconds, bytes(packet)))
     return packets
 
@@ -151,5 +154,8 @@ def _of_packets(before: dict[int, Any], after: dict[int, Any], tick: Fraction) -
         one, other = before[index], after[index]
         if [packet[2] for packet in one] != [packet[2] for packet in other]:
             yield f"stream {index}: {len(other)} packets of other content, before {len(one)}"
-        elif any(abs(a[n] - b[n]) > tick for a, b in zip(one, other, strict=True) for n in (0, 1)):
+        elif any(abs(a[0] - b[0]) > tick for a, b in zip(one, other, strict=True)):
             yield f"stream {index}: packets have other times"
+        # Containers that count otherwise need not store how long the last packet lasts.
+        elif any(abs(a[1] - b[1]) > tick for a, b in zip(one[: -1 if tick else None], other, strict=False)):
+            yield f"stream {index}: packets last longer or shorter"

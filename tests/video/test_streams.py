@@ -65,7 +65,7 @@ def test_another_container_keeps_all_within_its_clock(
     code, _, said = upscale(capsys, clip(name), "-o", made, "--scale", "1.5")
     assert code == 0, said
     # Matroska counts in milliseconds from 0, and AAC's first packet has a time before 0: all streams move together.
-    # It also has no `und` language and no default that is not asked for.
+    # It also has no `und` language and no handler's name.
     found = differences(clip(name), made, scale=1.5, tick=MILLISECOND, shift=Fraction(21, 1000))
     assert [line for line in found if "metadata" not in line] == []
 
