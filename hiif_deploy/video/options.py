@@ -208,18 +208,20 @@ def _encoder_options(
     # An encoder's answer may depend on its threads: so many for this size, on every machine.
     found["threads"] = str(min(8, max(1, size[0] * size[1] // 500_000)))
     own = dict(options.encoder_options)
-    notes = _add_hdr(found, clip, name)
+    notes = _add_hdr(found, clip, size, name)
     for key in ("x265-params", "x264-params", "svtav1-params"):
         if key in found and key in own:
             own[key] = f"{found[key]}:{own[key]}"
     return tuple(sorted({**found, **own}.items())), notes
 
 
-def _add_hdr(found: dict[str, str], clip: Clip, name: str) -> tuple[str, ...]:
+def _add_hdr(found: dict[str, str], clip: Clip, size: Size, name: str) -> tuple[str, ...]:
     """Tell the encoder of HDR10's display and light levels, each in its own words."""
     display, light = clip.mastering, clip.light
     if name == "libx265":
         words = ["log-level=error", "frame-threads=2"]
+        # x265 writes beyond its buffers where a picture of 10 bits is smaller than one of its blocks of 64.
+        words += ["ctu=16"] if min(size) < 64 else []
         words += [f"master-display={_display(display)}"] if display else []
         words += [f"max-cll={light[0]},{light[1]}"] if light else []
         found["x265-params"] = ":".join([*words, *(["hdr10=1", "repeat-headers=1"] if display or light else [])])

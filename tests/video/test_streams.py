@@ -57,6 +57,13 @@ def test_odd_sides_are_kept_where_the_pixel_format_has_them(
     assert differences(clip("odd"), tmp_path / "odd.mkv", scale=1) == []
 
 
+def test_small_pictures_become_hevc_of_ten_bits(clip: Clip, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made, wanted = tmp_path / "made.mkv", ("--codec", "libx265", "--pixel-format", "yuv420p10le")
+    code, _, said = upscale(capsys, clip("constant"), "-o", made, "--scale", "1.5", *wanted)
+    assert code == 0, said
+    assert differences(clip("constant"), made, scale=1.5) == ["pictures: bits is 10, before 8"]
+
+
 @pytest.mark.parametrize("name", ["movie", "rotated", "long_audio", "hdr_mp4", "variable_mp4"])
 def test_another_container_keeps_all_within_its_clock(
     clip: Clip, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
