@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ MADE_BY_WRITERS = {"encoder", "duration", "major_brand", "minor_version", "compa
 """Metadata, in lower case, that the container's writer makes itself."""
 FORMATS = {".mkv": "matroska", ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".webm": "webm"}
 """Suffixes that can be written → FFmpeg's formats."""
+LATER = (".mkv", ".webm")
+"""Containers whose times begin at zero at the earliest."""
+FIRST_PACKETS = 256
+"""Among so many is the earliest of every stream."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ def write_clip(clip: Clip, encoding: Encoding, segments: Sequence[Path], cut: Cu
     tables = [read_table(path) for path in segments]
     times = [time for _, part in tables for time in part]
     try:
-        with open_clip(clip.path) as source, av.open(str(target), "w", format=FORMATS[suffix]) as made:
+        with open_clip(clip.path) as source, _open_target(target, suffix) as made:
             streams = _add_streams(source, made, clip, encoding)
             _add_facts(source, made, clip, cut)
             made.start_encoding()
@@ -60,28 +65,36 @@ def write_clip(clip: Clip, encoding: Encoding, segments: Sequence[Path], cut: Cu
 def check_clip(clip: Clip, encoding: Encoding, target: Path, suffix: str) -> tuple[str, ...]:
     """Write the head of such a file to `target`, to learn before the work what the container does not take.
 
-    What is lost, one sentence each. VideoError where it does not go.
+    What is lost or moved, one sentence each. VideoError where it does not go.
     """
-    av = pyav()
-    cut = Cut(clip.times[0], clip.end)
     # Its refusals are about the encoder, not the container: they come first.
     Encoder(encoding)
     try:
-        with open_clip(clip.path) as source, av.open(str(target), "w", format=FORMATS[suffix]) as made:
+        with open_clip(clip.path) as source, _open_target(target, suffix) as made:
             streams = _add_streams(source, made, clip, encoding)
-            _add_facts(source, made, clip, cut)
+            _add_facts(source, made, clip, Cut(clip.times[0], clip.end))
             made.start_encoding()
-            lost = [
-                stream for stream in source.streams if stream.index not in streams and not _is_chapters(source, stream)
-            ]
-            return tuple(
+            notes = [
                 f"stream {stream.index} ({stream.type}) is lost: {suffix} does not hold it; .mkv or .mov may"
-                for stream in lost
-            )  # fmt: skip
-    except (av.FFmpegError, ValueError) as error:
+                for stream in source.streams
+                if stream.index not in streams and not _is_chapters(source, stream)
+            ]
+            early = -_earliest(source)
+    except (pyav().FFmpegError, ValueError) as error:
         raise VideoError(
             f"{clip.path}: does not go into {suffix} ({error}); choose .mkv, or another --codec"
         ) from error
+    if early > 0 and suffix in LATER:
+        notes.append(f"all streams are shown {float(early):.4g} s later, together: {suffix} holds no times before zero")
+    return tuple(notes)
+
+
+def _earliest(source: Any) -> Fraction:
+    """Of the times of the first packets, in seconds; 0 of Matroska, which calls what lies before a codec's delay."""
+    if "matroska" in source.format.name:
+        return Fraction(0)
+    packets = islice(source.demux(), FIRST_PACKETS)
+    return min((packet.pts * packet.time_base for packet in packets if packet.pts is not None), default=Fraction(0))
 
 
 def decoding_times(times: Sequence[int]) -> list[int]:
@@ -94,6 +107,11 @@ def decoding_times(times: Sequence[int]) -> list[int]:
     delay = max((number - rank[time] for number, time in enumerate(times)), default=0)
     back = shown[delay] - shown[0] if shown else 0
     return [shown[n - delay] if n >= delay else shown[n] - back for n in range(len(shown))]
+
+
+def _open_target(target: Path, suffix: str) -> Any:
+    # Without random numbers and dates: equal work gives equal bytes.
+    return pyav().open(str(target), "w", format=FORMATS[suffix], container_options={"fflags": "+bitexact"})
 
 
 def _add_streams(source: Any, made: Any, clip: Clip, encoding: Encoding) -> dict[int, Any]:

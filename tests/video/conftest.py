@@ -35,7 +35,7 @@ def video_upscaler() -> Iterator[Upscaler]:
 
 @pytest.fixture
 def enlarge(video_upscaler: Upscaler, tmp_path: Path) -> Callable[..., tuple[Path, VideoResult]]:
-    """(clip, scale, suffix, upscaler, options) → the enlarged clip, in segments of 5 frames, and what was told of it."""
+    """(clip, scale, suffix, upscaler, options) → the enlarged clip, in segments of 5 frames, and its result."""
 
     def work(
         source: Path, scale: float = 2.0, suffix: str = "", upscaler: Upscaler = video_upscaler, **options: Any

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-av = pytest.importorskip("av", reason="needs PyAV")
+pytest.importorskip("av", reason="needs PyAV")
+
+import av
 
 from clips import DAMAGED
 from hiif_deploy.errors import OptionError, VideoError
 from hiif_deploy.video.journal import journal_folder
 from hiif_deploy.video.run import VideoResult
-from stream_compare import differences, read_pictures
+from stream_compare import copied_packets, differences, read_pictures
 
 Clip = Callable[[str], Path]
 Enlarge = Callable[..., tuple[Path, VideoResult]]
@@ -35,9 +37,15 @@ def test_every_stream_and_every_time_is_kept(clip: Clip, enlarge: Enlarge, name:
     assert not journal_folder(output).exists()
 
 
-def test_matroska_counts_an_mp4s_times_in_milliseconds(clip: Clip, enlarge: Enlarge) -> None:
-    output, _ = enlarge(clip("variable_mp4"), suffix=".mkv")
-    assert differences(clip("variable_mp4"), output, scale=2, tick=Fraction(1, 1000)) == []
+def test_matroska_moves_what_begins_before_zero_together_and_counts_in_milliseconds(
+    clip: Clip, enlarge: Enlarge
+) -> None:
+    output, result = enlarge(clip("variable_mp4"), suffix=".mkv")
+    assert result.notes == ("all streams are shown 0.02133 s later, together: .mkv holds no times before zero",)
+    before, after = (read_pictures(path).times for path in (clip("variable_mp4"), output))
+    assert {round(1000 * (b - a)) for a, b in zip(before, after, strict=True)} == {21}
+    sounds = (copied_packets(path)[1] for path in (clip("variable_mp4"), output))
+    assert {round(1000 * (b[0] - a[0])) for a, b in zip(*sounds, strict=True)} == {21}
 
 
 def test_odd_sides_stay_where_chroma_is_whole(clip: Clip, enlarge: Enlarge) -> None:
