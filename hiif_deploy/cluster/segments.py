@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,21 @@ from typing import Any
 from hiif_deploy.cluster.pool import Job, Pool
 from hiif_deploy.cluster.worker import FileMark
 from hiif_deploy.files import write_aside
+from hiif_deploy.video.monitor import Monitor
+from hiif_deploy.video.run import MakeSegments
 from hiif_deploy.video.task import Segment, SegmentTask
 
 PART = 64 << 20
 """Bytes of a clip that are sent as one object."""
+
+
+def on_cluster(pool: Pool) -> MakeSegments:
+    """What `make_video` makes its segments with."""
+
+    def make(tasks: Sequence[SegmentTask], folder: Path, monitor: Monitor) -> Iterator[Segment]:
+        return make_segments_on(pool, tasks, folder, monitor.advance)
+
+    return make
 
 
 class SentClip:
@@ -26,15 +38,20 @@ class SentClip:
         self.parts: list[Any] | None = None
         self._pool = pool
 
-    def send(self) -> None:
-        """Unless it was. Raises OSError."""
+    def send(self, part: int) -> None:
+        """In objects of `part` bytes, unless it was. Raises OSError."""
         if self.parts is None:
             with self.path.open("rb") as file:
-                self.parts = [self._pool.put(part) for part in iter(partial(file.read, PART), b"")]
+                self.parts = [self._pool.put(data) for data in iter(partial(file.read, part), b"")]
 
 
 def make_segments_on(
-    pool: Pool, tasks: Iterable[SegmentTask], folder: Path, advance: Callable[[int], None] = lambda _: None
+    pool: Pool,
+    tasks: Iterable[SegmentTask],
+    folder: Path,
+    advance: Callable[[int], None] = lambda _: None,
+    *,
+    part: int = PART,
 ) -> Iterator[Segment]:
     """As `segments.make_segments`, over a cluster: each file appears whole in `folder` before its segment is told.
 
@@ -54,7 +71,7 @@ def make_segments_on(
     for job, result in pool.run(jobs):
         task, clip = wanted[job.name]
         if result is None:
-            clip.send()
+            clip.send(part)
             jobs.appendleft(job)
             continue
         segment, data = result
@@ -64,7 +81,8 @@ def make_segments_on(
 
 
 def _arguments(task: SegmentTask, clip: SentClip) -> tuple[Any, ...]:
-    return task, clip.mark, clip.parts
+    # A worker's own folder is another one.
+    return replace(task, clip=task.clip.absolute()), clip.mark, clip.parts
 
 
 def _write(path: Path, data: bytes) -> None:
