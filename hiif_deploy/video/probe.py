@@ -148,7 +148,7 @@ def _read_times(container: Any, stream: Any, path: Path) -> tuple[list[tuple[int
             if packet.size and not packet.is_discard:
                 time = packet.pts if packet.pts is not None else packet.dts
                 if time is None:
-                    raise VideoError(_no_times(path, "a frame has no time"))
+                    raise VideoError(_no_times(path, "a frame has no time", "-fflags +genpts", "-c copy"))
                 found.append((time, packet.is_keyframe))
     except pyav().FFmpegError as error:
         notes = (f"{path}: reading stopped early ({error}); the file may be truncated",)
@@ -156,12 +156,13 @@ def _read_times(container: Any, stream: Any, path: Path) -> tuple[list[tuple[int
         raise VideoError(f"{path}: its video stream holds no frames")
     found.sort()
     if any(one[0] == other[0] for one, other in pairwise(found)):
-        raise VideoError(_no_times(path, "two frames have the same time"))
+        raise VideoError(_no_times(path, "two frames have the same time", "", "-c copy -c:v ffv1 -fps_mode vfr"))
     return found, notes
 
 
-def _no_times(path: Path, what: str) -> str:
-    return f"{path}: {what}; write its times anew: ffmpeg -fflags +genpts -i {path.name} -map 0 -c copy new.mkv"
+def _no_times(path: Path, what: str, before: str, after: str) -> str:
+    command = " ".join(["ffmpeg", before, "-i", path.name, "-map 0", after, "new.mkv"]).replace("  ", " ")
+    return f"{path}: {what}; write its times anew: {command}"
 
 
 def _keys(shown: list[tuple[int, bool]]) -> tuple[int, ...]:
