@@ -14,6 +14,10 @@ from rich.console import Console
 
 from hiif_deploy import batch, doctor, report
 from hiif_deploy.bundle import DEFAULT_MODEL, open_bundle
+from hiif_deploy.cluster.command import RayOption, WorkersOption, open_pool
+from hiif_deploy.cluster.pictures import run_batch_on
+from hiif_deploy.cluster.pool import Pool
+from hiif_deploy.cluster.segments import on_cluster
 from hiif_deploy.errors import OptionError
 from hiif_deploy.files import write_aside
 from hiif_deploy.images import MAX_PIXELS
@@ -94,6 +98,8 @@ def upscale(
     segment_frames: video.SegmentOption = SEGMENT_FRAMES,
     restart: video.RestartOption = False,
     json_progress: video.JsonProgressOption = False,
+    ray: RayOption = None,
+    workers: WorkersOption = 0,
     dry_run: Annotated[bool, typer.Option(help="Print the plan (sizes, memory, time) and write nothing.")] = False,
     as_json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")] = False,
@@ -117,24 +123,30 @@ def upscale(
         (parse_time("--from", from_), parse_time("--to", to)), on_error, "reuse" if statistics == "reuse" else "exact",
         segment_frames, restart,
     )  # fmt: skip
-    with Upscaler(bundle, engine=chosen, options=options) as upscaler:
+    address = None if dry_run else ray
+    with Upscaler(bundle, engine=chosen, options=options) as upscaler, open_pool(address, workers, upscaler) as pool:
         work: Iterable[batch.Outcome]
         if is_video:
             style = "json" if json_progress else "none" if quiet else None
             videos = list_videos(inputs, output, target.label)
-            work = run_videos(upscaler, videos, target, wanted, overwrite=overwrite, dry_run=dry_run, style=style)
+            make = None if pool is None else on_cluster(pool)
+            work = run_videos(upscaler, videos, target, wanted, overwrite=overwrite, dry_run=dry_run, style=style,
+                              make=make)  # fmt: skip
         else:
             write = batch.WriteOptions(quality, lossless, overwrite, min(max_pixels, MAX_PIXELS))
             items = batch.list_items(inputs, output, target.label, format_)
-            work = _pictures(upscaler, items, target, write, dry_run, quiet)
+            work = _pictures(upscaler, pool, items, target, write, dry_run, quiet)
         _report(upscaler, work, as_json, quiet, dry_run)
 
 
 def _pictures(
-    upscaler: Upscaler, items: list[batch.Item], target: Target, write: batch.WriteOptions, dry_run: bool, quiet: bool
+    upscaler: Upscaler, pool: Pool | None, items: list[batch.Item], target: Target, write: batch.WriteOptions,
+    dry_run: bool, quiet: bool,
 ) -> Iterable[batch.Outcome]:  # fmt: skip
     if dry_run:
         return batch.plan_batch(upscaler, items, target, write)
+    if pool is not None:
+        return run_batch_on(pool, items, target, write, show_progress=not quiet)
     return batch.run_batch(upscaler, items, target, write, show_progress=not quiet)
 
 

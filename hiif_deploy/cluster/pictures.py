@@ -12,10 +12,13 @@ from hiif_deploy.batch import Item, Outcome, WriteOptions
 from hiif_deploy.cluster.pool import Job, Pool
 from hiif_deploy.errors import ImageError
 from hiif_deploy.files import write_aside
+from hiif_deploy.progress import Progress
 from hiif_deploy.target import Target
 
 
-def run_batch_on(pool: Pool, items: Sequence[Item], target: Target, options: WriteOptions) -> Iterator[Outcome]:
+def run_batch_on(
+    pool: Pool, items: Sequence[Item], target: Target, options: WriteOptions, *, show_progress: bool = False
+) -> Iterator[Outcome]:
     """As `batch.run_batch`, over a cluster, in the order that they are finished. ClusterError where workers fail."""
     jobs: deque[Job] = deque()
     wanted: dict[str, Item] = {}
@@ -29,10 +32,12 @@ def run_batch_on(pool: Pool, items: Sequence[Item], target: Target, options: Wri
             job = Job(str(item.source), "picture", partial(_arguments, item, target, options))
             wanted[job.name] = item
             jobs.append(job)
-    for job, (outcome, data) in pool.run(jobs):
-        if data is not None:
-            _write(wanted[job.name], data)
-        yield outcome
+    with Progress("pictures", len(jobs), unit="pictures", enabled=show_progress and bool(jobs)) as progress:
+        for job, (outcome, data) in pool.run(jobs):
+            if data is not None:
+                _write(wanted[job.name], data)
+            progress.advance()
+            yield outcome
 
 
 def _arguments(item: Item, target: Target, options: WriteOptions) -> tuple[Any, ...]:

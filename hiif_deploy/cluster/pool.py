@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -113,8 +114,9 @@ class Pool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         closing = [actor.close.remote() for actor, greeting in self._actors.items() if greeting is not None]
-        if closing and kind is None:
-            self._ray.wait(closing, num_returns=len(closing), timeout=CLOSING)
+        if closing:
+            # After an error some are still busy, and would not answer in time.
+            self._ray.wait(closing, num_returns=len(closing), timeout=CLOSING if kind is None else TICK)
         for actor in self._actors:
             self._ray.kill(actor)
         self._actors.clear()
@@ -265,16 +267,24 @@ def _wants_gpu(engine: EngineOptions) -> bool:
 
 
 def _join(ray: Any, address: str) -> None:
-    quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address == LOCAL:
-            ray.init(**quiet)
+            ray.init(**quiet, include_dashboard=False)
         else:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            _check_answer(address)
+            ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise ClusterError(
             f"--ray {address}: no cluster can be reached there ({error}); start one with: ray start --head"
         ) from error
+
+
+def _check_answer(address: str) -> None:
+    """OSError where nobody listens at HOST:PORT; Ray itself would wait for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.rpartition("/")[2], int(port)), timeout=CLOSING).close()
 
 
 def _reason(error: Exception) -> str:
