@@ -131,9 +131,9 @@ class Pool:
         """Of the workers that are ready."""
         return [greeting for greeting in self._actors.values() if greeting is not None]
 
-    def wait_for_one(self) -> None:
-        """Until a worker's model is open. Raises as `run` does."""
-        while not self.greetings:
+    def wait_for(self, workers: int) -> None:
+        """Until the models of so many workers are open. Raises as `run` does."""
+        while len(self.greetings) < workers:
             done, _ = self._ray.wait([*self._starting], num_returns=1, timeout=TICK)
             for call in done:
                 self._started(call)

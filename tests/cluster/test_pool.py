@@ -60,7 +60,7 @@ def test_a_worker_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("hiif_deploy.cluster.pool.versions", lambda: {"hiif-deploy": "0.0.1"})
     pool = Pool(open_bundle("hiif-video"), ClusterOptions("auto"), EngineOptions(threads=1), RenderOptions())
     with pytest.raises(ClusterError, match=r"has hiif-deploy .*, here 0\.0\.1: results would differ"), pool:
-        pool.wait_for_one()
+        pool.wait_for(1)
 
 
 @pytest.mark.usefixtures("cluster")
@@ -68,7 +68,7 @@ def test_a_model_that_does_not_open_is_told_as_on_one_machine() -> None:
     bundle = replace(open_bundle("hiif-video"), graphs={})
     pool = Pool(bundle, ClusterOptions("auto", attempts=1), EngineOptions(threads=1), RenderOptions())
     with pytest.raises(KeyError, match="encoder"), pool:
-        pool.wait_for_one()
+        pool.wait_for(1)
 
 
 def test_a_file_is_recognised_by_its_length_and_ends(tmp_path: Path) -> None:
