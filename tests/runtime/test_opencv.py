@@ -14,6 +14,8 @@ from hiif_deploy import FrameError, ImageError, OptionError, Upscaler
 from hiif_deploy.demo import sample
 from hiif_deploy.opencv import FrameWriter, frame_rate, read_frames, upscaled
 
+README = Path(__file__).resolve().parents[2] / "README.md"
+
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
@@ -51,6 +53,19 @@ def test_a_real_clip_comes_out_at_its_new_size(shared: Path, tmp_path: Path) -> 
         for frame in upscaled(upscaler, few, size=(136, 240)):
             writer.write(frame)
     assert [frame.shape for frame in read_frames(tmp_path / "o.mp4")] == [(136, 240, 3)] * 3
+
+
+def test_the_readmes_example_runs_on_a_real_clip(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = shared / "data" / "video" / "flower.mp4"
+    with FrameWriter(tmp_path / "small.mp4", fps=frame_rate(source)) as writer:
+        for frame, _ in zip(read_frames(source), range(3), strict=False):
+            writer.write(cv2.resize(frame, (64, 36)))
+    blocks = README.read_text(encoding="utf-8").split("```python\n")[1:]
+    (example,) = (block.partition("```")[0] for block in blocks if "FrameWriter" in block)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {})
+    assert [frame.shape for frame in read_frames(tmp_path / "large.mp4")] == [(72, 128, 3)] * 3
+    assert frame_rate(tmp_path / "large.mp4") == pytest.approx(frame_rate(source))
 
 
 @pytest.mark.parametrize("name", ["o.mp4", "o.avi"])
