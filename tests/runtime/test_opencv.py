@@ -65,7 +65,8 @@ def test_the_readmes_example_runs_on_a_real_clip(shared: Path, tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     exec(compile(example, "README.md", "exec"), {})
     assert [frame.shape for frame in read_frames(tmp_path / "large.mp4")] == [(72, 128, 3)] * 3
-    assert frame_rate(tmp_path / "large.mp4") == pytest.approx(frame_rate(source))
+    # OpenCV writes rates in thousandths.
+    assert frame_rate(tmp_path / "large.mp4") == pytest.approx(frame_rate(source), abs=1e-3)
 
 
 @pytest.mark.parametrize("name", ["o.mp4", "o.avi"])
