@@ -88,6 +88,7 @@ class HostBackend:
         self._bundle, self._options = bundle, options
         self.contract = bundle.contract
         self._threads = options.thread_count
+        self._call_threads = min(options.call_threads or 1, self._threads)
         self.precision: Arithmetic = options.precision or "fp32"
         stages = self.contract.stages if options.graphs == "fp32" else {}
         if self.precision in LOW and not stages:
@@ -101,7 +102,8 @@ class HostBackend:
         sessions = {name: self._open(graph) for name, graph in {**chain, **stages}.items()}
         self.description = f"{self._engine}, {self.precision}"
         self.encoder = sessions["encoder"]
-        self.decoder = (StagedDecoder if stages else Decoder)(self.contract, sessions, self._threads)
+        calls = max(1, self._threads // self._call_threads)
+        self.decoder = (StagedDecoder if stages else Decoder)(self.contract, sessions, calls)
         self.statistics = self.decoder.statistics
         self.colours = self.decoder.colours
         self.close = self.decoder.close
@@ -113,7 +115,7 @@ class HostBackend:
         return f"ONNX Runtime, {self._options.provider}"
 
     def _open(self, graph: GraphContract) -> Session:
-        # Folding is tiny and float64: always on the processor. The decoder's calls are small and many, one thread each.
+        # Folding is tiny and float64: on the processor. The decoder's calls are small and many: few threads each.
         is_exact = graph.name.startswith(EXACT)
         on_host = is_fold(graph.name) or (is_exact and self._options.engine == "openvino")
         engine = EngineOptions() if on_host else self._options
@@ -122,7 +124,7 @@ class HostBackend:
             graph,
             self._bundle.graphs[graph.key],
             engine,
-            threads=self._threads if is_encoder else 1,
+            threads=self._threads if is_encoder else self._call_threads,
             keep_memory=not is_encoder,
             arithmetic="fp32" if is_exact else self.precision,
         )

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hiif_deploy.axes import AXES
 from hiif_deploy.carry import Carry, Key
 from hiif_deploy.contract import Contract
-from hiif_deploy.grid import Axis, BitRule, axis_table
+from hiif_deploy.grid import Axis, AxisRule, BitRule
 from hiif_deploy.plan import Plan, Tile, decoder_tiles, length, query_blocks, shift
 from hiif_deploy.sampling import Index, Sampling
 from hiif_deploy.session import Session, Tensors
@@ -261,16 +262,16 @@ def query_axes(contract: Contract, source: Size, target: Size, window: Window) -
     """Row and column tables of a window of the output, as the contract's decoder wants them."""
     decoder = contract.decoder
     rows, columns = (
-        _axis(*sizes, decoder.levels, decoder.bits)
+        _axis(decoder.axes, *sizes, decoder.levels, decoder.bits)
         for sizes in zip(source, target, (window.rows, window.columns), strict=True)
     )
     return rows, columns
 
 
 @functools.lru_cache(maxsize=TABLES)
-def _axis(source: int, target: int, window: tuple[int, int], levels: int, bits: BitRule) -> Axis:
+def _axis(rule: AxisRule, source: int, target: int, window: tuple[int, int], levels: int, bits: BitRule) -> Axis:
     """Every frame of a clip has the same tables. They are shared, and only read."""
-    return axis_table(source, target, window, levels=levels, bits=bits)
+    return AXES[rule](source, target, window, levels=levels, bits=bits)
 
 
 def fold(session: Session, sums: Sums, count: int) -> dict[str, NDArray[Any]]:
@@ -312,6 +313,8 @@ def geometry_inputs(names: list[str], rows: Axis, columns: Axis, tile: Tile, cel
     tables: dict[str, Callable[[], NDArray[Any]]] = {
         "row_tap": lambda: ((rows.taps - tile.source_rows.start) * width)[:, :, None],
         "column_tap": lambda: (columns.taps - tile.source_columns.start)[:, None, :],
+        "row_relative": lambda: rows.relative[:, :, None],
+        "column_relative": lambda: columns.relative[:, None, :],
         "row_distance": lambda: rows.distance[:, :, None],
         "column_distance": lambda: columns.distance[:, None, :],
         "row_bits": lambda: rows.bits[:, :, None],

@@ -72,7 +72,7 @@ class OpenvinoSession:
 
 
 def quantise(network: Model) -> int:
-    """Constant matrices → 8 bits, symmetric, a scale per output, in place; returns the size that divides all their rows.
+    """Constant matrices → 8 bits, symmetric, a scale per output, in place; returns what divides all their rows.
 
     The engine then brings what meets them to 8 bits too, with a scale for every group of that size within a row.
     """

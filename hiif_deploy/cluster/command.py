@@ -21,11 +21,11 @@ WorkersOption = Annotated[int, typer.Option(help="With --ray: at most so many; 0
 
 
 @contextmanager
-def open_pool(address: str | None, workers: int, upscaler: Upscaler) -> Iterator[Pool | None]:
-    """Workers with the upscaler's model and options; None without an address. OptionError, ClusterError."""
-    if address is None:
-        if workers:
-            raise OptionError(f"--workers {workers}: needs a cluster; add --ray local, auto or HOST:PORT")
+def open_pool(address: str | None, workers: int, upscaler: Upscaler, *, is_plan: bool = False) -> Iterator[Pool | None]:
+    """Workers with the upscaler's model and options; None without an address, and for a plan. Raises as `Pool`."""
+    if address is None and workers:
+        raise OptionError(f"--workers {workers}: needs a cluster; add --ray local, auto or HOST:PORT")
+    if address is None or is_plan:
         yield None
         return
     with Pool(upscaler.bundle, ClusterOptions(address, workers), upscaler.engine, upscaler.options) as pool:
