@@ -4,6 +4,7 @@ from hiif_deploy.bundle import Bundle, open_bundle, shipped_models
 from hiif_deploy.errors import (
     BundleError,
     CheckpointError,
+    ClusterError,
     EngineAbsentError,
     EngineError,
     EngineLoadError,
@@ -15,6 +16,7 @@ from hiif_deploy.errors import (
     ParityError,
     ScaleError,
     UsageError,
+    VideoError,
 )
 from hiif_deploy.session import EngineOptions
 from hiif_deploy.sizes import output_size
@@ -24,6 +26,7 @@ __all__ = [
     "Bundle",
     "BundleError",
     "CheckpointError",
+    "ClusterError",
     "EngineAbsentError",
     "EngineError",
     "EngineLoadError",
@@ -39,6 +42,7 @@ __all__ = [
     "ScaleError",
     "Upscaler",
     "UsageError",
+    "VideoError",
     "open_bundle",
     "output_size",
     "shipped_models",

@@ -45,6 +45,13 @@ StatisticsOption = Annotated[
     video.UpscaleStatistics,
     typer.Option(help="Faster and approximate: sampled, of a part of the queries; reuse, for videos: per scene."),
 ]
+DeviationOption = Annotated[
+    bool, typer.Option(help="Run exactly too, and tell how far this approximate run is from it.")
+]
+PublishedOption = Annotated[
+    int | None,
+    typer.Option(help="Published evaluation: statistics per so many output rows (300 or 100), seams included."),
+]
 LibraryOption = Annotated[LibraryName, typer.Option(help="With --engine tensorrt: which of the two products.")]
 ProviderOption = Annotated[str, typer.Option(help="ONNX Runtime execution provider; never replaced silently.")]
 ThreadsOption = Annotated[int, typer.Option(help="Processor threads; 0 takes all that this process may use.")]
@@ -84,13 +91,8 @@ def upscale(
     precision: PrecisionOption = None,
     library: LibraryOption = "tensorrt",
     statistics: StatisticsOption = "exact",
-    report_deviation: Annotated[
-        bool, typer.Option(help="Run exactly too, and tell how far this approximate run is from it.")
-    ] = False,
-    published_rows: Annotated[
-        int | None,
-        typer.Option(help="Published evaluation: statistics per so many output rows (300 or 100), seams included."),
-    ] = None,
+    report_deviation: DeviationOption = False,
+    published_rows: PublishedOption = None,
     max_pixels: Annotated[int, typer.Option(help="Largest input and output, in pixels.")] = 1 << 30,
     codec: video.CodecOption = None,
     crf: video.CrfOption = None,
