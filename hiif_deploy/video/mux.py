@@ -20,6 +20,11 @@ MADE_BY_WRITERS = {"encoder", "duration", "major_brand", "minor_version", "compa
 """Metadata, in lower case, that the container's writer makes itself."""
 FORMATS = {".mkv": "matroska", ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".webm": "webm"}
 """Suffixes that can be written → FFmpeg's formats."""
+QUICKTIME_TAGS = {
+    "title", "artist", "album_artist", "composer", "album", "date", "comment", "genre", "copyright", "grouping",
+    "lyrics", "description", "synopsis", "show", "episode_id", "network", "keywords", "track", "disc", "creation_time",
+}  # fmt: skip
+"""Metadata that MP4 and QuickTime have places of their own for; any other is stored by its name."""
 LATER = (".mkv", ".webm")
 """Containers whose times begin at zero at the earliest."""
 FIRST_PACKETS = 256
@@ -47,7 +52,7 @@ def write_clip(clip: Clip, encoding: Encoding, segments: Sequence[Path], cut: Cu
     tables = [read_table(path) for path in segments]
     times = [time for _, part in tables for time in part]
     try:
-        with open_clip(clip.path) as source, _open_target(target, suffix) as made:
+        with open_clip(clip.path) as source, _open_target(target, suffix, source.metadata) as made:
             streams = _add_streams(source, made, clip, encoding)
             _add_facts(source, made, clip, cut)
             made.start_encoding()
@@ -70,7 +75,7 @@ def check_clip(clip: Clip, encoding: Encoding, target: Path, suffix: str) -> tup
     # Its refusals are about the encoder, not the container: they come first.
     Encoder(encoding)
     try:
-        with open_clip(clip.path) as source, _open_target(target, suffix) as made:
+        with open_clip(clip.path) as source, _open_target(target, suffix, source.metadata) as made:
             streams = _add_streams(source, made, clip, encoding)
             _add_facts(source, made, clip, Cut(clip.times[0], clip.end))
             made.start_encoding()
@@ -86,6 +91,8 @@ def check_clip(clip: Clip, encoding: Encoding, target: Path, suffix: str) -> tup
         ) from error
     if early > 0 and suffix in LATER:
         notes.append(f"all streams are shown {float(early):.4g} s later, together: {suffix} holds no times before zero")
+    if suffix in LATER and any((time * clip.time_base * 1000).denominator > 1 for time in clip.times):
+        notes.append(f"times are rounded to milliseconds, which {suffix} counts in; .mp4 and .mov keep them exactly")
     return tuple(notes)
 
 
@@ -109,9 +116,12 @@ def decoding_times(times: Sequence[int]) -> list[int]:
     return [shown[n - delay] if n >= delay else shown[n] - back for n in range(len(shown))]
 
 
-def _open_target(target: Path, suffix: str) -> Any:
+def _open_target(target: Path, suffix: str, metadata: dict[str, str]) -> Any:
     # Without random numbers and dates: equal work gives equal bytes.
-    return pyav().open(str(target), "w", format=FORMATS[suffix], container_options={"fflags": "+bitexact"})
+    options = {"fflags": "+bitexact"}
+    if FORMATS[suffix] in ("mp4", "mov") and not {key.lower() for key in _kept(metadata)} <= QUICKTIME_TAGS:
+        options["movflags"] = "use_metadata_tags"
+    return pyav().open(str(target), "w", format=FORMATS[suffix], container_options=options)
 
 
 def _add_streams(source: Any, made: Any, clip: Clip, encoding: Encoding) -> dict[int, Any]:
@@ -202,6 +212,11 @@ def _copied(source: Any, streams: dict[int, Any], clip: Clip, cut: Cut) -> Itera
     start, end = cut.start * clip.time_base, cut.end * clip.time_base
     try:
         for packet in source.demux(wanted):
+            if packet.size and packet.stream.disposition & av.stream.Disposition.attached_pic:
+                packet.pts = packet.dts = 0  # A cover picture has no time, and no part of the clip to be in.
+                packet.stream = streams[packet.stream_index]
+                yield packet
+                continue
             if packet.dts is None and packet.pts is None:
                 continue
             if not cut.is_whole and not _move(packet, start, end):

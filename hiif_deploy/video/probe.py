@@ -118,6 +118,7 @@ def probe(path: Path) -> Clip:
         end = shown[-1][0] + max(1, _duration(shown, stream))
         base = stream.time_base
         rate = stream.average_rate or Fraction(len(times)) / ((end - times[0]) * base)
+        notes += _truncation(path, _told_duration(stream), end * base, rate)
         index, aspect = stream.index, stream.sample_aspect_ratio
     first = _first_frame(path)
     if first.interlaced_frame:
@@ -158,6 +159,25 @@ def _read_times(container: Any, stream: Any, path: Path) -> tuple[list[tuple[int
     if any(one[0] == other[0] for one, other in pairwise(found)):
         raise VideoError(_no_times(path, "two frames have the same time", "", "-c copy -c:v ffv1 -fps_mode vfr"))
     return found, notes
+
+
+def _told_duration(stream: Any) -> Fraction:
+    """Seconds that the file's head says the stream lasts; 0 where it does not say."""
+    if stream.duration is not None:
+        told: Fraction = stream.duration * stream.time_base
+        return told
+    try:
+        hours, minutes, seconds = stream.metadata.get("DURATION", "").split(":")
+        return 3600 * Fraction(hours) + 60 * Fraction(minutes) + Fraction(seconds)
+    except ValueError:
+        return Fraction(0)
+
+
+def _truncation(path: Path, told: Fraction, found: Fraction, rate: Fraction) -> tuple[str, ...]:
+    # Writers differ about the length of the last frames, and tell it in rounded numbers.
+    if told - found <= max(5 / rate, told / 50):
+        return ()
+    return (f"{path}: ends at {float(found):.4g} s of {float(told):.4g} s, it may be truncated; what is there is made",)
 
 
 def _no_times(path: Path, what: str, before: str, after: str) -> str:
