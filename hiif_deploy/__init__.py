@@ -10,6 +10,7 @@ from hiif_deploy.bundle import Bundle, open_bundle, shipped_models
 from hiif_deploy.errors import (
     BundleError,
     CheckpointError,
+    ClusterError,
     EngineAbsentError,
     EngineError,
     EngineLoadError,
@@ -21,6 +22,7 @@ from hiif_deploy.errors import (
     ParityError,
     ScaleError,
     UsageError,
+    VideoError,
 )
 from hiif_deploy.session import EngineOptions
 from hiif_deploy.sizes import output_size
@@ -30,6 +32,7 @@ __all__ = [
     "Bundle",
     "BundleError",
     "CheckpointError",
+    "ClusterError",
     "EngineAbsentError",
     "EngineError",
     "EngineLoadError",
@@ -45,6 +48,7 @@ __all__ = [
     "ScaleError",
     "Upscaler",
     "UsageError",
+    "VideoError",
     "open_bundle",
     "output_size",
     "shipped_models",
