@@ -18,8 +18,6 @@ SEGMENT_FRAMES = 48
 """Frames of a segment, about: what a killed run loses at most."""
 MATRICES = (RGB_MATRIX, 1, UNSPECIFIED, 4, 5, 6, 7, 9)
 """Those, by H.273, that colours are converted with."""
-MBTREE_COLUMNS = 128
-"""x264's macroblock tree gives other bytes each time for narrower pictures (seen at 64 columns, none from 128 on)."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,8 @@ class Rule:
 
 
 RULES = {
-    "libx264": Rule("crf", 18, "medium"),
+    # x264's macroblock tree gives other bytes from one run to the next (seen at 64x64 and 320x180).
+    "libx264": Rule("crf", 18, "medium", (("mbtree", "0"),)),
     "libx265": Rule("crf", 20, "medium"),
     "libsvtav1": Rule("crf", 28, "8"),
     "libvpx-vp9": Rule("crf", 24, "", (("b", "0"), ("row-mt", "1"), ("cpu-used", "2"))),
@@ -211,8 +210,6 @@ def _encoder_options(
         found["preset"] = preset
     # An encoder's answer may depend on its threads: so many for this size, on every machine.
     found["threads"] = str(min(8, max(1, size[0] * size[1] // 500_000)))
-    if name == "libx264" and size[1] < MBTREE_COLUMNS:
-        found["mbtree"] = "0"
     own = dict(options.encoder_options)
     notes = _add_hdr(found, clip, size, name)
     for key in ("x265-params", "x264-params", "svtav1-params"):

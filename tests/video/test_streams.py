@@ -16,6 +16,7 @@ from hiif_deploy import cli
 pytest.importorskip("av", reason="needs PyAV")
 
 import av
+import numpy as np
 
 from clips import DAMAGED
 from stream_compare import differences, read_pictures
@@ -159,3 +160,21 @@ def _cut(source: Path, target: Path, *, seconds: float, size: tuple[int, int]) -
                 small.pict_type = 0
                 after.mux(pictures.encode(small))
         after.mux(pictures.encode(None))
+
+
+def test_equal_frames_give_equal_packets_each_time() -> None:
+    from hiif_deploy.video.encoder import Encoder
+    from hiif_deploy.video.options import RULES
+    from hiif_deploy.video.task import Encoding
+
+    options = (("crf", "18"), ("preset", "medium"), *RULES["libx264"].fixed, ("threads", "1"))
+    encoding = Encoding("libx264", (180, 320), "yuv420p", (25, 1), (1, 1000), tuple(sorted(options)))
+    pictures = [np.random.default_rng(n).integers(0, 256, (270, 320)).astype(np.uint8) for n in range(4)]
+
+    def encode() -> bytes:
+        encoder = Encoder(encoding)
+        for number, pixels in enumerate(pictures):
+            encoder.add(av.VideoFrame.from_ndarray(pixels, "yuv420p"), 40 * number)
+        return encoder.finish() + b"".join(packet.data for packet in encoder.packets)
+
+    assert len({encode() for _ in range(12)}) == 1
