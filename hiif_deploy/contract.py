@@ -9,20 +9,24 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hiif_deploy.errors import BundleError
-from hiif_deploy.grid import BitRule
+from hiif_deploy.grid import AxisRule, BitRule
 
 FORMAT = "hiif-deploy bundle"
-VERSION = 2
-"""Raised when an older runtime could no longer read a bundle right; 1 knew no precisions. All earlier ones are read."""
+VERSION = 3
+"""Raised when an older runtime could no longer read a bundle right; all earlier ones are read. 1 knew no precisions, 2
+no decoder beside HIIF."""
 MOST = {"statistics_passes": 64, "levels": 30}
 """Largest counts that make sense where larger ones would exhaust memory or overflow; others end at `MOST_OTHER`."""
 MOST_OTHER = 1 << 20
+
+FIRST_STAGE = "first"
+"""Maps and geometry → state 0 of the queries."""
 
 Precision = Literal["fp32", "fp16"]
 """Of the features, the weights and the matrix products; what needs float32 has it in both."""
 
 GEOMETRY_INPUTS = frozenset({
-    "row_tap", "column_tap", "row_distance", "column_distance",
+    "row_tap", "column_tap", "row_relative", "column_relative", "row_distance", "column_distance",
     "row_bits", "column_bits", "row_local", "column_local", "cell",
 })  # fmt: skip
 """Names that the runtime fills from the axis tables; every other graph input comes from an earlier graph."""
@@ -97,12 +101,16 @@ class DecoderContract:
     """Values per source pixel that the maps graph gives."""
     query_channels: int
     """float32 values per query alive at the decoder's peak, an upper estimate."""
-    levels: int
-    """Levels of hierarchical bits in the axis tables."""
-    bits: BitRule
-    """How those bits are computed."""
     skip: Literal["bilinear", "none"]
     """What is added to the decoder's answer: the bilinearly sampled picture, or nothing."""
+    levels: int = 0
+    """Levels of hierarchical bits in the axis tables."""
+    bits: BitRule = "exact"
+    """How those bits are computed."""
+    axes: AxisRule = "corners"
+    """Which source pixels a query reads and what it is told of its place."""
+    clips_cell: bool = True
+    """Whether the published evaluation tells the decoder of no smaller cell than it was trained on."""
 
     def __post_init__(self) -> None:
         _check_counts("decoder", self, halo=0, statistics_passes=0, map_channels=1, query_channels=1, levels=0)
@@ -162,6 +170,9 @@ class Contract:
             for key in expected_graphs(self.decoder.statistics_passes, precision):
                 if keys.count(key) != 1:
                     raise BundleError(f"graph {key!r} occurs {keys.count(key)} times, expected once")
+        stages = expected_stages(self.decoder.statistics_passes)
+        if found := [keys.count(key) for key in stages if keys.count(key) != int(FIRST_STAGE in keys)]:
+            raise BundleError(f"stages occur {found} times, expected each of {', '.join(stages)} once, or none")
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
@@ -184,6 +195,19 @@ class Contract:
         """Graph name → the graph of that precision, in the order of use."""
         names = (key.partition(".")[0] for key in expected_graphs(self.decoder.statistics_passes, precision))
         return {name: self.graph(name, precision) for name in names}
+
+    @property
+    def stages(self) -> dict[str, GraphContract]:
+        """Name → graph of the decoder cut into stages; empty where the bundle has none."""
+        if all(graph.name != FIRST_STAGE for graph in self.graphs):
+            return {}
+        return {name: self.graph(name) for name in expected_stages(self.decoder.statistics_passes)}
+
+
+def expected_stages(statistics_passes: int) -> list[str]:
+    """Names of a decoder's stages in the order of use: between statistics passes the queries' state is handed over."""
+    passes = [f"{kind}_{n}" for n in range(statistics_passes) for kind in ("sums", "mix")]
+    return [FIRST_STAGE, *passes[:-1], "tail"]
 
 
 def expected_graphs(statistics_passes: int, precision: Precision = "fp32") -> list[str]:
@@ -217,7 +241,7 @@ def from_json(kind: Any, value: Any, where: str = "bundle.json") -> Any:
         return value
     elif kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
-    elif kind in (int, str) and type(value) is kind:
+    elif kind in (bool, int, str) and type(value) is kind:
         return value
     raise BundleError(f"{where} is {_short(value)}: expected {_describe(kind)}")
 

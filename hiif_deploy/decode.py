@@ -7,9 +7,10 @@ answer does not depend on how the queries are cut (design/decoding.md §2).
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -18,9 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hiif_deploy.axes import AXES
+from hiif_deploy.carry import Carry, Key
 from hiif_deploy.contract import Contract
-from hiif_deploy.grid import Axis, axis_table
-from hiif_deploy.plan import Plan, Tile, decoder_tiles, query_blocks
+from hiif_deploy.grid import Axis
+from hiif_deploy.plan import Plan, Tile, decoder_tiles, length, query_blocks, shift
+from hiif_deploy.sampling import Index, Sampling
 from hiif_deploy.session import Session, Tensors
 from hiif_deploy.sizes import Size
 
@@ -28,6 +32,10 @@ Array = NDArray[np.float32]
 Advance = Callable[[int], None]
 Sums = dict[str, NDArray[np.float64]]
 """What a statistics pass adds up, by name."""
+Part = slice | Index
+"""Columns of a tile: all of a range, or those that are sampled."""
+SAMPLED = -1
+"""In a block's key: its columns are a sample."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,27 @@ class Statistics:
     """Inputs of later graphs by name; empty for uncoupled decoders."""
 
 
+@dataclass(frozen=True)
+class Block:
+    """Queries of one decoder call: all of some rows × some columns of a tile."""
+
+    tile: Tile
+    """Where their source pixels lie."""
+    rows: Axis
+    """Rows asked."""
+    columns: Axis
+    """Columns asked."""
+    key: Key
+    """Names these queries among all of the output picture."""
+    maps: Callable[[], Tensors]
+    """Maps of the tile; computed when first called, once for all of its blocks."""
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether only statistics passes ask these queries, together."""
+        return self.key[-1] == SAMPLED
+
+
 class Decoder:
     """The decoder's graphs and the threads that run them. Thread-safe: calls share nothing but the sessions."""
 
@@ -68,17 +97,27 @@ class Decoder:
         self._pool.shutdown()
 
     def statistics(self, job: Job, window: Window, advance: Advance) -> Statistics:
-        """All statistics passes over the queries of `window`."""
+        """All statistics passes over the queries of `window`, or over those that the job's sampling takes."""
         folded: dict[str, NDArray[Any]] = {}
+        count = job.count(window)
         for n in range(self.contract.decoder.statistics_passes):
             sums = self.sums(job, window, folded, n, advance)
-            folded.update(fold(self._sessions[f"fold_{n}"], sums, window))
+            folded.update(fold(self._sessions[f"fold_{n}"], sums, count))
         return Statistics(folded)
 
     def sums(self, job: Job, window: Window, folded: Tensors, n: int, advance: Advance) -> Sums:
         """What pass `n` sums up over the queries of `window`, given what earlier passes found."""
+
+        def work(tile: Tile, rows: Axis, columns: Axis) -> Sums:
+            part: Sums = {}
+            maps = self._maps(job, tile)
+            for parts in job.asked(window, tile):
+                blocks = [block for _, _, block in _blocks(window, tile, rows, columns, parts, maps)]
+                self.add_sums(part, job, blocks, folded, n)
+            return part
+
         sums: Sums = {}
-        for part in self._map(job, window, folded, f"statistics_{n}", self._sum_tile, advance):
+        for part in self._map(job, window, work, advance):
             accumulate(sums, part)
         return sums
 
@@ -86,66 +125,64 @@ class Decoder:
         self, job: Job, window: Window, statistics: Statistics, advance: Advance
     ) -> Iterator[tuple[slice, slice, Array]]:
         """Yields (rows, columns) within `window` and unclamped colours [r, c, 3], 1 being white."""
-        yield from self._map(job, window, statistics.folded, "decoder", self._colour_tile, advance)
+
+        def work(tile: Tile, rows: Axis, columns: Axis) -> tuple[slice, slice, Array]:
+            colours = np.empty((rows.count, columns.count, 3), dtype=np.float32)
+            parts = query_blocks(rows.count, columns.count, job.plan.query_block)
+            for row, column, block in _blocks(window, tile, rows, columns, parts, self._maps(job, tile)):
+                part = colours[row, column]
+                part[...] = self.block_colours(job, block, statistics.folded).reshape(part.shape)
+            return tile.rows, tile.columns, finish(self.contract, colours, job.image, rows, columns)
+
+        yield from self._map(job, window, work, advance)
+
+    def add_sums(self, sums: Sums, job: Job, blocks: list[Block], folded: Tensors, n: int) -> None:
+        """Pass `n` over blocks of one tile; what it finds is added to `sums`."""
+        for block in blocks:
+            accumulate(sums, self._run(f"statistics_{n}", job, block, {**block.maps(), **folded}))
+
+    def block_colours(self, job: Job, block: Block, folded: Tensors) -> Array:
+        """The decoder's answers [R · W, 3] to one block."""
+        colours: Array = self._run("decoder", job, block, {**block.maps(), **folded})["colour"]
+        return colours
+
+    def _maps(self, job: Job, tile: Tile) -> Callable[[], Tensors]:
+        return functools.cache(lambda: job.maps(tile, self._sessions["maps"]))
+
+    def _run(self, graph: str, job: Job, block: Block, feeds: Tensors) -> Tensors:
+        geometry = geometry_inputs(self._names[graph], block.rows, block.columns, block.tile, job.cell)
+        return self._sessions[graph].run({**feeds, **geometry})
 
     def _map(
-        self,
-        job: Job,
-        window: Window,
-        folded: Tensors,
-        graph: str,
-        work: Callable[..., Any],
-        advance: Advance,
+        self, job: Job, window: Window, work: Callable[[Tile, Axis, Axis], Any], advance: Advance
     ) -> Iterator[Any]:
         """`work` on every tile of the window, on all threads, results in order."""
         rows, columns = query_axes(self.contract, job.source, job.size, window)
         waiting = iter(decoder_tiles(rows, columns, job.plan.decoder_tile, job.plan.tile_queries))
+
+        def submit(tile: Tile) -> Future[Any]:
+            return self._pool.submit(work, tile, rows[tile.rows], columns[tile.columns])
+
         # Bounded, so that finished tiles never pile up in front of a slow consumer.
-        futures = deque(self._submit(work, job, rows, columns, t, folded, graph) for t in islice(waiting, self._ahead))
+        futures = deque(submit(tile) for tile in islice(waiting, self._ahead))
         try:
             while futures:
                 result = futures.popleft().result()
-                futures.extend(self._submit(work, job, rows, columns, t, folded, graph) for t in islice(waiting, 1))
+                futures.extend(submit(tile) for tile in islice(waiting, 1))
                 yield result
                 advance(1)
         finally:
             for future in futures:
                 future.cancel()
 
-    def _submit(
-        self, work: Callable[..., Any], job: Job, rows: Axis, columns: Axis, tile: Tile, *rest: Any
-    ) -> Future[Any]:
-        return self._pool.submit(work, job, rows[tile.rows], columns[tile.columns], tile, *rest)
-
-    def _sum_tile(self, job: Job, rows: Axis, columns: Axis, tile: Tile, folded: Tensors, graph: str) -> Sums:
-        sums: Sums = {}
-        for _, _, outputs in self._blocks(job, rows, columns, tile, folded, graph):
-            accumulate(sums, outputs)
-        return sums
-
-    def _colour_tile(
-        self, job: Job, rows: Axis, columns: Axis, tile: Tile, folded: Tensors, graph: str
-    ) -> tuple[slice, slice, Array]:
-        colours = np.empty((rows.count, columns.count, 3), dtype=np.float32)
-        for row, column, outputs in self._blocks(job, rows, columns, tile, folded, graph):
-            block = colours[row, column]
-            block[...] = outputs["colour"].reshape(block.shape)
-        return tile.rows, tile.columns, finish(self.contract, colours, job.image, rows, columns)
-
-    def _blocks(
-        self, job: Job, rows: Axis, columns: Axis, tile: Tile, folded: Tensors, graph: str
-    ) -> Iterator[tuple[slice, slice, Tensors]]:
-        session, names = self._sessions[graph], self._names[graph]
-        maps = job.maps(tile, self._sessions["maps"])
-        for row, column in query_blocks(rows.count, columns.count, job.plan.query_block):
-            geometry = geometry_inputs(names, rows[row], columns[column], tile, job.cell)
-            yield row, column, session.run({**maps, **geometry, **folded})
-
 
 class Job:
     """One picture's features and one output size: what every pass over its queries shares."""
 
-    def __init__(self, contract: Contract, features: Any, image: Array, size: Size, plan: Plan, cell: Array) -> None:
+    def __init__(
+        self, contract: Contract, features: Any, image: Array, size: Size, plan: Plan, cell: Array,
+        sampling: Sampling | None = None,
+    ) -> None:  # fmt: skip
         self.contract = contract
         self.features = features
         """[C, h, w], as the backend's encoder gave it."""
@@ -155,6 +192,10 @@ class Job:
         self.plan = plan
         self.cell = cell
         """[2], what the decoder is told of the output pixels' size."""
+        self.sampling = sampling
+        """Which queries statistics passes ask; None: all, which is exact."""
+        self.carry = Carry(plan.carry_bytes)
+        """States of queries, from pass to pass."""
         self._cache: dict[tuple[int, int, int, int], Tensors] = {}
         self._cached_bytes = 0
         self._lock = threading.Lock()
@@ -163,6 +204,33 @@ class Job:
     def source(self) -> Size:
         """(height, width) of the features."""
         return self.features.shape[1], self.features.shape[2]
+
+    def asked(self, window: Window, tile: Tile) -> Iterator[list[tuple[slice, Part]]]:
+        """Parts (rows, columns) of a tile's queries that statistics passes ask, each list about a block of them."""
+        if self.sampling is None:
+            height, width = length(tile.rows), length(tile.columns)
+            for part in query_blocks(height, width, self.plan.query_block):
+                yield [part]
+            return
+        rows, columns = _absolute(window, tile)
+        parts: list[tuple[slice, Part]] = []
+        count = 0
+        for row in self.sampling.rows(rows):
+            found = self.sampling.columns(row, columns)
+            if parts and count + len(found) > self.plan.query_block:
+                yield parts
+                parts, count = [], 0
+            if len(found):
+                parts.append((slice(row - rows.start, row - rows.start + 1), found - columns.start))
+                count += len(found)
+        if parts:
+            yield parts
+
+    def count(self, window: Window) -> int:
+        """How many queries of `window` statistics passes ask."""
+        if self.sampling is None:
+            return window.shape[0] * window.shape[1]
+        return self.sampling.count(slice(*window.rows), slice(*window.columns))
 
     def maps(self, tile: Tile, session: Session) -> Tensors:
         """Maps of the tile's source pixels, kept between passes as far as the plan's cache reaches."""
@@ -192,16 +260,37 @@ def query_axes(contract: Contract, source: Size, target: Size, window: Window) -
     """Row and column tables of a window of the output, as the contract's decoder wants them."""
     decoder = contract.decoder
     rows, columns = (
-        axis_table(*sizes, levels=decoder.levels, bits=decoder.bits)
+        AXES[decoder.axes](*sizes, levels=decoder.levels, bits=decoder.bits)
         for sizes in zip(source, target, (window.rows, window.columns), strict=True)
     )
     return rows, columns
 
 
-def fold(session: Session, sums: Sums, window: Window) -> dict[str, NDArray[Any]]:
-    """Sums over the queries of `window` → inputs of the next passes."""
-    count = np.array([window.shape[0] * window.shape[1]], dtype=np.float64)
-    return session.run({**sums, "count": count})
+def fold(session: Session, sums: Sums, count: int) -> dict[str, NDArray[Any]]:
+    """Sums over `count` queries → inputs of the next passes."""
+    return session.run({**sums, "count": np.array([count], dtype=np.float64)})
+
+
+def _blocks(
+    window: Window, tile: Tile, rows: Axis, columns: Axis, parts: Iterable[tuple[slice, Part]],
+    maps: Callable[[], Tensors],
+) -> Iterator[tuple[slice, Part, Block]]:  # fmt: skip
+    for row, column in parts:
+        yield row, column, Block(tile, rows[row], columns[column], _key(window, tile, row, column), maps)
+
+
+def _absolute(window: Window, tile: Tile) -> tuple[slice, slice]:
+    """Rows and columns of the output picture that a tile of a window covers."""
+    return shift(slice(*window.rows), tile.rows), shift(slice(*window.columns), tile.columns)
+
+
+def _key(window: Window, tile: Tile, row: slice, column: Part) -> Key:
+    """Names a block of the output picture: first and last row and column, or the tile's first column and SAMPLED."""
+    rows, columns = _absolute(window, tile)
+    top, bottom = rows.start + row.start, rows.start + row.stop
+    if not isinstance(column, slice):
+        return top, bottom, columns.start, SAMPLED
+    return top, bottom, columns.start + column.start, columns.start + column.stop
 
 
 def accumulate(sums: Sums, part: Tensors) -> None:
@@ -216,6 +305,8 @@ def geometry_inputs(names: list[str], rows: Axis, columns: Axis, tile: Tile, cel
     tables: dict[str, Callable[[], NDArray[Any]]] = {
         "row_tap": lambda: ((rows.taps - tile.source_rows.start) * width)[:, :, None],
         "column_tap": lambda: (columns.taps - tile.source_columns.start)[:, None, :],
+        "row_relative": lambda: rows.relative[:, :, None],
+        "column_relative": lambda: columns.relative[:, None, :],
         "row_distance": lambda: rows.distance[:, :, None],
         "column_distance": lambda: columns.distance[:, None, :],
         "row_bits": lambda: rows.bits[:, :, None],

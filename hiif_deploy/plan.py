@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from hiif_deploy.contract import Contract
+from hiif_deploy.contract import FIRST_STAGE, Contract
 from hiif_deploy.errors import OptionError
 from hiif_deploy.grid import Axis
 
@@ -42,7 +42,9 @@ class Plan:
     cache_bytes: int
     """Maps kept between the passes instead of being computed again."""
     working_bytes: int
-    """Estimate of memory beside input, features and output."""
+    """Estimate of memory beside input, features and output, without what is carried."""
+    carry_bytes: int = 0
+    """States of queries kept from one pass to the next at most, instead of being computed again."""
 
 
 def make_plan(
@@ -83,7 +85,16 @@ def make_plan(
         query_block=query_block,
         cache_bytes=cache,
         working_bytes=max(encoder_bytes, working + cache),
+        carry_bytes=max(0, budget - working - cache) if contract.stages and decoder.statistics_passes else 0,
     )
+
+
+def carried_bytes(contract: Contract, plan: Plan, queries: int) -> int:
+    """What `queries` leave from one pass to the next under this plan."""
+    if plan.carry_bytes == 0:
+        return 0
+    width = int(contract.graph(FIRST_STAGE).outputs[0].shape[1])
+    return min(plan.carry_bytes, 4 * width * queries)
 
 
 def encoder_tiles(contract: Contract, source: tuple[int, int], budget: int) -> tuple[tuple[int, int], int, bool, int]:
@@ -192,6 +203,11 @@ def _runs(axis: Axis, size: int) -> list[slice]:
 def shift(whole: slice, part: slice) -> slice:
     """A part that is counted from the beginning of `whole`, counted as `whole` is."""
     return slice(whole.start + part.start, whole.start + part.stop)
+
+
+def length(part: slice) -> int:
+    """Number of rows or columns in a slice that has both ends."""
+    return int(part.stop - part.start)
 
 
 def _taps(axis: Axis, part: slice) -> slice:

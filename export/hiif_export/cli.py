@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hiif_export.graph_parity import GraphDeviation
     from hiif_export.parity import Deviation
     from hiif_export.tensor_parity import TensorDeviation
+    from hiif_training.published import Compared
 
 
 def register(app: typer.Typer) -> None:
@@ -64,9 +65,18 @@ def export(
 
 
 def verify(
-    bundle: Annotated[str, typer.Argument(help="Bundle folder, or name of a shipped model.")],
+    bundle: Annotated[
+        str, typer.Argument(help="Bundle folder, or name of a shipped model; with --published, a checkpoint.")
+    ],
     checkpoint: Annotated[Path | None, typer.Option(help="Compare with this checkpoint run by PyTorch.")] = None,
-    engine: EngineOption = "onnxruntime",
+    published: Annotated[
+        str | None, typer.Option(help="Name of the published checkpoint, such as liif-edsr-baseline: measure it.")
+    ] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="With --published: folder of a test set, named as the set; repeatable.")
+    ] = None,
+    scales: Annotated[str, typer.Option(help="With --published: factors, separated by commas.")] = "2,3,4",
+    engine: EngineOption = None,
     provider: ProviderOption = "cpu",
     precision: PrecisionOption = None,
     library: LibraryOption = "tensorrt",
@@ -74,11 +84,18 @@ def verify(
         float | None, typer.Option(help="Largest deviation, colours in [0, 1]; default: what an export must keep.")
     ] = None,
 ) -> None:
-    """Check a bundle: against PyTorch's stored answers, or with --checkpoint against PyTorch itself."""
-    from hiif_deploy.session import EngineOptions
+    """Check a bundle: against PyTorch's stored answers, or with --checkpoint against PyTorch itself.
+
+    With --published: check a published checkpoint against the figures that were published of it.
+    """
+    if published is not None:
+        verify_against_paper(published, Path(bundle), data or [], scales, provider)
+        return
+    from hiif_deploy.session import EngineOptions, default_engine
     from hiif_deploy.upscaler import Upscaler
     from hiif_deploy.verify import TOLERANCES, Tolerance, check_stored, compare_stored
 
+    engine = engine or default_engine(precision)
     options = EngineOptions(engine=engine, provider=provider, precision=precision, library=library)
     with Upscaler(bundle, engine=options) as upscaler:
         precision = upscaler.precision
@@ -98,18 +115,36 @@ def verify(
         from hiif_training.checkpoint import load_checkpoint
 
         model = load_checkpoint(checkpoint).model
-        # Polygraphy runs the graphs on ONNX Runtime, whichever engine runs the whole.
-        graphs = compare_graphs(model, upscaler.bundle, precision)
+        # Polygraphy runs the graphs on ONNX Runtime, whichever engine runs the whole and in whichever arithmetic.
+        graphs = compare_graphs(model, upscaler.bundle, options.graphs)
         print_graph_deviations(graphs)
-        check_graphs(graphs, precision)
-        if precision != "fp32":
-            print_tensor_deviations(compare_tensors(model, upscaler.bundle, precision))
+        check_graphs(graphs, options.graphs)
+        if options.graphs != "fp32":
+            print_tensor_deviations(compare_tensors(model, upscaler.bundle, options.graphs))
         suite = cases()
         with Progress("verifying", len(suite), unit="cases") as progress:
             deviations = compare(model, upscaler, suite, progress.advance)
         print_deviations(deviations)
         check(deviations, allowed)
         say_on_stderr(f"{bundle}: equals {checkpoint} run by PyTorch {place}")
+
+
+def verify_against_paper(name: str, checkpoint: Path, data: Sequence[Path], scales: str, provider: str) -> None:
+    """Measure a published checkpoint on test sets; ParityError where a figure is not the published one."""
+    require_extra("train")
+    from hiif_training.evaluate import parse_scales
+    from hiif_training.picture_sets import PictureSet
+    from hiif_training.published import check_published, verify_published
+
+    if not data:
+        raise OptionError("--published needs --data FOLDER, the test set to measure on: for example --data Set5")
+    sets, factors = [PictureSet(folder) for folder in data], parse_scales(scales)
+    total = sum(len(part.paths) for part in sets) * len(factors)
+    with Progress("measuring", total, unit="pictures") as progress:
+        found = verify_published(name, checkpoint, sets, factors, provider=provider, advance=progress.advance)
+    print_compared(found)
+    check_published(found)
+    say_on_stderr(f"{checkpoint}: measures as published for {name}")
 
 
 def parse_precisions(text: str) -> list[Precision]:
@@ -168,6 +203,18 @@ def print_tensor_deviations(found: Sequence[TensorDeviation]) -> None:
     for deviation in found:
         numbers = (f"{value:.1e}" for value in (deviation.rms, deviation.error, deviation.largest))
         table.add_row(deviation.graph, deviation.tensor, *numbers, f"{deviation.ratio_db:.0f}")
+    Console().print(table)
+
+
+def print_compared(found: Sequence[Compared]) -> None:
+    """The table of measured and published figures on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("set", "scale", "measured", "published", "difference", title="PSNR (dB)")
+    for row in found:
+        numbers = (f"{row.measured:.3f}", f"{row.printed:.2f}", f"{row.measured - row.printed:+.3f}")
+        table.add_row(row.set, f"×{row.scale:g}", *numbers)
     Console().print(table)
 
 

@@ -197,12 +197,12 @@ class KeyValue(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[N, width] → Σ k̂ᵀv̂ [heads, d, d], Σ k̂ [heads, d], Σ v̂ [heads, d]."""
-        both = wide(self.projection(x))
-        both = both.reshape(both.shape[0], 2 * self.heads, -1)
-        both = both * ((both * both).mean(-1, keepdim=True) + self.epsilon).rsqrt()
-        both = both.transpose(0, 1)
+        # Queries along the last axis: what is done per head, and the sums, then run over contiguous numbers.
+        both = wide(self.projection.weight @ x.T + self.projection.bias[:, None])
+        both = both.reshape(2 * self.heads, -1, both.shape[1])
+        both = both * ((both * both).mean(1, keepdim=True) + self.epsilon).rsqrt()
         key, value = both[: self.heads], both[self.heads :]
-        return key.transpose(1, 2) @ value, key.sum(1), value.sum(1)
+        return key @ value.transpose(1, 2), key.sum(2), value.sum(2)
 
 
 class Fold(nn.Module):

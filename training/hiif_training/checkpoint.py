@@ -4,6 +4,9 @@
     tensors                                                                                   NAME.safetensors
     {"model": {"name": str, "args": {...}}, "metadata": {...}}                                NAME.json
 
+Read, but never written: mmcv's checkpoints of CiaoSR (`mmcv_format.py`), and tensors that come without a name, in any
+of `{'model': {'sd': {...}}}`, `{'state_dict': {...}}` and `{...}`: their model is told by their shapes (`detect.py`).
+
 Nothing in a file is ever executed: torch files are read with `weights_only=True`, and there is no way around.
 """
 
@@ -27,7 +30,9 @@ from torch import Tensor, nn
 
 from hiif_deploy.errors import CheckpointError
 from hiif_deploy.files import write_aside
-from hiif_training.models.hiif import Hiif
+from hiif_training.detect import detect_spec
+from hiif_training.mmcv_format import family_tensors, is_mmcv
+from hiif_training.models.implicit import ImplicitModel
 from hiif_training.models.registry import make_model
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
@@ -44,7 +49,7 @@ _SHOWN = 3
 class LoadedCheckpoint:
     """A model with its published weights, and what the file says about it."""
 
-    model: Hiif
+    model: ImplicitModel
     """On the CPU, float32, in evaluation mode."""
     spec: dict[str, Any]
     """`{name, args}`: what `make_model` takes and `save_checkpoint` writes."""
@@ -55,8 +60,9 @@ class LoadedCheckpoint:
 def load_checkpoint(path: str | os.PathLike[str]) -> LoadedCheckpoint:
     """Read, build and fill a model; CheckpointError says what is wrong with the file."""
     path = Path(path)
-    spec, tensors, metadata = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
+    described, tensors, metadata = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
     try:
+        spec = described or detect_spec(_without_prefix(tensors))
         model = make_model(spec)
         load_weights(model, tensors)
     except CheckpointError as error:
@@ -95,8 +101,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Any]) -> None:
 
     `module.` prefixes are stripped and floating tensors cast to float32; `COMPUTED` buffers stay the model's.
     """
-    given = {str(key).removeprefix("module."): value for key, value in tensors.items()}
-    given = {key: value for key, value in given.items() if not key.endswith(COMPUTED)}
+    given = {key: value for key, value in _without_prefix(tensors).items() if not key.endswith(COMPUTED)}
     expected = model.state_dict()
     wanted = {key: value for key, value in expected.items() if not key.endswith(COMPUTED)}
     _check_names(given, wanted)
@@ -129,17 +134,43 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def _read_torch(path: Path) -> tuple[dict[str, Any], Mapping[str, Any], dict[str, Any]]:
+def _read_torch(path: Path) -> tuple[dict[str, Any] | None, Mapping[str, Any], dict[str, Any]]:
+    """Spec (None where the file names no model), tensors, metadata."""
     content = read_file(path)
+    try:
+        spec, tensors = _family(content) or _nameless(content)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    rest = {key: value for key, value in content.items() if key not in ("model", "optimizer", "state_dict")}
+    return spec, tensors, {key: value for key, value in rest.items() if _is_plain(value)}
+
+
+def _family(content: Mapping[str, Any]) -> tuple[dict[str, Any] | None, Mapping[str, Any]] | None:
+    """The LIIF family's dictionary, with or without a name; None for anything else."""
     model = content.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("sd"), Mapping):
-        raise CheckpointError(
-            f"{path}: not a checkpoint of the LIIF family: expected {{'model': {{'name', 'args', 'sd'}}}}, "
-            f"got keys {_some(content)}"
-        )
-    spec = {"name": model.get("name"), "args": model.get("args") or {}}
-    rest = {key: value for key, value in content.items() if key not in ("model", "optimizer")}
-    return spec, model["sd"], {key: value for key, value in rest.items() if _is_plain(value)}
+        return None
+    if model.get("name") is None and not model.get("args"):
+        return None, model["sd"]
+    return {"name": model.get("name"), "args": model.get("args") or {}}, model["sd"]
+
+
+def _nameless(content: Mapping[str, Any]) -> tuple[None, Mapping[str, Any]]:
+    """mmcv's dictionary, a state dict inside another, or a state dict itself; CheckpointError for anything else."""
+    if is_mmcv(content):
+        return None, family_tensors(content["state_dict"])
+    tensors = content.get("state_dict", content)
+    if isinstance(tensors, Mapping) and tensors and all(isinstance(value, Tensor) for value in tensors.values()):
+        return None, tensors
+    raise CheckpointError(
+        "not a checkpoint of the LIIF family: expected {'model': {'name', 'args', 'sd'}}, mmcv's {'state_dict'} with a "
+        f"generator, or nothing but tensors; got keys {_some(content)}"
+    )
+
+
+def _without_prefix(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Training on several GPUs puts `module.` in front of every key."""
+    return {str(key).removeprefix("module."): value for key, value in tensors.items()}
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], Mapping[str, Any], dict[str, Any]]:

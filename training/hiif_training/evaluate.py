@@ -67,6 +67,8 @@ class Measure:
     """Measure SSIM too."""
     lpips: Lpips | None = None
     """Measure LPIPS too."""
+    rounded: bool = False
+    """Round answers to 8 bits first."""
 
     def __post_init__(self) -> None:
         if self.protocol not in get_args(Protocol):
@@ -75,6 +77,8 @@ class Measure:
     def compare(self, pair: Pair, answer: NDArray[np.float32], scale: float, seconds: float) -> Figures:
         """Figures of one answer."""
         truth = np.asarray(pair.truth / np.float32(255), dtype=np.float32)
+        if self.rounded:
+            answer = np.rint(np.clip(answer, 0, 1) * np.float32(255)) / np.float32(255)
         is_luma = self.protocol == "benchmark"
         shave = math.ceil(scale) if is_luma else math.ceil(scale) + 6
         return Figures(

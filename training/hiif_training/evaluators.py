@@ -19,6 +19,7 @@ from hiif_deploy.session import EngineOptions
 from hiif_deploy.sizes import Size
 from hiif_deploy.upscaler import RenderOptions, Upscaler
 from hiif_training.checkpoint import SUFFIXES, load_checkpoint
+from hiif_training.overlapping import Tiles, enlarge_overlapping
 from hiif_training.resize import enlarge_bicubic
 from hiif_training.torch_engine import enlarge
 
@@ -71,9 +72,15 @@ class TorchEvaluator:
         self.engine = f"torch {device}"
         self._model = loaded.model.to(device)
         self._rows = group_rows(options.group_rows, self._model.encoder.size_multiple, scale)
+        self._tiles = options.tiles if scale in (2, 3, 4) else None
 
     def enlarge(self, low: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
         """See `Evaluator`."""
+        if self._tiles is None:
+            return self._enlarge(low, size)
+        return enlarge_overlapping(self._enlarge, low, size, self._tiles)
+
+    def _enlarge(self, low: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
         return enlarge(self._model, low, size, group_rows=self._rows, clip_cell=True)
 
 
@@ -108,6 +115,8 @@ class EvaluatorOptions:
     """Execution provider of ONNX Runtime; `cpu` or `cuda` for PyTorch."""
     threads: int = 0
     """Processor threads; 0 takes all that this process may use."""
+    tiles: Tiles | None = None
+    """With PyTorch, cut pictures up to ×4 into overlapping tiles and average their answers."""
 
     def __post_init__(self) -> None:
         if self.engine not in get_args(Engine):

@@ -36,7 +36,7 @@ def paper_row(spec: Mapping[str, Any], set_name: str, scale: float) -> tuple[str
 
 def figure(encoder: str, method: str, set_name: str, scale: float) -> float | None:
     """One PSNR of Tables 1 and 2."""
-    name = _known_set(set_name)
+    name = known_set(set_name)
     if name is None or scale not in tables()["scales"][name]:
         return None
     column = tables()["scales"][name].index(scale)
@@ -47,6 +47,7 @@ def figure(encoder: str, method: str, set_name: str, scale: float) -> float | No
     return None
 
 
-def _known_set(name: str) -> str | None:
+def known_set(name: str) -> str | None:
+    """The tables' name of a set's folder; None where they have no such set."""
     known = {n.lower(): n for n in tables()["scales"]} | SETS
     return known.get(name.lower())

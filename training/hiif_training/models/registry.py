@@ -6,29 +6,21 @@ what it leaves out has the value of the public code, and what it says has an eff
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 from hiif_deploy.errors import CheckpointError
+from hiif_training.models.arguments import Accepted, Arguments, configure, look_up, read_spec
+from hiif_training.models.ciaosr import make_ciaosr
+from hiif_training.models.clit import make_clit
 from hiif_training.models.edsr import Edsr, EdsrConfig
-from hiif_training.models.hiif import Hiif, HiifConfig
+from hiif_training.models.encoder import Encoder
+from hiif_training.models.hiif import make_hiif
+from hiif_training.models.implicit import ImplicitModel
 from hiif_training.models.rdn import RDN_CONFIGS, Rdn
 from hiif_training.models.swinir import Swinir, SwinirConfig
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-    from hiif_training.models.encoder import Encoder
-
-    Config = TypeVar("Config", bound=DataclassInstance)
-
-Arguments = Mapping[str, Any]
-"""The `args` of a spec."""
-Accepted = Mapping[str, tuple[Any, ...] | None]
-"""Public arguments that set nothing here → the values they may have; None where no value has an effect."""
 
 _EDSR_FIELDS = {
     "n_resblocks": "blocks",
@@ -54,7 +46,6 @@ _SWINIR_FIELDS = {
     "num_feat": "features",
     "n_colors": "colours",
 }
-_HIIF_FIELDS = {("blocks" if f.name == "heads" else f.name): f.name for f in fields(HiifConfig)}
 
 _WITHOUT_UPSAMPLING: Accepted = {"no_upsampling": (True,), "scale": None, "rgb_range": None}
 _SWINIR_FIXED: Accepted = {
@@ -77,38 +68,38 @@ _SWINIR_FIXED: Accepted = {
 
 def make_encoder(spec: Mapping[str, Any]) -> Encoder:
     """The encoder that `spec` describes, freshly initialised; CheckpointError names what is unknown in it."""
-    name, args = _read_spec(spec, "encoder")
-    return _look_up(name, ENCODERS, "encoder")(args)
+    name, args = read_spec(spec, "encoder")
+    return look_up(name, ENCODERS, "encoder")(args)
 
 
-def make_model(spec: Mapping[str, Any]) -> Hiif:
+def make_model(spec: Mapping[str, Any]) -> ImplicitModel:
     """The decoder that `spec` describes, around the encoder of its `encoder_spec`, freshly initialised."""
-    name, args = _read_spec(spec, "model")
-    return _look_up(name, DECODERS, "model")(args)
+    decoder = decoder_named(spec)
+    name, args = read_spec(spec, "model")
+    rest = dict(args)
+    encoder_spec = rest.pop("encoder_spec", None)
+    if encoder_spec is None:
+        raise CheckpointError(f"{name}: the argument encoder_spec is missing: expected {{'name': text, 'args': {{…}}}}")
+    return decoder.make(make_encoder(encoder_spec), rest)
+
+
+def decoder_named(spec: Mapping[str, Any]) -> Decoder:
+    """The table's entry for a spec; CheckpointError with the list of known names."""
+    return look_up(read_spec(spec, "model")[0], DECODERS, "model")
 
 
 def _edsr(name: str, base: EdsrConfig, args: Arguments) -> Encoder:
-    return Edsr(_configure(name, base, args, _EDSR_FIELDS, _WITHOUT_UPSAMPLING))
+    return Edsr(configure(name, base, args, _EDSR_FIELDS, _WITHOUT_UPSAMPLING))
 
 
 def _rdn(args: Arguments) -> Encoder:
     args = dict(args)
-    config = _look_up(args.pop("RDNconfig", "B"), RDN_CONFIGS, "RDNconfig of rdn")
-    return Rdn(_configure("rdn", config, args, _RDN_FIELDS, _WITHOUT_UPSAMPLING))
+    config = look_up(args.pop("RDNconfig", "B"), RDN_CONFIGS, "RDNconfig of rdn")
+    return Rdn(configure("rdn", config, args, _RDN_FIELDS, _WITHOUT_UPSAMPLING))
 
 
 def _swinir(args: Arguments) -> Encoder:
-    return Swinir(_configure("swinir", SwinirConfig(), args, _SWINIR_FIELDS, _SWINIR_FIXED))
-
-
-def _hiif(name: str, args: Arguments) -> Hiif:
-    args = dict(args)
-    encoder_spec = args.pop("encoder_spec", None)
-    if encoder_spec is None:
-        raise CheckpointError(f"{name}: the argument encoder_spec is missing: expected {{'name': text, 'args': {{…}}}}")
-    # The public code knows no other bits: a spec that does not name them was written for these.
-    config = _configure(name, HiifConfig(bits="reference"), args, _HIIF_FIELDS, {})
-    return Hiif(make_encoder(encoder_spec), config)
+    return Swinir(configure("swinir", SwinirConfig(), args, _SWINIR_FIELDS, _SWINIR_FIXED))
 
 
 ENCODERS: dict[str, Callable[[Arguments], Encoder]] = {
@@ -120,59 +111,21 @@ ENCODERS: dict[str, Callable[[Arguments], Encoder]] = {
 }
 """Every encoder name of a published checkpoint that this project reads."""
 
-DECODERS: dict[str, Callable[[Arguments], Hiif]] = {
-    "hiif": partial(_hiif, "hiif"),
-    "hiifv3": partial(_hiif, "hiifv3"),
+
+@dataclass(frozen=True)
+class Decoder:
+    """What a name in a checkpoint stands for."""
+
+    make: Callable[[Encoder, Arguments], ImplicitModel]
+    """Builds the model from an encoder and the other arguments of the spec; CheckpointError for what is unknown."""
+    form: str
+    """`module:class` of its export form, a `hiif_export.form.DecoderForm`: imported only when a model is exported."""
+
+
+DECODERS: dict[str, Decoder] = {
+    "hiif": Decoder(make_hiif, "hiif_export.hiif_graphs:HiifForm"),
+    "hiifv3": Decoder(make_hiif, "hiif_export.hiif_graphs:HiifForm"),
+    "ciaosr": Decoder(make_ciaosr, "hiif_export.ciaosr_form:CiaosrForm"),
+    "clit": Decoder(make_clit, "hiif_export.clit_form:ClitForm"),
 }
 """Every model name of a published checkpoint that this project reads."""
-
-
-def _configure(model: str, base: Config, args: Arguments, names: Mapping[str, str], accepted: Accepted) -> Config:
-    """`base` with the arguments put into the fields that `names` gives them."""
-    for name, value in args.items():
-        _look_up(name, {**names, **accepted}, f"argument of {model}")
-        allowed = accepted.get(name)
-        if allowed is not None and value not in allowed:
-            raise CheckpointError(f"{model}: {name} is {value!r}: expected {' or '.join(map(repr, allowed))}")
-    values = {
-        field: _typed(f"{model}: {name}", args[name], getattr(base, field))
-        for name, field in names.items()
-        if name in args
-    }
-    return replace(base, **values)
-
-
-def _typed(what: str, value: Any, example: Any) -> Any:
-    """`value` where it has the type of `example`, a list as a tuple; CheckpointError otherwise."""
-    if isinstance(example, tuple) and isinstance(value, list | tuple):
-        return tuple(_typed(f"{what}[{n}]", entry, example[0]) for n, entry in enumerate(value))
-    if isinstance(example, float) and type(value) is int:
-        return float(value)
-    if type(value) is not type(example):
-        kind = "list" if isinstance(example, tuple) else type(example).__name__
-        raise CheckpointError(f"{what} is {value!r}: expected {kind}")
-    return value
-
-
-def _read_spec(spec: Mapping[str, Any], kind: str) -> tuple[str, Arguments]:
-    """Name and arguments of a spec, which may come from a file and be anything."""
-    rest = dict(spec) if isinstance(spec, Mapping) else {}
-    name, args = rest.pop("name", None), rest.pop("args", None)
-    args = {} if args is None else args
-    if rest or not isinstance(name, str) or not isinstance(args, Mapping):
-        raise CheckpointError(f"{kind} spec is {spec!r}: expected {{'name': text, 'args': {{…}}}}")
-    return name, args
-
-
-Value = TypeVar("Value")
-
-
-def _look_up(name: Any, table: Mapping[str, Value], kind: str) -> Value:
-    if isinstance(name, str) and name in table:
-        return table[name]
-    raise CheckpointError(f"unknown {kind} {name!r}{_nearest(name, table)}; known: {', '.join(table)}")
-
-
-def _nearest(name: Any, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(str(name).lower(), known, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -32,15 +32,15 @@ class SwinirConfig:
     mlp_ratio: float = 2.0
     """Hidden width of each block's MLP over `embed`."""
     features: int = 64
-    """Channels of the output."""
+    """Channels of the output; 0 leaves the last convolution out, so that they are `embed` (CiaoSR's way)."""
     colours: int = 3
     """Channels of the picture."""
     image_size: int = 48
     """Picture side for which the `attn_mask` buffers of the state dict are shaped; nothing reads them."""
 
     def __post_init__(self) -> None:
-        sizes = (self.window, self.embed, self.features, self.colours, *self.depths, *self.heads)
-        if not self.depths or min(sizes) < 1 or int(self.embed * self.mlp_ratio) < 1:
+        sizes = (self.window, self.embed, self.colours, *self.depths, *self.heads)
+        if not self.depths or min(sizes) < 1 or self.features < 0 or int(self.embed * self.mlp_ratio) < 1:
             raise CheckpointError(f"SwinIR sizes out of range: {self}")
         if len(self.depths) != len(self.heads):
             raise CheckpointError(f"SwinIR has {len(self.depths)} depths but {len(self.heads)} heads")
@@ -63,7 +63,7 @@ class Swinir(nn.Module):
     def __init__(self, config: SwinirConfig) -> None:
         super().__init__()
         self.config = config
-        self.out_channels = config.features
+        self.out_channels = config.features or config.embed
         """Channels of the features."""
         self.size_multiple = config.window
         """Both sides of the picture must be multiples of this; padding is the caller's work."""
@@ -78,7 +78,8 @@ class Swinir(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
         self.conv_after_body = _conv3(width, width)
-        self.conv_before_upsample = nn.Sequential(_conv3(width, config.features), nn.LeakyReLU(0.01))
+        if config.features:
+            self.conv_before_upsample = nn.Sequential(_conv3(width, config.features), nn.LeakyReLU(0.01))
         self.apply(_initialise)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -91,6 +92,8 @@ class Swinir(nn.Module):
         for group in self.layers:
             tokens = group(tokens, mask)
         deep: Tensor = self.conv_after_body(_channels_first(self.norm(tokens)))
+        if not self.config.features:
+            return deep + shallow
         features: Tensor = self.conv_before_upsample(deep + shallow)
         return features
 

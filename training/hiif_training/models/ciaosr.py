@@ -1,0 +1,107 @@
+"""CiaoSR, the readable reference (arXiv 2212.04362). Keys are those of published checkpoints, with `encoder.` in
+front of the encoder's.
+
+Each query asks the four pixels around it: keys and values are the features' 3×3 surroundings, scaled by networks that
+read position and cell; a softmax over the four weighs the values. Colours are in the domain of the input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import unfold
+
+from hiif_deploy.errors import CheckpointError
+from hiif_training.ciaosr_queries import CiaosrQueries, ciaosr_queries
+from hiif_training.models.arguments import Accepted, Arguments, configure
+from hiif_training.models.cross_scale_attention import CrossScaleAttention
+from hiif_training.models.encoder import Encoder
+from hiif_training.models.implicit import ImplicitModel, Traits, gather
+from hiif_training.models.mlp import Mlp
+from hiif_training.queries import Ask
+
+NEIGHBOURS = 9
+"""Pixels of a 3×3 surrounding."""
+POSITION = 4
+"""Values that say where a query is: relative row and column, cell's height and width."""
+
+
+@dataclass(frozen=True)
+class CiaosrConfig:
+    """Sizes and variants of the CiaoSR decoder."""
+
+    hidden: tuple[int, ...] = (256, 256, 256, 256)
+    """Widths inside each of the three networks."""
+    non_local: bool = True
+    """Values hold the non-local branch's answer too; then the encoder's channels are even."""
+
+    def __post_init__(self) -> None:
+        if not self.hidden or min(self.hidden) < 1:
+            raise CheckpointError(f"CiaoSR hidden widths are {self.hidden}: expected at least one, each at least 1")
+
+
+_FIELDS = {"hidden_list": "hidden", "non_local_attn": "non_local"}
+_FIXED: Accepted = {
+    "local_size": (2,),
+    "feat_unfold": (True,),
+    "multi_scale": ([2],),
+    "softmax_scale": (1,),
+    "eval_bsize": None,
+}
+
+
+def make_ciaosr(encoder: Encoder, args: Arguments) -> Ciaosr:
+    """By the public arguments."""
+    return Ciaosr(encoder, configure("ciaosr", CiaosrConfig(), args, _FIELDS, _FIXED))
+
+
+class Ciaosr(ImplicitModel):
+    """Encoder and implicit decoder."""
+
+    traits = Traits(mean=(0.4488, 0.4371, 0.4040), std=(1.0, 1.0, 1.0), clips_cell=False)
+
+    def __init__(self, encoder: Encoder, config: CiaosrConfig) -> None:
+        super().__init__(encoder)
+        self.config = config
+        channels = encoder.out_channels
+        if config.non_local and channels % 2:
+            raise CheckpointError(f"CiaoSR's non-local branch halves {channels} channels: expected an even number")
+        keys = NEIGHBOURS * channels
+        values = keys + channels if config.non_local else keys
+        self.imnet_q = Mlp(values, config.hidden, 3)
+        self.imnet_k = Mlp(keys + POSITION, config.hidden, keys)
+        self.imnet_v = Mlp(values + POSITION, config.hidden, values)
+        if config.non_local:
+            self.cs_attn = CrossScaleAttention(channels)
+
+    @property
+    def ask(self) -> Ask:
+        """See `ImplicitModel`."""
+        return ciaosr_queries
+
+    def decode(self, features: Tensor, queries: CiaosrQueries) -> Tensor:
+        """Encoder features [B, C, h, w] → colours [B, N, 3] without the skip."""
+        keys = surroundings(features)
+        values = torch.cat([keys, self.cs_attn(features)], dim=1) if self.config.non_local else keys
+        asked = gather(keys, queries.nearest)
+        key, value = gather(keys, queries.index), gather(values, queries.index)
+        position = self._position(queries).to(features.dtype)
+        key = key * self.imnet_k(torch.cat([key, position], dim=-1))
+        value = value * self.imnet_v(torch.cat([value, position], dim=-1))
+        weight = (asked * key).sum(-1, keepdim=True).softmax(1)
+        colours: Tensor = self.imnet_q((weight * value).sum(1))
+        return colours
+
+    @staticmethod
+    def _position(queries: CiaosrQueries) -> Tensor:
+        """[B, 4, N, 4]: where the query is relative to each pixel, and the cell."""
+        cell = queries.cell[:, None, None, :].expand(*queries.relative.shape)
+        return torch.cat([queries.relative, cell], dim=-1)
+
+
+def surroundings(features: Tensor) -> Tensor:
+    """[B, C, h, w] → [B, 9·C, h, w]: channel 9·c + 3·row + column, zero beyond the border."""
+    batch, channels, height, width = features.shape
+    return unfold(features, 3, padding=1).view(batch, NEIGHBOURS * channels, height, width)
