@@ -25,7 +25,7 @@ from hiif_deploy.upscaler import RenderOptions, StatisticsMode, Upscaler
 
 BundleOption = Annotated[str, typer.Option("--bundle", "-b", help="Bundle folder, or name of a shipped model.")]
 EngineOption = Annotated[
-    Engine | None, typer.Option(help="Default: onnxruntime. auto: TensorRT, else CUDA, else the processor; says which.")
+    Engine | None, typer.Option(help="Default: onnxruntime. auto: TensorRT, else PyTorch or ONNX Runtime on CUDA, else the processor.")
 ]
 PrecisionOption = Annotated[
     Arithmetic | None,
@@ -36,6 +36,7 @@ StatisticsOption = Annotated[
 ]
 LibraryOption = Annotated[LibraryName, typer.Option(help="With --engine tensorrt: which of the two products.")]
 ProviderOption = Annotated[str, typer.Option(help="ONNX Runtime execution provider; never replaced silently.")]
+DeviceOption = Annotated[str, typer.Option(help="With --engine torch: cuda, cuda:N, or cpu.")]
 ThreadsOption = Annotated[int, typer.Option(help="Processor threads; 0 takes all that this process may use.")]
 MemoryOption = Annotated[int, typer.Option(help="Working memory in MiB, beside input, features and output.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Report as JSON on stdout.")]
@@ -71,6 +72,7 @@ def upscale(
     provider: ProviderOption = "cpu",
     precision: PrecisionOption = None,
     library: LibraryOption = "tensorrt",
+    device: DeviceOption = "cuda",
     statistics: StatisticsOption = "exact",
     report_deviation: Annotated[
         bool, typer.Option(help="Run exactly too, and tell how far this approximate run is from it.")
@@ -95,7 +97,7 @@ def upscale(
     )  # fmt: skip
     chosen = EngineOptions(
         engine=engine or default_engine(precision), provider=provider, threads=threads, precision=precision,
-        library=library,
+        library=library, device=device,
     )  # fmt: skip
     with contextlib.ExitStack() as stack:
         upscaler = stack.enter_context(Upscaler(bundle, engine=chosen, options=options))
