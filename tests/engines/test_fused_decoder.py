@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 
@@ -15,12 +13,8 @@ from hiif_deploy.plan import decoder_tiles
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton", reason="Triton is not installed")
-# Read where kernels are defined: they run here as numpy, block by block.
-os.environ["TRITON_INTERPRET"] = "1"
 from hiif_engines.fused_decoder import Cut, FusedDecoder  # noqa: E402
 from hiif_engines.fused_kernels import AREA_EPSILON  # noqa: E402
-
-del os.environ["TRITON_INTERPRET"]
 from hiif_engines.torch_graph import TorchGraph  # noqa: E402
 
 SOURCE, TARGET = (5, 4), (13, 11)
