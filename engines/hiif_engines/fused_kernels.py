@@ -4,7 +4,7 @@ A program takes a block of queries through all levels and keeps their values [BL
 by in slices: a slice of a level's first product, its GELU, and the part of the second product that this slice feeds.
 Matrix products take the weights' type and add in float32; moments, tables, LayerNorm, GELU, k̂ and v̂ are float32.
 
-The readable twins are the graphs of the bundle, run operation by operation (`torch_graph.py`).
+The readable twins are the graphs of the bundle, run operation by operation (`torch_graph.py`); `fused_decoder.py` lays out the arguments.
 """
 
 # Triton reads these annotations itself: no `from __future__ import annotations` here.
@@ -162,7 +162,7 @@ def first_level(
 @triton.jit
 def colour_kernel(
     map_0, map_1, map_2, map_3, stride, moments, row_tap, column_tap, row_distance, column_distance,
-    row_bits, column_bits, cell_sum, cell_square, first, second, second_bias, folded, folded_bias, attention_2,
+    row_bits, column_bits, cell_sums, first, second, second_bias, folded, folded_bias, attention_2,
     attention_bias, level_1, level_vectors, level_2, level_bias, last, last_bias, colour, rows, columns,
     CHANNELS: tl.constexpr, FIRST_INPUTS: tl.constexpr, FIRST_EPSILON: tl.constexpr, INPUTS: tl.constexpr,
     EPSILON: tl.constexpr, ATTENTIONS: tl.constexpr, LEVELS: tl.constexpr, WIDTH: tl.constexpr,
@@ -170,6 +170,7 @@ def colour_kernel(
 ):  # fmt: skip
     """`colour` [rows · columns, 3] float32 of all queries; programs share the blocks. See `FusedDecoder`."""
     queries = rows * columns
+    cell_sum, cell_square = tl.load(cell_sums), tl.load(cell_sums + 1)
     for block in range(tl.program_id(0), tl.cdiv(queries, BLOCK), tl.num_programs(0)):
         place = block * BLOCK + tl.arange(0, BLOCK)
         q = tl.minimum(place, queries - 1)
@@ -235,7 +236,7 @@ def add_sums(
 @triton.jit
 def sum_kernel(
     map_0, map_1, map_2, map_3, stride, moments, row_tap, column_tap, row_distance, column_distance,
-    row_bits, column_bits, cell_sum, cell_square, first, second, second_bias, folded, folded_bias, attention_2,
+    row_bits, column_bits, cell_sums, first, second, second_bias, folded, folded_bias, attention_2,
     attention_bias, key_value, key_value_bias, outer, key, value, rows, columns,
     CHANNELS: tl.constexpr, FIRST_INPUTS: tl.constexpr, FIRST_EPSILON: tl.constexpr, HEAD: tl.constexpr,
     HEAD_EPSILON: tl.constexpr, ATTENTIONS: tl.constexpr, WIDTH: tl.constexpr, HIDDEN: tl.constexpr,
@@ -247,6 +248,7 @@ def sum_kernel(
     Every program adds its own blocks in a fixed order, so equal calls give equal bits.
     """
     program, queries = tl.program_id(0), rows * columns
+    cell_sum, cell_square = tl.load(cell_sums), tl.load(cell_sums + 1)
     outer += program * WIDTH * HEADS_AT_ONCE * HEAD
     key += program * WIDTH
     value += program * WIDTH

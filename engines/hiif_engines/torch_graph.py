@@ -60,6 +60,12 @@ class TorchGraph:
                     values.pop(name, None)
         return {name: values[name] for name in self._outputs}
 
+    def last_constant(self, kind: str, before: str) -> float:
+        """The constant of the last operation `kind` whose result goes into an operation `before`."""
+        read = {name for step in self._steps if step.kind == before for name in step.inputs}
+        found = [step for step in self._steps if step.kind == kind and step.outputs[0] in read]
+        return float(next(self.weights[name] for name in found[-1].inputs if name in self.weights))
+
     def _run(self, step: Step, values: Mapping[str, Tensor]) -> Sequence[Tensor]:
         inputs = [values[name] for name in step.inputs]
         try:

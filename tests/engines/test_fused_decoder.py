@@ -13,7 +13,7 @@ from hiif_deploy.plan import decoder_tiles
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton", reason="Triton is not installed")
-from hiif_engines.fused_decoder import Cut, FusedDecoder  # noqa: E402
+from hiif_engines.fused_decoder import Cut, FusedDecoder, FusedStatistics  # noqa: E402
 from hiif_engines.fused_kernels import AREA_EPSILON  # noqa: E402
 from hiif_engines.torch_graph import TorchGraph  # noqa: E402
 
@@ -52,7 +52,7 @@ def test_the_kernel_answers_as_the_graph(name: str, precision: Precision, tolera
     decoder = graph_of(name, "decoder", precision)
     feeds = feeds_of(name, decoder)
     fused = FusedDecoder(graph_of(name, "decoder", "fp32").weights, feeds["map_0"].dtype)
-    expected, found = decoder(feeds)["colour"], fused(feeds, Cut(block=32, slice=32, programs=3))
+    expected, found = decoder(feeds)["colour"], fused(feeds, Cut(block=32, slice=32, programs=3))["colour"]
     # Half precision rounds values of about 1 by 5e-4, a few times in a row.
     assert (found - expected).abs().max() < tolerance
     assert expected.abs().max() > 10 * tolerance
@@ -63,7 +63,23 @@ def test_the_kernel_does_not_depend_on_its_cut(cut: Cut) -> None:
     decoder = graph_of("hiif-compact", "decoder", "fp32")
     feeds = feeds_of("hiif-compact", decoder)
     fused = FusedDecoder(decoder.weights, torch.float32)
-    assert (fused(feeds, cut) - fused(feeds, Cut(32, 32, 2))).abs().max() < 1e-5
+    assert (fused(feeds, cut)["colour"] - fused(feeds, Cut(32, 32, 2))["colour"]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("n", [0, 1])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("fp16", 4e-3)])
+def test_the_statistics_kernel_sums_as_the_graph(n: int, precision: Precision, tolerance: float) -> None:
+    statistics = graph_of("hiif-compact", f"statistics_{n}", precision)
+    feeds = feeds_of("hiif-compact", statistics)
+    fused = FusedStatistics(graph_of("hiif-compact", f"statistics_{n}", "fp32"), feeds["map_0"].dtype)
+    expected, found = statistics(feeds), fused(feeds, Cut(block=32, slice=32, programs=3))
+    queries = TARGET[0] * TARGET[1]
+    for name, value in expected.items():
+        # Sums of values of about 1 over all queries, hence per query.
+        assert (found[name] - value).abs().max() / queries < tolerance
+        assert value.abs().max() / queries > 10 * tolerance
+    again = fused(feeds, Cut(block=32, slice=32, programs=3))
+    assert all(torch.equal(again[name], value) for name, value in found.items())
 
 
 def test_the_areas_epsilon_is_that_of_the_graphs() -> None:
