@@ -25,7 +25,10 @@ from hiif_deploy.upscaler import RenderOptions, StatisticsMode, Upscaler
 
 BundleOption = Annotated[str, typer.Option("--bundle", "-b", help="Bundle folder, or name of a shipped model.")]
 EngineOption = Annotated[
-    Engine | None, typer.Option(help="Default: onnxruntime. auto: TensorRT, else PyTorch or ONNX Runtime on CUDA, else the processor.")
+    Engine | None,
+    typer.Option(
+        help="Default: onnxruntime. auto: TensorRT, else PyTorch or ONNX Runtime on CUDA, else the processor."
+    ),
 ]
 PrecisionOption = Annotated[
     Arithmetic | None,

@@ -58,8 +58,8 @@ class FusedLevels:
         self._second = weights["second.weight"].T.to(dtype).contiguous() if has_second else self._first.to(dtype)
         self._second_bias = weights["second.bias"] if has_second else self._first
         attentions = range(self.attentions)
-        self._attention = _stack([weights[f"attention.{n}.second.weight"].T.to(dtype) for n in attentions])
-        self._attention_bias = _stack([weights[f"attention.{n}.second.bias"] for n in attentions])
+        self._attention = _stack([weights[f"attention.{n}.second.weight"].T.to(dtype) for n in attentions], self._first)
+        self._attention_bias = _stack([weights[f"attention.{n}.second.bias"] for n in attentions], self._first)
 
     def arguments(self, feeds: Mapping[str, Tensor]) -> list[Tensor | int | float]:
         """The kernels' arguments up to the attention blocks, from the graph's inputs."""
@@ -74,8 +74,8 @@ class FusedLevels:
         return [
             *(feeds[f"map_{k}"] for k in range(4)), feeds["map_0"].stride(0), feeds["moments"].contiguous(), *axes,
             torch.stack([cell.sum(), (cell * cell).sum()]), first, self._second, self._second_bias,
-            _stack([feeds[f"attention_{n}_weight"].to(self.dtype) for n in range(self.attentions)]),
-            _stack([feeds[f"attention_{n}_bias"].float() for n in range(self.attentions)]),
+            _stack([feeds[f"attention_{n}_weight"].to(self.dtype) for n in range(self.attentions)], self._first),
+            _stack([feeds[f"attention_{n}_bias"].float() for n in range(self.attentions)], self._first),
             self._attention, self._attention_bias,
         ]  # fmt: skip
 
@@ -98,11 +98,11 @@ class FusedDecoder(FusedLevels):
             raise EngineError("this decoder is not of the form that the fused kernels have: bit tables at every level")
         super().__init__(weights, dtype, weights["second.weight"].shape[0])
         self.levels = 1 + len(later)
-        self._level_1 = _stack([weights[f"levels.{n}.weight"].to(dtype) for n in later])
+        self._level_1 = _stack([weights[f"levels.{n}.weight"].to(dtype) for n in later], self._first)
         tables = [(weights[f"levels.{n}.position.table"], weights[f"levels.{n}.bias"]) for n in later]
-        self._vectors = _stack([_vectors(*table) for table in tables])
-        self._level_2 = _stack([weights[f"levels.{n}.second.weight"].T.to(dtype) for n in later[:-1]])
-        self._level_bias = _stack([weights[f"levels.{n}.second.bias"] for n in later[:-1]])
+        self._vectors = _stack([_vectors(*table) for table in tables], self._first)
+        self._level_2 = _stack([weights[f"levels.{n}.second.weight"].T.to(dtype) for n in later[:-1]], self._first)
+        self._level_bias = _stack([weights[f"levels.{n}.second.bias"] for n in later[:-1]], self._first)
         self._last, self._last_bias = _last(weights, later[-1], dtype)
 
     def __call__(self, feeds: Mapping[str, Tensor], cut: Cut) -> dict[str, Tensor]:
@@ -170,5 +170,6 @@ def _last(weights: Mapping[str, Tensor], n: int, dtype: torch.dtype) -> tuple[Te
     return padded, torch.cat([bias, bias.new_zeros(COLOURS.value - len(bias))])
 
 
-def _stack(parts: list[Tensor]) -> Tensor:
-    return torch.stack(parts).contiguous() if parts else torch.zeros(1)
+def _stack(parts: list[Tensor], like: Tensor) -> Tensor:
+    """One tensor; where there are no parts, something that lies on the same device and is never read."""
+    return torch.stack(parts).contiguous() if parts else torch.zeros(1, device=like.device)

@@ -152,9 +152,7 @@ def first_level(
     x = tl.zeros((BLOCK, WIDTH), tl.float32)
     for start in range(0, HIDDEN, SLICE):
         s = start + tl.arange(0, SLICE)
-        hidden = first_hidden(
-            c, s, map_0, map_1, map_2, map_3, stride, row, column, scale, vectors, CHANNELS, HIDDEN
-        )
+        hidden = first_hidden(c, s, map_0, map_1, map_2, map_3, stride, row, column, scale, vectors, CHANNELS, HIDDEN)
         x = add_product(x, hidden, w2, s, WIDTH)
     return (x + tl.load(b2 + tl.arange(0, WIDTH))[None, :]).to(w2.dtype.element_ty)
 

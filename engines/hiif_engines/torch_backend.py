@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,14 @@ from hiif_deploy.contract import is_fold
 from hiif_deploy.decode import (
     Job, Statistics, Sums, Window, accumulate, finish, fold, geometry_inputs, query_axes,
 )  # fmt: skip
-from hiif_deploy.errors import EngineError, OptionError
+from hiif_deploy.errors import EngineError, HiifError, OptionError
 from hiif_deploy.grid import Axis
 from hiif_deploy.plan import Plan, Tile, decoder_tiles, query_blocks, shift, steps
 from hiif_deploy.say import Say
 from hiif_deploy.session import EngineOptions, Tensors, open_session
 from hiif_deploy.sizes import Size
 from hiif_deploy.trt_rescue import Rescue
+from hiif_engines.fused import fused_kernels
 from hiif_engines.torch_device import describe, exact_products, memory_of, open_device
 from hiif_engines.torch_features import TorchFeatures, encode
 from hiif_engines.torch_graph import TorchGraph
@@ -30,6 +31,7 @@ from hiif_engines.torch_plan import TorchPlan, make_torch_plan
 
 Array = NDArray[np.float32]
 Advance = Callable[[int], None]
+Answers = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 UNBOUNDED = 1 << 62
 """Queries of a tile: here its blocks are what is bounded."""
 
@@ -37,18 +39,23 @@ UNBOUNDED = 1 << 62
 class TorchBackend:
     """Graphs on one device. Methods may be called from several threads; they take turns."""
 
-    def __init__(self, bundle: Bundle, options: EngineOptions, say: Say) -> None:
-        """EngineError where there is no such device, or a graph holds an operation that is not known."""
+    def __init__(self, bundle: Bundle, options: EngineOptions, say: Say, *, fused: bool | None = None) -> None:
+        """`fused` kernels, or the graphs operation by operation; None: fused on a GPU where the decoder has the form.
+
+        EngineError where there is no such device, or a graph holds an operation that is not known.
+        """
         self.contract = bundle.contract
         self.precision = options.graphs
         self._device = open_device(options.device)
-        self.description = f"PyTorch {torch.__version__}, {self.precision}, {describe(self._device)}"
         chain = self.contract.chain(self.precision)
         self._graphs = {
             name: TorchGraph(graph, bundle.graphs[graph.key], self._device)
             for name, graph in chain.items()
             if not is_fold(name)
         }
+        self._kernels = self._fuse(bundle, say, fused)
+        how = "fused kernels" if self._kernels else "operation by operation"
+        self.description = f"PyTorch {torch.__version__}, {self.precision}, {describe(self._device)}, {how}"
         self._folds = {
             name: open_session(graph, bundle.graphs[graph.key], EngineOptions(), threads=1, keep_memory=False)
             for name, graph in chain.items()
@@ -124,6 +131,18 @@ class TorchBackend:
         self._kept = None
         self._graphs.clear()
 
+    def _fuse(self, bundle: Bundle, say: Say, fused: bool | None) -> dict[str, Answers]:
+        """Fused twins of the decoder and statistics graphs by name; none where they are not wanted or cannot be."""
+        if not (self._device.type == "cuda" if fused is None else fused):
+            return {}
+        try:
+            return fused_kernels(bundle, self.precision, self._device)
+        except HiifError as error:
+            if fused:
+                raise
+            say(f"no fused kernels ({error}): the graphs run operation by operation, slower")
+            return {}
+
     def _tiles(self, job: Job, window: Window) -> Iterator[tuple[Tile, Axis, Axis]]:
         rows, columns = query_axes(self.contract, job.source, job.size, window)
         for tile in decoder_tiles(rows, columns, self.plan(job.source).cell, UNBOUNDED):
@@ -148,6 +167,7 @@ class TorchBackend:
     ) -> Iterator[tuple[slice, slice, dict[str, Tensor]]]:
         """Yields (rows, columns) within the tile and what the graph answers to each block of its queries."""
         graph = self._graphs[name]
+        answers = self._kernels.get(name, graph)
         types = {tensor.name: np.dtype(tensor.dtype) for tensor in graph.contract.inputs}
         host = geometry_inputs(graph.contract.geometry, rows, columns, tile, job.cell)
         host |= {key: value.astype(types[key]) for key, value in folded.items() if key in types}
@@ -157,7 +177,7 @@ class TorchBackend:
         most = self.plan(job.source).block_queries
         for row, column in query_blocks(rows.count, columns.count, most):
             with self._lock, exact_products():
-                answer = graph({key: _part(key, value, row, column) for key, value in feeds.items()})
+                answer = answers({key: _part(key, value, row, column) for key, value in feeds.items()})
             yield row, column, answer
 
     def _maps(self, job: Job, tile: Tile) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import pytest
 from hiif_deploy import EngineAbsentError, EngineError, EngineOptions, OptionError, RenderOptions, Upscaler
 from hiif_deploy.backend import HostBackend
 from hiif_deploy.bundle import Bundle, open_bundle
+from hiif_deploy.contract import Precision
 from hiif_deploy.demo import sample
 from hiif_deploy.engine_choice import open_backend
 from hiif_deploy.verify import measure
@@ -46,6 +47,24 @@ def test_the_shipped_models_answer_as_in_onnx_runtime(name: str) -> None:
     # 1e-4 is what an export may deviate from PyTorch; fp16 is held to what its users are promised.
     assert np.abs(answer(bundle, CPU) - reference).max() < 1e-4
     assert measure(answer(bundle, replace(CPU, precision="fp16")), reference).psnr > 60
+
+
+@pytest.mark.parametrize(("name", "precision", "least"), [("hiif-compact", "fp16", 60), ("hiif-video", "fp32", 100)])
+def test_fused_kernels_answer_whole_pictures(name: str, precision: Precision, least: float) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    bundle, image, size = open_bundle(name), IMAGE[:9, :7], (19, 16)
+    backend = TorchBackend(bundle, replace(CPU, precision=precision), ignore, fused=True)
+    assert backend.description.endswith("fused kernels")
+    with Upscaler(bundle, backend=backend) as upscaler, Upscaler(bundle) as plain:
+        found = upscaler.render_unclamped(upscaler.encode(image), size=size)
+        reference = plain.render_unclamped(plain.encode(image), size=size)
+    assert measure(found, reference).psnr > least
+
+
+def test_a_decoder_of_another_width_is_not_fused_and_says_so(tiny_bundle: Path) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    with pytest.raises(EngineError, match="a decoder of width 48 does not fit the fused kernels"):
+        TorchBackend(open_bundle(tiny_bundle), CPU, ignore, fused=True)
 
 
 @pytest.mark.parametrize("mib", [1, 64])
@@ -129,7 +148,7 @@ def test_the_runtime_finds_the_engine_by_its_entry_point(
     monkeypatch.syspath_prepend(tmp_path)
     backend = open_backend(open_bundle(tiny_bundle), CPU, ignore)
     backend.close()
-    assert backend.description == f"PyTorch {torch.__version__}, fp32, cpu"
+    assert backend.description == f"PyTorch {torch.__version__}, fp32, cpu, operation by operation"
 
 
 def test_8192_by_8192_pixels_are_planned_within_4_gib() -> None:

@@ -18,14 +18,24 @@ from hiif_engines.torch_ops import OPERATIONS  # noqa: E402
 
 CPU = torch.device("cpu")
 RANDOM = np.random.default_rng(3)
-INTS = {"axes": [1], "sizes": [0, -1], "starts": [1, 0], "ends": [5, 2], "both": [0, 1], "steps": [2, 1], "parts": [1, 3]}
+INTS = {
+    "axes": [1],
+    "sizes": [0, -1],
+    "starts": [1, 0],
+    "ends": [5, 2],
+    "both": [0, 1],
+    "steps": [2, 1],
+    "parts": [1, 3],
+}
 
 
 def model_of(kind: str, inputs: list[str], outputs: int = 1, **attributes: object) -> bytes:
     """One operation on `x` [6, 4], `y` [4, 4], `b` [4], `image` [1, 2, 5, 6], `kernel` [3, 2, 3, 3], or an int list."""
     names = [f"out_{n}" for n in range(outputs)]
     shapes = {"x": [6, 4], "y": [4, 4], "b": [4], "image": [1, 2, 5, 6], "kernel": [3, 2, 3, 3]}
-    given = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shapes[n]) for n in dict.fromkeys(inputs) if n in shapes]
+    given = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, shapes[n]) for n in dict.fromkeys(inputs) if n in shapes
+    ]
     constants = [numpy_helper.from_array(np.array(INTS[n], np.int64), n) for n in inputs if n in INTS]
     constants += [numpy_helper.from_array(np.array(1, np.int64), n) for n in inputs if n == "one"]
     constants += [numpy_helper.from_array(np.array([[2, 0], [1, 1]], np.int64), n) for n in inputs if n == "index"]
