@@ -169,8 +169,10 @@ class TorchBackend:
         graph = self._graphs[name]
         answers = self._kernels.get(name, graph)
         types = {tensor.name: np.dtype(tensor.dtype) for tensor in graph.contract.inputs}
-        host = geometry_inputs(graph.contract.geometry, rows, columns, tile, job.cell)
-        host |= {key: value.astype(types[key]) for key, value in folded.items() if key in types}
+        host = {
+            **geometry_inputs(graph.contract.geometry, rows, columns, tile, job.cell),
+            **{key: value.astype(types[key]) for key, value in folded.items() if key in types},
+        }
         with self._lock, exact_products():
             maps = self._maps(job, tile)
             feeds = {key: torch.tensor(value).to(self._device) for key, value in host.items()} | maps

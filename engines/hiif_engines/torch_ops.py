@@ -52,7 +52,7 @@ def gather(x: Sequence[Tensor], attributes: Attributes) -> Tensor:
     if axis == 0 and data.ndim == 2:
         return functional.embedding(index.to(data.device), data)
     axis %= data.ndim
-    found = data.index_select(axis, index.to(data.device).flatten())
+    found: Tensor = data.index_select(axis, index.to(data.device).flatten())
     return found.reshape(*data.shape[:axis], *index.shape, *data.shape[axis + 1 :])
 
 
@@ -80,8 +80,10 @@ def split(x: Sequence[Tensor], attributes: Attributes) -> Sequence[Tensor]:
     """By a list of sizes, or into a number of equal parts."""
     axis = attributes.get("axis", 0)
     if len(x) > 1:
-        return x[0].split(x[1].tolist(), axis)
-    return x[0].split(-(-x[0].shape[axis] // attributes["num_outputs"]), axis)
+        return torch.split_with_sizes(x[0], x[1].tolist(), axis)
+    size = x[0].shape[axis]
+    part = -(-size // attributes["num_outputs"])
+    return torch.split_with_sizes(x[0], [min(part, size - start) for start in range(0, size, part)], axis)
 
 
 def reduced(function: Callable[..., Tensor]) -> Operation:

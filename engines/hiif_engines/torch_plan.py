@@ -10,7 +10,7 @@ from hiif_deploy.plan import encoder_tiles
 from hiif_deploy.sizes import Size
 
 MOST_QUERIES = 1 << 16
-"""Of a block: its activations are what an L2 cache holds, and its float32 sums stay exact enough (design/precision.md)."""
+"""Of a block: its activations fit an L2 cache, and its float32 sums stay exact enough (design/precision.md)."""
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from hiif_engines.fused_decoder import Cut, FusedDecoder, FusedStatistics  # noq
 from hiif_engines.fused_kernels import AREA_EPSILON  # noqa: E402
 from hiif_engines.torch_graph import TorchGraph  # noqa: E402
 
-SOURCE, TARGET = (5, 4), (13, 11)
-"""143 queries: an odd count that no block divides."""
+SOURCE, TARGET = (4, 3), (9, 7)
+"""63 queries: an odd count that no block divides."""
 
 
 def graph_of(name: str, graph: str, precision: Precision) -> TorchGraph:
@@ -52,18 +52,18 @@ def test_the_kernel_answers_as_the_graph(name: str, precision: Precision, tolera
     decoder = graph_of(name, "decoder", precision)
     feeds = feeds_of(name, decoder)
     fused = FusedDecoder(graph_of(name, "decoder", "fp32").weights, feeds["map_0"].dtype)
-    expected, found = decoder(feeds)["colour"], fused(feeds, Cut(block=32, slice=32, programs=3))["colour"]
+    expected, found = decoder(feeds)["colour"], fused(feeds, Cut(block=32, slice=32, programs=2))["colour"]
     # Half precision rounds values of about 1 by 5e-4, a few times in a row.
     assert (found - expected).abs().max() < tolerance
     assert expected.abs().max() > 10 * tolerance
 
 
-@pytest.mark.parametrize("cut", [Cut(16, 16, 1), Cut(64, 64, 5), Cut(256, 32, 132)])
+@pytest.mark.parametrize("cut", [Cut(16, 32, 1), Cut(64, 64, 5)])
 def test_the_kernel_does_not_depend_on_its_cut(cut: Cut) -> None:
     decoder = graph_of("hiif-compact", "decoder", "fp32")
     feeds = feeds_of("hiif-compact", decoder)
     fused = FusedDecoder(decoder.weights, torch.float32)
-    assert (fused(feeds, cut)["colour"] - fused(feeds, Cut(32, 32, 2))["colour"]).abs().max() < 1e-5
+    assert (fused(feeds, cut)["colour"] - fused(feeds, Cut(32, 64, 2))["colour"]).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("n", [0, 1])
@@ -72,13 +72,13 @@ def test_the_statistics_kernel_sums_as_the_graph(n: int, precision: Precision, t
     statistics = graph_of("hiif-compact", f"statistics_{n}", precision)
     feeds = feeds_of("hiif-compact", statistics)
     fused = FusedStatistics(graph_of("hiif-compact", f"statistics_{n}", "fp32"), feeds["map_0"].dtype)
-    expected, found = statistics(feeds), fused(feeds, Cut(block=32, slice=32, programs=3))
+    expected, found = statistics(feeds), fused(feeds, Cut(block=32, slice=32, programs=2))
     queries = TARGET[0] * TARGET[1]
     for name, value in expected.items():
         # Sums of values of about 1 over all queries, hence per query.
         assert (found[name] - value).abs().max() / queries < tolerance
         assert value.abs().max() / queries > 10 * tolerance
-    again = fused(feeds, Cut(block=32, slice=32, programs=3))
+    again = fused(feeds, Cut(block=32, slice=32, programs=2))
     assert all(torch.equal(again[name], value) for name, value in found.items())
 
 

@@ -53,10 +53,12 @@ def contract_of(model: bytes) -> GraphContract:
 
 
 CASES = [
-    ("Add", ["x", "b"], 1, {}), ("Concat", ["x", "y"], 1, {"axis": 0}), ("Conv", ["image", "kernel"], 1, {"pads": [1, 1, 1, 1]}),
+    ("Add", ["x", "b"], 1, {}), ("Concat", ["x", "y"], 1, {"axis": 0}),
+    ("Conv", ["image", "kernel"], 1, {"pads": [1, 1, 1, 1]}),
     ("Conv", ["image", "kernel"], 1, {"pads": [0, 1, 0, 1], "strides": [2, 1]}), ("Cos", ["x"], 1, {}),
     ("Div", ["x", "b"], 1, {}), ("Erf", ["x"], 1, {}), ("Exp", ["x"], 1, {}), ("Flatten", ["image"], 1, {"axis": 2}),
-    ("Gather", ["x", "one"], 1, {"axis": 1}), ("Gather", ["x", "index"], 1, {}), ("Gather", ["x", "index"], 1, {"axis": 1}),
+    ("Gather", ["x", "one"], 1, {"axis": 1}), ("Gather", ["x", "index"], 1, {}),
+    ("Gather", ["x", "index"], 1, {"axis": 1}),
     ("Gelu", ["x"], 1, {}), ("Gelu", ["x"], 1, {"approximate": "tanh"}), ("Gemm", ["x", "y", "b"], 1, {"transB": 1}),
     ("Gemm", ["x", "y"], 1, {"alpha": 0.5}), ("Gemm", ["x", "y", "b"], 1, {"alpha": 0.5, "beta": 2.0}),
     ("Identity", ["x"], 1, {}), ("LayerNormalization", ["x", "b", "b"], 1, {}), ("LeakyRelu", ["x"], 1, {"alpha": 0.2}),
