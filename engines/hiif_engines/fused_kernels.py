@@ -4,7 +4,8 @@ A program takes a block of queries through all levels and keeps their values [BL
 by in slices: a slice of a level's first product, its GELU, and the part of the second product that this slice feeds.
 Matrix products take the weights' type and add in float32; moments, tables, LayerNorm, GELU, k̂ and v̂ are float32.
 
-The readable twins are the graphs of the bundle, run operation by operation (`torch_graph.py`); `fused_decoder.py` lays out the arguments.
+The readable twins are the graphs of the bundle, run operation by operation (`torch_graph.py`). `fused_decoder.py`
+lays out the arguments.
 """
 
 # Triton reads these annotations itself: no `from __future__ import annotations` here.
@@ -52,7 +53,7 @@ def bits_of(q, row_bits, column_bits, rows, columns, level):
 
 @triton.jit
 def positioned(hidden, s, row, column, scale, vectors, WIDTH: tl.constexpr):
-    """GELU((hidden + table of the two digits) · scale + bias) on channels s; `vectors` holds base, row, column, bias."""
+    """GELU((hidden + table of two digits) · scale + bias) on channels s; `vectors`: base, row, column, bias."""
     base, row_part = tl.load(vectors + s), tl.load(vectors + WIDTH + s)
     column_part, bias = tl.load(vectors + 2 * WIDTH + s), tl.load(vectors + 3 * WIDTH + s)
     place = base[None, :] + row[:, None] * row_part[None, :] + column[:, None] * column_part[None, :]
@@ -81,7 +82,7 @@ def first_scale(c, moments, row, column, cell_sum, cell_square, INPUTS: tl.const
 def gathered(map_k, i, weight, s, stride, CHANNELS: tl.constexpr, WIDTH: tl.constexpr):
     """Channels s of one corner's map, weighted, float32; zero beyond the map's channels."""
     place = map_k + i.to(tl.int64)[:, None] * stride + s[None, :]
-    if CHANNELS == WIDTH:
+    if CHANNELS == WIDTH:  # noqa: SIM108  Triton decides it when it compiles
         values = tl.load(place)
     else:
         values = tl.load(place, mask=(s < CHANNELS)[None, :], other=0.0)
@@ -101,8 +102,8 @@ def first_hidden(
 
 
 @triton.jit
-def product(x, weight, bias, s, FROM: tl.constexpr, TO: tl.constexpr):
-    """x @ weight[:, s] in float32; `bias` is added by the caller."""
+def product(x, weight, s, FROM: tl.constexpr, TO: tl.constexpr):
+    """x @ weight[:, s] in float32."""
     return tl.dot(x, tl.load(weight + tl.arange(0, FROM)[:, None] * TO + s[None, :]), input_precision="ieee")
 
 
@@ -119,7 +120,7 @@ def attention(x, w1, b1, w2, b2, WIDTH: tl.constexpr, SLICE: tl.constexpr, BLOCK
     y = tl.zeros((BLOCK, WIDTH), tl.float32)
     for start in range(0, WIDTH, SLICE):
         s = start + tl.arange(0, SLICE)
-        hidden = product(x, w1, b1, s, WIDTH, WIDTH) + tl.load(b1 + s).to(tl.float32)[None, :]
+        hidden = product(x, w1, s, WIDTH, WIDTH) + tl.load(b1 + s).to(tl.float32)[None, :]
         y = add_product(y, gelu(hidden), w2, s, WIDTH)
     y += tl.load(b2 + tl.arange(0, WIDTH))[None, :]
     return (y + x.to(tl.float32)).to(x.dtype)
@@ -138,7 +139,7 @@ def level(
     y = tl.zeros((BLOCK, TO), tl.float32)
     for start in range(0, HIDDEN, SLICE):
         s = start + tl.arange(0, SLICE)
-        hidden = positioned(product(x, w1, vectors, s, WIDTH, HIDDEN), s, row, column, scale, vectors, HIDDEN)
+        hidden = positioned(product(x, w1, s, WIDTH, HIDDEN), s, row, column, scale, vectors, HIDDEN)
         y = add_product(y, hidden, w2, s, TO)
     return y + tl.load(b2 + tl.arange(0, TO))[None, :]
 
@@ -220,8 +221,8 @@ def add_sums(
     COLUMNS: tl.constexpr = HEADS_AT_ONCE * HEAD
     for start in range(0, WIDTH, COLUMNS):
         s = start + tl.arange(0, COLUMNS)
-        k = product(x, weight, bias, s, FROM, 2 * WIDTH) + tl.load(bias + s)[None, :]
-        v = product(x, weight, bias, WIDTH + s, FROM, 2 * WIDTH) + tl.load(bias + WIDTH + s)[None, :]
+        k = product(x, weight, s, FROM, 2 * WIDTH) + tl.load(bias + s)[None, :]
+        v = product(x, weight, WIDTH + s, FROM, 2 * WIDTH) + tl.load(bias + WIDTH + s)[None, :]
         k = normalised(k, inside, HEAD, EPSILON, BLOCK, COLUMNS)
         v = normalised(v, inside, HEAD, EPSILON, BLOCK, COLUMNS)
         local = tl.arange(0, COLUMNS)

@@ -14,7 +14,15 @@ from torch import Tensor
 from hiif_deploy.bundle import Bundle
 from hiif_deploy.contract import is_fold
 from hiif_deploy.decode import (
-    Job, Statistics, Sums, Window, accumulate, finish, fold, geometry_inputs, query_axes,
+    Job,
+    Statistics,
+    Sums,
+    Window,
+    accumulate,
+    finish,
+    fold,
+    geometry_inputs,
+    query_axes,
 )  # fmt: skip
 from hiif_deploy.errors import EngineError, HiifError, OptionError
 from hiif_deploy.grid import Axis

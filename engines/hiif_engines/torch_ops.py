@@ -40,7 +40,7 @@ def gemm(x: Sequence[Tensor], attributes: Attributes) -> Tensor:
     b = x[1].T if attributes.get("transB", 0) else x[1]
     alpha, beta = attributes.get("alpha", 1.0), attributes.get("beta", 1.0)
     if len(x) == 2:
-        return alpha * (a @ b)
+        return torch.mul(a @ b, alpha)
     return torch.addmm(x[2], a, b, beta=beta, alpha=alpha)
 
 
