@@ -33,6 +33,8 @@ class Cut:
     """Hidden channels between two products at once, a power of two."""
     programs: int = 132
     """Programs that share the blocks: as many as the GPU has multiprocessors."""
+    warps: int = 8
+    """Groups of 32 threads in a program; at width 256 a compiled block takes all registers of as many."""
 
     def grid(self, queries: int) -> int:
         """How many programs run: no more than there are blocks."""
@@ -112,7 +114,7 @@ class FusedDecoder(FusedLevels):
         colour_kernel[(cut.grid(rows * columns),)](
             *self.arguments(feeds), self._level_1, self._vectors, self._level_2, self._level_bias, self._last,
             self._last_bias, colour, rows, columns, **self.shapes, INPUTS=self.width + BITS, EPSILON=EPSILON,
-            LEVELS=self.levels, SLICE=cut.slice, BLOCK=cut.block,
+            LEVELS=self.levels, SLICE=cut.slice, BLOCK=cut.block, num_warps=cut.warps,
         )  # fmt: skip
         return {"colour": colour}
 
@@ -143,7 +145,7 @@ class FusedStatistics(FusedLevels):
         sum_kernel[(programs,)](
             *self.arguments(feeds), self._projection, self._bias, outer, key, value, rows, columns, **self.shapes,
             HEAD=self.head, HEAD_EPSILON=self._epsilon, HEADS_AT_ONCE=at_once, PRECISION="ieee", SLICE=cut.slice,
-            BLOCK=cut.block,
+            BLOCK=cut.block, num_warps=cut.warps,
         )  # fmt: skip
         # Heads of one product met each other too: only their own squares are wanted.
         squares = outer.sum(0, dtype=torch.float64).reshape(-1, at_once, self.head, at_once, self.head)
