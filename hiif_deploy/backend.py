@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from hiif_deploy.bundle import Bundle
 from hiif_deploy.contract import FIRST_STAGE, GraphContract, is_fold
 from hiif_deploy.decode import Decoder, Job, Statistics, Window, query_axes
-from hiif_deploy.device_features import DeviceFeatures
 from hiif_deploy.encode import encode, encoder_calls
 from hiif_deploy.errors import EngineError
 from hiif_deploy.plan import Plan, decoder_tiles
@@ -23,7 +22,20 @@ Array = NDArray[np.float32]
 Advance = Callable[[int], None]
 
 
-Encoded = NDArray[Any] | DeviceFeatures
+class FeaturesElsewhere(Protocol):
+    """Features that an engine keeps where it computes."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, h, w)."""
+        ...
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """A copy on the host."""
+        ...
+
+
+Encoded = NDArray[Any] | FeaturesElsewhere
 """Features [C, h, w], on the host or on a GPU; `numpy.asarray` brings both to the host."""
 
 

@@ -35,7 +35,10 @@ from hiif_deploy.watch import watch
 
 BundleOption = Annotated[str, typer.Option("--bundle", "-b", help="Bundle folder, or name of a shipped model.")]
 EngineOption = Annotated[
-    Engine | None, typer.Option(help="Default: onnxruntime. auto: TensorRT, else CUDA, else the processor; says which.")
+    Engine | None,
+    typer.Option(
+        help="Default: onnxruntime. auto: TensorRT, else PyTorch or ONNX Runtime on CUDA, else the processor."
+    ),
 ]
 PrecisionOption = Annotated[
     Arithmetic | None,
@@ -54,6 +57,7 @@ PublishedOption = Annotated[
 ]
 LibraryOption = Annotated[LibraryName, typer.Option(help="With --engine tensorrt: which of the two products.")]
 ProviderOption = Annotated[str, typer.Option(help="ONNX Runtime execution provider; never replaced silently.")]
+DeviceOption = Annotated[str, typer.Option(help="With --engine torch: cuda, cuda:N, or cpu.")]
 ThreadsOption = Annotated[int, typer.Option(help="Processor threads; 0 takes all that this process may use.")]
 MemoryOption = Annotated[int, typer.Option(help="Working memory in MiB, beside input, features and output.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Report as JSON on stdout.")]
@@ -90,6 +94,7 @@ def upscale(
     provider: ProviderOption = "cpu",
     precision: PrecisionOption = None,
     library: LibraryOption = "tensorrt",
+    device: DeviceOption = "cuda",
     statistics: StatisticsOption = "exact",
     report_deviation: DeviationOption = False,
     published_rows: PublishedOption = None,
@@ -124,7 +129,7 @@ def upscale(
     )  # fmt: skip
     chosen = EngineOptions(
         engine=engine or default_engine(precision), provider=provider, threads=threads, precision=precision,
-        library=library,
+        library=library, device=device,
     )  # fmt: skip
     wanted = VideoOptions(
         codec, crf, preset, pixel_format, video.parse_encoder_options(encoder_option), parse_frames(frames),

@@ -16,6 +16,7 @@ from hiif_deploy.engine_identity import EngineEnvironment
 from hiif_deploy.engine_store import EngineStore, Found
 from hiif_deploy.engine_verify import require_verified
 from hiif_deploy.errors import EngineAbsentError, EngineError, EngineLoadError, HiifError
+from hiif_deploy.extras import require_extra
 from hiif_deploy.say import Say, say_on_stderr
 from hiif_deploy.session import EngineOptions
 from hiif_deploy.trt_library import Library, load_library
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 BUILDERS = "hiif_deploy.engine_builders"
 """Entry points of what can build engines: (bundle, precision, library, environment, store, say) → None."""
+BACKENDS = "hiif_deploy.backends"
+"""Entry points of engines that other areas bring, by the engine's name: (bundle, options, say) → Backend."""
 
 
 def announce(line: str) -> None:
@@ -36,6 +39,8 @@ def open_backend(bundle: Bundle, options: EngineOptions, say: Say = announce) ->
     """The backend that `options` name. EngineError, or EngineAbsentError, where it cannot be had."""
     if options.engine == "tensorrt":
         return open_tensorrt(bundle, options, say)
+    if options.engine == "torch":
+        return open_torch(bundle, options, say)
     if options.engine == "auto":
         return _open_best(bundle, options, say)
     return HostBackend(bundle, options)
@@ -67,6 +72,16 @@ def _open_stored(bundle: Bundle, options: EngineOptions, library: Library, store
         if isinstance(error, EngineLoadError):
             store.remove(engines[error.graph], say)
         raise
+
+
+def open_torch(bundle: Bundle, options: EngineOptions, say: Say = announce) -> Backend:
+    """PyTorch on the device that `options` name; MissingExtraError where it is not installed."""
+    points = list(entry_points(group=BACKENDS, name="torch"))
+    if not points:
+        raise EngineAbsentError("this installation of hiif-deploy brings no torch engine: install it again")
+    require_extra("cuda-torch")
+    opened: Backend = points[0].load()(bundle, options, say)
+    return opened
 
 
 def load_engines(
@@ -142,7 +157,7 @@ def _builder() -> Callable[..., None]:
 def _open_best(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
     reasons = []
     attempts: dict[str, Callable[[Bundle, EngineOptions, Say], Backend]] = {
-        "tensorrt": open_tensorrt, "cuda": _open_cuda,
+        "tensorrt": open_tensorrt, "torch": _open_torch_cuda, "cuda": _open_cuda,
     }  # fmt: skip
     for name, attempt in attempts.items():
         try:
@@ -155,6 +170,10 @@ def _open_best(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
     backend = HostBackend(bundle, replace(options, engine="onnxruntime", provider="cpu"))
     say(f"engine auto: {backend.description}; {'; '.join(reasons)}")
     return backend
+
+
+def _open_torch_cuda(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
+    return open_torch(bundle, replace(options, engine="torch", device="cuda"), say)
 
 
 def _open_cuda(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:

@@ -12,6 +12,7 @@ EXTRAS = {
     "train": ("torch", "safetensors", "lightning", "tensorboard", "torchmetrics", "yaml"),
     "engines": ("onnx", "polygraphy"),
     "openvino": ("openvino",),
+    "cuda-torch": ("torch", "onnx"),
     "bench": ("matplotlib",),
     "ray": ("ray",),
     "tensorrt": ("tensorrt", "cuda.bindings"),
