@@ -171,7 +171,8 @@ class _Decoder(nn.Module):
         count = index.shape[1]
         corners = rows.index_select(0, index.flatten()).view(4, count, rows.shape[1]) * weight[..., None]
         x = torch.cat([*corners.unbind(0), cell.expand(count, 2)], dim=-1)[None]
-        queries = Queries(index[None], weight[None], bits[None], local[None], cell[None], index[None], weight[None])
+        unread, weights = weight[None, ..., None].expand(-1, -1, -1, 2), weight[None]
+        queries = Queries(index[None], unread, weights, bits[None], local[None], cell[None], index[None], weights)
         return self.model.answer_inputs(x, queries)[0]
 
 

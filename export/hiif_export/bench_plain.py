@@ -22,7 +22,8 @@ from hiif_deploy.pixels import FrameFormat, from_unit, mirror, to_unit
 from hiif_deploy.session import Arithmetic
 from hiif_deploy.sizes import Size, padded_size
 from hiif_training.checkpoint import load_checkpoint
-from hiif_training.models.hiif import Hiif, skip
+from hiif_training.models.hiif import Hiif
+from hiif_training.models.implicit import skip
 from hiif_training.models.registry import make_model
 from hiif_training.queries import Queries, grid_queries
 
@@ -196,8 +197,8 @@ def contract_queries(contract: Contract, source: Size, size: Size) -> Queries:
 def part_of(queries: Queries, part: slice) -> Queries:
     """Some of the queries, in order."""
     return Queries(
-        queries.index[:, :, part], queries.weight[:, :, part], queries.bits[:, part], queries.local[:, part],
-        queries.cell, queries.skip_index[:, :, part], queries.skip_weight[:, :, part],
+        queries.index[:, :, part], queries.relative[:, :, part], queries.weight[:, :, part], queries.bits[:, part],
+        queries.local[:, part], queries.cell, queries.skip_index[:, :, part], queries.skip_weight[:, :, part],
     )  # fmt: skip
 
 
