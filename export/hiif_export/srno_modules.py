@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, gelu
 
 from hiif_export import hiif_modules
-from hiif_export.corners import Position, corner_pixels, corner_relatives, corner_weights
+from hiif_export.corners import corner_pixels, corner_relatives, corner_weights
 from hiif_export.hiif_modules import Attention
 from hiif_export.liif_form import copied
 from hiif_export.precision import wide
@@ -45,13 +45,16 @@ class Maps(nn.Module):
 class First(nn.Module):
     """The input layer: four maps weighed, position and cell added."""
 
+    row_weight: Tensor
+    column_weight: Tensor
     cell_weight: Tensor
     bias: Tensor
 
     def __init__(self, model: Srno) -> None:
         super().__init__()
         weight = _input_weight(model)
-        self.positions = nn.ModuleList(Position(weight[:, 2 * k : 2 * k + 2]) for k in range(4))
+        self.register_buffer("row_weight", weight[:, 0:POSITION:2].T.contiguous())
+        self.register_buffer("column_weight", weight[:, 1:POSITION:2].T.contiguous())
         self.register_buffer("cell_weight", weight[:, -2:].T.contiguous())
         self.register_buffer("bias", cast(Tensor, model.conv00.bias).detach().clone())
 
@@ -63,17 +66,16 @@ class First(nn.Module):
         pixels = corner_pixels(row_tap, column_tap)
         weights = corner_weights(row_distance, column_distance)
         places = corner_relatives(row_relative, column_relative)
-        x = self._position(places, cell @ self.cell_weight + self.bias)
+        x = self._place(places, cell @ self.cell_weight + self.bias)
         for k, maps in enumerate((map_0, map_1, map_2, map_3)):
             x = x + wide(embedding(pixels[k], maps)) * weights[k]
         return x.to(map_0.dtype)
 
-    def _position(self, places: list[tuple[Tensor, Tensor]], constant: Tensor) -> Tensor:
+    def _place(self, places: list[tuple[Tensor, Tensor]], constant: Tensor) -> Tensor:
         # Rows and columns are summed over the corners first: they meet once instead of four times.
-        rows, columns = torch.zeros(()), constant
-        for place, part in zip(places, self.positions, strict=True):
-            rows, columns = rows + place[0] * part.row, columns + place[1] * part.column
-        return (rows + columns).flatten(0, 1)
+        rows = torch.cat([row for row, _ in places], dim=2) @ self.row_weight
+        columns = torch.cat([column for _, column in places], dim=2) @ self.column_weight
+        return (rows + (columns + constant)).flatten(0, 1)
 
 
 class KeyValue(hiif_modules.KeyValue):
