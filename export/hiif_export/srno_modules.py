@@ -6,6 +6,7 @@ summed up in passes and folded into one matrix as HIIF's is (design/decoding.md 
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
@@ -87,7 +88,8 @@ class KeyValue(hiif_modules.KeyValue):
 
     def inverse_deviation(self, both: Tensor) -> Tensor:
         """The deviation is the unbiased one, and epsilon is added to it."""
-        return 1 / (((both * both).sum(1, keepdim=True) / (self.size - 1)).sqrt() + self.epsilon**0.5)
+        variance = (both * both).sum(1, keepdim=True) / (self.size - 1)
+        return torch.reciprocal(variance.sqrt() + math.sqrt(self.epsilon))
 
 
 class Decoder(nn.Module):
