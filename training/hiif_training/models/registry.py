@@ -19,7 +19,11 @@ from hiif_training.models.edsr import Edsr, EdsrConfig
 from hiif_training.models.encoder import Encoder
 from hiif_training.models.hiif import make_hiif
 from hiif_training.models.implicit import ImplicitModel
+from hiif_training.models.liif import make_liif
+from hiif_training.models.lte import make_lte, make_lte_plus
+from hiif_training.models.metasr import make_metasr
 from hiif_training.models.rdn import RDN_CONFIGS, Rdn
+from hiif_training.models.srno import make_srno
 from hiif_training.models.swinir import Swinir, SwinirConfig
 
 _EDSR_FIELDS = {
@@ -125,6 +129,11 @@ class Decoder:
 DECODERS: dict[str, Decoder] = {
     "hiif": Decoder(make_hiif, "hiif_export.hiif_graphs:HiifForm"),
     "hiifv3": Decoder(make_hiif, "hiif_export.hiif_graphs:HiifForm"),
+    "liif": Decoder(make_liif, "hiif_export.liif_form:LiifForm"),
+    "lte": Decoder(make_lte, "hiif_export.lte_form:LteForm"),
+    "lte-plus": Decoder(make_lte_plus, "hiif_export.lte_form:LteForm"),
+    "sronet": Decoder(make_srno, "hiif_export.srno_form:SrnoForm"),
+    "metasr": Decoder(make_metasr, "hiif_export.metasr_form:MetasrForm"),
     "ciaosr": Decoder(make_ciaosr, "hiif_export.ciaosr_form:CiaosrForm"),
     "clit": Decoder(make_clit, "hiif_export.clit_form:ClitForm"),
 }
