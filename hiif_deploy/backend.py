@@ -9,13 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.bundle import Bundle
-from hiif_deploy.contract import GraphContract, Precision, is_fold
+from hiif_deploy.contract import FIRST_STAGE, GraphContract, is_fold
 from hiif_deploy.decode import Decoder, Job, Statistics, Window, query_axes
 from hiif_deploy.device_features import DeviceFeatures
 from hiif_deploy.encode import encode, encoder_calls
+from hiif_deploy.errors import EngineError
 from hiif_deploy.plan import Plan, decoder_tiles
-from hiif_deploy.session import EngineOptions, Session, open_session
+from hiif_deploy.session import LOW, Arithmetic, EngineOptions, Session, open_session
 from hiif_deploy.sizes import Size
+from hiif_deploy.staged import StagedDecoder
 
 Array = NDArray[np.float32]
 Advance = Callable[[int], None]
@@ -30,8 +32,11 @@ class Backend(Protocol):
 
     description: str
     """Engine, precision and device, for people."""
-    precision: Precision
-    """Of the graphs that run."""
+
+    @property
+    def precision(self) -> Arithmetic:
+        """What is computed in."""
+        ...
 
     @property
     def rescued(self) -> int:
@@ -66,11 +71,15 @@ class Backend(Protocol):
         ...
 
 
+EXACT = ("maps", FIRST_STAGE, "sums_")
+"""Graphs that stay in fp32 in every arithmetic: moments, corner weights and sums."""
+
+
 class HostBackend:
-    """ONNX Runtime; features are numpy arrays."""
+    """An engine whose tensors are numpy arrays: ONNX Runtime, OpenVINO."""
 
     rescued = 0
-    """Never needed: float32 has the range."""
+    """Never needed: the values that overflow half precision fit every arithmetic of these engines."""
     memory_bytes = 0
     """None of a GPU's."""
 
@@ -78,15 +87,29 @@ class HostBackend:
         self._bundle, self._options = bundle, options
         self.contract = bundle.contract
         self._threads = options.thread_count
-        self.precision: Precision = options.precision or "fp32"
-        self.description = f"ONNX Runtime, {options.provider}, {self.precision}"
-        chain = self.contract.chain(self.precision)
-        sessions = {name: self._open(graph) for name, graph in chain.items()}
+        self.precision: Arithmetic = options.precision or "fp32"
+        stages = self.contract.stages if options.graphs == "fp32" else {}
+        if self.precision in LOW and not stages:
+            raise EngineError(
+                f"precision {self.precision} needs a decoder in stages, and bundle {self.contract.name} has none: "
+                "export it again, or leave --precision out"
+            )
+        chain = self.contract.chain(options.graphs)
+        if stages:
+            chain = {name: graph for name, graph in chain.items() if name in ("encoder", "maps") or is_fold(name)}
+        sessions = {name: self._open(graph) for name, graph in {**chain, **stages}.items()}
+        self.description = f"{self._engine}, {self.precision}"
         self.encoder = sessions["encoder"]
-        self.decoder = Decoder(self.contract, sessions, self._threads)
+        self.decoder = (StagedDecoder if stages else Decoder)(self.contract, sessions, self._threads)
         self.statistics = self.decoder.statistics
         self.colours = self.decoder.colours
         self.close = self.decoder.close
+
+    @property
+    def _engine(self) -> str:
+        if self._options.engine == "openvino":
+            return "OpenVINO, cpu"
+        return f"ONNX Runtime, {self._options.provider}"
 
     def _open(self, graph: GraphContract) -> Session:
         # Folding is tiny and float64: always on the processor. The decoder's calls are small and many, one thread each.
@@ -98,6 +121,7 @@ class HostBackend:
             engine,
             threads=self._threads if is_encoder else 1,
             keep_memory=not is_encoder,
+            arithmetic="fp32" if graph.name.startswith(EXACT) else self.precision,
         )
 
     def encode(self, image: Array, plan: Plan, advance: Advance) -> Array:

@@ -13,19 +13,24 @@ from rich.console import Console
 
 from hiif_deploy import batch, doctor, report
 from hiif_deploy.bundle import DEFAULT_MODEL, open_bundle
-from hiif_deploy.contract import Precision
 from hiif_deploy.errors import OptionError
 from hiif_deploy.files import write_aside
 from hiif_deploy.images import MAX_PIXELS
-from hiif_deploy.session import Engine, EngineOptions
+from hiif_deploy.session import Arithmetic, Engine, EngineOptions, default_engine
 from hiif_deploy.target import parse_target
 from hiif_deploy.trt_library import LibraryName
-from hiif_deploy.upscaler import RenderOptions, Upscaler
+from hiif_deploy.upscaler import RenderOptions, StatisticsMode, Upscaler
 
 BundleOption = Annotated[str, typer.Option("--bundle", "-b", help="Bundle folder, or name of a shipped model.")]
-EngineOption = Annotated[Engine, typer.Option(help="auto: TensorRT, else CUDA, else the processor; says which.")]
+EngineOption = Annotated[
+    Engine | None, typer.Option(help="Default: onnxruntime. auto: TensorRT, else CUDA, else the processor; says which.")
+]
 PrecisionOption = Annotated[
-    Precision | None, typer.Option(help="Of the graphs that run; default: fp16 on TensorRT, fp32 elsewhere.")
+    Arithmetic | None,
+    typer.Option(help="Default: fp16 on TensorRT, fp32 elsewhere. bf16 and int8 are approximate and run on OpenVINO."),
+]
+StatisticsOption = Annotated[
+    StatisticsMode, typer.Option(help="sampled: faster and approximate; statistics of a part of the queries.")
 ]
 LibraryOption = Annotated[LibraryName, typer.Option(help="With --engine tensorrt: which of the two products.")]
 ProviderOption = Annotated[str, typer.Option(help="ONNX Runtime execution provider; never replaced silently.")]
@@ -59,10 +64,11 @@ def upscale(
     overwrite: Annotated[bool, typer.Option(help="Make outputs again that exist; otherwise they are skipped.")] = False,
     memory: MemoryOption = 1024,
     threads: ThreadsOption = 0,
-    engine: EngineOption = "onnxruntime",
+    engine: EngineOption = None,
     provider: ProviderOption = "cpu",
     precision: PrecisionOption = None,
     library: LibraryOption = "tensorrt",
+    statistics: StatisticsOption = "exact",
     published_rows: Annotated[
         int | None,
         typer.Option(help="Published evaluation: statistics per so many output rows (300 or 100), seams included."),
@@ -78,9 +84,13 @@ def upscale(
     items = batch.list_items(inputs, output, target.label, format_)
     is_published = published_rows is not None
     options = RenderOptions(
-        memory=memory << 20, max_output_pixels=max_pixels, group_rows=published_rows, clip_cell=is_published
-    )
-    chosen = EngineOptions(engine=engine, provider=provider, threads=threads, precision=precision, library=library)
+        memory=memory << 20, max_output_pixels=max_pixels, group_rows=published_rows, clip_cell=is_published,
+        statistics=statistics,
+    )  # fmt: skip
+    chosen = EngineOptions(
+        engine=engine or default_engine(precision), provider=provider, threads=threads, precision=precision,
+        library=library,
+    )  # fmt: skip
     with Upscaler(bundle, engine=chosen, options=options) as upscaler:
         if dry_run:
             work = batch.plan_batch(upscaler, items, target, write)

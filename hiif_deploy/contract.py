@@ -18,6 +18,9 @@ MOST = {"statistics_passes": 64, "levels": 30}
 """Largest counts that make sense where larger ones would exhaust memory or overflow; others end at `MOST_OTHER`."""
 MOST_OTHER = 1 << 20
 
+FIRST_STAGE = "first"
+"""Maps and geometry → state 0 of the queries."""
+
 Precision = Literal["fp32", "fp16"]
 """Of the features, the weights and the matrix products; what needs float32 has it in both."""
 
@@ -162,6 +165,9 @@ class Contract:
             for key in expected_graphs(self.decoder.statistics_passes, precision):
                 if keys.count(key) != 1:
                     raise BundleError(f"graph {key!r} occurs {keys.count(key)} times, expected once")
+        stages = expected_stages(self.decoder.statistics_passes)
+        if found := [keys.count(key) for key in stages if keys.count(key) != int(FIRST_STAGE in keys)]:
+            raise BundleError(f"stages occur {found} times, expected each of {', '.join(stages)} once, or none")
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
@@ -184,6 +190,19 @@ class Contract:
         """Graph name → the graph of that precision, in the order of use."""
         names = (key.partition(".")[0] for key in expected_graphs(self.decoder.statistics_passes, precision))
         return {name: self.graph(name, precision) for name in names}
+
+    @property
+    def stages(self) -> dict[str, GraphContract]:
+        """Name → graph of the decoder cut into stages; empty where the bundle has none."""
+        if all(graph.name != FIRST_STAGE for graph in self.graphs):
+            return {}
+        return {name: self.graph(name) for name in expected_stages(self.decoder.statistics_passes)}
+
+
+def expected_stages(statistics_passes: int) -> list[str]:
+    """Names of a decoder's stages in the order of use: between statistics passes the queries' state is handed over."""
+    passes = [f"{kind}_{n}" for n in range(statistics_passes) for kind in ("sums", "mix")]
+    return [FIRST_STAGE, *passes[:-1], "tail"]
 
 
 def expected_graphs(statistics_passes: int, precision: Precision = "fp32") -> list[str]:

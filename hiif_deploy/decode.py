@@ -7,9 +7,10 @@ answer does not depend on how the queries are cut (design/decoding.md §2).
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -18,9 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hiif_deploy.carry import Carry, Key
 from hiif_deploy.contract import Contract
 from hiif_deploy.grid import Axis, axis_table
-from hiif_deploy.plan import Plan, Tile, decoder_tiles, query_blocks
+from hiif_deploy.plan import Plan, Tile, decoder_tiles, length, query_blocks, shift
+from hiif_deploy.sampling import Index, Sampling
 from hiif_deploy.session import Session, Tensors
 from hiif_deploy.sizes import Size
 
@@ -28,6 +31,8 @@ Array = NDArray[np.float32]
 Advance = Callable[[int], None]
 Sums = dict[str, NDArray[np.float64]]
 """What a statistics pass adds up, by name."""
+Part = slice | Index
+"""Rows or columns of a tile."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,22 @@ class Statistics:
     """Inputs of later graphs by name; empty for uncoupled decoders."""
 
 
+@dataclass(frozen=True)
+class Block:
+    """Queries of one decoder call: all of some rows × some columns of a tile."""
+
+    tile: Tile
+    """Where their source pixels lie."""
+    rows: Axis
+    """Rows asked."""
+    columns: Axis
+    """Columns asked."""
+    key: Key
+    """Names these queries among all of the output picture; empty where they are a sample."""
+    maps: Callable[[], Tensors]
+    """Maps of the tile; computed when first called, once for all of its blocks."""
+
+
 class Decoder:
     """The decoder's graphs and the threads that run them. Thread-safe: calls share nothing but the sessions."""
 
@@ -68,17 +89,25 @@ class Decoder:
         self._pool.shutdown()
 
     def statistics(self, job: Job, window: Window, advance: Advance) -> Statistics:
-        """All statistics passes over the queries of `window`."""
+        """All statistics passes over the queries of `window`, or over those that the job's sampling takes."""
         folded: dict[str, NDArray[Any]] = {}
+        count = job.count(window)
         for n in range(self.contract.decoder.statistics_passes):
             sums = self.sums(job, window, folded, n, advance)
-            folded.update(fold(self._sessions[f"fold_{n}"], sums, window))
+            folded.update(fold(self._sessions[f"fold_{n}"], sums, count))
         return Statistics(folded)
 
     def sums(self, job: Job, window: Window, folded: Tensors, n: int, advance: Advance) -> Sums:
         """What pass `n` sums up over the queries of `window`, given what earlier passes found."""
+
+        def work(tile: Tile, rows: Axis, columns: Axis) -> Sums:
+            part: Sums = {}
+            for _, _, block in self._blocks(job, window, tile, rows, columns, job.asked(window, tile)):
+                accumulate(part, self.block_sums(job, block, folded, n))
+            return part
+
         sums: Sums = {}
-        for part in self._map(job, window, folded, f"statistics_{n}", self._sum_tile, advance):
+        for part in self._map(job, window, work, advance):
             accumulate(sums, part)
         return sums
 
@@ -86,66 +115,67 @@ class Decoder:
         self, job: Job, window: Window, statistics: Statistics, advance: Advance
     ) -> Iterator[tuple[slice, slice, Array]]:
         """Yields (rows, columns) within `window` and unclamped colours [r, c, 3], 1 being white."""
-        yield from self._map(job, window, statistics.folded, "decoder", self._colour_tile, advance)
+
+        def work(tile: Tile, rows: Axis, columns: Axis) -> tuple[slice, slice, Array]:
+            colours = np.empty((rows.count, columns.count, 3), dtype=np.float32)
+            parts = query_blocks(rows.count, columns.count, job.plan.query_block)
+            for row, column, block in self._blocks(job, window, tile, rows, columns, parts):
+                part = colours[row, column]
+                part[...] = self.block_colours(job, block, statistics.folded).reshape(part.shape)
+            return tile.rows, tile.columns, finish(self.contract, colours, job.image, rows, columns)
+
+        yield from self._map(job, window, work, advance)
+
+    def block_sums(self, job: Job, block: Block, folded: Tensors, n: int) -> Tensors:
+        """Pass `n` over one block."""
+        return self._run(f"statistics_{n}", job, block, {**block.maps(), **folded})
+
+    def block_colours(self, job: Job, block: Block, folded: Tensors) -> Array:
+        """The decoder's answers [R · W, 3] to one block."""
+        colours: Array = self._run("decoder", job, block, {**block.maps(), **folded})["colour"]
+        return colours
+
+    def _blocks(
+        self, job: Job, window: Window, tile: Tile, rows: Axis, columns: Axis, parts: Iterable[tuple[Part, Part]]
+    ) -> Iterator[tuple[Part, Part, Block]]:
+        maps = functools.cache(lambda: job.maps(tile, self._sessions["maps"]))
+        for row, column in parts:
+            yield row, column, Block(tile, rows[row], columns[column], _key(window, tile, row, column), maps)
+
+    def _run(self, graph: str, job: Job, block: Block, feeds: Tensors) -> Tensors:
+        geometry = geometry_inputs(self._names[graph], block.rows, block.columns, block.tile, job.cell)
+        return self._sessions[graph].run({**feeds, **geometry})
 
     def _map(
-        self,
-        job: Job,
-        window: Window,
-        folded: Tensors,
-        graph: str,
-        work: Callable[..., Any],
-        advance: Advance,
+        self, job: Job, window: Window, work: Callable[[Tile, Axis, Axis], Any], advance: Advance
     ) -> Iterator[Any]:
         """`work` on every tile of the window, on all threads, results in order."""
         rows, columns = query_axes(self.contract, job.source, job.size, window)
         waiting = iter(decoder_tiles(rows, columns, job.plan.decoder_tile, job.plan.tile_queries))
+
+        def submit(tile: Tile) -> Future[Any]:
+            return self._pool.submit(work, tile, rows[tile.rows], columns[tile.columns])
+
         # Bounded, so that finished tiles never pile up in front of a slow consumer.
-        futures = deque(self._submit(work, job, rows, columns, t, folded, graph) for t in islice(waiting, self._ahead))
+        futures = deque(submit(tile) for tile in islice(waiting, self._ahead))
         try:
             while futures:
                 result = futures.popleft().result()
-                futures.extend(self._submit(work, job, rows, columns, t, folded, graph) for t in islice(waiting, 1))
+                futures.extend(submit(tile) for tile in islice(waiting, 1))
                 yield result
                 advance(1)
         finally:
             for future in futures:
                 future.cancel()
 
-    def _submit(
-        self, work: Callable[..., Any], job: Job, rows: Axis, columns: Axis, tile: Tile, *rest: Any
-    ) -> Future[Any]:
-        return self._pool.submit(work, job, rows[tile.rows], columns[tile.columns], tile, *rest)
-
-    def _sum_tile(self, job: Job, rows: Axis, columns: Axis, tile: Tile, folded: Tensors, graph: str) -> Sums:
-        sums: Sums = {}
-        for _, _, outputs in self._blocks(job, rows, columns, tile, folded, graph):
-            accumulate(sums, outputs)
-        return sums
-
-    def _colour_tile(
-        self, job: Job, rows: Axis, columns: Axis, tile: Tile, folded: Tensors, graph: str
-    ) -> tuple[slice, slice, Array]:
-        colours = np.empty((rows.count, columns.count, 3), dtype=np.float32)
-        for row, column, outputs in self._blocks(job, rows, columns, tile, folded, graph):
-            block = colours[row, column]
-            block[...] = outputs["colour"].reshape(block.shape)
-        return tile.rows, tile.columns, finish(self.contract, colours, job.image, rows, columns)
-
-    def _blocks(
-        self, job: Job, rows: Axis, columns: Axis, tile: Tile, folded: Tensors, graph: str
-    ) -> Iterator[tuple[slice, slice, Tensors]]:
-        session, names = self._sessions[graph], self._names[graph]
-        maps = job.maps(tile, self._sessions["maps"])
-        for row, column in query_blocks(rows.count, columns.count, job.plan.query_block):
-            geometry = geometry_inputs(names, rows[row], columns[column], tile, job.cell)
-            yield row, column, session.run({**maps, **geometry, **folded})
-
 
 class Job:
     """One picture's features and one output size: what every pass over its queries shares."""
 
-    def __init__(self, contract: Contract, features: Any, image: Array, size: Size, plan: Plan, cell: Array) -> None:
+    def __init__(
+        self, contract: Contract, features: Any, image: Array, size: Size, plan: Plan, cell: Array,
+        sampling: Sampling | None = None,
+    ) -> None:  # fmt: skip
         self.contract = contract
         self.features = features
         """[C, h, w], as the backend's encoder gave it."""
@@ -155,6 +185,10 @@ class Job:
         self.plan = plan
         self.cell = cell
         """[2], what the decoder is told of the output pixels' size."""
+        self.sampling = sampling
+        """Which queries statistics passes ask; None: all, which is exact."""
+        self.carry = Carry(plan.carry_bytes)
+        """States of queries, from pass to pass."""
         self._cache: dict[tuple[int, int, int, int], Tensors] = {}
         self._cached_bytes = 0
         self._lock = threading.Lock()
@@ -163,6 +197,24 @@ class Job:
     def source(self) -> Size:
         """(height, width) of the features."""
         return self.features.shape[1], self.features.shape[2]
+
+    def asked(self, window: Window, tile: Tile) -> Iterator[tuple[Part, Part]]:
+        """Blocks (rows, columns) of a tile's queries that statistics passes ask."""
+        if self.sampling is None:
+            height, width = length(tile.rows), length(tile.columns)
+            yield from query_blocks(height, width, self.plan.query_block)
+            return
+        rows, columns = _absolute(window, tile)
+        for row in self.sampling.rows(rows):
+            found = self.sampling.columns(row, columns)
+            if len(found):
+                yield slice(row - rows.start, row - rows.start + 1), found - columns.start
+
+    def count(self, window: Window) -> int:
+        """How many queries of `window` statistics passes ask."""
+        if self.sampling is None:
+            return window.shape[0] * window.shape[1]
+        return self.sampling.count(slice(*window.rows), slice(*window.columns))
 
     def maps(self, tile: Tile, session: Session) -> Tensors:
         """Maps of the tile's source pixels, kept between passes as far as the plan's cache reaches."""
@@ -198,10 +250,22 @@ def query_axes(contract: Contract, source: Size, target: Size, window: Window) -
     return rows, columns
 
 
-def fold(session: Session, sums: Sums, window: Window) -> dict[str, NDArray[Any]]:
-    """Sums over the queries of `window` → inputs of the next passes."""
-    count = np.array([window.shape[0] * window.shape[1]], dtype=np.float64)
-    return session.run({**sums, "count": count})
+def fold(session: Session, sums: Sums, count: int) -> dict[str, NDArray[Any]]:
+    """Sums over `count` queries → inputs of the next passes."""
+    return session.run({**sums, "count": np.array([count], dtype=np.float64)})
+
+
+def _absolute(window: Window, tile: Tile) -> tuple[slice, slice]:
+    """Rows and columns of the output picture that a tile of a window covers."""
+    return shift(slice(*window.rows), tile.rows), shift(slice(*window.columns), tile.columns)
+
+
+def _key(window: Window, tile: Tile, row: Part, column: Part) -> Key:
+    """Names a block of the output picture; samples have no name."""
+    if not (isinstance(row, slice) and isinstance(column, slice)):
+        return ()
+    rows, columns = _absolute(window, tile)
+    return rows.start + row.start, rows.start + row.stop, columns.start + column.start, columns.start + column.stop
 
 
 def accumulate(sums: Sums, part: Tensors) -> None:

@@ -10,7 +10,7 @@ from hiif_deploy.contract import GraphContract
 from hiif_deploy.decode import Job, geometry_inputs
 from hiif_deploy.device_memory import DeviceTensor
 from hiif_deploy.grid import Axis
-from hiif_deploy.plan import Tile
+from hiif_deploy.plan import Tile, length
 from hiif_deploy.session import Tensors
 from hiif_deploy.sizes import Size
 from hiif_deploy.trt_gpu import Gpu
@@ -83,8 +83,3 @@ class Geometry:
             tensor.shape[0], self._gpu.compute,
         )  # fmt: skip
         return found
-
-
-def length(part: slice) -> int:
-    """Of a slice with a start and a stop."""
-    return int(part.stop - part.start)

@@ -55,7 +55,7 @@ def open_tensorrt(bundle: Bundle, options: EngineOptions, say: Say = announce) -
 def _open_stored(bundle: Bundle, options: EngineOptions, library: Library, store: EngineStore, say: Say) -> TrtBackend:
     """A stored engine that does not load is removed before the error is raised."""
     device = open_device(options.device_layer)
-    precision = options.precision or "fp16"
+    precision = options.graphs if options.precision else "fp16"
     engines: dict[str, StoredEngine] = {}
     try:
         engines = find_or_build(bundle, precision, library, describe(library, device), store, say)

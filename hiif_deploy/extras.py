@@ -11,12 +11,14 @@ EXTRAS = {
     "export": ("torch", "safetensors", "onnx", "onnxscript", "polygraphy"),
     "train": ("torch", "safetensors", "lightning", "tensorboard", "torchmetrics", "yaml"),
     "engines": ("onnx", "polygraphy"),
+    "openvino": ("openvino",),
     "tensorrt": ("tensorrt", "cuda.bindings"),
 }
 """Extra → the modules it brings. They come by `pip install 'hiif-deploy[EXTRA]'`."""
 
 OPTIONAL_PACKAGES = (
-    "torch", "safetensors", "lightning", "onnx", "onnxscript", "polygraphy", "tensorrt", "tensorrt-rtx-cu13-bindings",
+    "torch", "safetensors", "lightning", "onnx", "onnxscript", "polygraphy", "openvino", "tensorrt",
+    "tensorrt-rtx-cu13-bindings",
 )  # fmt: skip
 """Distributions that `doctor` looks for."""
 

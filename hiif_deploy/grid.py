@@ -49,8 +49,8 @@ class Axis:
         """Number of output pixels."""
         return int(self.local.shape[0])
 
-    def __getitem__(self, part: slice) -> Axis:
-        """The same axis for a slice of its pixels (views, nothing copied)."""
+    def __getitem__(self, part: slice | NDArray[np.int64]) -> Axis:
+        """The same axis for some of its pixels, ascending (of a slice views, nothing copied)."""
         return Axis(*(getattr(self, name)[..., part] for name in self.__dataclass_fields__))
 
 

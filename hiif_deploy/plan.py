@@ -42,7 +42,9 @@ class Plan:
     cache_bytes: int
     """Maps kept between the passes instead of being computed again."""
     working_bytes: int
-    """Estimate of memory beside input, features and output."""
+    """Estimate of memory beside input, features and output, without what is carried."""
+    carry_bytes: int = 0
+    """States of queries kept from one pass to the next at most, instead of being computed again."""
 
 
 def make_plan(
@@ -83,6 +85,7 @@ def make_plan(
         query_block=query_block,
         cache_bytes=cache,
         working_bytes=max(encoder_bytes, working + cache),
+        carry_bytes=max(0, budget - working - cache) if contract.stages and decoder.statistics_passes else 0,
     )
 
 
@@ -192,6 +195,11 @@ def _runs(axis: Axis, size: int) -> list[slice]:
 def shift(whole: slice, part: slice) -> slice:
     """A part that is counted from the beginning of `whole`, counted as `whole` is."""
     return slice(whole.start + part.start, whole.start + part.stop)
+
+
+def length(part: slice) -> int:
+    """Number of rows or columns in a slice that has both ends."""
+    return int(part.stop - part.start)
 
 
 def _taps(axis: Axis, part: slice) -> slice:

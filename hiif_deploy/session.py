@@ -14,8 +14,13 @@ from hiif_deploy.contract import GraphContract, Precision
 from hiif_deploy.errors import OptionError
 from hiif_deploy.trt_library import LibraryName
 
-Engine = Literal["onnxruntime", "tensorrt", "auto"]
+Engine = Literal["onnxruntime", "openvino", "tensorrt", "auto"]
 """What runs the graphs."""
+Arithmetic = Literal["fp32", "fp16", "bf16", "int8"]
+"""What is computed in: fp32 and fp16 are graphs of the bundle, bf16 and int8 are OpenVINO's way with those of fp32,
+approximate."""
+LOW: tuple[Arithmetic, ...] = ("bf16", "int8")
+"""Arithmetics that only OpenVINO has."""
 Tensors = Mapping[str, NDArray[Any]]
 """Tensor name → array."""
 
@@ -39,8 +44,8 @@ class EngineOptions:
     """ONNX Runtime execution provider: `cpu`, `cuda`, `tensorrt`, … or its full name."""
     threads: int = 0
     """Processor threads; 0 takes as many as this process may use."""
-    precision: Precision | None = None
-    """Which of the bundle's graphs are run; None: fp16 on TensorRT, fp32 elsewhere."""
+    precision: Arithmetic | None = None
+    """What is computed in; None: fp16 on TensorRT, fp32 elsewhere. Nothing lowers it by itself."""
     library: LibraryName = "tensorrt"
     """TensorRT or TensorRT-RTX."""
     store: Path | None = None
@@ -53,15 +58,29 @@ class EngineOptions:
     def __post_init__(self) -> None:
         if self.engine not in get_args(Engine):
             raise OptionError(f"engine is {self.engine!r}: expected one of {', '.join(get_args(Engine))}")
-        if self.precision not in (None, *get_args(Precision)):
-            raise OptionError(f"precision is {self.precision!r}: expected one of {', '.join(get_args(Precision))}")
+        if self.precision not in (None, *get_args(Arithmetic)):
+            raise OptionError(f"precision is {self.precision!r}: expected one of {', '.join(get_args(Arithmetic))}")
+        if self.precision in LOW and self.engine != "openvino":
+            raise OptionError(f"precision {self.precision} runs on OpenVINO, not on {self.engine}: --engine openvino")
+        if self.precision == "fp16" and self.engine == "openvino":
+            raise OptionError("precision fp16 is for GPUs; on OpenVINO choose fp32, bf16 or int8")
         if self.threads < 0:
             raise OptionError(f"threads is {self.threads}: expected 0 (all) or more")
+
+    @property
+    def graphs(self) -> Precision:
+        """Which of the bundle's graphs are run, where that is not left to the engine."""
+        return "fp16" if self.precision == "fp16" else "fp32"
 
     @property
     def thread_count(self) -> int:
         """`threads`, or what the machine grants this process."""
         return self.threads or usable_cores()
+
+
+def default_engine(precision: Arithmetic | None) -> Engine:
+    """The engine where none was named: ONNX Runtime, or the only one that has this arithmetic."""
+    return "openvino" if precision in LOW else "onnxruntime"
 
 
 def usable_cores(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
@@ -76,12 +95,18 @@ def usable_cores(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 
 
 def open_session(
-    graph: GraphContract, model: bytes, options: EngineOptions, *, threads: int, keep_memory: bool
-) -> Session:
+    graph: GraphContract, model: bytes, options: EngineOptions, *, threads: int, keep_memory: bool,
+    arithmetic: Arithmetic = "fp32",
+) -> Session:  # fmt: skip
     """Load one graph on the engine that `options` name, with `threads` inside one call.
 
     `keep_memory` keeps the engine's buffers between calls: for many calls of one size, not for few large ones.
     """
+    if options.engine == "openvino":
+        from hiif_deploy.openvino_session import OpenvinoSession
+
+        streams = max(1, options.thread_count // threads)
+        return OpenvinoSession(graph, model, arithmetic, threads=threads, streams=streams)
     from hiif_deploy.ort_session import OrtSession
 
     return OrtSession(graph, model, options.provider, threads, keep_memory=keep_memory)

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from hiif_deploy.contract import Contract
 from hiif_deploy.decode import Job, Statistics, Sums, Window, accumulate, finish, fold, query_axes
 from hiif_deploy.device_features import DeviceFeatures
-from hiif_deploy.device_geometry import Block, DeviceTensors, Geometry, length
+from hiif_deploy.device_geometry import Block, DeviceTensors, Geometry
 from hiif_deploy.errors import EngineError, OptionError
 from hiif_deploy.grid import Axis
-from hiif_deploy.plan import Tile, decoder_tiles, rectangles, shift, steps
+from hiif_deploy.plan import Tile, decoder_tiles, length, rectangles, shift, steps
 from hiif_deploy.session import Session, Tensors
 from hiif_deploy.sizes import Size
 from hiif_deploy.trt_gpu import Gpu, Slot
@@ -47,13 +47,15 @@ class TrtDecoder:
 
     def statistics(self, job: Job, window: Window, advance: Advance) -> Statistics:
         """All statistics passes over the queries of `window`."""
+        if job.sampling is not None:
+            raise OptionError("sampled statistics run on the processor's engines; this one takes all queries: exact")
         folded: dict[str, NDArray[Any]] = {}
         for n in range(self._contract.decoder.statistics_passes):
             sums: Sums = {}
             for tile, rows, columns in self._tiles(job, window):
                 accumulate(sums, self._sum_tile(job, window, tile, rows, columns, folded, n))
                 advance(1)
-            folded.update(fold(self._folds[f"fold_{n}"], sums, window))
+            folded.update(fold(self._folds[f"fold_{n}"], sums, job.count(window)))
         return Statistics(folded)
 
     def colours(

@@ -6,21 +6,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.backend import Backend, Encoded
 from hiif_deploy.bundle import DEFAULT_MODEL, Bundle, open_bundle
-from hiif_deploy.contract import Contract, Precision
+from hiif_deploy.carry import Carry
+from hiif_deploy.contract import Contract
 from hiif_deploy.decode import Job, Statistics, Window
 from hiif_deploy.engine_choice import open_backend
 from hiif_deploy.errors import OptionError
 from hiif_deploy.grid import relative_cell
 from hiif_deploy.pixels import Frame, FrameFormat, check_frame, from_unit, mirror, to_unit
 from hiif_deploy.plan import DEFAULT_BUDGET, QUERY_BLOCK, TILE_ROWS, Plan, make_plan
-from hiif_deploy.session import Engine, EngineOptions
+from hiif_deploy.sampling import Sampling
+from hiif_deploy.session import Arithmetic, Engine, EngineOptions
 from hiif_deploy.sizes import (
     MAX_OUTPUT_PIXELS,
     Region,
@@ -35,9 +37,15 @@ from hiif_deploy.sizes import (
 Array = NDArray[np.float32]
 
 
+StatisticsMode = Literal["exact", "sampled"]
+"""Which queries the statistics passes ask."""
+SAMPLES = 1 << 15
+"""Queries that keep a sampled picture within 80 dB of the exact one."""
+
+
 @dataclass(frozen=True)
 class RenderOptions:
-    """How the work is cut. Nothing here changes the result of an exact mode."""
+    """How the work is cut, and two modes that change the result: published evaluation and sampled statistics."""
 
     memory: int = DEFAULT_BUDGET
     """Bytes of working memory, beside input, features and output."""
@@ -53,7 +61,19 @@ class RenderOptions:
     clip_cell: bool = False
     """Tell the decoder no smaller cell than it saw in training, as the published evaluation does (E3)."""
 
+    statistics: StatisticsMode = "exact"
+    """`sampled` lets the statistics passes ask a part of the queries: faster, and approximate (80 dB and more from
+    exact)."""
+    samples: int = SAMPLES
+    """How many queries are sampled at least; pictures of hardly more are exact all the same."""
+
     def __post_init__(self) -> None:
+        if self.statistics not in get_args(StatisticsMode):
+            raise OptionError(f"statistics {self.statistics!r}: expected one of {', '.join(get_args(StatisticsMode))}")
+        if self.samples < 1:
+            raise OptionError(f"samples {self.samples}: expected at least 1")
+        if self.statistics == "sampled" and self.group_rows is not None:
+            raise OptionError("the published evaluation takes statistics of all queries; it cannot be sampled")
         if self.group_rows is not None and self.group_rows < 1:
             raise OptionError(f"group of {self.group_rows} rows: expected at least 1")
 
@@ -115,12 +135,13 @@ class Upscaler:
 
     @property
     def description(self) -> str:
-        """Engine, precision and device in use."""
-        return self._backend.description
+        """Engine, precision and device in use, and what is approximate."""
+        sampled = ", sampled statistics" if self.options.statistics == "sampled" else ""
+        return f"{self._backend.description}{sampled}"
 
     @property
-    def precision(self) -> Precision:
-        """Of the graphs that run."""
+    def precision(self) -> Arithmetic:
+        """What is computed in."""
         return self._backend.precision
 
     @property
@@ -168,7 +189,10 @@ class Upscaler:
 
     def statistics(self, features: Features, size: Size, *, advance: Callable[[int], None] = _ignore) -> Statistics:
         """Statistics of all queries of an output `size`; hand them to `render` for many regions of that size."""
-        return self._backend.statistics(self._job(features, size), _whole(size), advance)
+        job = self._job(features, size)
+        # Nothing will be decoded by this job, so its last states are of no use.
+        job.carry = Carry(0)
+        return self._backend.statistics(job, _whole(size), advance)
 
     def render(
         self, features: Features, *, scale: Scale | None = None, size: Size | None = None,
@@ -236,7 +260,9 @@ class Upscaler:
         cell = relative_cell(features.size, size)
         if self.options.clip_cell:
             cell = cell * np.float32(max(size[0] / features.size[0] / self.contract.training_scales[1], 1))
-        return Job(self.contract, features.encoded, features.image, size, self.plan(features.size), cell)
+        options = self.options
+        sampling = Sampling.of(size, options.samples) if options.statistics == "sampled" else None
+        return Job(self.contract, features.encoded, features.image, size, self.plan(features.size), cell, sampling)
 
 
 def _whole(size: Size) -> Window:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.contract import Precision
 from hiif_deploy.errors import ParityError
+from hiif_deploy.session import Arithmetic
 from hiif_deploy.upscaler import Upscaler
 
 QUANTILE = 0.9999
@@ -42,11 +42,13 @@ class Tolerance:
     """Least of `Difference.psnr`."""
 
 
-TOLERANCES: dict[Precision, Tolerance] = {
+TOLERANCES: dict[Arithmetic, Tolerance] = {
     "fp32": Tolerance(largest=1e-4, quantile=1e-4, psnr=80),
     "fp16": Tolerance(largest=8 / 255, quantile=1 / 255, psnr=60),
+    "bf16": Tolerance(largest=16 / 255, quantile=2 / 255, psnr=55),
+    "int8": Tolerance(largest=24 / 255, quantile=4 / 255, psnr=50),
 }
-"""By precision of the graphs. Half precision is judged by its bulk: a single colour may be off by more."""
+"""Lower arithmetics are judged by their bulk: a single colour may be off by more."""
 
 
 def measure(answer: NDArray[Any], expected: NDArray[Any]) -> Difference:

@@ -97,7 +97,7 @@ class FakeMemory:
 
     def view(self, span: Span) -> NDArray[np.uint8]:
         """GPU memory; MisuseError where the span is not all within one live block."""
-        for block in self.blocks.values():
+        for block in list(self.blocks.values()):
             if span.within(block.span):
                 start = span.address - block.span.address
                 return block.data[start : start + span.size]

@@ -76,7 +76,7 @@ def verify(
         list[Path] | None, typer.Option(help="With --published: folder of a test set, named as the set; repeatable.")
     ] = None,
     scales: Annotated[str, typer.Option(help="With --published: factors, separated by commas.")] = "2,3,4",
-    engine: EngineOption = "onnxruntime",
+    engine: EngineOption = None,
     provider: ProviderOption = "cpu",
     precision: PrecisionOption = None,
     library: LibraryOption = "tensorrt",
@@ -91,10 +91,11 @@ def verify(
     if published is not None:
         verify_against_paper(published, Path(bundle), data or [], scales, provider)
         return
-    from hiif_deploy.session import EngineOptions
+    from hiif_deploy.session import EngineOptions, default_engine
     from hiif_deploy.upscaler import Upscaler
     from hiif_deploy.verify import TOLERANCES, Tolerance, check_stored, compare_stored
 
+    engine = engine or default_engine(precision)
     options = EngineOptions(engine=engine, provider=provider, precision=precision, library=library)
     with Upscaler(bundle, engine=options) as upscaler:
         precision = upscaler.precision
@@ -114,12 +115,12 @@ def verify(
         from hiif_training.checkpoint import load_checkpoint
 
         model = load_checkpoint(checkpoint).model
-        # Polygraphy runs the graphs on ONNX Runtime, whichever engine runs the whole.
-        graphs = compare_graphs(model, upscaler.bundle, precision)
+        # Polygraphy runs the graphs on ONNX Runtime, whichever engine runs the whole and in whichever arithmetic.
+        graphs = compare_graphs(model, upscaler.bundle, options.graphs)
         print_graph_deviations(graphs)
-        check_graphs(graphs, precision)
-        if precision != "fp32":
-            print_tensor_deviations(compare_tensors(model, upscaler.bundle, precision))
+        check_graphs(graphs, options.graphs)
+        if options.graphs != "fp32":
+            print_tensor_deviations(compare_tensors(model, upscaler.bundle, options.graphs))
         suite = cases()
         with Progress("verifying", len(suite), unit="cases") as progress:
             deviations = compare(model, upscaler, suite, progress.advance)

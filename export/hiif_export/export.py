@@ -38,7 +38,7 @@ from hiif_deploy.upscaler import Upscaler
 from hiif_deploy.verify import TOLERANCES
 from hiif_export.graph import Graph
 from hiif_export.graph_parity import GraphDeviation, check_graphs, compare_graphs
-from hiif_export.hiif_graphs import hiif_graphs
+from hiif_export.hiif_graphs import hiif_graphs, hiif_stages
 from hiif_export.onnx_file import OPSET, tensor_contracts, to_onnx
 from hiif_export.parity import (
     Case,
@@ -80,7 +80,8 @@ def export_bundle(
         raise OptionError(f"{folder} is not a bundle, so it is not overwritten; choose another folder")
     model = model.eval()
     with folder_aside(folder) as aside:
-        graphs = [_write_graph(graph, aside, say) for p in precisions for graph in hiif_graphs(model, p)]
+        made = [*(graph for p in precisions for graph in hiif_graphs(model, p)), *hiif_stages(model)]
+        graphs = [_write_graph(graph, aside, say) for graph in made]
         contract = _contract(model, spec, name, training_scales, graphs, provenance)
         _write_contract(contract, aside)
         bundle = open_bundle(aside)

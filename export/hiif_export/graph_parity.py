@@ -25,7 +25,7 @@ from hiif_deploy.grid import axis_table, relative_cell
 from hiif_deploy.pixels import to_unit
 from hiif_deploy.plan import Tile
 from hiif_export.graph import Graph
-from hiif_export.hiif_graphs import hiif_graphs
+from hiif_export.hiif_graphs import hiif_graphs, hiif_stages
 from hiif_export.parity import cases
 from hiif_training.models.hiif import Hiif
 
@@ -57,7 +57,7 @@ class GraphDeviation:
 def compare_graphs(model: Hiif, bundle: Bundle, precision: Precision = "fp32") -> list[GraphDeviation]:
     """Every graph of the bundle on one picture; each is given fp32 PyTorch's values, not its predecessors'."""
     found: list[GraphDeviation] = []
-    chain = bundle.contract.chain(precision)
+    chain = {**bundle.contract.chain(precision), **bundle.contract.stages}
 
     def visit(graph: Graph, feeds: Tensors, expected: Tensors) -> None:
         answered = _run_onnx(bundle.graphs[chain[graph.name].key], _typed(feeds, chain[graph.name]))
@@ -75,7 +75,7 @@ def chain_values(
     (case,) = cases(sizes=((16, 24),), scales=(3.3,))
     known = _geometry(bundle, (16, 24), case.target)
     known["image"] = normalise(bundle.contract, to_unit(case.image))
-    for graph in hiif_graphs(model):
+    for graph in [*hiif_graphs(model), *hiif_stages(model)]:
         feeds = typed_feeds(known, graph)
         expected = _run_torch(graph, feeds)
         visit(graph, feeds, expected)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from hiif_deploy.contract import Precision
 from hiif_export.graph import Graph
 from hiif_export.hiif_modules import Decoder, Fold, Maps
+from hiif_export.hiif_stages import First, Mix, Tail, key_value
 from hiif_export.precision import COMPUTE, typed, typed_encoder
 from hiif_training.models.hiif import Hiif
 
@@ -26,6 +27,35 @@ def hiif_graphs(model: Hiif, precision: Precision = "fp32") -> list[Graph]:
         if precision == "fp32":
             graphs.append(_fold_graph(model, n))
     return [*graphs, _decoder_graph(model, precision)]
+
+
+def hiif_stages(model: Hiif) -> list[Graph]:
+    """The statistics and decoder graphs once more, cut where passes meet (fp32): what was computed for one pass can be
+    kept for the next, and each part can run in an arithmetic of its own."""
+    blocks, config = model.config.attention_blocks, model.config
+    states = [config.mlp_dim, *[config.hidden_dim] * blocks]
+
+    def state(n: int) -> Inputs:
+        return {f"state_{n}": (torch.ones(35, states[n]), ("queries", states[n]))}
+
+    def graph(name: str, module: nn.Module, inputs: Inputs, outputs: Shapes) -> Graph:
+        return Graph(name, typed(module, torch.float32), inputs, outputs, {})
+
+    def shapes(inputs: Inputs) -> Shapes:
+        return {name: shape for name, (_, shape) in inputs.items()}
+
+    inputs = {**_map_inputs(model, torch.float32), **_geometry_inputs(model)}
+    found = [graph("first", First(model), inputs, shapes(state(0)))]
+    for n in range(blocks):
+        found.append(graph(f"sums_{n}", key_value(model, n), state(n), shapes(_sums(model))))
+        if n + 1 < blocks:
+            inputs = {**state(n), **_folded(model, n, torch.float32)}
+            found.append(graph(f"mix_{n}", Mix(model, n), inputs, shapes(state(n + 1))))
+    last = max(0, blocks - 1)
+    inputs = {**state(last), **_position_inputs(model)}
+    if blocks:
+        inputs |= _folded(model, last, torch.float32)
+    return [*found, graph("tail", Tail(model), inputs, {"colour": ("queries", 3)})]
 
 
 def encoder_graph(model: Hiif, precision: Precision = "fp32") -> Graph:
@@ -103,17 +133,21 @@ def _map_inputs(model: Hiif, compute: torch.dtype, pixels: int = 20) -> Inputs:
 def _geometry_inputs(model: Hiif, rows: int = 5, columns: int = 7) -> Inputs:
     taps = {"row_tap": _int(2, rows, 1), "column_tap": _int(2, 1, columns)}
     distances = {"row_distance": torch.ones(2, rows, 1), "column_distance": torch.ones(2, 1, columns)}
+    return {**_axes({**taps, **distances}), **_position_inputs(model, rows, columns), "cell": (torch.ones(2), (2,))}
+
+
+def _position_inputs(model: Hiif, rows: int = 5, columns: int = 7) -> Inputs:
     if model.config.hierarchy == "coordinates":
-        position = {"row_local": torch.ones(1, rows, 1), "column_local": torch.ones(1, 1, columns)}
-    else:
-        levels = model.config.levels
-        position = {"row_bits": _int(levels, rows, 1), "column_bits": _int(levels, 1, columns)}
-    tensors = {**taps, **distances, **position}
-    shapes = {
-        name: (t.shape[0], "rows", 1) if name.startswith("row") else (t.shape[0], 1, "columns")
+        return _axes({"row_local": torch.ones(1, rows, 1), "column_local": torch.ones(1, 1, columns)})
+    levels = model.config.levels
+    return _axes({"row_bits": _int(levels, rows, 1), "column_bits": _int(levels, 1, columns)})
+
+
+def _axes(tensors: dict[str, Tensor]) -> Inputs:
+    return {
+        name: (t, (t.shape[0], "rows", 1) if name.startswith("row") else (t.shape[0], 1, "columns"))
         for name, t in tensors.items()
     }
-    return {**{name: (t, shapes[name]) for name, t in tensors.items()}, "cell": (torch.ones(2), (2,))}
 
 
 def _folded(model: Hiif, n: int, compute: torch.dtype) -> Inputs:

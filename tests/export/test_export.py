@@ -28,7 +28,9 @@ from hiif_training.models.hiif import Hiif, HiifConfig
 
 torch.set_num_threads(1)
 
-GRAPHS = ("encoder", "maps", "statistics_0", "fold_0", "statistics_1", "fold_1", "decoder")
+WHOLE = ("encoder", "maps", "statistics_0", "fold_0", "statistics_1", "fold_1", "decoder")
+STAGES = ("first", "sums_0", "mix_0", "sums_1", "tail")
+GRAPHS = WHOLE + STAGES
 FILES = sorted([CONTRACT_FILE, "reference.npz", *(f"{name}.onnx" for name in GRAPHS)])
 TOLERANCE = TOLERANCES["fp32"].largest
 SPEC: dict[str, Any] = {"name": "hiif", "args": {"note": "stands for the real arguments"}}

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from hiif_deploy.bundle import read_contract
-from hiif_deploy.contract import GEOMETRY_INPUTS, Contract, expected_graphs
+from hiif_deploy.contract import GEOMETRY_INPUTS, Contract, expected_graphs, expected_stages
 from hiif_deploy.upscaler import Upscaler
-from hiif_export.hiif_graphs import hiif_graphs
+from hiif_export.hiif_graphs import hiif_graphs, hiif_stages
 from hiif_export.hiif_modules import AREA_EPSILON
 from hiif_export.onnx_file import OPSET, example_outputs, operators, to_onnx
 from hiif_export.parity import cases, compare
@@ -86,7 +86,8 @@ def supported() -> set[str]:
 
 def test_the_graphs_come_in_the_order_of_use(tiny_model: Hiif, contract: Contract) -> None:
     assert [graph.name for graph in hiif_graphs(tiny_model)] == NAMES
-    assert [graph.name for graph in contract.graphs] == NAMES
+    assert [graph.name for graph in contract.graphs] == [*NAMES, *expected_stages(2)]
+    assert [graph.name for graph in hiif_stages(tiny_model)] == expected_stages(2)
     assert expected_graphs(2) == NAMES
 
 

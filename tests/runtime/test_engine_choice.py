@@ -111,7 +111,7 @@ def test_a_bundle_without_the_precision_is_told_before_anything_is_built(
     assert len(devices) == 1
 
 
-@pytest.mark.parametrize("options", [{"engine": "warp"}, {"precision": "int8"}])
+@pytest.mark.parametrize("options", [{"engine": "warp"}, {"precision": "int4"}])
 def test_unknown_choices_are_a_usage_error(options: dict[str, str]) -> None:
     with pytest.raises(OptionError, match="expected one of"):
         EngineOptions(**options)  # type: ignore[arg-type]

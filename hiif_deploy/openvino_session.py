@@ -1,0 +1,142 @@
+"""OpenVINO as an engine of the processor: fp32, and faster approximate arithmetics where the processor has them.
+
+bf16: matrix products and what lies between them in bfloat16. int8: besides, every constant matrix in 8 bits with a
+scale per output, the rows that meet it in 8 bits with a scale each; a row's answer therefore does not depend on
+the rows beside it. Which graphs may run so is the backend's choice (design/decoding.md §5).
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hiif_deploy.contract import GraphContract
+from hiif_deploy.errors import EngineError, MissingExtraError
+from hiif_deploy.session import Arithmetic, Tensors
+
+if TYPE_CHECKING:
+    from openvino import Model
+
+INSTRUCTIONS: dict[Arithmetic, frozenset[str]] = {
+    "bf16": frozenset({"avx512_bf16", "amx_bf16", "bf16"}),
+    "int8": frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}),
+}
+"""Any one of these processor flags makes an arithmetic faster than fp32; without, it would only be less exact."""
+LEAST_OUTPUTS = 16
+"""Smaller matrices, such as the last one to three colours, stay as they are: they cost nothing and show most."""
+
+
+class OpenvinoSession:
+    """One graph in OpenVINO. `run` may be called from as many threads as there are `streams`; more wait."""
+
+    def __init__(
+        self, graph: GraphContract, model: bytes, arithmetic: Arithmetic, *, threads: int, streams: int
+    ) -> None:
+        """`threads` work inside one call, and `streams` calls at once."""
+        require_instructions(arithmetic)
+        self.name = graph.name
+        self._outputs = [tensor.name for tensor in graph.outputs]
+        self._dtypes = {tensor.name: np.dtype(tensor.dtype) for tensor in graph.inputs}
+        core = _openvino().Core()
+        try:
+            network = core.read_model(model=model, weights=b"")
+            if arithmetic == "int8":
+                quantise(network)
+            self._model = core.compile_model(network, "CPU", _settings(arithmetic, threads, streams))
+        except RuntimeError as error:
+            raise EngineError(f"graph {graph.name}: OpenVINO cannot load it: {_last_line(error)}") from error
+        self._local = threading.local()
+
+    def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+        """EngineError names the graph and the engine's reason."""
+        inputs = {name: np.ascontiguousarray(feeds[name], dtype=dtype) for name, dtype in self._dtypes.items()}
+        request = getattr(self._local, "request", None)
+        if request is None:
+            request = self._local.request = self._model.create_infer_request()
+        try:
+            found = request.infer(inputs, share_inputs=True)
+        except RuntimeError as error:
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
+            raise EngineError(f"graph {self.name} failed on {shapes}: {_last_line(error)}") from error
+        return {name: found[name] for name in self._outputs}
+
+
+def quantise(network: Model) -> int:
+    """Constant matrices → 8 bits, symmetric, a scale per output, in place; returns how many.
+
+    The engine then brings the rows that meet them to 8 bits too, each with a scale of its own.
+    """
+    from openvino import opset13 as ops
+
+    count = 0
+    for node in network.get_ordered_ops():
+        if node.get_type_name() != "MatMul" or node.input_value(1).get_node().get_type_name() != "Constant":
+            continue
+        weight = node.input_value(1).get_node().get_data()
+        rows = weight if node.get_attributes()["transpose_b"] else weight.T
+        if rows.ndim != 2 or len(rows) < LEAST_OUTPUTS:
+            continue
+        scale = np.maximum(np.abs(rows).max(axis=1, keepdims=True) / 127, np.finfo(np.float32).tiny)
+        whole = ops.convert(ops.constant(np.rint(rows / scale).astype(np.int8)), np.float32)
+        product = ops.matmul(
+            node.input_value(0), ops.multiply(whole, ops.constant(scale.astype(np.float32))),
+            transpose_a=False, transpose_b=True,
+        )  # fmt: skip
+        node.output(0).replace(product.output(0))
+        count += 1
+    return count
+
+
+def require_instructions(arithmetic: Arithmetic) -> None:
+    """EngineError where this processor would not be faster in it."""
+    wanted, found = INSTRUCTIONS.get(arithmetic), processor_flags()
+    if wanted is not None and found is not None and not wanted & found:
+        raise EngineError(
+            f"{arithmetic} needs a processor with one of {', '.join(sorted(wanted))}, and this one has none of them: "
+            "it would be slower and less exact than fp32; leave --precision out"
+        )
+
+
+@cache
+def processor_flags(file: Path = Path("/proc/cpuinfo")) -> frozenset[str] | None:
+    """Instruction sets that the system names, as Linux writes them; None where it does not tell."""
+    try:
+        lines = file.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return None
+    return frozenset(
+        flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split(":")[1].split()
+    )
+
+
+def _openvino() -> ModuleType:
+    try:
+        return import_module("openvino")
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("openvino", "openvino") from error
+
+
+def _settings(arithmetic: Arithmetic, threads: int, streams: int) -> dict[str, Any]:
+    low = arithmetic == "bf16" or (arithmetic == "int8" and bool(INSTRUCTIONS["bf16"] & (processor_flags() or set())))
+    settings: dict[str, Any] = {
+        "INFERENCE_NUM_THREADS": threads * streams,
+        "NUM_STREAMS": streams,
+        "INFERENCE_PRECISION_HINT": "bf16" if low else "f32",
+        "ENABLE_CPU_PINNING": False,
+    }
+    if arithmetic == "int8":
+        # One scale per row: no other group is both batch-invariant and as fast.
+        settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = np.iinfo(np.int32).max
+    return settings
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

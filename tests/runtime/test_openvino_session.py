@@ -1,0 +1,74 @@
+"""OpenVINO against ONNX Runtime on the same bundle, in every arithmetic that this processor has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hiif_deploy import EngineError, EngineOptions, OptionError, RenderOptions, Upscaler
+from hiif_deploy.bundle import open_bundle
+from hiif_deploy.demo import sample
+from hiif_deploy.session import Arithmetic
+from hiif_deploy.verify import measure
+
+session = pytest.importorskip("hiif_deploy.openvino_session", exc_type=ImportError, reason="OpenVINO is not installed")
+SIZE = (70, 61)
+LEAST: dict[Arithmetic, float] = {"fp32": 100, "bf16": 45, "int8": 40}
+"""dB that are kept even by random weights, whose colours lie far from the picture."""
+
+
+def needs(arithmetic: Arithmetic) -> None:
+    try:
+        session.require_instructions(arithmetic)
+    except EngineError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("arithmetic", ["fp32", "bf16", "int8"])
+def test_openvino_answers_as_onnx_runtime_within_the_arithmetic(tiny_bundle: Path, arithmetic: Arithmetic) -> None:
+    needs(arithmetic)
+    image = sample("astronaut")[:24, :20]
+    options = EngineOptions(engine="openvino", precision=arithmetic, threads=2)
+    with Upscaler(tiny_bundle) as exact, Upscaler(exact.bundle, engine=options) as other:
+        expected = exact.render_unclamped(exact.encode(image), size=SIZE)
+        answer = other.render_unclamped(other.encode(image), size=SIZE)
+        assert other.description == f"OpenVINO, cpu, {arithmetic}"
+    assert measure(answer, expected).psnr > LEAST[arithmetic]
+
+
+@pytest.mark.parametrize("arithmetic", ["bf16", "int8"])
+def test_a_low_arithmetic_does_not_depend_on_how_the_work_is_cut(tiny_bundle: Path, arithmetic: Arithmetic) -> None:
+    needs(arithmetic)
+    image = sample("astronaut")[:20, :20]
+    engine = EngineOptions(engine="openvino", precision=arithmetic)
+    answers = []
+    for block in (64, 4096):
+        with Upscaler(tiny_bundle, engine=engine, options=RenderOptions(query_block=block)) as upscaler:
+            answers.append(upscaler.render_unclamped(upscaler.encode(image), size=(60, 60)))
+    assert measure(answers[0], answers[1]).psnr > 60
+
+
+def test_matrices_are_brought_to_8_bits(tiny_bundle: Path) -> None:
+    import openvino as ov
+
+    network = ov.Core().read_model(model=open_bundle(tiny_bundle).graphs["tail"], weights=b"")
+    assert session.quantise(network) > 0
+
+
+def test_a_processor_without_the_instructions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "processor_flags", lambda: frozenset({"avx2"}))
+    with pytest.raises(EngineError, match="avx512_bf16"):
+        session.require_instructions("bf16")
+
+
+def test_a_low_arithmetic_is_refused_on_other_engines() -> None:
+    with pytest.raises(OptionError, match="--engine openvino"):
+        EngineOptions(precision="int8")
+
+
+def test_flags_are_read_from_the_system(tmp_path: Path) -> None:
+    file = tmp_path / "cpuinfo"
+    file.write_text("model name\t: x\nflags\t\t: fpu avx512_bf16 avx2\n", encoding="ascii")
+    assert "avx512_bf16" in session.processor_flags(file)
+    assert session.processor_flags(tmp_path / "absent") is None
