@@ -109,10 +109,10 @@ class _Place(nn.Module):
     def __init__(self, network: Mlp, features: int) -> None:
         super().__init__()
         first = _layers(network)[0]
-        weight = first.weight.detach().double()[:, features:]
-        self.register_buffer("row", weight[:, 0].float())
-        self.register_buffer("column", weight[:, 1].float())
-        self.register_buffer("cell", weight[:, 2:].T.float().contiguous())
+        weight = first.weight.detach()[:, features:]
+        self.register_buffer("row", weight[:, 0].clone())
+        self.register_buffer("column", weight[:, 1].clone())
+        self.register_buffer("cell", weight[:, 2:].T.contiguous())
         self.register_buffer("bias", first.bias.detach().clone())
 
     def forward(self, row: Tensor, column: Tensor, cell: Tensor) -> Tensor:

@@ -13,21 +13,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from hiif_training.models.clit import Clit
+from hiif_training.models.clit import MEMORY, Clit
 from hiif_training.queries import CORNERS
 
 
 class Maps(nn.Module):
-    """Features [1, width, b + 2, w + 2] of b × w pixels and a halo of one → question, key, value [b·w, width] each.
+    """A stage's features [1, width, b + 2, w + 2] → question, key, value [b·w, width] each.
 
-    Questions are divided by the square root of a head's size.
+    They are those of b × w pixels and a halo of one. Questions are divided by the square root of a head's size.
     """
 
-    def __init__(self, model: Clit) -> None:
+    def __init__(self, model: Clit, stage: int) -> None:
         super().__init__()
         self.width = model.config.width
         scale = math.sqrt(self.width // model.config.heads)
-        layers = (model.conv_qs[0], model.conv_ks[0], model.conv_vs[0])
+        layers = (model.conv_qs[stage], model.conv_ks[stage], model.conv_vs[stage])
         weights, biases = ([getattr(layer, kind).detach() for layer in layers] for kind in ("weight", "bias"))
         self.convolution = nn.Conv2d(self.width, 3 * self.width, 3)
         self.convolution.weight.data.copy_(torch.cat([weights[0] / scale, *weights[1:]]))
@@ -40,31 +40,34 @@ class Maps(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Maps and geometry → colours [N, 3] of R × W queries, row-major.
+    """Maps and geometry of a stage → colours [N, 3] of R × W queries, row-major.
 
-    Of T + 2 taps along an axis the first T are the tokens, the last two those between which the question is read.
+    Later stages are told what the one before answered. Of T + 2 taps along an axis the first T are the tokens, the last
+    two those between which the question is read.
     """
 
     cell: Tensor
     bias: Tensor
 
-    def __init__(self, model: Clit) -> None:
+    def __init__(self, model: Clit, stage: int) -> None:
         super().__init__()
         config = model.config
+        network = model.imnets[stage].layers
         self.heads, self.width = config.heads, config.width
         self.tokens = 2 * config.reach + 1
         self.position = PositionBias(model)
-        layers = [layer for layer in model.imnets[0].layers if isinstance(layer, nn.Linear)]
+        layers = [layer for layer in network if isinstance(layer, nn.Linear)]
         first = layers[0].weight.detach()
         parts = first[:, :-2].split(self.tokens * self.width, dim=1)
         self.first = nn.ModuleList(_linear(part) for part in parts)
         self.register_buffer("cell", first[:, -2:].T.contiguous())
         self.register_buffer("bias", layers[0].bias.detach().clone())
-        self.rest = nn.Sequential(*list(model.imnets[0].layers)[1:])
+        self.rest = nn.Sequential(*list(network)[1:])
 
     def forward(
         self, map_0: Tensor, map_1: Tensor, map_2: Tensor, row_tap: Tensor, column_tap: Tensor, row_weight: Tensor,
         column_weight: Tensor, row_relative: Tensor, column_relative: Tensor, cell: Tensor,
+        before: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """See `clit_form` for every shape."""
         question = self._question(map_0, row_tap, column_tap, row_weight, column_weight)
@@ -84,7 +87,7 @@ class Decoder(nn.Module):
         for n, layer in enumerate(self.first):
             hidden = hidden + layer(self._weighted(map_2, taps[n], weight[n] * masks[n]))
         colours: Tensor = self.rest(hidden)
-        return colours
+        return colours if before is None else colours + MEMORY * before
 
     def _question(
         self, maps: Tensor, row_tap: Tensor, column_tap: Tensor, row_weight: Tensor, column_weight: Tensor

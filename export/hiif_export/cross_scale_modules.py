@@ -78,7 +78,7 @@ class CrossScale(nn.Module):
         return total
 
     def _answers(self, even: Tensor) -> dict[tuple[tuple[int, ...], tuple[int, ...]], Tensor]:
-        """Row taps, column taps → [C, h'/2 + 3, w'/2 + 3]: the kernel's part applied, from one patch before the first."""
+        """Row taps, column taps → [C, h'/2 + 3, w'/2 + 3]: the kernel's part, from one patch before the first."""
         around = pad(self.assembly(even), (3, 4, 3, 4))
         found = conv2d(around, self.kernel, stride=SCALE)[0]
         parts = found.split(even.shape[1])
