@@ -83,9 +83,16 @@ class EncoderContract:
     """Both sides of the picture are padded (mirrored, to the right and below) to a multiple of this."""
     memory_channels: int
     """float32 values per source pixel alive at the encoder's peak, an upper estimate."""
+    tile: int | None = None
+    """Side of the tiles in which a larger picture is encoded, because cost grows with the square of the area."""
+    tile_overlap: int = 0
+    """Source pixels that those tiles share; their features are averaged there."""
 
     def __post_init__(self) -> None:
         _check_counts("encoder", self, channels=1, receptive_field=0, size_multiple=1, memory_channels=1)
+        _check_counts("encoder", self, tile=1, tile_overlap=0)
+        if self.tile is not None and self.tile_overlap >= self.tile:
+            raise BundleError(f"encoder tile_overlap is {self.tile_overlap}: expected less than the tile, {self.tile}")
 
 
 @dataclass(frozen=True)
