@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.bundle import Bundle
+from hiif_deploy.cascade import CascadedDecoder
 from hiif_deploy.contract import FIRST_STAGE, GraphContract, is_fold
 from hiif_deploy.decode import Decoder, Job, Statistics, Window, query_axes
 from hiif_deploy.device_features import DeviceFeatures
@@ -72,7 +73,8 @@ class Backend(Protocol):
 
 
 EXACT = ("maps", FIRST_STAGE, "sums_")
-"""Graphs that stay in fp32 in every arithmetic: moments, corner weights and sums."""
+"""Graphs that stay in fp32 in every arithmetic (moments, corner weights, sums), and on ONNX Runtime's processor where
+the engine is OpenVINO, which gathers at half its speed (design/decoding.md §5)."""
 
 
 class HostBackend:
@@ -87,6 +89,7 @@ class HostBackend:
         self._bundle, self._options = bundle, options
         self.contract = bundle.contract
         self._threads = options.thread_count
+        self._call_threads = min(options.call_threads or 1, self._threads)
         self.precision: Arithmetic = options.precision or "fp32"
         stages = self.contract.stages if options.graphs == "fp32" else {}
         if self.precision in LOW and not stages:
@@ -100,7 +103,9 @@ class HostBackend:
         sessions = {name: self._open(graph) for name, graph in {**chain, **stages}.items()}
         self.description = f"{self._engine}, {self.precision}"
         self.encoder = sessions["encoder"]
-        self.decoder = (StagedDecoder if stages else Decoder)(self.contract, sessions, self._threads)
+        calls = max(1, self._threads // self._call_threads)
+        cascaded = CascadedDecoder if self.contract.decoder.cascade > 1 else Decoder
+        self.decoder = (StagedDecoder if stages else cascaded)(self.contract, sessions, calls)
         self.statistics = self.decoder.statistics
         self.colours = self.decoder.colours
         self.close = self.decoder.close
@@ -112,16 +117,18 @@ class HostBackend:
         return f"ONNX Runtime, {self._options.provider}"
 
     def _open(self, graph: GraphContract) -> Session:
-        # Folding is tiny and float64: always on the processor. The decoder's calls are small and many, one thread each.
-        engine = EngineOptions() if is_fold(graph.name) else self._options
+        # Folding is tiny and float64: on the processor. The decoder's calls are small and many: few threads each.
+        is_exact = graph.name.startswith(EXACT)
+        on_host = is_fold(graph.name) or (is_exact and self._options.engine == "openvino")
+        engine = EngineOptions() if on_host else self._options
         is_encoder = graph.name == "encoder"
         return open_session(
             graph,
             self._bundle.graphs[graph.key],
             engine,
-            threads=self._threads if is_encoder else 1,
+            threads=self._threads if is_encoder else self._call_threads,
             keep_memory=not is_encoder,
-            arithmetic="fp32" if graph.name.startswith(EXACT) else self.precision,
+            arithmetic="fp32" if is_exact else self.precision,
         )
 
     def encode(self, image: Array, plan: Plan, advance: Advance) -> Array:

@@ -12,8 +12,10 @@ from typing import Any, Literal
 import numpy as np
 
 from hiif_deploy.alpha import fill_under_alpha, upscale_alpha
+from hiif_deploy.deviation import deviation
 from hiif_deploy.errors import HiifError, ImageError, OptionError
 from hiif_deploy.images import MAX_PIXELS, SUFFIXES, Picture, check_target, read_image, write_image
+from hiif_deploy.plan import carried_bytes
 from hiif_deploy.progress import Progress
 from hiif_deploy.target import Target
 from hiif_deploy.upscaler import Upscaler
@@ -68,6 +70,8 @@ class Outcome:
     """Estimated working memory with input, features and output; in a dry run."""
     decoder_calls: int | None = None
     """Query blocks of all passes; in a dry run."""
+    deviation_db: float | None = None
+    """PSNR between this approximate answer and the exact one, before rounding; where it was asked for."""
     notes: tuple[str, ...] = ()
     """What was changed or lost on the way, one sentence each."""
     error: str | None = None
@@ -105,13 +109,14 @@ def list_items(inputs: Sequence[Path], output: Path | None, label: str, suffix: 
 
 
 def run_batch(
-    upscaler: Upscaler, items: Sequence[Item], target: Target, options: WriteOptions, *, show_progress: bool = True
-) -> Iterator[Outcome]:
-    """Make every item; one that fails is reported and the others go on."""
+    upscaler: Upscaler, items: Sequence[Item], target: Target, options: WriteOptions, *, show_progress: bool = True,
+    exact: Upscaler | None = None,
+) -> Iterator[Outcome]:  # fmt: skip
+    """Make every item; one that fails is reported and the others go on. With `exact` each tells its deviation."""
 
     def make(number: int, item: Item) -> Outcome:
         title = f"[{number}/{len(items)}] {item.source.name}" if len(items) > 1 else item.source.name
-        return _make(upscaler, item, target, options, title if show_progress else None)
+        return _make(upscaler, item, target, options, title if show_progress else None, exact)
 
     return _each(items, options, make)
 
@@ -145,7 +150,9 @@ def upscale_picture(upscaler: Upscaler, picture: Picture, size: tuple[int, int],
     return replace(picture, pixels=pixels, alpha=alpha)
 
 
-def _make(upscaler: Upscaler, item: Item, target: Target, options: WriteOptions, title: str | None) -> Outcome:
+def _make(
+    upscaler: Upscaler, item: Item, target: Target, options: WriteOptions, title: str | None, exact: Upscaler | None
+) -> Outcome:
     picture = read_image(item.source, max_pixels=options.max_pixels)
     size = target.size(picture.size)
     item.target.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +164,9 @@ def _make(upscaler: Upscaler, item: Item, target: Target, options: WriteOptions,
     again = (f"{rescued} blocks were no numbers in half precision and were decoded again in fp32",) if rescued else ()
     return Outcome(
         str(item.source), str(item.target), "done", _across_down(picture.size), _across_down(size),
-        round(seconds, 4), round(size[0] * size[1] / 1e6 / seconds, 4), notes=(*picture.notes, *lost, *again),
+        round(seconds, 4), round(size[0] * size[1] / 1e6 / seconds, 4),
+        deviation_db=None if exact is None else round(deviation(upscaler, exact, picture.pixels, size).psnr, 2),
+        notes=(*picture.notes, *lost, *again),
     )  # fmt: skip
 
 
@@ -179,7 +188,7 @@ def _plan(
     return Outcome(
         str(item.source), str(item.target), "planned", _across_down(picture.size), _across_down(size),
         round(seconds, 1), round(size[0] * size[1] / 1e6 / seconds, 4),
-        memory_mib=(whole + plan.working_bytes) >> 20,
+        memory_mib=(whole + plan.working_bytes + carried_bytes(upscaler.contract, plan, size[0] * size[1])) >> 20,
         decoder_calls=passes * -(-size[0] * size[1] // plan.query_block), notes=picture.notes,
     )  # fmt: skip
 

@@ -1,20 +1,22 @@
-"""The runtime's sub-commands: upscale, info, models, doctor, demo, bench."""
+"""The runtime's sub-commands: upscale, info, models, doctor, demo, bench, tune."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from hiif_deploy import batch, doctor, report
+from hiif_deploy.bench.command import bench
 from hiif_deploy.bundle import DEFAULT_MODEL, open_bundle
+from hiif_deploy.deviation import exact_twin
 from hiif_deploy.errors import OptionError
-from hiif_deploy.files import write_aside
 from hiif_deploy.images import MAX_PIXELS
 from hiif_deploy.session import Arithmetic, Engine, EngineOptions, default_engine
 from hiif_deploy.target import parse_target
@@ -47,6 +49,7 @@ def register(app: typer.Typer) -> None:
     app.command(name="doctor")(show_doctor)
     app.command()(demo)
     app.command()(bench)
+    app.command()(tune)
 
 
 def upscale(
@@ -69,6 +72,9 @@ def upscale(
     precision: PrecisionOption = None,
     library: LibraryOption = "tensorrt",
     statistics: StatisticsOption = "exact",
+    report_deviation: Annotated[
+        bool, typer.Option(help="Run exactly too, and tell how far this approximate run is from it.")
+    ] = False,
     published_rows: Annotated[
         int | None,
         typer.Option(help="Published evaluation: statistics per so many output rows (300 or 100), seams included."),
@@ -91,11 +97,13 @@ def upscale(
         engine=engine or default_engine(precision), provider=provider, threads=threads, precision=precision,
         library=library,
     )  # fmt: skip
-    with Upscaler(bundle, engine=chosen, options=options) as upscaler:
+    with contextlib.ExitStack() as stack:
+        upscaler = stack.enter_context(Upscaler(bundle, engine=chosen, options=options))
+        exact = stack.enter_context(exact_twin(upscaler)) if report_deviation else None
         if dry_run:
             work = batch.plan_batch(upscaler, items, target, write)
         else:
-            work = batch.run_batch(upscaler, items, target, write, show_progress=not quiet)
+            work = batch.run_batch(upscaler, items, target, write, show_progress=not quiet, exact=exact)
         outcomes = []
         for outcome in work:
             outcomes.append(outcome)
@@ -153,37 +161,28 @@ def demo(
     run_demo(bundle, output, scale, say=lambda line: print(line, file=sys.stdout, flush=True))
 
 
-def bench(
+def tune(
     bundle: Annotated[str, typer.Argument(help="Bundle folder, or name of a shipped model.")] = DEFAULT_MODEL,
-    engine: Annotated[
-        list[str] | None,
-        typer.Option(help="Engine to measure, may be given several times; the first is what ratios refer to."),
-    ] = None,
+    engine: EngineOption = None,
     precision: PrecisionOption = None,
-    library: LibraryOption = "tensorrt",
-    input_: Annotated[str, typer.Option("--input", help="WIDTHxHEIGHT of the picture.")] = "320x180",
-    scale: Annotated[float, typer.Option(help="Enlargement of each side.")] = 2.0,
-    rounds: Annotated[int, typer.Option(help="Pictures per engine, after one to warm up.")] = 5,
     threads: ThreadsOption = 0,
-    output: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    rounds: Annotated[int, typer.Option(help="Pictures per way of cutting, after one to warm up.")] = 3,
+    as_json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Measure engines on one picture, taking turns: seconds, ratios, and what their answers differ by."""
-    from hiif_deploy.bench import facts, run_bench
+    """Find the fastest way of cutting the decoder's work on this machine, and store it for later runs."""
+    from hiif_deploy import tuning
     from hiif_deploy.progress import Progress
-    from hiif_deploy.target import parse_size
 
-    names = engine or ["onnxruntime"]
-    chosen = [
-        EngineOptions(engine=cast(Engine, name), threads=threads, precision=precision, library=library)
-        for name in names
-    ]
     if rounds < 1:
         raise OptionError(f"--rounds {rounds}: expected at least 1")
-    source = parse_size("--input", input_)
-    with Progress("measuring", rounds * len(chosen), unit="pictures", enabled=not quiet) as progress:
-        results = run_bench(open_bundle(bundle), chosen, source, scale, rounds, progress.advance)
-    Console().print(report.bench_table(results))
-    if output is not None:
-        text = json.dumps(facts(results), indent=1, ensure_ascii=False) + "\n"
-        write_aside(output, lambda file: file.write(text.encode()))
+    opened = open_bundle(bundle)
+    chosen = EngineOptions(engine=engine or default_engine(precision), precision=precision, threads=threads)
+    candidates = tuning.cuts(chosen.thread_count)
+    with Progress("tuning", (rounds + 1) * len(candidates), unit="pictures", enabled=not quiet) as progress:
+        found = tuning.measure(opened, chosen, candidates, rounds, progress.advance)
+    path = tuning.store(opened, chosen, found)
+    if as_json:
+        print(json.dumps({**asdict(found), "file": str(path)}, indent=1, ensure_ascii=False))
+    else:
+        Console().print(report.tuning_table(found))

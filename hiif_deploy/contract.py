@@ -9,12 +9,13 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hiif_deploy.errors import BundleError
-from hiif_deploy.grid import BitRule
+from hiif_deploy.grid import AxisRule, BitRule
 
 FORMAT = "hiif-deploy bundle"
-VERSION = 2
-"""Raised when an older runtime could no longer read a bundle right; 1 knew no precisions. All earlier ones are read."""
-MOST = {"statistics_passes": 64, "levels": 30}
+VERSION = 3
+"""Raised when an older runtime could no longer read a bundle right; all earlier ones are read. 1 knew no precisions, 2
+no decoder beside HIIF."""
+MOST = {"statistics_passes": 64, "cascade": 8, "levels": 30}
 """Largest counts that make sense where larger ones would exhaust memory or overflow; others end at `MOST_OTHER`."""
 MOST_OTHER = 1 << 20
 
@@ -25,8 +26,8 @@ Precision = Literal["fp32", "fp16"]
 """Of the features, the weights and the matrix products; what needs float32 has it in both."""
 
 GEOMETRY_INPUTS = frozenset({
-    "row_tap", "column_tap", "row_distance", "column_distance",
-    "row_bits", "column_bits", "row_local", "column_local", "cell",
+    "row_tap", "column_tap", "row_relative", "column_relative", "row_distance", "column_distance",
+    "row_bits", "column_bits", "row_local", "column_local", "row_weight", "column_weight", "cell",
 })  # fmt: skip
 """Names that the runtime fills from the axis tables; every other graph input comes from an earlier graph."""
 
@@ -107,14 +108,21 @@ class DecoderContract:
     """Values per source pixel that the maps graph gives."""
     query_channels: int
     """float32 values per query alive at the decoder's peak, an upper estimate."""
-    levels: int
-    """Levels of hierarchical bits in the axis tables."""
-    bits: BitRule
-    """How those bits are computed."""
     skip: Literal["bilinear", "none"]
     """What is added to the decoder's answer: the bilinearly sampled picture, or nothing."""
+    levels: int = 0
+    """Levels of hierarchical bits in the axis tables."""
+    bits: BitRule = "exact"
+    """How those bits are computed."""
+    axes: AxisRule = "corners"
+    """Which source pixels a query reads and what it is told of its place."""
+    clips_cell: bool = True
+    """Whether the published evaluation tells the decoder of no smaller cell than it was trained on."""
+    cascade: int = 1
+    """How many decoders there are: each reads features four times larger, and what the one before answered."""
 
     def __post_init__(self) -> None:
+        _check_counts("decoder", self, cascade=1)
         _check_counts("decoder", self, halo=0, statistics_passes=0, map_channels=1, query_channels=1, levels=0)
 
 
@@ -169,7 +177,7 @@ class Contract:
             raise BundleError(f"training scales {low} to {high}: expected 1 ≤ low ≤ high")
         keys = [graph.key for graph in self.graphs]
         for precision in self.precisions:
-            for key in expected_graphs(self.decoder.statistics_passes, precision):
+            for key in expected_graphs(self.decoder.statistics_passes, precision, self.decoder.cascade):
                 if keys.count(key) != 1:
                     raise BundleError(f"graph {key!r} occurs {keys.count(key)} times, expected once")
         stages = expected_stages(self.decoder.statistics_passes)
@@ -195,7 +203,8 @@ class Contract:
 
     def chain(self, precision: Precision = "fp32") -> dict[str, GraphContract]:
         """Graph name → the graph of that precision, in the order of use."""
-        names = (key.partition(".")[0] for key in expected_graphs(self.decoder.statistics_passes, precision))
+        keys = expected_graphs(self.decoder.statistics_passes, precision, self.decoder.cascade)
+        names = (key.partition(".")[0] for key in keys)
         return {name: self.graph(name, precision) for name in names}
 
     @property
@@ -212,10 +221,11 @@ def expected_stages(statistics_passes: int) -> list[str]:
     return [FIRST_STAGE, *passes[:-1], "tail"]
 
 
-def expected_graphs(statistics_passes: int, precision: Precision = "fp32") -> list[str]:
+def expected_graphs(statistics_passes: int, precision: Precision = "fp32", cascade: int = 1) -> list[str]:
     """Keys of the graphs of a bundle in the order of use."""
     passes = [f"{kind}_{n}" for n in range(statistics_passes) for kind in ("statistics", "fold")]
-    names = ["encoder", "maps", *passes, "decoder"]
+    later = [f"{kind}_{n}" for n in range(1, cascade) for kind in ("maps", "decoder")]
+    names = ["encoder", "maps", *passes, "decoder", *later]
     return names if precision == "fp32" else [n if is_fold(n) else f"{n}.{precision}" for n in names]
 
 
@@ -243,7 +253,7 @@ def from_json(kind: Any, value: Any, where: str = "bundle.json") -> Any:
         return value
     elif kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
-    elif kind in (int, str) and type(value) is kind:
+    elif kind in (bool, int, str) and type(value) is kind:
         return value
     raise BundleError(f"{where} is {_short(value)}: expected {_describe(kind)}")
 

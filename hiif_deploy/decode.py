@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hiif_deploy.axes import AXES
 from hiif_deploy.carry import Carry, Key
 from hiif_deploy.contract import Contract
-from hiif_deploy.grid import Axis, axis_table
+from hiif_deploy.errors import BundleError
+from hiif_deploy.grid import Axis, WeightedAxis
 from hiif_deploy.plan import Plan, Tile, decoder_tiles, length, query_blocks, shift
 from hiif_deploy.sampling import Index, Sampling
 from hiif_deploy.session import Session, Tensors
@@ -32,7 +34,9 @@ Advance = Callable[[int], None]
 Sums = dict[str, NDArray[np.float64]]
 """What a statistics pass adds up, by name."""
 Part = slice | Index
-"""Rows or columns of a tile."""
+"""Columns of a tile: all of a range, or those that are sampled."""
+SAMPLED = -1
+"""In a block's key: its columns are a sample."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,14 @@ class Block:
     columns: Axis
     """Columns asked."""
     key: Key
-    """Names these queries among all of the output picture; empty where they are a sample."""
+    """Names these queries among all of the output picture."""
     maps: Callable[[], Tensors]
     """Maps of the tile; computed when first called, once for all of its blocks."""
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether only statistics passes ask these queries, together."""
+        return self.key[-1] == SAMPLED
 
 
 class Decoder:
@@ -102,8 +111,10 @@ class Decoder:
 
         def work(tile: Tile, rows: Axis, columns: Axis) -> Sums:
             part: Sums = {}
-            for _, _, block in self._blocks(job, window, tile, rows, columns, job.asked(window, tile)):
-                accumulate(part, self.block_sums(job, block, folded, n))
+            maps = self._maps(job, tile)
+            for parts in job.asked(window, tile):
+                blocks = [block for _, _, block in _blocks(window, tile, rows, columns, parts, maps)]
+                self.add_sums(part, job, blocks, folded, n)
             return part
 
         sums: Sums = {}
@@ -117,30 +128,34 @@ class Decoder:
         """Yields (rows, columns) within `window` and unclamped colours [r, c, 3], 1 being white."""
 
         def work(tile: Tile, rows: Axis, columns: Axis) -> tuple[slice, slice, Array]:
-            colours = np.empty((rows.count, columns.count, 3), dtype=np.float32)
-            parts = query_blocks(rows.count, columns.count, job.plan.query_block)
-            for row, column, block in self._blocks(job, window, tile, rows, columns, parts):
-                part = colours[row, column]
-                part[...] = self.block_colours(job, block, statistics.folded).reshape(part.shape)
+            colours = self.tile_colours(job, window, tile, rows, columns, statistics)
             return tile.rows, tile.columns, finish(self.contract, colours, job.image, rows, columns)
 
         yield from self._map(job, window, work, advance)
 
-    def block_sums(self, job: Job, block: Block, folded: Tensors, n: int) -> Tensors:
-        """Pass `n` over one block."""
-        return self._run(f"statistics_{n}", job, block, {**block.maps(), **folded})
+    def tile_colours(
+        self, job: Job, window: Window, tile: Tile, rows: Axis, columns: Axis, statistics: Statistics
+    ) -> Array:
+        """The decoder's answers [R, W, 3] to one tile."""
+        colours = np.empty((rows.count, columns.count, 3), dtype=np.float32)
+        parts = query_blocks(rows.count, columns.count, job.plan.query_block)
+        for row, column, block in _blocks(window, tile, rows, columns, parts, self._maps(job, tile)):
+            part = colours[row, column]
+            part[...] = self.block_colours(job, block, statistics.folded).reshape(part.shape)
+        return colours
+
+    def add_sums(self, sums: Sums, job: Job, blocks: list[Block], folded: Tensors, n: int) -> None:
+        """Pass `n` over blocks of one tile; what it finds is added to `sums`."""
+        for block in blocks:
+            accumulate(sums, self._run(f"statistics_{n}", job, block, {**block.maps(), **folded}))
 
     def block_colours(self, job: Job, block: Block, folded: Tensors) -> Array:
         """The decoder's answers [R · W, 3] to one block."""
         colours: Array = self._run("decoder", job, block, {**block.maps(), **folded})["colour"]
         return colours
 
-    def _blocks(
-        self, job: Job, window: Window, tile: Tile, rows: Axis, columns: Axis, parts: Iterable[tuple[Part, Part]]
-    ) -> Iterator[tuple[Part, Part, Block]]:
-        maps = functools.cache(lambda: job.maps(tile, self._sessions["maps"]))
-        for row, column in parts:
-            yield row, column, Block(tile, rows[row], columns[column], _key(window, tile, row, column), maps)
+    def _maps(self, job: Job, tile: Tile) -> Callable[[], Tensors]:
+        return functools.cache(lambda: job.maps(tile, self._sessions["maps"]))
 
     def _run(self, graph: str, job: Job, block: Block, feeds: Tensors) -> Tensors:
         geometry = geometry_inputs(self._names[graph], block.rows, block.columns, block.tile, job.cell)
@@ -198,17 +213,26 @@ class Job:
         """(height, width) of the features."""
         return self.features.shape[1], self.features.shape[2]
 
-    def asked(self, window: Window, tile: Tile) -> Iterator[tuple[Part, Part]]:
-        """Blocks (rows, columns) of a tile's queries that statistics passes ask."""
+    def asked(self, window: Window, tile: Tile) -> Iterator[list[tuple[slice, Part]]]:
+        """Parts (rows, columns) of a tile's queries that statistics passes ask, each list about a block of them."""
         if self.sampling is None:
             height, width = length(tile.rows), length(tile.columns)
-            yield from query_blocks(height, width, self.plan.query_block)
+            for part in query_blocks(height, width, self.plan.query_block):
+                yield [part]
             return
         rows, columns = _absolute(window, tile)
+        parts: list[tuple[slice, Part]] = []
+        count = 0
         for row in self.sampling.rows(rows):
             found = self.sampling.columns(row, columns)
+            if parts and count + len(found) > self.plan.query_block:
+                yield parts
+                parts, count = [], 0
             if len(found):
-                yield slice(row - rows.start, row - rows.start + 1), found - columns.start
+                parts.append((slice(row - rows.start, row - rows.start + 1), found - columns.start))
+                count += len(found)
+        if parts:
+            yield parts
 
     def count(self, window: Window) -> int:
         """How many queries of `window` statistics passes ask."""
@@ -244,7 +268,7 @@ def query_axes(contract: Contract, source: Size, target: Size, window: Window) -
     """Row and column tables of a window of the output, as the contract's decoder wants them."""
     decoder = contract.decoder
     rows, columns = (
-        axis_table(*sizes, levels=decoder.levels, bits=decoder.bits)
+        AXES[decoder.axes](*sizes, levels=decoder.levels, bits=decoder.bits)
         for sizes in zip(source, target, (window.rows, window.columns), strict=True)
     )
     return rows, columns
@@ -255,17 +279,26 @@ def fold(session: Session, sums: Sums, count: int) -> dict[str, NDArray[Any]]:
     return session.run({**sums, "count": np.array([count], dtype=np.float64)})
 
 
+def _blocks(
+    window: Window, tile: Tile, rows: Axis, columns: Axis, parts: Iterable[tuple[slice, Part]],
+    maps: Callable[[], Tensors],
+) -> Iterator[tuple[slice, Part, Block]]:  # fmt: skip
+    for row, column in parts:
+        yield row, column, Block(tile, rows[row], columns[column], _key(window, tile, row, column), maps)
+
+
 def _absolute(window: Window, tile: Tile) -> tuple[slice, slice]:
     """Rows and columns of the output picture that a tile of a window covers."""
     return shift(slice(*window.rows), tile.rows), shift(slice(*window.columns), tile.columns)
 
 
-def _key(window: Window, tile: Tile, row: Part, column: Part) -> Key:
-    """Names a block of the output picture; samples have no name."""
-    if not (isinstance(row, slice) and isinstance(column, slice)):
-        return ()
+def _key(window: Window, tile: Tile, row: slice, column: Part) -> Key:
+    """Names a block of the output picture: first and last row and column, or the tile's first column and SAMPLED."""
     rows, columns = _absolute(window, tile)
-    return rows.start + row.start, rows.start + row.stop, columns.start + column.start, columns.start + column.stop
+    top, bottom = rows.start + row.start, rows.start + row.stop
+    if not isinstance(column, slice):
+        return top, bottom, columns.start, SAMPLED
+    return top, bottom, columns.start + column.start, columns.start + column.stop
 
 
 def accumulate(sums: Sums, part: Tensors) -> None:
@@ -280,15 +313,25 @@ def geometry_inputs(names: list[str], rows: Axis, columns: Axis, tile: Tile, cel
     tables: dict[str, Callable[[], NDArray[Any]]] = {
         "row_tap": lambda: ((rows.taps - tile.source_rows.start) * width)[:, :, None],
         "column_tap": lambda: (columns.taps - tile.source_columns.start)[:, None, :],
+        "row_relative": lambda: rows.relative[:, :, None],
+        "column_relative": lambda: columns.relative[:, None, :],
         "row_distance": lambda: rows.distance[:, :, None],
         "column_distance": lambda: columns.distance[:, None, :],
         "row_bits": lambda: rows.bits[:, :, None],
         "column_bits": lambda: columns.bits[:, None, :],
         "row_local": lambda: rows.local[None, :, None],
         "column_local": lambda: columns.local[None, None, :],
+        "row_weight": lambda: _tap_weights(rows)[:, :, None],
+        "column_weight": lambda: _tap_weights(columns)[:, None, :],
         "cell": lambda: cell,
     }
     return {name: tables[name]() for name in names}
+
+
+def _tap_weights(axis: Axis) -> Array:
+    if not isinstance(axis, WeightedAxis):
+        raise BundleError("the decoder wants weights of its taps, and the contract's axes have none: export it again")
+    return axis.weight
 
 
 def finish(contract: Contract, colours: Array, image: Array, rows: Axis, columns: Axis) -> Array:

@@ -16,6 +16,7 @@ from hiif_deploy.errors import HiifError
 from hiif_deploy.extras import EXTRAS, OPTIONAL_PACKAGES, installed_version
 from hiif_deploy.ort_session import INSTALL, PROVIDERS
 from hiif_deploy.session import EngineOptions, usable_cores
+from hiif_deploy.tuning import stored
 
 RUNTIME_PACKAGES = ("numpy", "opencv-python", "Pillow", "typer", "rich")
 
@@ -44,6 +45,7 @@ def examine() -> list[Finding]:
         _onnxruntime(),
         *(_provider(short, full) for short, full in PROVIDERS.items()),
         *(_model(name) for name in shipped_models()),
+        *_tunings(),
         *(_optional(name) for name in OPTIONAL_PACKAGES),
         *(_device_layer(layer) for layer in device_layers()),
     ]
@@ -85,6 +87,18 @@ def _device_layer(layer: DeviceLayer) -> Finding:
     if layer.version is None:
         return Finding(f"GPU layer {layer.name}", "absent", "not installed", layer.install)
     return Finding(f"GPU layer {layer.name}", "ok", layer.version)
+
+
+def _tunings() -> list[Finding]:
+    found = [
+        Finding(
+            f"tuning {tuning.bundle}", "ok",
+            f"{tuning.engine}: {tuning.cut.query_block} queries per call, {tuning.cut.call_threads} threads each "
+            f"({tuning.processor})",
+        )
+        for tuning in stored()
+    ]  # fmt: skip
+    return found or [Finding("tuning", "absent", "blocks of 2,048 queries, one thread per call", "hiif-deploy tune")]
 
 
 def _optional(name: str) -> Finding:

@@ -12,6 +12,7 @@ EXTRAS = {
     "train": ("torch", "safetensors", "lightning", "tensorboard", "torchmetrics", "yaml"),
     "engines": ("onnx", "polygraphy"),
     "openvino": ("openvino",),
+    "bench": ("matplotlib",),
     "tensorrt": ("tensorrt", "cuda.bindings"),
 }
 """Extra → the modules it brings. They come by `pip install 'hiif-deploy[EXTRA]'`."""

@@ -1,7 +1,8 @@
 """The query grid of a regular output picture, one axis at a time.
 
-HIIF asks for the colour at the centre of every output pixel. On a regular grid everything that the decoder
-needs to know about a query is separable: a row part and a column part. An `Axis` holds one of the two.
+A decoder is asked for the colour at the centre of every output pixel. On a regular grid everything that it
+needs to know about a query is separable: a row part and a column part. An `Axis` holds one of the two. Here is the
+rule `corners` of HIIF, LIIF, LTE and SRNO; `axes.py` lists all rules.
 
 The arithmetic of `axis_table` repeats the published evaluation in float32, operation by operation, because the
 hierarchical bits sit on rounding edges at ×2, ×4 and ×8 (float64 or a fused multiply-add gives other bits).
@@ -21,6 +22,9 @@ BitRule = Literal["reference", "exact"]
 """How the hierarchical bits are computed: `reference` is the float32 arithmetic of the public code, `exact` is
 integer arithmetic on the true position and does not depend on rounding."""
 
+AxisRule = Literal["corners", "top-left", "ciaosr", "clit"]
+"""Which source pixels a query reads and what it is told of its place; `axes.AXES` has a function for each."""
+
 F32 = np.float32
 EDGE = 1e-6
 """Shift and clamp of the published corner rule, in normalised coordinates."""
@@ -28,10 +32,16 @@ EDGE = 1e-6
 
 @dataclass(frozen=True)
 class Axis:
-    """What the decoder must know of `count` consecutive output pixels along one axis."""
+    """What the decoder must know of `count` consecutive output pixels along one axis.
+
+    Shapes are those of rule `corners`, whose taps are the lower and the upper corner. Other rules have another number
+    of taps, and no `bits`.
+    """
 
     taps: NDArray[np.int32]
-    """[2, count]: source index of the lower and the upper corner, each in [0, source)."""
+    """[2, count]: source index of every pixel that is read, each in [0, source); the first ones never decrease."""
+    relative: NDArray[np.float32]
+    """[2, count]: query − tap, signed, in half source pixels."""
     distance: NDArray[np.float32]
     """[2, count]: |query − tap| in source pixels; about 1 in all inside, up to 0.5 each where both taps are one."""
     local: NDArray[np.float32]
@@ -47,11 +57,19 @@ class Axis:
     @property
     def count(self) -> int:
         """Number of output pixels."""
-        return int(self.local.shape[0])
+        return int(self.taps.shape[-1])
 
     def __getitem__(self, part: slice | NDArray[np.int64]) -> Axis:
         """The same axis for some of its pixels, ascending (of a slice views, nothing copied)."""
-        return Axis(*(getattr(self, name)[..., part] for name in self.__dataclass_fields__))
+        return type(self)(*(getattr(self, name)[..., part] for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class WeightedAxis(Axis):
+    """An axis of a rule whose taps may lie beyond the picture, or count in part."""
+
+    weight: NDArray[np.float32]
+    """[taps, count]: how much of each tap counts."""
 
 
 def axis_table(
@@ -75,16 +93,18 @@ def axis_table(
     query = pixel_centres(target, index)
     low = nearest(query, source, -1)
     high = nearest(query, source, +1)
-    relative_low = _relative(query, low, source)
-    relative_high = _relative(query, high, source)
-    local = np.where(relative_low > 0, relative_low, F32(1 / source) - relative_low).astype(F32)
+    relative = np.stack([_relative(query, low, source), _relative(query, high, source)])
+    # Halving rounds nothing: HIIF's whole source pixels and the others' half ones are the same digits.
+    lower = relative[0] / F32(2)
+    local = np.where(lower > 0, lower, F32(1 / source) - lower).astype(F32)
     digits = reference_bits(local, levels) if bits == "reference" else exact_bits(source, target, index, levels)
     if bits == "exact":
         local = exact_local(source, target, index)
-    skip_taps, skip_weight = _bilinear(source, target, index)
+    skip_taps, skip_weight = bilinear_taps(source, target, index)
     return Axis(
         taps=np.stack([low, high]),
-        distance=np.abs(np.stack([relative_low, relative_high])),
+        relative=relative,
+        distance=(np.abs(relative) / F32(2)).astype(F32, copy=False),
         local=local,
         bits=digits,
         skip_taps=skip_taps,
@@ -115,8 +135,12 @@ def pixel_centres(count: int, index: NDArray[np.int64]) -> NDArray[np.float32]:
 
 def nearest(query: NDArray[np.float32], source: int, side: int) -> NDArray[np.int32]:
     """Source pixel nearest to the query moved half a source pixel to `side` (−1 or +1), float32 throughout."""
-    shifted = query + F32(side / source + EDGE)
-    clamped = np.clip(shifted, F32(-1 + EDGE), F32(1 - EDGE))
+    return nearest_pixel(query + F32(side / source + EDGE), source)
+
+
+def nearest_pixel(position: NDArray[np.float32], source: int) -> NDArray[np.int32]:
+    """Source pixel nearest to a position that is first moved into the picture, halves to even."""
+    clamped = np.clip(position, F32(-1 + EDGE), F32(1 - EDGE))
     position = ((clamped + F32(1)) * F32(source) - F32(1)) / F32(2)
     index: NDArray[np.int32] = np.rint(position).astype(np.int32)
     return index
@@ -151,10 +175,11 @@ def relative_cell(source: tuple[int, int], target: tuple[int, int]) -> NDArray[n
 
 def _relative(query: NDArray[np.float32], tap: NDArray[np.int32], source: int) -> NDArray[np.float32]:
     centre = pixel_centres(source, tap.astype(np.int64))
-    return ((query - centre) * F32(source / 2)).astype(F32)
+    return ((query - centre) * F32(source)).astype(F32)
 
 
-def _bilinear(source: int, target: int, index: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+def bilinear_taps(source: int, target: int, index: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """[2, count] source pixels of half-pixel bilinear interpolation, border replicated; [count] weight of the upper."""
     position = np.clip(((2 * index + 1) * source - target) / (2 * target), 0, source - 1)
     low = np.floor(position).astype(np.int32)
     high = np.minimum(low + 1, source - 1).astype(np.int32)

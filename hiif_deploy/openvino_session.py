@@ -1,12 +1,13 @@
 """OpenVINO as an engine of the processor: fp32, and faster approximate arithmetics where the processor has them.
 
 bf16: matrix products and what lies between them in bfloat16. int8: besides, every constant matrix in 8 bits with a
-scale per output, the rows that meet it in 8 bits with a scale each; a row's answer therefore does not depend on
-the rows beside it. Which graphs may run so is the backend's choice (design/decoding.md §5).
+scale per output, the rows that meet it in 8 bits with scales of their own; a row's answer therefore does not depend
+on the rows beside it. Which graphs may run so is the backend's choice (design/decoding.md §5).
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from functools import cache
 from importlib import import_module
@@ -47,9 +48,11 @@ class OpenvinoSession:
         core = _openvino().Core()
         try:
             network = core.read_model(model=model, weights=b"")
+            settings = _settings(arithmetic, threads, streams)
             if arithmetic == "int8":
-                quantise(network)
-            self._model = core.compile_model(network, "CPU", _settings(arithmetic, threads, streams))
+                # OpenVINO takes one size of group for all products, and scales for each group within a row.
+                settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = quantise(network)
+            self._model = core.compile_model(network, "CPU", settings)
         except RuntimeError as error:
             raise EngineError(f"graph {graph.name}: OpenVINO cannot load it: {_last_line(error)}") from error
         self._local = threading.local()
@@ -69,13 +72,13 @@ class OpenvinoSession:
 
 
 def quantise(network: Model) -> int:
-    """Constant matrices → 8 bits, symmetric, a scale per output, in place; returns how many.
+    """Constant matrices → 8 bits, symmetric, a scale per output, in place; returns what divides all their rows.
 
-    The engine then brings the rows that meet them to 8 bits too, each with a scale of its own.
+    The engine then brings what meets them to 8 bits too, with a scale for every group of that size within a row.
     """
     from openvino import opset13 as ops
 
-    count = 0
+    group = 0
     for node in network.get_ordered_ops():
         if node.get_type_name() != "MatMul" or node.input_value(1).get_node().get_type_name() != "Constant":
             continue
@@ -90,8 +93,8 @@ def quantise(network: Model) -> int:
             transpose_a=False, transpose_b=True,
         )  # fmt: skip
         node.output(0).replace(product.output(0))
-        count += 1
-    return count
+        group = math.gcd(group, rows.shape[1])
+    return group
 
 
 def require_instructions(arithmetic: Arithmetic) -> None:
@@ -131,9 +134,6 @@ def _settings(arithmetic: Arithmetic, threads: int, streams: int) -> dict[str, A
         "INFERENCE_PRECISION_HINT": "bf16" if low else "f32",
         "ENABLE_CPU_PINNING": False,
     }
-    if arithmetic == "int8":
-        # One scale per row: no other group is both batch-invariant and as fast.
-        settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = np.iinfo(np.int32).max
     return settings
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from hiif_deploy.contract import Contract
+from hiif_deploy.contract import FIRST_STAGE, Contract
 from hiif_deploy.errors import OptionError
 from hiif_deploy.grid import Axis
 
@@ -90,6 +90,14 @@ def make_plan(
         working_bytes=max(encoder_bytes, working + cache),
         carry_bytes=max(0, budget - working - cache) if contract.stages and decoder.statistics_passes else 0,
     )
+
+
+def carried_bytes(contract: Contract, plan: Plan, queries: int) -> int:
+    """What `queries` leave from one pass to the next under this plan."""
+    if plan.carry_bytes == 0:
+        return 0
+    width = int(contract.graph(FIRST_STAGE).outputs[0].shape[1])
+    return min(plan.carry_bytes, 4 * width * queries)
 
 
 def encoder_tiles(contract: Contract, source: tuple[int, int], budget: int) -> tuple[tuple[int, int], int, bool, int]:

@@ -13,10 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from hiif_deploy.batch import Outcome, summary
-from hiif_deploy.bench import STAGES, Result
 from hiif_deploy.bundle import Bundle
 from hiif_deploy.doctor import Finding
 from hiif_deploy.shipped import ShippedModel
+from hiif_deploy.tuning import Tuning
 from hiif_deploy.upscaler import Upscaler
 
 
@@ -90,19 +90,14 @@ def bundle_table(bundle: Bundle) -> Table:
     return table
 
 
-def bench_table(results: Sequence[Result]) -> Table:
-    """What `bench` measured."""
-    source = results[0].source
-    table = Table(title=f"{source[1]}x{source[0]} ×{results[0].scale:g}", title_justify="left")
-    for column in ("engine", "seconds", "quartiles", "ratio", *STAGES, "PSNR (dB)", "rescued"):
-        table.add_column(column, overflow="fold")
-    for result in results:
-        low, high = result.quartiles_s
-        stages = (f"{result.stages_s[name]:.3f}" for name in STAGES)
-        table.add_row(
-            result.variant, f"{result.median_s:.3f}", f"{low:.3f} to {high:.3f}", f"{result.ratio:.2f}", *stages,
-            f"{result.psnr_db:.0f}", str(result.rescued_blocks),
-        )  # fmt: skip
+def tuning_table(tuning: Tuning) -> Table:
+    """What `tune` measured; the fastest is marked."""
+    table = Table(title=f"{tuning.bundle}, {tuning.engine}, {tuning.processor}", title_justify="left")
+    for column in ("queries x threads per call", "seconds", ""):
+        table.add_column(column)
+    for name, seconds in tuning.seconds.items():
+        is_best = name == f"{tuning.cut.query_block} x {tuning.cut.call_threads}"
+        table.add_row(name, f"{seconds:.3f}", "fastest, stored" if is_best else "")
     return table
 
 
@@ -132,7 +127,8 @@ def _line(outcome: Outcome) -> str:
         return f"{outcome.target}: skipped{notes}"
     assert outcome.target_size is not None
     size = f"{outcome.target_size[0]}x{outcome.target_size[1]}"
-    return f"{outcome.target}: {size} in {outcome.seconds:.2f} s, {outcome.megapixels_per_second:.3g} MP/s{notes}"
+    far = "" if outcome.deviation_db is None else f", {outcome.deviation_db:.1f} dB from exact"
+    return f"{outcome.target}: {size} in {outcome.seconds:.2f} s, {outcome.megapixels_per_second:.3g} MP/s{far}{notes}"
 
 
 def _plan_table(upscaler: Upscaler, outcomes: Sequence[Outcome]) -> Table:

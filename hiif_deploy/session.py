@@ -44,6 +44,8 @@ class EngineOptions:
     """ONNX Runtime execution provider: `cpu`, `cuda`, `tensorrt`, … or its full name."""
     threads: int = 0
     """Processor threads; 0 takes as many as this process may use."""
+    call_threads: int | None = None
+    """Threads inside one decoder call, the others answering other calls; None: what `tuning` stored, else 1."""
     precision: Arithmetic | None = None
     """What is computed in; None: fp16 on TensorRT, fp32 elsewhere. Nothing lowers it by itself."""
     library: LibraryName = "tensorrt"
@@ -66,6 +68,8 @@ class EngineOptions:
             raise OptionError("precision fp16 is for GPUs; on OpenVINO choose fp32, bf16 or int8")
         if self.threads < 0:
             raise OptionError(f"threads is {self.threads}: expected 0 (all) or more")
+        if self.call_threads is not None and self.call_threads < 1:
+            raise OptionError(f"call threads is {self.call_threads}: expected 1 or more")
 
     @property
     def graphs(self) -> Precision:

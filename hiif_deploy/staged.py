@@ -8,36 +8,38 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.contract import FIRST_STAGE
-from hiif_deploy.decode import Array, Block, Decoder, Job
+from hiif_deploy.decode import Array, Block, Decoder, Job, Sums, accumulate
 from hiif_deploy.session import Tensors
 
 
 class StagedDecoder(Decoder):
     """`Decoder` for bundles with stages."""
 
-    def block_sums(self, job: Job, block: Block, folded: Tensors, n: int) -> Tensors:
-        """Pass `n` over one block; its state stays for the next pass."""
-        state = self._state(job, block, folded, n)
-        if block.key:
-            job.carry.put(block.key, n, state)
-        return self._run(f"sums_{n}", job, block, {f"state_{n}": state})
+    def add_sums(self, sums: Sums, job: Job, blocks: list[Block], folded: Tensors, n: int) -> None:
+        """Pass `n` over blocks of one tile, in one call; their state stays for the next pass that asks them."""
+        state = self._state(job, blocks, folded, n)
+        if n + 1 < self.contract.decoder.statistics_passes or not blocks[0].is_sample:
+            job.carry.put(blocks[0].key, n, state)
+        accumulate(sums, self._run(f"sums_{n}", job, blocks[0], {f"state_{n}": state}))
 
     def block_colours(self, job: Job, block: Block, folded: Tensors) -> Array:
         """The decoder's answers [R · W, 3] to one block."""
         last = max(0, self.contract.decoder.statistics_passes - 1)
-        state = self._state(job, block, folded, last)
+        state = self._state(job, [block], folded, last)
         colours: Array = self._run("tail", job, block, {f"state_{last}": state, **folded})["colour"]
         return colours
 
-    def _state(self, job: Job, block: Block, folded: Tensors, n: int) -> NDArray[Any]:
-        """State `n` of a block's queries, from the latest one that was kept."""
-        step, state = (job.carry.take(block.key) if block.key else None) or (0, self._first(job, block))
+    def _state(self, job: Job, blocks: list[Block], folded: Tensors, n: int) -> NDArray[Any]:
+        """State `n` of these queries, from the latest one that was kept."""
+        step, state = job.carry.take(blocks[0].key) or (0, self._first(job, blocks))
         for k in range(step, n):
-            state = self._run(f"mix_{k}", job, block, {f"state_{k}": state, **folded})[f"state_{k + 1}"]
+            state = self._run(f"mix_{k}", job, blocks[0], {f"state_{k}": state, **folded})[f"state_{k + 1}"]
         return state
 
-    def _first(self, job: Job, block: Block) -> NDArray[Any]:
-        return self._run(FIRST_STAGE, job, block, block.maps())["state_0"]
+    def _first(self, job: Job, blocks: list[Block]) -> NDArray[Any]:
+        states = [self._run(FIRST_STAGE, job, block, block.maps())["state_0"] for block in blocks]
+        return states[0] if len(states) == 1 else np.concatenate(states)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, get_args
@@ -11,6 +11,7 @@ from typing import Literal, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from hiif_deploy import tuning
 from hiif_deploy.backend import Backend, Encoded
 from hiif_deploy.bundle import DEFAULT_MODEL, Bundle, open_bundle
 from hiif_deploy.carry import Carry
@@ -49,8 +50,8 @@ class RenderOptions:
 
     memory: int = DEFAULT_BUDGET
     """Bytes of working memory, beside input, features and output."""
-    query_block: int = QUERY_BLOCK
-    """Most queries per decoder call."""
+    query_block: int | None = None
+    """Most queries per decoder call; None: what `tuning` stored for this machine and bundle, else 2,048."""
     tile_rows: int = TILE_ROWS
     """Source rows per decoder tile."""
     max_output_pixels: int = MAX_OUTPUT_PIXELS
@@ -59,7 +60,7 @@ class RenderOptions:
     """None: exact, statistics over the whole picture. A number: the published evaluation, which takes statistics
     from groups of so many output rows (300, or 100), seams included (design/model.md E7)."""
     clip_cell: bool = False
-    """Tell the decoder no smaller cell than it saw in training, as the published evaluation does (E3)."""
+    """Tell the decoder no smaller cell than it saw in training, where its published evaluation does (E3)."""
 
     statistics: StatisticsMode = "exact"
     """`sampled` lets the statistics passes ask a part of the queries: faster, and approximate (80 dB and more from
@@ -70,6 +71,8 @@ class RenderOptions:
     def __post_init__(self) -> None:
         if self.statistics not in get_args(StatisticsMode):
             raise OptionError(f"statistics {self.statistics!r}: expected one of {', '.join(get_args(StatisticsMode))}")
+        if self.query_block is not None and self.query_block < 1:
+            raise OptionError(f"query block {self.query_block}: expected at least 1")
         if self.samples < 1:
             raise OptionError(f"samples {self.samples}: expected at least 1")
         if self.statistics == "sampled" and self.group_rows is not None:
@@ -119,6 +122,10 @@ class Upscaler:
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         self.engine = EngineOptions(engine=engine) if isinstance(engine, str) else engine or EngineOptions()
         self.options = options or RenderOptions()
+        cut = tuning.find(self.bundle, self.engine)
+        self._query_block = cut.query_block if cut else QUERY_BLOCK
+        if cut and self.engine.call_threads is None:
+            self.engine = replace(self.engine, call_threads=cut.call_threads)
         self._backend = backend or open_backend(self.bundle, self.engine)
 
     def __enter__(self) -> Self:
@@ -221,7 +228,7 @@ class Upscaler:
         options = self.options
         return make_plan(
             self.contract, source, budget=options.memory, threads=self.engine.thread_count,
-            query_block=options.query_block, tile_rows=options.tile_rows,
+            query_block=options.query_block or self._query_block, tile_rows=options.tile_rows,
         )  # fmt: skip
 
     def steps(self, source: Size, target: Size) -> int:
@@ -258,7 +265,7 @@ class Upscaler:
     def _job(self, features: Features, size: Size) -> Job:
         check_output(features.size, size, self.options.max_output_pixels)
         cell = relative_cell(features.size, size)
-        if self.options.clip_cell:
+        if self.options.clip_cell and self.contract.decoder.clips_cell:
             cell = cell * np.float32(max(size[0] / features.size[0] / self.contract.training_scales[1], 1))
         options = self.options
         sampling = Sampling.of(size, options.samples) if options.statistics == "sampled" else None

@@ -22,10 +22,7 @@ from hiif_deploy.contract import (
     FORMAT,
     VERSION,
     Contract,
-    DecoderContract,
-    EncoderContract,
     GraphContract,
-    Normalisation,
     Precision,
     to_json,
 )
@@ -36,9 +33,9 @@ from hiif_deploy.say import Say
 from hiif_deploy.session import EngineOptions
 from hiif_deploy.upscaler import Upscaler
 from hiif_deploy.verify import TOLERANCES
+from hiif_export.form import DecoderForm, make_form
 from hiif_export.graph import Graph
 from hiif_export.graph_parity import GraphDeviation, check_graphs, compare_graphs
-from hiif_export.hiif_graphs import hiif_graphs, hiif_stages
 from hiif_export.onnx_file import OPSET, tensor_contracts, to_onnx
 from hiif_export.parity import (
     Case,
@@ -49,13 +46,13 @@ from hiif_export.parity import (
     torch_colours,
     torch_features,
 )
-from hiif_training.models.hiif import Hiif
+from hiif_training.models.implicit import ImplicitModel
 
 REFERENCE_FILE = "reference.npz"
 
 
 def export_bundle(
-    model: Hiif,
+    model: ImplicitModel,
     spec: Mapping[str, Any],
     folder: Path,
     *,
@@ -79,10 +76,11 @@ def export_bundle(
     if folder.exists() and not (folder / CONTRACT_FILE).is_file():
         raise OptionError(f"{folder} is not a bundle, so it is not overwritten; choose another folder")
     model = model.eval()
+    form = make_form(model, spec)
+    all_graphs = [*(graph for precision in precisions for graph in form.graphs(precision)), *form.stage_graphs()]
     with folder_aside(folder) as aside:
-        made = [*(graph for p in precisions for graph in hiif_graphs(model, p)), *hiif_stages(model)]
-        graphs = [_write_graph(graph, aside, say) for graph in made]
-        contract = _contract(model, spec, name, training_scales, graphs, provenance)
+        graphs = [_write_graph(graph, aside, say) for graph in all_graphs]
+        contract = _contract(form, spec, name, training_scales, graphs, provenance)
         _write_contract(contract, aside)
         bundle = open_bundle(aside)
         asked = suite if suite is not None else cases()
@@ -115,7 +113,7 @@ class Verification:
 
 
 def _verify(
-    model: Hiif, bundle: Bundle, precision: Precision, suite: list[Case], say: Say, show_progress: bool
+    model: ImplicitModel, bundle: Bundle, precision: Precision, suite: list[Case], say: Say, show_progress: bool
 ) -> Verification:
     say(f"verifying {precision} against PyTorch")
     graphs = compare_graphs(model, bundle, precision)
@@ -138,34 +136,18 @@ def _write_graph(graph: Graph, folder: Path, say: Say) -> GraphContract:
 
 
 def _contract(
-    model: Hiif,
+    form: DecoderForm,
     spec: Mapping[str, Any],
     name: str,
     scales: tuple[float, float],
     graphs: list[GraphContract],
     provenance: Mapping[str, Any],
 ) -> Contract:
-    config = model.config
-    encoder = EncoderContract(
-        channels=model.encoder.out_channels,
-        receptive_field=model.encoder.receptive_field,
-        size_multiple=model.encoder.size_multiple,
-        memory_channels=model.encoder.memory_channels,
-    )
-    decoder = DecoderContract(
-        halo=1,
-        statistics_passes=config.attention_blocks,
-        map_channels=4 * config.mlp_dim + 2 + 2 * config.hidden_dim,
-        query_channels=8 * max(config.mlp_dim, config.hidden_dim),
-        levels=config.levels,
-        bits=config.bits,
-        skip="bilinear",
-    )
     return Contract(
         format=FORMAT, version=VERSION, name=name, model=spec,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        training_scales=scales, normalisation=Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-        encoder=encoder, decoder=decoder, graphs=tuple(graphs), reference={},
+        parameters=sum(parameter.numel() for parameter in form.model.parameters()),
+        training_scales=scales, normalisation=form.normalisation(),
+        encoder=form.encoder_contract(), decoder=form.contract(), graphs=tuple(graphs), reference={},
         provenance={**_versions(), **provenance}, parity={},
     )  # fmt: skip
 
@@ -181,7 +163,7 @@ def _versions() -> dict[str, Any]:
     }
 
 
-def _write_reference(model: Hiif, bundle: Bundle, folder: Path) -> dict[str, str]:
+def _write_reference(model: ImplicitModel, bundle: Bundle, folder: Path) -> dict[str, str]:
     """A few of PyTorch's own answers, so that a bundle can be verified later without PyTorch."""
     arrays: dict[str, NDArray[Any]] = {}
     for n, case in enumerate(cases(sizes=((12, 14),), scales=(2.0, 3.3, (1.5, 2.75)))):

@@ -18,16 +18,16 @@ from polygraphy.logger import G_LOGGER
 
 from hiif_deploy.bundle import Bundle
 from hiif_deploy.contract import GraphContract, Precision
-from hiif_deploy.decode import geometry_inputs
+from hiif_deploy.decode import Window, geometry_inputs, query_axes
 from hiif_deploy.encode import normalise
 from hiif_deploy.errors import ParityError
-from hiif_deploy.grid import axis_table, relative_cell
+from hiif_deploy.grid import relative_cell
 from hiif_deploy.pixels import to_unit
 from hiif_deploy.plan import Tile
+from hiif_export.form import make_form
 from hiif_export.graph import Graph
-from hiif_export.hiif_graphs import hiif_graphs, hiif_stages
 from hiif_export.parity import cases
-from hiif_training.models.hiif import Hiif
+from hiif_training.models.implicit import ImplicitModel
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -54,7 +54,7 @@ class GraphDeviation:
         return self.error / self.largest if self.largest else self.error
 
 
-def compare_graphs(model: Hiif, bundle: Bundle, precision: Precision = "fp32") -> list[GraphDeviation]:
+def compare_graphs(model: ImplicitModel, bundle: Bundle, precision: Precision = "fp32") -> list[GraphDeviation]:
     """Every graph of the bundle on one picture; each is given fp32 PyTorch's values, not its predecessors'."""
     found: list[GraphDeviation] = []
     chain = {**bundle.contract.chain(precision), **bundle.contract.stages}
@@ -68,20 +68,24 @@ def compare_graphs(model: Hiif, bundle: Bundle, precision: Precision = "fp32") -
 
 
 def chain_values(
-    model: Hiif, bundle: Bundle, visit: Callable[[Graph, Tensors, Tensors], None] = lambda *_: None
+    model: ImplicitModel, bundle: Bundle, visit: Callable[[Graph, Tensors, Tensors], None] = lambda *_: None
 ) -> Tensors:
     """All tensors that a real picture gives between the fp32 graphs, by PyTorch; `visit` sees each graph's own."""
     # 16x24 at 3.3: a multiple of every encoder's window, and no dyadic phase.
     (case,) = cases(sizes=((16, 24),), scales=(3.3,))
     known = _geometry(bundle, (16, 24), case.target)
     known["image"] = normalise(bundle.contract, to_unit(case.image))
-    for graph in [*hiif_graphs(model), *hiif_stages(model)]:
+    form = make_form(model, bundle.contract.model)
+    for graph in [*form.graphs(), *form.stage_graphs()]:
         feeds = typed_feeds(known, graph)
         expected = _run_torch(graph, feeds)
         visit(graph, feeds, expected)
         known.update(expected)
+        # What a later decoder of a cascade is given.
+        known["before"] = known.get("colour", known["image"])
         if graph.name == "encoder":
-            known["features"] = np.pad(expected["features"], ((0, 0), (0, 0), (1, 1), (1, 1)))
+            halo = bundle.contract.decoder.halo
+            known["features"] = np.pad(expected["features"], ((0, 0), (0, 0), (halo, halo), (halo, halo)))
     return known
 
 
@@ -102,12 +106,10 @@ def check_graphs(found: Sequence[GraphDeviation], precision: Precision = "fp32")
 
 
 def _geometry(bundle: Bundle, source: tuple[int, int], size: tuple[int, int]) -> Tensors:
-    decoder = bundle.contract.decoder
-    rows, columns = (
-        axis_table(n, m, levels=decoder.levels, bits=decoder.bits) for n, m in zip(source, size, strict=True)
-    )
+    window = Window((0, size[0]), (0, size[1]))
+    rows, columns = query_axes(bundle.contract, source, size, window)
     whole = Tile(slice(0, size[0]), slice(0, size[1]), slice(0, source[0]), slice(0, source[1]))
-    wanted = bundle.contract.graph("decoder").geometry
+    wanted = sorted({name for graph in bundle.contract.graphs for name in graph.geometry})
     count = np.array([size[0] * size[1]], dtype=np.float64)
     return {**geometry_inputs(wanted, rows, columns, whole, relative_cell(source, size)), "count": count}
 

@@ -3,30 +3,69 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from hiif_deploy.contract import Precision
+from hiif_deploy.contract import DecoderContract, Precision
+from hiif_export.form import (
+    DecoderForm,
+    Inputs,
+    Shapes,
+    axis_inputs,
+    cell_input,
+    features_input,
+    map_input,
+    shapes,
+)
 from hiif_export.graph import Graph
 from hiif_export.hiif_modules import Decoder, Fold, Maps
 from hiif_export.hiif_stages import First, Mix, Tail, key_value
-from hiif_export.precision import COMPUTE, typed, typed_encoder
+from hiif_export.precision import COMPUTE, typed
 from hiif_training.models.hiif import Hiif
 
-Inputs = dict[str, tuple[Tensor, tuple[str | int, ...]]]
-Shapes = dict[str, tuple[str | int, ...]]
+
+class HiifForm(DecoderForm):
+    """HIIF: a statistics pass and a fold per attention block."""
+
+    model: Hiif
+
+    def maps_graph(self, precision: Precision) -> Graph:
+        """Four products of the first layer, and moments (decoding.md §3a)."""
+        return _maps_graph(self.model, precision)
+
+    def statistics_graphs(self, precision: Precision) -> list[Graph]:
+        """One per attention block."""
+        return [_statistics_graph(self.model, n, precision) for n in range(self.model.config.attention_blocks)]
+
+    def fold_graphs(self) -> list[Graph]:
+        """One per attention block."""
+        return [_fold_graph(self.model, n) for n in range(self.model.config.attention_blocks)]
+
+    def decoder_graph(self, precision: Precision) -> Graph:
+        """All levels."""
+        return _decoder_graph(self.model, precision)
+
+    def stage_graphs(self) -> list[Graph]:
+        """See `hiif_stages`."""
+        return hiif_stages(self.model)
+
+    def contract(self) -> DecoderContract:
+        """See `DecoderForm`."""
+        config, traits = self.model.config, self.model.traits
+        return DecoderContract(
+            halo=1,
+            statistics_passes=config.attention_blocks,
+            map_channels=4 * config.mlp_dim + 2 + 2 * config.hidden_dim,
+            query_channels=8 * max(config.mlp_dim, config.hidden_dim),
+            levels=config.levels,
+            bits=config.bits,
+            skip=traits.skip,
+            clips_cell=traits.clips_cell,
+        )
 
 
 def hiif_graphs(model: Hiif, precision: Precision = "fp32") -> list[Graph]:
-    """Encoder, maps, a statistics and a fold graph per attention block, decoder.
-
-    Folds are float64 and belong to fp32's graphs alone: every precision shares them.
-    """
-    graphs = [encoder_graph(model, precision), _maps_graph(model, precision)]
-    for n in range(model.config.attention_blocks):
-        graphs.append(_statistics_graph(model, n, precision))
-        if precision == "fp32":
-            graphs.append(_fold_graph(model, n))
-    return [*graphs, _decoder_graph(model, precision)]
+    """The form's graphs."""
+    return HiifForm(model).graphs(precision)
 
 
 def hiif_stages(model: Hiif) -> list[Graph]:
@@ -40,9 +79,6 @@ def hiif_stages(model: Hiif) -> list[Graph]:
 
     def graph(name: str, module: nn.Module, inputs: Inputs, outputs: Shapes) -> Graph:
         return Graph(name, typed(module, torch.float32), inputs, outputs, {})
-
-    def shapes(inputs: Inputs) -> Shapes:
-        return {name: shape for name, (_, shape) in inputs.items()}
 
     inputs = {**_map_inputs(model, torch.float32), **_geometry_inputs(model)}
     found = [graph("first", First(model), inputs, shapes(state(0)))]
@@ -58,50 +94,16 @@ def hiif_stages(model: Hiif) -> list[Graph]:
     return [*found, graph("tail", Tail(model), inputs, {"colour": ("queries", 3)})]
 
 
-def encoder_graph(model: Hiif, precision: Precision = "fp32") -> Graph:
-    """image (float32) → features, any size that is a multiple of the encoder's."""
-    multiple = model.encoder.size_multiple
-    side = 3 * max(multiple, 4)
-    image = torch.zeros(1, 3, side, side + 2 * multiple)
-    return Graph(
-        "encoder",
-        _Encoder(model.encoder, COMPUTE[precision]).eval(),
-        {"image": (image, (1, 3, "height", "width"))},
-        {"features": (1, model.encoder.out_channels, "height", "width")},
-        {"height": multiple, "width": multiple},
-        precision,
-    )
-
-
-class _Encoder(nn.Module):
-    def __init__(self, encoder: nn.Module, compute: torch.dtype) -> None:
-        super().__init__()
-        self.compute = compute
-        self.encoder = typed_encoder(encoder, compute)
-
-    def forward(self, image: Tensor) -> Tensor:
-        features: Tensor = self.encoder(image.to(self.compute))
-        return features
-
-
 def _maps_graph(model: Hiif, precision: Precision) -> Graph:
-    channels, compute = model.freq.in_channels, COMPUTE[precision]
-    features = torch.zeros(1, channels, 6, 9, dtype=compute)
-    return Graph(
-        "maps",
-        typed(Maps(model), compute),
-        {"features": (features, (1, channels, "tile_height", "tile_width"))},
-        {name: shape for name, (_, shape) in _map_inputs(model, compute).items()},
-        {},
-        precision,
-    )
+    compute = COMPUTE[precision]
+    inputs = features_input(model.freq.in_channels, precision)
+    return Graph("maps", typed(Maps(model), compute), inputs, shapes(_map_inputs(model, compute)), {}, precision)
 
 
 def _statistics_graph(model: Hiif, n: int, precision: Precision) -> Graph:
     compute = COMPUTE[precision]
-    outputs = {name: shape for name, (_, shape) in _sums(model).items()}
     module = typed(Decoder(model, n, compute), compute)
-    return Graph(f"statistics_{n}", module, _decoder_inputs(model, n, compute), outputs, {}, precision)
+    return Graph(f"statistics_{n}", module, _decoder_inputs(model, n, compute), shapes(_sums(model)), {}, precision)
 
 
 def _decoder_graph(model: Hiif, precision: Precision) -> Graph:
@@ -114,7 +116,7 @@ def _decoder_graph(model: Hiif, precision: Precision) -> Graph:
 
 def _fold_graph(model: Hiif, n: int) -> Graph:
     count = torch.ones(1, dtype=torch.float64)
-    outputs = {name: shape for name, (_, shape) in _folded(model, n, torch.float32).items()}
+    outputs = shapes(_folded(model, n, torch.float32))
     inputs: Inputs = {**_sums(model), "count": (count, (1,))}
     return Graph(f"fold_{n}", Fold(model.attention[n]).eval(), inputs, outputs, {})
 
@@ -124,30 +126,22 @@ def _decoder_inputs(model: Hiif, applied: int, compute: torch.dtype) -> Inputs:
     return {**_map_inputs(model, compute), **_geometry_inputs(model), **folded}
 
 
-def _map_inputs(model: Hiif, compute: torch.dtype, pixels: int = 20) -> Inputs:
-    width = model.config.mlp_dim
-    maps: Inputs = {f"map_{k}": (torch.zeros(pixels, width, dtype=compute), ("pixels", width)) for k in range(4)}
-    return {**maps, "moments": (torch.ones(pixels, 2), ("pixels", 2))}
+def _map_inputs(model: Hiif, compute: torch.dtype) -> Inputs:
+    found: Inputs = {}
+    for k in range(4):
+        found |= map_input(f"map_{k}", model.config.mlp_dim, compute)
+    return found | map_input("moments", 2, torch.float32)
 
 
-def _geometry_inputs(model: Hiif, rows: int = 5, columns: int = 7) -> Inputs:
-    taps = {"row_tap": _int(2, rows, 1), "column_tap": _int(2, 1, columns)}
-    distances = {"row_distance": torch.ones(2, rows, 1), "column_distance": torch.ones(2, 1, columns)}
-    return {**_axes({**taps, **distances}), **_position_inputs(model, rows, columns), "cell": (torch.ones(2), (2,))}
+def _geometry_inputs(model: Hiif) -> Inputs:
+    geometry = {**axis_inputs("tap", 2, torch.int32), **axis_inputs("distance", 2)}
+    return {**geometry, **_position_inputs(model), **cell_input()}
 
 
-def _position_inputs(model: Hiif, rows: int = 5, columns: int = 7) -> Inputs:
+def _position_inputs(model: Hiif) -> Inputs:
     if model.config.hierarchy == "coordinates":
-        return _axes({"row_local": torch.ones(1, rows, 1), "column_local": torch.ones(1, 1, columns)})
-    levels = model.config.levels
-    return _axes({"row_bits": _int(levels, rows, 1), "column_bits": _int(levels, 1, columns)})
-
-
-def _axes(tensors: dict[str, Tensor]) -> Inputs:
-    return {
-        name: (t, (t.shape[0], "rows", 1) if name.startswith("row") else (t.shape[0], 1, "columns"))
-        for name, t in tensors.items()
-    }
+        return axis_inputs("local", 1)
+    return axis_inputs("bits", model.config.levels, torch.int32)
 
 
 def _folded(model: Hiif, n: int, compute: torch.dtype) -> Inputs:
@@ -166,7 +160,3 @@ def _sums(model: Hiif) -> Inputs:
         "key": (torch.zeros(heads, size, dtype=torch.float64), (heads, size)),
         "value": (torch.zeros(heads, size, dtype=torch.float64), (heads, size)),
     }
-
-
-def _int(*shape: int) -> Tensor:
-    return torch.zeros(shape, dtype=torch.int32)

@@ -16,13 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from hiif_export.corners import corner_pixels, corner_weights
 from hiif_export.precision import fit, wide
 from hiif_training.models.hiif import Hiif, Level, LinearAttention
-from hiif_training.queries import CORNERS
-
-AREA_SCALE = 2.0**30
-AREA_EPSILON = float(torch.tensor(1e-9, dtype=torch.float32)) * AREA_SCALE
-
 
 class Maps(nn.Module):
     """Features [1, C, b + 2, w + 2] of b × w pixels and a halo of one → four maps [b·w, M] and moments [b·w, 2].
@@ -73,7 +69,7 @@ class FirstLevel(nn.Module):
         positions: list[Tensor], cell: Tensor,
     ) -> Tensor:  # fmt: skip
         """[N, M] hidden activations of R × W queries, row-major."""
-        index = [(taps[0][a] + taps[1][b]).flatten() for a, b in CORNERS]
+        index = corner_pixels(taps[0], taps[1])
         weight = corner_weights(distances[0], distances[1])
         total, square = self.position.moments(positions)
         mean, power = total + cell.sum(), square + (cell * cell).sum()
@@ -197,12 +193,16 @@ class KeyValue(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[N, width] → Σ k̂ᵀv̂ [heads, d, d], Σ k̂ [heads, d], Σ v̂ [heads, d]."""
-        both = wide(self.projection(x))
-        both = both.reshape(both.shape[0], 2 * self.heads, -1)
-        both = both * ((both * both).mean(-1, keepdim=True) + self.epsilon).rsqrt()
-        both = both.transpose(0, 1)
+        # Queries along the last axis: what is done per head, and the sums, then run over contiguous numbers.
+        both = wide(self.projection.weight @ x.T + self.projection.bias[:, None])
+        both = both.reshape(2 * self.heads, -1, both.shape[1])
+        both = both * self.inverse_deviation(both)
         key, value = both[: self.heads], both[self.heads :]
-        return key.transpose(1, 2) @ value, key.sum(1), value.sum(1)
+        return key @ value.transpose(1, 2), key.sum(2), value.sum(2)
+
+    def inverse_deviation(self, both: Tensor) -> Tensor:
+        """[2·heads, d, N], means taken out → [2·heads, 1, N]."""
+        return ((both * both).mean(1, keepdim=True) + self.epsilon).rsqrt()
 
 
 class Fold(nn.Module):
@@ -241,11 +241,11 @@ class Fold(nn.Module):
         """
         scaled_key, scaled_value = key * self.key_scale, value * self.value_scale
         total = (
-            outer * self.key_scale[:, None] * self.value_scale
-            + scaled_key[:, :, None] * self.value_shift
-            + self.key_shift[:, None] * scaled_value[:, None, :]
+            outer * self.key_scale[..., :, None] * self.value_scale[..., None, :]
+            + scaled_key[:, :, None] * self.value_shift[..., None, :]
+            + self.key_shift[..., :, None] * scaled_value[:, None, :]
         )
-        average = (total / count + self.key_shift[:, None] * self.value_shift).transpose(1, 2)
+        average = (total / count + self.key_shift[..., :, None] * self.value_shift[..., None, :]).transpose(1, 2)
         attended = (average @ self.query).flatten(0, 1)
         attended_bias = (average @ self.query_bias).flatten()
         weight = self.projection @ (self.identity + attended)
@@ -307,16 +307,6 @@ class Decoder(nn.Module):
         for level in self.levels:
             x = level(x, positions)
         return wide(x)
-
-
-def corner_weights(row_distance: Tensor, column_distance: Tensor) -> list[Tensor]:
-    """Four [N, 1] area weights (design/model.md C5); the 1e-9 matters where an area is 0 or both taps coincide."""
-    # Areas are scaled by a power of two, which changes no bit of their ratios: the exporter's optimizer takes a
-    # bare 1e-9 for zero and drops it.
-    rows = row_distance * AREA_SCALE
-    areas = [(rows[a] * column_distance[b] + AREA_EPSILON).reshape(-1, 1) for a, b in CORNERS]
-    total = ((areas[0] + areas[1]) + areas[2]) + areas[3]
-    return [area / total for area in reversed(areas)]
 
 
 def grown(x: Tensor, factor: float) -> Tensor:

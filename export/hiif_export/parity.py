@@ -17,8 +17,7 @@ from hiif_deploy.pixels import mirror, to_unit
 from hiif_deploy.sizes import Scale, output_size, padded_size
 from hiif_deploy.upscaler import Upscaler
 from hiif_deploy.verify import TOLERANCES, Difference, Tolerance, check_difference, measure
-from hiif_training.models.hiif import Hiif, skip
-from hiif_training.queries import grid_queries
+from hiif_training.models.implicit import ImplicitModel
 
 Array = NDArray[np.float32]
 
@@ -74,7 +73,7 @@ def cases(sizes: Sequence[tuple[int, int]] = SIZES, scales: Sequence[Scale] = SC
 
 
 def compare(
-    model: Hiif, upscaler: Upscaler, suite: Iterable[Case], advance: Callable[[int], None] = lambda _: None
+    model: ImplicitModel, upscaler: Upscaler, suite: Iterable[Case], advance: Callable[[int], None] = lambda _: None
 ) -> list[Deviation]:
     """The bundle against the plain PyTorch module, both in float32 on the same bits."""
     found = []
@@ -97,7 +96,7 @@ def compare(
     return found
 
 
-def torch_features(model: Hiif, contract: Contract, image: NDArray[np.uint8]) -> Array:
+def torch_features(model: ImplicitModel, contract: Contract, image: NDArray[np.uint8]) -> Array:
     """[C, h, w] of the plain encoder, the picture padded as the contract says."""
     height, width = image.shape[:2]
     padded = mirror(to_unit(image), padded_size((height, width), contract.encoder.size_multiple))
@@ -107,14 +106,14 @@ def torch_features(model: Hiif, contract: Contract, image: NDArray[np.uint8]) ->
 
 
 def torch_colours(
-    model: Hiif, contract: Contract, image: NDArray[np.uint8], features: Array, target: tuple[int, int]
+    model: ImplicitModel, contract: Contract, image: NDArray[np.uint8], features: Array, target: tuple[int, int]
 ) -> Array:
     """[H, W, 3] of the plain decoder, all queries in one call, de-normalised."""
     source = (image.shape[0], image.shape[1])
-    queries = grid_queries(source, target, levels=contract.decoder.levels, bits=contract.decoder.bits)
+    queries = model.ask(source, target)
     network_input = torch.from_numpy(normalise(contract, to_unit(image)))
     with torch.no_grad():
-        answer = model.decode(torch.from_numpy(features)[None], queries) + skip(network_input, queries)
+        answer = model.answer(network_input, torch.from_numpy(features)[None], queries)
     mean = np.array(contract.normalisation.mean, dtype=np.float32)
     std = np.array(contract.normalisation.std, dtype=np.float32)
     return np.asarray(answer.numpy().reshape(*target, 3) * std + mean, dtype=np.float32)

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from hiif_deploy.bundle import Bundle
 from hiif_deploy.contract import Precision, is_fold
+from hiif_export.form import make_form
 from hiif_export.graph import Graph
 from hiif_export.graph_parity import Tensors, chain_values, typed_feeds
-from hiif_export.hiif_graphs import hiif_graphs
-from hiif_training.models.hiif import Hiif
+from hiif_training.models.implicit import ImplicitModel
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,13 @@ class TensorDeviation:
         return 200.0 if self.error == 0 else min(200.0, 20 * float(np.log10(max(self.rms, 1e-30) / self.error)))
 
 
-def compare_tensors(model: Hiif, bundle: Bundle, precision: Precision = "fp16") -> list[TensorDeviation]:
+def compare_tensors(model: ImplicitModel, bundle: Bundle, precision: Precision = "fp16") -> list[TensorDeviation]:
     """Every part of every graph of `precision`, in the order of computation."""
     values = chain_values(model, bundle)
-    half = {graph.name: graph for graph in hiif_graphs(model, precision)}
+    form = make_form(model, bundle.contract.model)
+    half = {graph.name: graph for graph in form.graphs(precision)}
     found = []
-    for graph in hiif_graphs(model):
+    for graph in form.graphs():
         if is_fold(graph.name):
             continue
         expected = _run(graph, values)

@@ -13,8 +13,8 @@ import torch
 from hiif_deploy.bundle import read_contract
 from hiif_deploy.contract import GEOMETRY_INPUTS, Contract, expected_graphs, expected_stages
 from hiif_deploy.upscaler import Upscaler
+from hiif_export.corners import AREA_EPSILON
 from hiif_export.hiif_graphs import hiif_graphs, hiif_stages
-from hiif_export.hiif_modules import AREA_EPSILON
 from hiif_export.onnx_file import OPSET, example_outputs, operators, to_onnx
 from hiif_export.parity import cases, compare
 from hiif_training.models.edsr import Edsr, EdsrConfig

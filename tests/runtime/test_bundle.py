@@ -101,16 +101,16 @@ def test_a_deep_object_inside_free_fields_does_no_harm(sample: Path) -> None:
     assert open_bundle(sample).contract.provenance == deep
 
 
-@pytest.mark.parametrize("version", [3, 17])
+@pytest.mark.parametrize("version", [4, 17])
 def test_a_newer_bundle_is_answered_with_the_update_command(sample: Path, version: int) -> None:
     rewrite(sample, lambda value: value.update(version=version, news="unknown to this program"))
-    refused(lambda: open_bundle(sample), f"format version {version} is newer than this program reads (2); update with")
+    refused(lambda: open_bundle(sample), f"format version {version} is newer than this program reads (3); update with")
 
 
 @pytest.mark.parametrize("version", [None, "1", 0, -1, 1.0, True])
 def test_an_impossible_version_is_refused(sample: Path, version: Any) -> None:
     rewrite(sample, lambda value: value.update(version=version))
-    refused(lambda: open_bundle(sample), f"version is {version!r}, expected 2")
+    refused(lambda: open_bundle(sample), f"version is {version!r}, expected 3")
 
 
 def test_a_broken_field_is_named_with_file_and_place(sample: Path) -> None:

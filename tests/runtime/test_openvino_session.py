@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
 from hiif_deploy import EngineError, EngineOptions, OptionError, RenderOptions, Upscaler
 from hiif_deploy.bundle import open_bundle
+from hiif_deploy.contract import GraphContract, TensorContract
 from hiif_deploy.demo import sample
 from hiif_deploy.session import Arithmetic
 from hiif_deploy.verify import measure
@@ -54,6 +57,29 @@ def test_matrices_are_brought_to_8_bits(tiny_bundle: Path) -> None:
 
     network = ov.Core().read_model(model=open_bundle(tiny_bundle).graphs["tail"], weights=b"")
     assert session.quantise(network) > 0
+
+
+def test_rows_that_meet_a_matrix_in_8_bits_are_in_8_bits_too() -> None:
+    needs("int8")
+    size = 64
+    x = np.zeros((2, size), dtype=np.float32)
+    # Of two values in a row the small one is below half a step of the large one's scale; alone it is kept.
+    x[0, :2], x[1, 1] = (1.0, 0.001), 0.001
+    answer = session.OpenvinoSession(*identity(size), "int8", threads=1, streams=1).run({"x": x})["y"]
+    assert answer[0, 0] == pytest.approx(1, rel=0.01)
+    assert answer[0, 1] == 0
+    assert answer[1, 1] == pytest.approx(0.001, rel=0.01)
+
+
+def identity(size: int) -> tuple[GraphContract, bytes]:
+    """A graph that multiplies rows `x` with the identity matrix."""
+    node = onnx.helper.make_node("MatMul", ["x", "weight"], ["y"])
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["rows", size]) for name in "xy"]
+    weight = onnx.numpy_helper.from_array(np.eye(size, dtype=np.float32), "weight")
+    graph = onnx.helper.make_graph([node], "identity", values[:1], values[1:], [weight])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
+    tensors = [(TensorContract(name, "float32", ("rows", size)),) for name in "xy"]
+    return GraphContract("identity", "identity.onnx", "0" * 64, *tensors), model.SerializeToString()
 
 
 def test_a_processor_without_the_instructions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

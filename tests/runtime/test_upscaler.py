@@ -88,7 +88,7 @@ def test_groups_of_rows_repeat_the_published_evaluation(
     torch = pytest.importorskip("torch")
     from hiif_deploy.encode import normalise
     from hiif_deploy.pixels import to_unit
-    from hiif_training.models.hiif import skip
+    from hiif_training.models.implicit import skip
     from hiif_training.queries import grid_queries
 
     image = torch.from_numpy(normalise(upscaler.contract, to_unit(frame)))

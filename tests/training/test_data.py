@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from PIL import Image
 
 from hiif_deploy.errors import ImageError, OptionError
 from hiif_training.data import Crops, Numbers, Sample, SampleLoader, to_tensor_domain
-from hiif_training.models.hiif import skip
-from hiif_training.queries import Queries, grid_queries
+from hiif_training.models.implicit import Traits, skip
+from hiif_training.queries import Queries, axis_queries, grid_queries
 from hiif_training.recipe import Recipe
 
 Turn = tuple[bool, bool, bool]
@@ -44,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 def crops(folder: Path, **recipe: Any) -> Crops:
     values = {"steps": 50, "batch": 2, "patch": PATCH, **recipe}
-    return Crops(Recipe(model={}, data=(str(folder),), **values), levels=6, bits="exact")
+    return Crops(Recipe(model={}, data=(str(folder),), **values), partial(axis_queries, levels=6))
 
 
 def turned(picture: NDArray[Any], turn: Turn) -> NDArray[Any]:
@@ -214,8 +215,8 @@ def test_a_sample_has_its_documented_shapes(folder: Path) -> None:
 
 
 def test_black_is_minus_one_and_white_is_plus_one() -> None:
-    values = to_tensor_domain(np.array([0, 255], dtype=np.uint8))
-    np.testing.assert_allclose(values, [-1, 1], atol=1e-7)
+    values = to_tensor_domain(np.array([[[0, 0, 0], [255, 255, 255]]], dtype=np.uint8), Traits())
+    np.testing.assert_allclose(values, [[[-1] * 3, [1] * 3]], atol=1e-7)
     assert values.dtype == np.float32
 
 

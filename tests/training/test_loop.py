@@ -101,7 +101,7 @@ def plain_training(recipe: Recipe) -> tuple[Hiif, AveragedModel, list[float]]:
     model = make_model(recipe.model).train()
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))  # type: ignore[no-untyped-call]
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad])
-    crops, losses = Crops(recipe, levels=6, bits="exact"), []
+    crops, losses = Crops(recipe, model.ask), []
     for step in range(recipe.steps):
         numbers = range(step * recipe.batch, (step + 1) * recipe.batch)
         part = Sample.concatenate([crops[n] for n in numbers])

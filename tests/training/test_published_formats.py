@@ -14,7 +14,7 @@ from hiif_deploy.errors import CheckpointError
 from hiif_training.checkpoint import load_checkpoint
 from hiif_training.detect import detect_spec
 from hiif_training.mmcv_format import family_tensors
-from hiif_training.models.registry import DECODERS
+from hiif_training.models.registry import DECODERS, make_model
 from published_format import (
     BUFFERS,
     ENCODERS,
@@ -118,7 +118,7 @@ def test_without_a_name_the_tensors_tell_the_model(decoder: str, encoder: str) -
     spec = detect_spec(content["sd"])
     assert spec["name"] == content["name"]
     assert spec["args"]["encoder_spec"]["name"] == encoder
-    named, told = DECODERS[content["name"]](content["args"]), DECODERS[spec["name"]](spec["args"])
+    named, told = (make_model({"name": one["name"], "args": one["args"]}) for one in (content, spec))
     assert told.config == named.config
     assert told.encoder.config == named.encoder.config
 
@@ -188,12 +188,12 @@ def test_a_generator_with_another_encoder_is_refused(tmp_path: Path) -> None:
 )
 def test_arguments_of_clit_that_cannot_be_followed_are_refused(args: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError) as caught:
-        DECODERS["clit"]({"encoder_spec": {"name": "edsr-mini"}, **args})
+        make_model({"name": "clit", "args": {"encoder_spec": {"name": "edsr-mini"}, **args}})
     assert message in str(caught.value)
 
 
 def test_clit_without_arguments_is_the_public_class() -> None:
-    config = DECODERS["clit"]({"encoder_spec": {"name": "edsr-mini"}}).config
+    config = make_model({"name": "clit", "args": {"encoder_spec": {"name": "edsr-mini"}}}).config
     assert (config.width, config.activation) == (192, "relu")
 
 
@@ -206,5 +206,5 @@ def test_clit_without_arguments_is_the_public_class() -> None:
 )
 def test_arguments_of_ciaosr_that_cannot_be_followed_are_refused(args: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError) as caught:
-        DECODERS["ciaosr"]({"encoder_spec": {"name": "edsr-mini"}, **args})
+        make_model({"name": "ciaosr", "args": {"encoder_spec": {"name": "edsr-mini"}, **args}})
     assert message in str(caught.value)

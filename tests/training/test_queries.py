@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from hiif_deploy.errors import ScaleError
-from hiif_training.models.hiif import gather, skip
+from hiif_training.models.implicit import gather, skip
 from hiif_training.queries import Queries, area_weights, grid_queries, scattered_queries
 
 SIZES = [
@@ -99,6 +99,7 @@ def test_every_tensor_has_its_documented_shape_and_type(levels: int, bits: str) 
     assert shapes == {
         "index": ((1, 4, 176), torch.int64),
         "weight": ((1, 4, 176), torch.float32),
+        "relative": ((1, 4, 176, 2), torch.float32),
         "bits": ((1, 176, levels, 2), torch.float32),
         "local": ((1, 176, 2), torch.float32),
         "cell": ((1, 2), torch.float32),

@@ -32,7 +32,7 @@ from hiif_deploy.errors import CheckpointError
 from hiif_deploy.files import write_aside
 from hiif_training.detect import detect_spec
 from hiif_training.mmcv_format import family_tensors, is_mmcv
-from hiif_training.models.hiif import Hiif
+from hiif_training.models.implicit import ImplicitModel
 from hiif_training.models.registry import make_model
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
@@ -49,7 +49,7 @@ _SHOWN = 3
 class LoadedCheckpoint:
     """A model with its published weights, and what the file says about it."""
 
-    model: Hiif
+    model: ImplicitModel
     """On the CPU, float32, in evaluation mode."""
     spec: dict[str, Any]
     """`{name, args}`: what `make_model` takes and `save_checkpoint` writes."""

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hiif_deploy.ciaosr_axis import ciaosr_axis
-from hiif_training.queries import CORNERS, Queries, scattered_queries
+from hiif_training.queries import CORNERS, Queries, TensorFields, scattered_queries
 
 
 @dataclass(frozen=True)
-class CiaosrQueries:
+class CiaosrQueries(TensorFields):
     """B pictures' queries, N each."""
 
     nearest: Tensor

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from hiif_deploy.clit_axis import clit_axis, stage_sizes
 from hiif_deploy.grid import relative_cell
-from hiif_training.queries import CORNERS, scattered_queries
+from hiif_training.queries import CORNERS, TensorFields, scattered_queries
 
 
 @dataclass(frozen=True)
-class StageQueries:
+class StageQueries(TensorFields):
     """B pictures' queries to one stage, N each; T = (2·reach + 1)² tokens, row-major around the nearest pixel."""
 
     size: tuple[int, int]
@@ -35,7 +35,7 @@ class StageQueries:
 
 
 @dataclass(frozen=True)
-class ClitQueries:
+class ClitQueries(TensorFields):
     """B pictures' queries to every stage that their enlargement needs."""
 
     stages: tuple[StageQueries, ...]

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from hiif_deploy.errors import ImageError, OptionError
-from hiif_deploy.grid import BitRule
+from hiif_training.models.implicit import Traits
 from hiif_training.pictures import PictureStore, find_pictures
-from hiif_training.queries import Queries, scattered_queries
+from hiif_training.queries import Ask, TensorFields
 from hiif_training.recipe import Recipe
 
 _ATTEMPTS = 100
@@ -28,11 +28,11 @@ class Sample:
     """B crops with their queries."""
 
     image: Tensor
-    """[B, 3, patch, patch] float32 in [-1, 1]."""
-    queries: Queries
+    """[B, 3, patch, patch] float32, normalised: in [-1, 1] for most decoders."""
+    queries: TensorFields
     """patch² queries per crop, scattered over the high-resolution crop."""
     colours: Tensor
-    """[B, patch², 3] float32 in [-1, 1]: what the decoder should answer."""
+    """[B, patch², 3] float32, normalised likewise: what the decoder should answer."""
     damaged: frozenset[str] = frozenset()
     """Files that could not be read while these crops were drawn; others were drawn in their place."""
 
@@ -45,7 +45,7 @@ class Sample:
         """Joined along B."""
         return Sample(
             torch.cat([sample.image for sample in samples]),
-            Queries.concatenate([sample.queries for sample in samples]),
+            type(samples[0].queries).concatenate([sample.queries for sample in samples]),
             torch.cat([sample.colours for sample in samples]),
             frozenset().union(*(sample.damaged for sample in samples)),
         )
@@ -54,12 +54,12 @@ class Sample:
 class Crops(Dataset[Sample]):
     """Sample i is the same whenever and wherever it is drawn: that is what makes a resumed run exact."""
 
-    def __init__(self, recipe: Recipe, *, levels: int, bits: BitRule, cache: int = 1 << 30) -> None:
-        """`cache` is how many bytes of decoded pictures each process keeps."""
+    def __init__(self, recipe: Recipe, ask: Ask, traits: Traits | None = None, *, cache: int = 1 << 30) -> None:
+        """`ask` and `traits` are the model's; `cache` is how many bytes of decoded pictures each process keeps."""
         self.recipe = recipe
         self.cache = cache
-        self.levels = levels
-        self.bits = bits
+        self.ask = ask
+        self.traits = traits or Traits()
 
     def __len__(self) -> int:
         return self.recipe.steps * self.recipe.batch
@@ -75,13 +75,13 @@ class Crops(Dataset[Sample]):
         high = _crop(picture, side, min(round(side * shrink), *picture.size), random)
         low = high.resize((recipe.patch, recipe.patch), Image.Resampling.BICUBIC)
         turn = random.integers(0, 2, 3)
-        colours = to_tensor_domain(_turn(np.asarray(high), turn)).reshape(-1, 3)
-        image = to_tensor_domain(_turn(np.asarray(low), turn)).transpose(2, 0, 1)
+        colours = to_tensor_domain(_turn(np.asarray(high), turn), self.traits).reshape(-1, 3)
+        image = to_tensor_domain(_turn(np.asarray(low), turn), self.traits).transpose(2, 0, 1)
         pixels = random.choice(side * side, recipe.patch**2, replace=False)
         source, target = (recipe.patch, recipe.patch), (side, side)
         return Sample(
             torch.from_numpy(np.ascontiguousarray(image))[None],
-            scattered_queries(source, target, pixels, levels=self.levels, bits=self.bits),
+            self.ask(source, target, pixels),
             torch.from_numpy(colours[pixels])[None],
             damaged,
         )
@@ -160,9 +160,12 @@ class SampleLoader(DataLoader[Sample]):
         """Nothing to restore."""
 
 
-def to_tensor_domain(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """uint8 [0, 255] → float32 [-1, 1]."""
-    return picture.astype(np.float32) * np.float32(2 / 255) - np.float32(1)
+def to_tensor_domain(picture: NDArray[np.uint8], traits: Traits) -> NDArray[np.float32]:
+    """uint8 [h, w, 3] → float32 (x / 255 − mean) / std."""
+    mean, std = np.array(traits.mean), np.array(traits.std)
+    scale, shift = (1 / (255 * std)).astype(np.float32), (mean / std).astype(np.float32)
+    tensor: NDArray[np.float32] = picture.astype(np.float32) * scale - shift
+    return tensor
 
 
 def _crop(picture: Image.Image, side: int, taken: int, random: np.random.Generator) -> Image.Image:

@@ -85,9 +85,9 @@ def make_module(recipe: Recipe, machine: Machine) -> TrainingModule:
 
 def make_loader(recipe: Recipe, machine: Machine, world: World, first_step: int = 0) -> SampleLoader:
     """This process's samples from `first_step` on; ImageError where a picture is too small or there is none."""
-    config = make_model(recipe.model).config
+    model = make_model(recipe.model)
     numbers = Numbers(recipe, first_step=first_step, process=world.process, processes=world.processes)
-    crops = Crops(recipe, levels=config.levels, bits=config.bits, cache=machine.cache_per_process)
+    crops = Crops(recipe, model.ask, model.traits, cache=machine.cache_per_process)
     check_sizes(crops.pictures.paths, recipe.patch)
     return SampleLoader(crops, numbers, machine.workers)
 

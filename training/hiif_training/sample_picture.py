@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hiif_deploy.demo import sample
-from hiif_training.models.hiif import Hiif
+from hiif_training.models.implicit import ImplicitModel
 from hiif_training.torch_engine import enlarge
 
 SIDE, SCALE = 48, 4
 
 
-def enlarged_sample(model: Hiif) -> NDArray[np.uint8]:
+def enlarged_sample(model: ImplicitModel) -> NDArray[np.uint8]:
     """[192, 576, 3]: input pixels, bicubic, the model's answer."""
     whole = sample("chelsea")
     top, left = (whole.shape[0] - SIDE) // 3, (whole.shape[1] - SIDE) // 3

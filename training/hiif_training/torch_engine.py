@@ -8,15 +8,14 @@ from numpy.typing import NDArray
 
 from hiif_deploy.pixels import mirror, to_unit
 from hiif_deploy.sizes import Size, padded_size, published_size
-from hiif_training.models.hiif import Hiif
-from hiif_training.queries import grid_queries
+from hiif_training.models.implicit import ImplicitModel, Traits
 
 TRAINED_SCALE = 4.0
 """Largest scale of published training: evaluation tells the decoder of no smaller cell (design/model.md E3)."""
 
 
 def enlarge(
-    model: Hiif,
+    model: ImplicitModel,
     frame: NDArray[np.uint8],
     target: Size,
     *,
@@ -33,27 +32,34 @@ def enlarge(
     if group_rows is not None and multiple > 1:
         padded, whole = published_size(source, target, multiple)
         frame, source = mirror(frame, padded), padded
-    device = model.freq.weight.device
-    image = torch.from_numpy(to_unit(mirror(frame, padded_size(source, multiple)))).permute(2, 0, 1)[None].to(device)
-    image = image * 2 - 1
+    device = next(model.parameters()).device
+    unit = torch.from_numpy(to_unit(mirror(frame, padded_size(source, multiple)))).to(device)
+    mean, std = _normalisation(model.traits, device)
+    image = ((unit - mean) / std).permute(2, 0, 1)[None]
     with torch.no_grad():
         features = model.encode(image)[..., : source[0], : source[1]]
         image = image[..., : source[0], : source[1]]
         answer = _decode(model, image, features, whole, group_rows or whole[0], clip_cell=clip_cell)
     colours = answer.reshape(*whole, 3)[: target[0], : target[1]]
-    return np.asarray((colours * 0.5 + 0.5).clamp(0, 1).cpu().numpy(), dtype=np.float32)
+    return np.asarray((colours * std + mean).clamp(0, 1).cpu().numpy(), dtype=np.float32)
+
+
+def _normalisation(traits: Traits, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.tensor(traits.mean, device=device), torch.tensor(traits.std, device=device)
 
 
 def _decode(
-    model: Hiif, image: torch.Tensor, features: torch.Tensor, target: Size, rows: int, *, clip_cell: bool
+    model: ImplicitModel, image: torch.Tensor, features: torch.Tensor, target: Size, rows: int, *, clip_cell: bool
 ) -> torch.Tensor:
     """[H·W, 3] in the normalised domain, in groups of `rows` output rows."""
-    config, source = model.config, (image.shape[2], image.shape[3])
+    source = (image.shape[2], image.shape[3])
+    clip_cell = clip_cell and model.traits.clips_cell
     factor = max(target[0] / source[0] / TRAINED_SCALE, 1.0) if clip_cell else 1.0
     parts = []
     for start in range(0, target[0], rows):
-        part = slice(start, min(start + rows, target[0]))
-        queries = grid_queries(source, target, rows=part, levels=config.levels, bits=config.bits).to(image.device)
-        queries.cell.mul_(factor)
+        pixels = np.arange(start * target[1], min(start + rows, target[0]) * target[1])
+        queries = model.ask(source, target, pixels).to(image.device)
+        if factor != 1:
+            queries.cell.mul_(factor)
         parts.append(model.answer(image, features, queries)[0])
     return torch.cat(parts)

@@ -14,7 +14,7 @@ from hiif_deploy.errors import CheckpointError
 from hiif_training.ciaosr_queries import ciaosr_queries
 from hiif_training.models.ciaosr import Ciaosr, CiaosrConfig
 from hiif_training.models.edsr import Edsr, EdsrConfig
-from hiif_training.models.hiif import skip
+from hiif_training.models.implicit import skip
 
 SOURCE, TARGET = (5, 7), (16, 20)
 

@@ -15,7 +15,7 @@ from hiif_deploy.errors import CheckpointError
 from hiif_training.clit_queries import ClitQueries, clit_queries, stage_queries
 from hiif_training.models.clit import Clit, ClitConfig, PositionBias, stage_features
 from hiif_training.models.edsr import Edsr, EdsrConfig
-from hiif_training.models.hiif import skip
+from hiif_training.models.implicit import skip
 
 SMALL: dict[str, Any] = {"width": 8, "heads": 2, "reach": 1, "frequencies": 3, "octaves": 2.0, "hidden": (10, 6)}
 SOURCE, TARGET = (5, 7), (11, 16)

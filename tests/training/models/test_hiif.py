@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from hiif_deploy.errors import CheckpointError
 from hiif_training.models.edsr import Edsr, EdsrConfig
-from hiif_training.models.hiif import Hiif, HiifConfig, LinearAttention, skip
+from hiif_training.models.hiif import Hiif, HiifConfig, LinearAttention
+from hiif_training.models.implicit import skip
 from hiif_training.queries import Queries, grid_queries, scattered_queries
 
 torch.set_num_threads(1)

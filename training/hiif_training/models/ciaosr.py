@@ -10,15 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import unfold
 
 from hiif_deploy.errors import CheckpointError
-from hiif_training.ciaosr_queries import CiaosrQueries
+from hiif_training.ciaosr_queries import CiaosrQueries, ciaosr_queries
+from hiif_training.models.arguments import Accepted, Arguments, configure
 from hiif_training.models.cross_scale_attention import CrossScaleAttention
 from hiif_training.models.encoder import Encoder
-from hiif_training.models.hiif import gather, skip
+from hiif_training.models.implicit import ImplicitModel, Traits, gather
 from hiif_training.models.mlp import Mlp
+from hiif_training.queries import Ask
 
 NEIGHBOURS = 9
 """Pixels of a 3×3 surrounding."""
@@ -40,13 +42,29 @@ class CiaosrConfig:
             raise CheckpointError(f"CiaoSR hidden widths are {self.hidden}: expected at least one, each at least 1")
 
 
-class Ciaosr(nn.Module):
+_FIELDS = {"hidden_list": "hidden", "non_local_attn": "non_local"}
+_FIXED: Accepted = {
+    "local_size": (2,),
+    "feat_unfold": (True,),
+    "multi_scale": ([2],),
+    "softmax_scale": (1,),
+    "eval_bsize": None,
+}
+
+
+def make_ciaosr(encoder: Encoder, args: Arguments) -> Ciaosr:
+    """By the public arguments."""
+    return Ciaosr(encoder, configure("ciaosr", CiaosrConfig(), args, _FIELDS, _FIXED))
+
+
+class Ciaosr(ImplicitModel):
     """Encoder and implicit decoder."""
 
+    traits = Traits(mean=(0.4488, 0.4371, 0.4040), std=(1.0, 1.0, 1.0), clips_cell=False)
+
     def __init__(self, encoder: Encoder, config: CiaosrConfig) -> None:
-        super().__init__()
+        super().__init__(encoder)
         self.config = config
-        self.encoder = encoder
         channels = encoder.out_channels
         if config.non_local and channels % 2:
             raise CheckpointError(f"CiaoSR's non-local branch halves {channels} channels: expected an even number")
@@ -57,6 +75,11 @@ class Ciaosr(nn.Module):
         self.imnet_v = Mlp(values + POSITION, config.hidden, values)
         if config.non_local:
             self.cs_attn = CrossScaleAttention(channels)
+
+    @property
+    def ask(self) -> Ask:
+        """See `ImplicitModel`."""
+        return ciaosr_queries
 
     def encode(self, image: Tensor) -> Tensor:
         """Normalised picture [B, 3, h, w] → features [B, C, h, w], or [B, 2·C, h, w] with the non-local branch's last.
@@ -79,14 +102,6 @@ class Ciaosr(nn.Module):
         weight = (asked * key).sum(-1, keepdim=True).softmax(1)
         colours: Tensor = self.imnet_q((weight * value).sum(1))
         return colours
-
-    def forward(self, image: Tensor, queries: CiaosrQueries) -> Tensor:
-        """Normalised picture [B, 3, h, w] → colours [B, N, 3], the bilinear skip included."""
-        return self.answer(image, self.encode(image), queries)
-
-    def answer(self, image: Tensor, features: Tensor, queries: CiaosrQueries) -> Tensor:
-        """`forward` for features that are known already."""
-        return self.decode(features, queries) + skip(image, queries)
 
     @staticmethod
     def _position(queries: CiaosrQueries) -> Tensor:

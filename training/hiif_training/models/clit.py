@@ -8,6 +8,7 @@ said. One stage alone is what the public configurations call LIT.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,10 +17,12 @@ from torch.nn.functional import grid_sample
 
 from hiif_deploy.errors import CheckpointError
 from hiif_deploy.grid import pixel_centres
-from hiif_training.clit_queries import ClitQueries, StageQueries
+from hiif_training.clit_queries import ClitQueries, StageQueries, clit_queries
+from hiif_training.models.arguments import Accepted, Arguments, configure, part_arguments
 from hiif_training.models.encoder import Encoder
-from hiif_training.models.hiif import gather, skip
+from hiif_training.models.implicit import ImplicitModel, Traits, gather
 from hiif_training.models.mlp import ACTIVATIONS, Mlp
+from hiif_training.queries import Ask
 
 MEMORY = 0.75
 """Share of a stage's answer that the next one adds to its own."""
@@ -62,13 +65,37 @@ class ClitConfig:
         return (2 * self.reach + 1) ** 2
 
 
-class Clit(nn.Module):
-    """Encoder and implicit decoder; colours are in the normalised domain of the input, about [-1, 1]."""
+_FIELDS = {"base_dim": "width", "head": "heads", "r": "reach", "imnet_num": "stages"}
+_FIXED: Accepted = {"is_cell": (True,), "local_attn": (True,)}
+_CODE_FIELDS = {"enc_dims": "frequencies", "posenc_scale": "octaves"}
+_CODE_FIXED: Accepted = {"posenc_type": ("sinusoid",), "gamma": (1,), "hidden_dims": None}
+
+
+def make_clit(encoder: Encoder, args: Arguments) -> Clit:
+    """By the public arguments, those of its parts included."""
+    args = dict(args)
+    code = part_arguments("clit", args.pop("pb_spec", None), "posenc")
+    network = part_arguments("clit", args.pop("imnet_spec", None), "mlp")
+    # The public class has base_dim 192 where its arguments say nothing.
+    base = ClitConfig(width=192)
+    if args.pop("conv_num", args.get("imnet_num", base.stages)) != args.get("imnet_num", base.stages):
+        raise CheckpointError("clit: conv_num and imnet_num differ: expected one network and one convolution per stage")
+    base = configure("clit", base, args, _FIELDS, _FIXED)
+    if isinstance(waves := code.get("enc_dims"), int):
+        code["enc_dims"] = waves // 4
+    base = configure("pb_spec of clit", base, code, _CODE_FIELDS, _CODE_FIXED)
+    fields = {"hidden_list": "hidden", "act": "activation"}
+    return Clit(encoder, configure("imnet_spec of clit", base, network, fields, {"out_dim": (3,)}))
+
+
+class Clit(ImplicitModel):
+    """Encoder and implicit decoder."""
+
+    traits = Traits(clips_cell=False)
 
     def __init__(self, encoder: Encoder, config: ClitConfig) -> None:
-        super().__init__()
+        super().__init__(encoder)
         self.config = config
-        self.encoder = encoder
         width, stages = config.width, range(config.stages)
         self.conv_ch = _conv3(encoder.out_channels, width)
         self.conv_qs = nn.ModuleList(_conv3(width, width) for _ in stages)
@@ -77,6 +104,11 @@ class Clit(nn.Module):
         self.pb_encoder = PositionBias(config)
         inputs = config.tokens * width + 2
         self.imnets = nn.ModuleList(Mlp(inputs, config.hidden, 3, config.activation) for _ in stages)
+
+    @property
+    def ask(self) -> Ask:
+        """See `ImplicitModel`."""
+        return partial(clit_queries, stages=self.config.stages, reach=self.config.reach)
 
     def encode(self, image: Tensor) -> Tensor:
         """Normalised picture [B, 3, h, w] → features [B, width, h, w], those from which every stage samples its own."""
@@ -110,14 +142,6 @@ class Clit(nn.Module):
         rows = answers.transpose(1, 2).reshape(batch, count, -1)
         cell = queries.cell[:, None, :].expand(batch, count, 2)
         return torch.cat([rows, cell.to(maps.dtype)], dim=-1)
-
-    def forward(self, image: Tensor, queries: ClitQueries) -> Tensor:
-        """Normalised picture [B, 3, h, w] → colours [B, N, 3], the bilinear skip included."""
-        return self.answer(image, self.encode(image), queries)
-
-    def answer(self, image: Tensor, features: Tensor, queries: ClitQueries) -> Tensor:
-        """`forward` for features that are known already."""
-        return self.decode(features, queries) + skip(image, queries)
 
 
 class PositionBias(nn.Module):

@@ -1,12 +1,12 @@
 """HIIF, the readable reference (arXiv 2412.03748; design/model.md H1–H10). Keys are those of published checkpoints.
 
-Features and queries are arguments, colours are return values: the module remembers nothing between calls.
 Linear attention averages over all queries of one call, so a call must hold every query that belongs together.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from hiif_deploy.errors import CheckpointError
 from hiif_deploy.grid import BitRule
+from hiif_training.models.arguments import Arguments, configure
 from hiif_training.models.encoder import Encoder
-from hiif_training.queries import Queries, WithSkip
+from hiif_training.models.implicit import ImplicitModel, gather
+from hiif_training.queries import Ask, Queries, axis_queries
 
 Hierarchy = Literal["levels", "coordinates", "once"]
 """What each level is told of the query's position: its own two bits (the paper's model); the plain local
@@ -61,13 +63,19 @@ class HiifConfig:
         return 2
 
 
-class Hiif(nn.Module):
-    """Encoder and implicit decoder; colours are in the normalised domain of the input, about [-1, 1]."""
+def make_hiif(encoder: Encoder, args: Arguments) -> Hiif:
+    """By the public arguments; `blocks` are the heads."""
+    names = {("blocks" if f.name == "heads" else f.name): f.name for f in fields(HiifConfig)}
+    # The public code knows no other bits: a spec that does not name them was written for these.
+    return Hiif(encoder, configure("hiif", HiifConfig(bits="reference"), args, names, {}))
+
+
+class Hiif(ImplicitModel):
+    """Encoder and implicit decoder."""
 
     def __init__(self, encoder: Encoder, config: HiifConfig) -> None:
-        super().__init__()
+        super().__init__(encoder)
         self.config = config
-        self.encoder = encoder
         width = config.hidden_dim
         self.freq = nn.Conv2d(encoder.out_channels, width, 3, padding=1)
         inputs = [4 * width + 2] + [width] * (config.levels - 1)
@@ -84,28 +92,23 @@ class Hiif(nn.Module):
         blocks = (self.get_submodule(f"conv{n}") for n in range(self.config.attention_blocks))
         return [block for block in blocks if isinstance(block, LinearAttention)]
 
-    def encode(self, image: Tensor) -> Tensor:
-        """Normalised picture [B, 3, h, w] → features [B, C, h, w]."""
-        features: Tensor = self.encoder(image)
-        return features
+    @property
+    def ask(self) -> Ask:
+        """See `ImplicitModel`."""
+        return partial(axis_queries, levels=self.config.levels, bits=self.config.bits)
 
     def decode(self, features: Tensor, queries: Queries) -> Tensor:
         """Encoder features [B, C, h, w] → colours [B, N, 3] without the skip (H1, H6–H9)."""
-        x = self.query_input(self.freq(features), queries)
+        return self.answer_inputs(self.query_input(self.freq(features), queries), queries)
+
+    def answer_inputs(self, x: Tensor, queries: Queries) -> Tensor:
+        """What `query_input` gave [B, N, 4·width + 2] → colours [B, N, 3] without the skip (H7–H9)."""
         for n, level in enumerate(self.fc_layers):
             x = level(torch.cat([x, self.position(queries, n)], dim=-1))
             if n == 0:
                 for attention in self.attention:
                     x = attention(x)
         return x
-
-    def forward(self, image: Tensor, queries: Queries) -> Tensor:
-        """Normalised picture [B, 3, h, w] → colours [B, N, 3], the bilinear skip included (H10)."""
-        return self.answer(image, self.encode(image), queries)
-
-    def answer(self, image: Tensor, features: Tensor, queries: Queries) -> Tensor:
-        """`forward` for features that are known already."""
-        return self.decode(features, queries) + skip(image, queries)
 
     def query_input(self, maps: Tensor, queries: Queries) -> Tensor:
         """[B, N, 4·width + 2]: each corner's features times its area weight, and the cell (H6)."""
@@ -154,11 +157,24 @@ class LinearAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, width] → [B, N, width]."""
+        query, key, value = self.split(x)
+        return self.mix(x, query, self.products(key, value) / x.shape[1])
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, N, width] → query, key and value, [B, heads, N, width / heads] each."""
         batch, count, width = x.shape
         qkv = self.qkv_proj(x).reshape(batch, count, self.heads, 3 * (width // self.heads)).transpose(1, 2)
         query, key, value = qkv.chunk(3, dim=-1)
-        average = self.kln(key).transpose(-2, -1) @ self.vln(value) / count
-        attended = (query @ average).transpose(1, 2).reshape(batch, count, width)
+        return query, key, value
+
+    def products(self, key: Tensor, value: Tensor) -> Tensor:
+        """KᵀV, summed over the queries given: [B, heads, width / heads, width / heads]."""
+        total: Tensor = self.kln(key).transpose(-2, -1) @ self.vln(value)
+        return total
+
+    def mix(self, x: Tensor, query: Tensor, average: Tensor) -> Tensor:
+        """[B, N, width], given the average KᵀV of all queries that belong together."""
+        attended = (query @ average).transpose(1, 2).reshape(x.shape)
         return x + self.project(attended + x)
 
     def project(self, x: Tensor) -> Tensor:
@@ -166,17 +182,3 @@ class LinearAttention(nn.Module):
         first = getattr(self, "proj1", None) or self.get_submodule("proj")
         y: Tensor = nn.functional.gelu(first(x))
         return self.get_submodule("proj2")(y) if hasattr(self, "proj2") else y
-
-
-def gather(maps: Tensor, index: Tensor) -> Tensor:
-    """[B, C, h, w] maps and [B, K, N] row-major pixel indices → [B, K, N, C]."""
-    batch, channels = maps.shape[:2]
-    rows = maps.flatten(2).transpose(1, 2).reshape(-1, channels)
-    pixels = maps.shape[2] * maps.shape[3]
-    start = torch.arange(batch, device=index.device).view(batch, 1, 1) * pixels
-    return rows.index_select(0, (index + start).flatten()).view(*index.shape, channels)
-
-
-def skip(image: Tensor, queries: WithSkip) -> Tensor:
-    """[B, N, 3] half-pixel bilinear sample of the picture, border replicated (H10)."""
-    return (gather(image, queries.skip_index) * queries.skip_weight[..., None].to(image.dtype)).sum(1)

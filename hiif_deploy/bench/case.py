@@ -1,0 +1,100 @@
+"""What a benchmark is about: a model, a picture, a size; and what a way of enlarging it must be able to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from hiif_deploy.bundle import Bundle
+from hiif_deploy.demo import sample
+from hiif_deploy.session import Arithmetic
+from hiif_deploy.sizes import Size
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class BenchModel:
+    """A model to measure."""
+
+    name: str
+    """For people."""
+    bundle: Bundle
+    """Its graphs."""
+    checkpoint: Path | None = None
+    """Its weights in PyTorch's form. None: PyTorch's ways are timed with random weights, and deviations left out."""
+    remark: str = ""
+    """What a reader of its figures must know."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one picture takes, encoder included."""
+
+    macs: int
+    """Multiplications of matrix products and convolutions, each with its addition."""
+    bytes: int
+    """Of all tensors that operations read and write, weights included, caches not considered."""
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.macs + other.macs, self.bytes + other.bytes)
+
+    def __rmul__(self, times: int) -> Work:
+        return Work(times * self.macs, times * self.bytes)
+
+
+class Runner(Protocol):
+    """One way to enlarge pictures, opened."""
+
+    @property
+    def detail(self) -> str:
+        """Engine, chunk size and whatever else decides its speed, for people."""
+        ...
+
+    @property
+    def resolved(self) -> str:
+        """Name of the variant with all that was found out by measuring, so that another process need not."""
+        ...
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """What its matrix products are computed in."""
+        ...
+
+    def upscale(self, image: Image, size: Size) -> Image:
+        """[h, w, 3] → [H, W, 3], as a user calls it: this is what is timed."""
+        ...
+
+    def colours(self, image: Image, size: Size) -> NDArray[Any]:
+        """[H, W, 3] floats before clamping and rounding, 1 being white."""
+        ...
+
+    def stages(self) -> Mapping[str, float]:
+        """Seconds of each stage of the last `upscale`; they sum up to all of it. Empty where nothing is known."""
+        ...
+
+    def work(self, image: Image, size: Size) -> Work | None:
+        """Counted, not timed; None where that is not possible."""
+        ...
+
+    def close(self) -> None:
+        """End threads, free memory."""
+        ...
+
+
+Opener = Callable[[BenchModel, int, int | None], Runner]
+"""(model, threads, queries per call or None for what is best) → a way to enlarge pictures. Raises HiifError where it
+cannot be had here."""
+
+
+def picture(source: Size) -> Image:
+    """A sample of that (height, width)."""
+    height, width = source
+    resized = cv2.resize(sample("astronaut"), (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(resized, dtype=np.uint8)

@@ -1,0 +1,158 @@
+"""Ways to enlarge a picture that the benchmark knows by name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import entry_points
+from typing import cast, get_args
+
+from hiif_deploy import tuning
+from hiif_deploy.bench.case import BenchModel, Image, Opener, Runner, Work
+from hiif_deploy.bench.stages import Stopwatch, open_watched, table_seconds
+from hiif_deploy.bench.work import count_upscale
+from hiif_deploy.errors import OptionError
+from hiif_deploy.extras import require_extra
+from hiif_deploy.session import Arithmetic, Engine, EngineOptions
+from hiif_deploy.sizes import Size
+from hiif_deploy.upscaler import Array, RenderOptions, Upscaler
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An upscaler as a user would set it up."""
+
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    """Engine and arithmetic."""
+    render: RenderOptions = field(default_factory=RenderOptions)
+    """How the work is cut."""
+
+
+SAMPLED = RenderOptions(statistics="sampled")
+
+SETTINGS: dict[str, Setting] = {
+    "exact": Setting(),
+    "sampled": Setting(render=SAMPLED),
+    "openvino": Setting(EngineOptions(engine="openvino")),
+    "bf16": Setting(EngineOptions(engine="openvino", precision="bf16"), SAMPLED),
+    "int8": Setting(EngineOptions(engine="openvino", precision="int8"), SAMPLED),
+}
+"""This project's own ways. Add a line to have another one measured."""
+
+BASELINES = ("plain", "plain-chunked", "naive-onnx")
+"""What ratios refer to: they need PyTorch and come from the area that has it."""
+REFERENCE = "float64"
+"""The plain module in double precision, which deviations refer to; never timed."""
+ENTRY_POINTS = "hiif_deploy.bench_baselines"
+"""Name of a baseline → its `Opener`."""
+
+
+def variant_names() -> tuple[str, ...]:
+    """All of them, baselines first."""
+    return (*BASELINES, *SETTINGS)
+
+
+def check_variants(names: Sequence[str]) -> None:
+    """OptionError where a name is unknown: no variant, no BASELINE:QUERIES, no ENGINE nor ENGINE:PRECISION."""
+    engines, baselines = get_args(Engine), (*BASELINES, REFERENCE)
+    for name in names:
+        first, _, rest = name.partition(":")
+        if not (name in SETTINGS or (first in baselines and (rest.isdecimal() or not rest)) or first in engines):
+            known = ", ".join((*variant_names(), *(n for n in engines if n not in SETTINGS)))
+            raise OptionError(f"unknown variant {name!r}: expected one of {known}, ENGINE:PRECISION, BASELINE:QUERIES")
+
+
+def open_variant(name: str, model: BenchModel, threads: int, engine: EngineOptions | None = None) -> Runner:
+    """The variant, loaded. `engine` gives what ENGINE:PRECISION leaves open. HiifError where it cannot be had."""
+    check_variants([name])
+    first, _, rest = name.partition(":")
+    if first in (*BASELINES, REFERENCE):
+        return _baseline(first)(model, threads, int(rest) if rest else None)
+    if name in SETTINGS:
+        setting = SETTINGS[name]
+        return Ours(name, model, replace(setting, engine=replace(setting.engine, threads=threads)))
+    given = engine or EngineOptions()
+    options = replace(
+        given, engine=cast(Engine, first), precision=cast(Arithmetic, rest) if rest else None, threads=threads
+    )
+    return Ours(name, model, Setting(options))
+
+
+def _baseline(name: str) -> Opener:
+    require_extra("export")
+    points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if name not in points:
+        raise OptionError(f"variant {name} is not registered; install this project again: pip install '.[export]'")
+    opener: Opener = points[name].load()
+    return opener
+
+
+class Ours:
+    """An upscaler with a stopwatch."""
+
+    def __init__(self, name: str, model: BenchModel, setting: Setting) -> None:
+        self.resolved = name
+        # As the upscaler does it by itself, where its backend is not open already.
+        self._cut = tuning.find(model.bundle, setting.engine)
+        if self._cut is not None:
+            setting = replace(setting, engine=replace(setting.engine, call_threads=self._cut.call_threads))
+        self._setting, self._bundle, self._watch = setting, model.bundle, Stopwatch()
+        backend = open_watched(model.bundle, setting.engine, self._watch)
+        self._upscaler = Upscaler(model.bundle, engine=setting.engine, options=setting.render, backend=backend)
+        self.seconds = 0.0
+        """Of the last `upscale`."""
+        self._table: dict[tuple[Size, Size], float] = {}
+        self._last: tuple[Size, Size] | None = None
+
+    @property
+    def detail(self) -> str:
+        """See `Runner`."""
+        cut = (
+            f", tuned: {self._cut.query_block} queries x {self._cut.call_threads} threads per call" if self._cut else ""
+        )
+        return f"{self._upscaler.description}{cut}"
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """See `Runner`."""
+        return self._upscaler.precision
+
+    @property
+    def rescued(self) -> int:
+        """Blocks that half precision could not answer."""
+        return self._upscaler.rescued
+
+    def upscale(self, image: Image, size: Size) -> Image:
+        """See `Runner`."""
+        self._watch.reset()
+        began = time.perf_counter()
+        frame: Image = self._upscaler.upscale(image, size=size)
+        self.seconds = time.perf_counter() - began
+        self._last = ((image.shape[0], image.shape[1]), size)
+        return frame
+
+    def colours(self, image: Image, size: Size) -> Array:
+        """See `Runner`."""
+        return self._upscaler.render_unclamped(self._upscaler.encode(image), size=size)
+
+    def stages(self) -> Mapping[str, float]:
+        """See `Runner`; the names are `stages.STAGES`."""
+        if self._last is None:
+            return {}
+        if self._last not in self._table:
+            self._table[self._last] = table_seconds(self._bundle.contract, *self._last)
+        passes = self._bundle.contract.decoder.statistics_passes
+        engine = self._setting.engine
+        calls = max(1, engine.thread_count // (engine.call_threads or 1))
+        return self._watch.split(self.seconds, self._table[self._last], passes, calls)
+
+    def work(self, image: Image, size: Size) -> Work | None:
+        """See `Runner`; other engines than the host's are not counted."""
+        if self._setting.engine.engine not in ("onnxruntime", "openvino") or self.arithmetic == "fp16":
+            return None
+        return count_upscale(self._bundle, self._setting.render, self._setting.engine.thread_count, image, size)
+
+    def close(self) -> None:
+        """See `Runner`."""
+        self._upscaler.close()

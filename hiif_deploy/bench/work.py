@@ -1,0 +1,131 @@
+"""Multiplications and bytes of a picture, counted from what ONNX Runtime says it executed: its profile names every
+operation with the shapes it met. Nothing is estimated from the model's description."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from hiif_deploy.backend import HostBackend
+from hiif_deploy.bench.case import Image, Work
+from hiif_deploy.bundle import Bundle
+from hiif_deploy.contract import GraphContract
+from hiif_deploy.session import EngineOptions, Session, Tensors
+from hiif_deploy.sizes import Size
+from hiif_deploy.upscaler import RenderOptions, Upscaler
+
+Shape = list[int]
+
+
+class CountingSession:
+    """One graph in ONNX Runtime, which writes down every operation into a file of `folder`."""
+
+    def __init__(self, model: bytes | str, folder: Path, threads: int) -> None:
+        options = ort.SessionOptions()
+        options.enable_profiling = True
+        options.profile_file_prefix = str(folder / f"{id(self)}")
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # A weight that was packed for the processor would have no shape.
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        # Beyond that level convolutions are laid out for one processor, channels padded.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._inputs = {node.name: node.type for node in self._session.get_inputs()}
+        self._outputs = [node.name for node in self._session.get_outputs()]
+
+    def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+        """See `Session`."""
+        inputs = {name: np.ascontiguousarray(feeds[name], dtype=_DTYPES[kind]) for name, kind in self._inputs.items()}
+        return dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
+
+    def finish(self) -> Work:
+        """All calls so far; the session must not be run any more."""
+        return _sum_up(json.loads(Path(self._session.end_profiling()).read_text(encoding="utf-8")))
+
+
+_DTYPES: dict[str, type[np.generic]] = {
+    "tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int32)": np.int32, "tensor(int64)": np.int64,
+    "tensor(float16)": np.float16,
+}  # fmt: skip
+
+
+class _CountingBackend(HostBackend):
+    def __init__(self, bundle: Bundle, options: EngineOptions, folder: Path) -> None:
+        self._folder = folder
+        self._counting: list[CountingSession] = []
+        super().__init__(bundle, options)
+
+    def _open(self, graph: GraphContract) -> Session:
+        session = CountingSession(self._bundle.graphs[graph.key], self._folder, self._threads)
+        self._counting.append(session)
+        return session
+
+    def finish(self) -> Work:
+        return sum((session.finish() for session in self._counting), Work(0, 0))
+
+
+def count_upscale(bundle: Bundle, render: RenderOptions, threads: int, image: Image, size: Size) -> Work:
+    """One picture on ONNX Runtime in fp32. Other host engines and arithmetics have the same multiplications."""
+    with tempfile.TemporaryDirectory(prefix="hiif-bench-") as folder:
+        options = EngineOptions(threads=threads)
+        backend = _CountingBackend(bundle, options, Path(folder))
+        with Upscaler(bundle, engine=options, options=render, backend=backend) as upscaler:
+            upscaler.upscale(image, size=size)
+            return backend.finish()
+
+
+def count_calls(model: bytes, calls: Iterable[Tensors], threads: int) -> Work:
+    """A graph on every one of `calls`."""
+    with tempfile.TemporaryDirectory(prefix="hiif-bench-") as folder:
+        session = CountingSession(model, Path(folder), threads)
+        for feeds in calls:
+            session.run(feeds)
+        return session.finish()
+
+
+def _sum_up(events: list[dict[str, Any]]) -> Work:
+    total = Work(0, 0)
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("kernel_time"):
+            total += _operation(event["args"])
+    return total
+
+
+def _operation(facts: dict[str, Any]) -> Work:
+    """One operation as ONNX Runtime's profile tells of it."""
+    kind, sizes = facts["op_name"], ("activation_size", "parameter_size", "output_size")
+    count = _MACS.get(kind)
+    inputs, (output, *_) = _shapes(facts["input_type_shape"]), [*_shapes(facts["output_type_shape"]), []]
+    return Work(count(inputs, output) if count else 0, sum(int(facts[size]) for size in sizes))
+
+
+def _product_macs(inputs: list[Shape], output: Shape) -> int:
+    """[…, M, K] · […, K, N], either one transposed or not: K² = |A| |B| / (|out| · batch of B)."""
+    left, right = inputs[:2]
+    shared = math.isqrt(math.prod(left) * math.prod(right) // max(1, math.prod(output) * math.prod(right[:-2])))
+    return math.prod(output) * shared
+
+
+def _convolution_macs(inputs: list[Shape], output: Shape) -> int:
+    """Every output sums over the kernel [O, C / groups, …]."""
+    return math.prod(output) * math.prod(inputs[1][1:])
+
+
+_MACS: dict[str, Callable[[list[Shape], Shape], int]] = {
+    "MatMul": _product_macs, "FusedMatMul": _product_macs, "Gemm": _product_macs, "FusedGemm": _product_macs,
+    "Conv": _convolution_macs, "FusedConv": _convolution_macs,
+}  # fmt: skip
+"""Operations that multiply matrices; all others are not counted."""
+
+
+def _shapes(entries: list[dict[str, Shape]]) -> list[Shape]:
+    return [shape for entry in entries for shape in entry.values()]

@@ -1,0 +1,26 @@
+"""How far an approximate run is from the exact one, measured on the picture itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hiif_deploy.errors import OptionError
+from hiif_deploy.pixels import Frame
+from hiif_deploy.session import EngineOptions
+from hiif_deploy.sizes import Size
+from hiif_deploy.upscaler import Upscaler
+from hiif_deploy.verify import Difference, measure
+
+
+def exact_twin(upscaler: Upscaler) -> Upscaler:
+    """The same bundle in fp32 on the processor, statistics of all queries. OptionError where that is what it is."""
+    if upscaler.precision == "fp32" and upscaler.options.statistics == "exact":
+        raise OptionError("nothing is approximate in this run, so there is no deviation to report")
+    engine = EngineOptions(threads=upscaler.engine.threads)
+    return Upscaler(upscaler.bundle, engine=engine, options=replace(upscaler.options, statistics="exact"))
+
+
+def deviation(upscaler: Upscaler, exact: Upscaler, frame: Frame, size: Size) -> Difference:
+    """Colours of both before rounding and clamping; takes one more approximate run and the exact one."""
+    answer, expected = (one.render_unclamped(one.encode(frame), size=size) for one in (upscaler, exact))
+    return measure(answer, expected)

@@ -1,0 +1,75 @@
+"""LIIF, the readable reference (arXiv 2012.09161; design/decoders.md). Keys are those of published checkpoints.
+
+Each of the four source pixels around a query predicts its colour from its features, where the query is and how large;
+the predictions are averaged by area.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hiif_deploy.errors import CheckpointError
+from hiif_training.models.arguments import Accepted, Arguments, configure, part_arguments
+from hiif_training.models.ciaosr import NEIGHBOURS, surroundings
+from hiif_training.models.encoder import Encoder
+from hiif_training.models.implicit import ImplicitModel, Traits, gather
+from hiif_training.models.mlp import Mlp
+from hiif_training.queries import Ask, Queries, axis_queries
+
+
+@dataclass(frozen=True)
+class LiifConfig:
+    """Sizes and variants of the LIIF decoder."""
+
+    hidden: tuple[int, ...] = (256, 256, 256, 256)
+    """Widths inside the network."""
+    unfold: bool = True
+    """A pixel's features are those of its 3×3 surroundings. Published as `feat_unfold`."""
+    cell: bool = True
+    """The network is told the size of the output pixel. Published as `cell_decode`."""
+
+    def __post_init__(self) -> None:
+        if not self.hidden or min(self.hidden) < 1:
+            raise CheckpointError(f"LIIF hidden widths are {self.hidden}: expected at least one, each at least 1")
+
+
+_FIELDS = {"feat_unfold": "unfold", "cell_decode": "cell"}
+_FIXED: Accepted = {"local_ensemble": (True,)}
+
+
+def make_liif(encoder: Encoder, args: Arguments) -> Liif:
+    """By the public arguments, those of `imnet_spec` included."""
+    args = dict(args)
+    network = part_arguments("liif", args.pop("imnet_spec", None), "mlp")
+    base = configure("liif", LiifConfig(), args, _FIELDS, _FIXED)
+    return Liif(encoder, configure("imnet_spec of liif", base, network, {"hidden_list": "hidden"}, {"out_dim": (3,)}))
+
+
+class Liif(ImplicitModel):
+    """Encoder and implicit decoder."""
+
+    traits = Traits(skip="none", clips_cell=False)
+
+    def __init__(self, encoder: Encoder, config: LiifConfig) -> None:
+        super().__init__(encoder)
+        self.config = config
+        features = encoder.out_channels * (NEIGHBOURS if config.unfold else 1)
+        self.imnet = Mlp(features + (4 if config.cell else 2), config.hidden, 3)
+
+    @property
+    def ask(self) -> Ask:
+        """See `ImplicitModel`."""
+        return axis_queries
+
+    def decode(self, features: Tensor, queries: Queries) -> Tensor:
+        """Encoder features [B, C, h, w] → colours [B, N, 3]."""
+        corners = gather(surroundings(features) if self.config.unfold else features, queries.index)
+        inputs = [corners, queries.relative.to(features.dtype)]
+        if self.config.cell:
+            inputs.append(queries.cell[:, None, None, :].expand(*queries.relative.shape).to(features.dtype))
+        colours = self.imnet(torch.cat(inputs, dim=-1))
+        answer: Tensor = (colours * queries.weight[..., None].to(features.dtype)).sum(1)
+        return answer
