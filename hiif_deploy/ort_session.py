@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -76,11 +77,22 @@ def require_provider(provider: str) -> None:
 
 def _options(threads: int, keep_memory: bool) -> ort.SessionOptions:
     options = ort.SessionOptions()
+    if keep_memory:
+        _share_arena()
+        options.add_session_config_entry("session.use_env_allocators", "1")
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = keep_memory
     options.log_severity_level = 3
     return options
+
+
+@cache
+def _share_arena() -> None:
+    """One arena for the buffers of all sessions, growing by what is needed; otherwise each has one, which doubles."""
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    same_as_requested = {"arena_extend_strategy": 1, "initial_chunk_size_bytes": -1, "max_dead_bytes_per_chunk": -1}
+    ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"max_mem": 0, **same_as_requested}))
 
 
 def _refuse_fallback(session: ort.InferenceSession, wanted: str, graph: str) -> None:

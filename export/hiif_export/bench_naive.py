@@ -21,6 +21,7 @@ from hiif_deploy.bench.case import BenchModel, Image, Work
 from hiif_deploy.bench.work import count_calls
 from hiif_deploy.decode import Window, finish, query_axes
 from hiif_deploy.encode import normalise
+from hiif_deploy.errors import CheckpointError
 from hiif_deploy.pixels import FrameFormat, from_unit, mirror, to_unit
 from hiif_deploy.session import Arithmetic, Tensors
 from hiif_deploy.sizes import Size, padded_size
@@ -45,6 +46,8 @@ class Naive:
         """`chunk`: queries per call; None: the best of `CHUNKS`, measured when the first picture comes."""
         self._contract, self._threads, self._chunk = model.bundle.contract, threads, chunk
         loaded = load_model(model)
+        if not isinstance(loaded, Hiif):
+            raise CheckpointError(f"{model.name}: a {type(loaded).__name__}; the naive graph is written for HIIF only")
         self._graphs = [to_onnx(graph).SerializeToString() for graph in (_encoder(loaded), _decoder(loaded))]
         self._encoder, self._decoder = (_session(graph, threads) for graph in self._graphs)
         self._stages: dict[str, float] = {}
@@ -171,7 +174,8 @@ class _Decoder(nn.Module):
         count = index.shape[1]
         corners = rows.index_select(0, index.flatten()).view(4, count, rows.shape[1]) * weight[..., None]
         x = torch.cat([*corners.unbind(0), cell.expand(count, 2)], dim=-1)[None]
-        queries = Queries(index[None], weight[None], bits[None], local[None], cell[None], index[None], weight[None])
+        unread, weights = weight[None, ..., None].expand(-1, -1, -1, 2), weight[None]
+        queries = Queries(index[None], unread, weights, bits[None], local[None], cell[None], index[None], weights)
         return self.model.answer_inputs(x, queries)[0]
 
 

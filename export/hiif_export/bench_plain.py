@@ -17,12 +17,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from hiif_deploy.bench.case import BenchModel, Image, Work
 from hiif_deploy.contract import Contract
 from hiif_deploy.encode import normalise
-from hiif_deploy.errors import CheckpointError
 from hiif_deploy.pixels import FrameFormat, from_unit, mirror, to_unit
 from hiif_deploy.session import Arithmetic
 from hiif_deploy.sizes import Size, padded_size
 from hiif_training.checkpoint import load_checkpoint
-from hiif_training.models.hiif import Hiif, skip
+from hiif_training.models.hiif import Hiif
+from hiif_training.models.implicit import ImplicitModel, skip
 from hiif_training.models.registry import make_model
 from hiif_training.queries import Queries, grid_queries
 
@@ -75,34 +75,28 @@ class Plain:
         source = (image.shape[0], image.shape[1])
         with torch.inference_mode(), counter, traffic:
             given = torch.zeros(1, 3, *padded_size(source, self._contract.encoder.size_multiple), device="meta")
-            maps = shapes.freq(shapes.encode(given)[:, :, : source[0], : source[1]])
+            maps = prepared(shapes, shapes.encode(given)[:, :, : source[0], : source[1]])
             for queries in self._queries(source, size):
-                queries = queries.to(torch.device("meta"))
-                shapes.answer_inputs(shapes.query_input(maps, queries), queries)
+                answered(shapes, maps, queries.to(torch.device("meta")))
         return Work(counter.get_total_flops() // 2, traffic.bytes)
 
     def close(self) -> None:
         """See `Runner`."""
 
     def _encode(self, image: Image) -> tuple[Tensor, Tensor]:
-        """Network input, and maps [1, width, h, w]: `freq` belongs to the decoder, but no chunk needs its own."""
+        """Network input, and what `prepared` gives."""
         given, features = encode(self._model, self._contract, image)
-        return given, self._model.freq(features)
+        return given, prepared(self._model, features)
 
     def _decode(self, given: Tensor, maps: Tensor, size: Size) -> Tensor:
-        source = (given.shape[2], given.shape[3])
-        parts = [
-            self._model.answer_inputs(self._model.query_input(maps, queries), queries) + skip(given, queries)
-            for queries in self._queries(source, size)
-        ]
+        parts = []
+        for queries in self._queries((given.shape[2], given.shape[3]), size):
+            colours = answered(self._model, maps, queries)
+            parts.append(colours + skip(given, queries) if self._model.traits.skip == "bilinear" else colours)
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
-    def _queries(self, source: Size, size: Size) -> Iterator[Queries]:
-        whole = contract_queries(self._contract, source, size)
-        count = size[0] * size[1]
-        step = self._chunk or count
-        for start in range(0, count, step):
-            yield whole if step >= count else part_of(whole, slice(start, start + step))
+    def _queries(self, source: Size, size: Size) -> Iterator[Any]:
+        return chunks(self._model, source, size, self._chunk)
 
 
 class Chunked(Plain):
@@ -133,16 +127,13 @@ class Double:
         """See `Runner`: [H, W, 3] float64."""
         with torch.inference_mode():
             given, features = encode(self._model, self._contract, image)
-            maps = self._model.freq(features)
-            groups = list(self._groups((image.shape[0], image.shape[1]), size))
-            states = [self._level(0, self._model.query_input(maps, queries), queries) for queries in groups]
-            for attention in self._model.attention:
-                totals = torch.stack([attention.products(*attention.split(x)[1:]) for x in states])
-                average = totals.sum(0) / (size[0] * size[1])
-                states = [attention.mix(x, attention.split(x)[0], average) for x in states]
-            for n in range(1, self._model.config.levels):
-                states = [self._level(n, x, queries) for x, queries in zip(states, groups, strict=True)]
-            answers = [x + skip(given, queries) for x, queries in zip(states, groups, strict=True)]
+            source = (image.shape[0], image.shape[1])
+            if isinstance(self._model, Hiif):
+                answers = self._passes(self._model, given, features, size)
+            else:
+                step = None if self._contract.decoder.statistics_passes else self._chunk
+                groups = (part.to(dtype=torch.float64) for part in chunks(self._model, source, size, step))
+                answers = [self._model.answer(given, features, queries) for queries in groups]
             return _unit(self._contract, torch.cat(answers, dim=1), size)
 
     def stages(self) -> Mapping[str, float]:
@@ -156,30 +147,54 @@ class Double:
     def close(self) -> None:
         """See `Runner`."""
 
-    def _level(self, n: int, x: Tensor, queries: Queries) -> Tensor:
-        answer: Tensor = self._model.fc_layers[n](torch.cat([x, self._model.position(queries, n).double()], dim=-1))
-        return answer
+    def _passes(self, model: Hiif, given: Tensor, features: Tensor, size: Size) -> list[Tensor]:
+        maps, source = model.freq(features), (given.shape[2], given.shape[3])
+        groups = [part.to(dtype=torch.float64) for part in chunks(model, source, size, self._chunk)]
+        states = [_level(model, 0, model.query_input(maps, queries), queries) for queries in groups]
+        for attention in model.attention:
+            totals = torch.stack([attention.products(*attention.split(x)[1:]) for x in states])
+            average = totals.sum(0) / (size[0] * size[1])
+            states = [attention.mix(x, attention.split(x)[0], average) for x in states]
+        for n in range(1, model.config.levels):
+            states = [_level(model, n, x, queries) for x, queries in zip(states, groups, strict=True)]
+        return [x + skip(given, queries) for x, queries in zip(states, groups, strict=True)]
 
-    def _groups(self, source: Size, size: Size) -> Iterator[Queries]:
-        whole = contract_queries(self._contract, source, size).to(dtype=torch.float64)
-        for start in range(0, size[0] * size[1], self._chunk):
-            yield part_of(whole, slice(start, start + self._chunk))
+
+def _level(model: Hiif, n: int, x: Tensor, queries: Queries) -> Tensor:
+    answer: Tensor = model.fc_layers[n](torch.cat([x, model.position(queries, n).double()], dim=-1))
+    return answer
 
 
-def load_model(model: BenchModel) -> Hiif:
-    """The bundle's model in PyTorch, with the checkpoint's weights or random ones. CheckpointError where it is not one
-    that passes are known for."""
+def load_model(model: BenchModel) -> ImplicitModel:
+    """The bundle's model in PyTorch, with the checkpoint's weights or random ones."""
     if model.checkpoint is not None:
-        loaded = load_checkpoint(model.checkpoint).model
-    else:
-        torch.manual_seed(0)
-        loaded = make_model(model.bundle.contract.model).eval()
-    if not isinstance(loaded, Hiif):
-        raise CheckpointError(f"{model.name}: a {type(loaded).__name__}; the benchmark's baselines know HIIF only")
-    return loaded
+        return load_checkpoint(model.checkpoint).model
+    torch.manual_seed(0)
+    return make_model(model.bundle.contract.model).eval()
 
 
-def encode(model: Hiif, contract: Contract, image: Image) -> tuple[Tensor, Tensor]:
+def prepared(model: ImplicitModel, features: Tensor) -> Tensor:
+    """What no chunk needs to make again: HIIF's `freq`. The public codes of other decoders have no such part, or none
+    that is worth it on a whole grid."""
+    return model.freq(features) if isinstance(model, Hiif) else features
+
+
+def answered(model: ImplicitModel, maps: Tensor, queries: Any) -> Tensor:
+    """Colours without the skip, from what `prepared` gave."""
+    if isinstance(model, Hiif):
+        return model.answer_inputs(model.query_input(maps, queries), queries)
+    return model.decode(maps, queries)
+
+
+def chunks(model: ImplicitModel, source: Size, size: Size, chunk: int | None) -> Iterator[Any]:
+    """The whole grid's queries, `chunk` at a time; None: all at once."""
+    count = size[0] * size[1]
+    step = chunk or count
+    for start in range(0, count, step):
+        yield model.ask(source, size, np.arange(start, min(start + step, count)))
+
+
+def encode(model: ImplicitModel, contract: Contract, image: Image) -> tuple[Tensor, Tensor]:
     """Network input [1, 3, h, w] and features [1, C, h, w], in the model's dtype."""
     height, width = image.shape[:2]
     dtype = next(model.parameters()).dtype
@@ -191,14 +206,6 @@ def encode(model: Hiif, contract: Contract, image: Image) -> tuple[Tensor, Tenso
 def contract_queries(contract: Contract, source: Size, size: Size) -> Queries:
     """The whole grid, with the contract's bits."""
     return grid_queries(source, size, levels=contract.decoder.levels, bits=contract.decoder.bits)
-
-
-def part_of(queries: Queries, part: slice) -> Queries:
-    """Some of the queries, in order."""
-    return Queries(
-        queries.index[:, :, part], queries.weight[:, :, part], queries.bits[:, part], queries.local[:, part],
-        queries.cell, queries.skip_index[:, :, part], queries.skip_weight[:, :, part],
-    )  # fmt: skip
 
 
 def _unit(contract: Contract, answer: Tensor, size: Size) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""The sub-commands `export` and `verify`. Nothing heavy is imported before one of them runs."""
+"""The sub-commands `export`, `verify` and `decoders`. Nothing heavy is imported before one of them runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from hiif_deploy.commands import EngineOption, LibraryOption, PrecisionOption, ProviderOption
 from hiif_deploy.contract import Precision
-from hiif_deploy.errors import OptionError
+from hiif_deploy.errors import HiifError, OptionError
 from hiif_deploy.extras import require_extra
 from hiif_deploy.progress import Progress
 from hiif_deploy.say import say_on_stderr
@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     """Add this area's sub-commands."""
     app.command()(export)
     app.command()(verify)
+    app.command()(decoders)
 
 
 def export(
@@ -127,6 +128,31 @@ def verify(
         print_deviations(deviations)
         check(deviations, allowed)
         say_on_stderr(f"{bundle}: equals {checkpoint} run by PyTorch {place}")
+
+
+def decoders(
+    rows: Annotated[list[str] | None, typer.Argument(help="DECODER:ENCODER, repeatable; default: all.")] = None,
+    input_: Annotated[str, typer.Option("--input", help="WIDTHxHEIGHT of the picture that is timed.")] = "128x128",
+    scale: Annotated[float, typer.Option(help="Factor.")] = 4.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed pictures of either way, after one to warm up.")] = 3,
+    threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 takes all that may be used.")] = 0,
+    keep: Annotated[
+        Path | None, typer.Option(help="JSON file that keeps the rows: what is in it is not measured again.")
+    ] = None,
+) -> None:
+    """Measure every decoder around every encoder against PyTorch, with random weights; Markdown on stdout."""
+    require_extra("export")
+    from hiif_deploy.session import usable_cores
+    from hiif_deploy.target import parse_size
+    from hiif_export import decoder_table as table
+
+    pairs = [table.pair(row) for row in rows or [f"{d}:{e}" for d in table.DECODERS for e in table.ENCODERS]]
+    setting = table.Setting(parse_size("--input", input_), scale, rounds, threads or usable_cores())
+    with Progress("measuring", len(pairs), unit="rows") as progress:
+        found, missing = table.measure_all(pairs, setting, keep, say_on_stderr, progress.advance)
+    print(table.markdown(found), end="")
+    if missing:
+        raise HiifError(f"rows that could not be had: {', '.join(missing)}")
 
 
 def verify_against_paper(name: str, checkpoint: Path, data: Sequence[Path], scales: str, provider: str) -> None:
