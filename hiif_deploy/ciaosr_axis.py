@@ -47,7 +47,7 @@ def ciaosr_query_axis(
     return Axis(
         taps=np.concatenate([axis.taps, axis.nearest[None]]),
         relative=axis.relative,
-        distance=np.abs(axis.relative) / F32(2),
+        distance=(np.abs(axis.relative) / F32(2)).astype(F32, copy=False),
         local=axis.relative[0] / F32(2),
         bits=np.zeros((0, stop - start), dtype=np.int32),
         skip_taps=skip_taps,

@@ -69,7 +69,7 @@ def clit_query_axis(
     return WeightedAxis(
         taps=np.concatenate([axis.tokens, axis.taps]),
         relative=axis.relative,
-        distance=np.abs(axis.relative) / F32(2),
+        distance=(np.abs(axis.relative) / F32(2)).astype(F32, copy=False),
         local=axis.weight[1],
         bits=np.zeros((0, stop - start), dtype=np.int32),
         skip_taps=skip_taps,

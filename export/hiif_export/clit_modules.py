@@ -8,12 +8,14 @@ stand in memory together.
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from hiif_training.models.clit import MEMORY, Clit
+from hiif_training.models.mlp import Mlp
 from hiif_training.queries import CORNERS
 
 
@@ -36,7 +38,7 @@ class Maps(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
         """Row-major pixels of the tile, the halo left out; beyond the picture's border the halo is zero."""
         maps: Tensor = self.convolution(features)
-        return maps.flatten(2).transpose(1, 2)[0].split(self.width, dim=1)
+        return maps.flatten(2).transpose(1, 2)[0].chunk(3, dim=1)
 
 
 class Decoder(nn.Module):
@@ -52,17 +54,17 @@ class Decoder(nn.Module):
     def __init__(self, model: Clit, stage: int) -> None:
         super().__init__()
         config = model.config
-        network = model.imnets[stage].layers
+        network = list(cast(Mlp, model.imnets[stage]).layers)
         self.heads, self.width = config.heads, config.width
         self.tokens = 2 * config.reach + 1
         self.position = PositionBias(model)
         layers = [layer for layer in network if isinstance(layer, nn.Linear)]
         first = layers[0].weight.detach()
-        parts = first[:, :-2].split(self.tokens * self.width, dim=1)
+        parts = first[:, :-2].chunk(self.tokens, dim=1)
         self.first = nn.ModuleList(_linear(part) for part in parts)
         self.register_buffer("cell", first[:, -2:].T.contiguous())
         self.register_buffer("bias", layers[0].bias.detach().clone())
-        self.rest = nn.Sequential(*list(network)[1:])
+        self.rest = nn.Sequential(*network[1:])
 
     def forward(
         self, map_0: Tensor, map_1: Tensor, map_2: Tensor, row_tap: Tensor, column_tap: Tensor, row_weight: Tensor,
@@ -82,7 +84,7 @@ class Decoder(nn.Module):
             likeness.append(score + (row_bias[n] + column_bias).flatten(1, 2))
             masks.append(mask)
             taps.append(tap)
-        weight = torch.cat(likeness).softmax(0).split(self.tokens)
+        weight = torch.cat(likeness).softmax(0).chunk(self.tokens)
         hidden = cell @ self.cell + self.bias
         for n, layer in enumerate(self.first):
             hidden = hidden + layer(self._weighted(map_2, taps[n], weight[n] * masks[n]))
@@ -121,10 +123,9 @@ class PositionBias(nn.Module):
 
     def __init__(self, model: Clit) -> None:
         super().__init__()
-        count = model.config.frequencies
         self.tokens = 2 * model.config.reach + 1
         self.register_buffer("waves", model.pb_encoder.waves())
-        row_sine, column_sine, row_cosine, column_cosine = model.pb_encoder.proj.weight.detach().T.split(count)
+        row_sine, column_sine, row_cosine, column_cosine = model.pb_encoder.proj.weight.detach().T.chunk(4)
         self.register_buffer("row", torch.cat([row_sine, row_cosine]))
         self.register_buffer("column", torch.cat([column_sine, column_cosine]))
 

@@ -81,7 +81,7 @@ class CrossScale(nn.Module):
         """Row taps, column taps → [C, h'/2 + 3, w'/2 + 3]: the kernel's part, from one patch before the first."""
         around = pad(self.assembly(even), (3, 4, 3, 4))
         found = conv2d(around, self.kernel, stride=SCALE)[0]
-        parts = found.split(even.shape[1])
+        parts = found.chunk(len(KINDS) ** 2)
         return dict(zip(((r, c) for r in KINDS for c in KINDS), parts, strict=True))
 
 
