@@ -20,6 +20,7 @@ from hiif_export.corners import corner_pixels, corner_weights
 from hiif_export.precision import fit, wide
 from hiif_training.models.hiif import Hiif, Level, LinearAttention
 
+
 class Maps(nn.Module):
     """Features [1, C, b + 2, w + 2] of b × w pixels and a halo of one → four maps [b·w, M] and moments [b·w, 2].
 

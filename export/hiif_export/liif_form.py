@@ -99,7 +99,8 @@ class Decoder(nn.Module):
             relu(wide(embedding(pixels[k], map_0)) + self.position(*places[k], constant)).to(map_0.dtype)
             for k in range(4)
         ]
-        return self.network(rows, weights)
+        colours: Tensor = self.network(rows, weights)
+        return colours
 
 
 class Network(nn.Module):

@@ -85,7 +85,7 @@ class Decoder(nn.Module):
 
     def __init__(self, model: Waves) -> None:
         super().__init__()
-        self.half = model.config.width // 2
+        self.waves = model.config.width // 2
         self.register_buffer("phase", math.pi * model.phase.weight.detach().double().T.contiguous())
         self.first = copied(model.network[0])
         self.network = network_after_first(model.network)
@@ -99,12 +99,13 @@ class Decoder(nn.Module):
         places = corner_relatives(row_relative, column_relative)
         weights = corner_weights(row_distance, column_distance)
         phase = cell @ self.phase
-        size = (row_tap.shape[1], column_tap.shape[2], self.half)
+        size = (row_tap.shape[1], column_tap.shape[2], self.waves)
         rows = []
         for k in range(4):
             frequency = embedding(pixels[k], map_1)
-            row, column = frequency[:, : self.half].reshape(size), frequency[:, self.half :].reshape(size)
+            row, column = frequency[:, : self.waves].reshape(size), frequency[:, self.waves :].reshape(size)
             angle = (row * places[k][0] + column * places[k][1] + phase).flatten(0, 1)
             waves = torch.cat([angle.cos(), angle.sin()], dim=1)
             rows.append(relu(self.first((wide(embedding(pixels[k], map_0)) * waves).to(map_0.dtype))))
-        return self.network(rows, weights)
+        colours: Tensor = self.network(rows, weights)
+        return colours
