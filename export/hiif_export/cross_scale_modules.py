@@ -59,9 +59,9 @@ class CrossScale(nn.Module):
         maps = self._answers(even)
         grid = asked.view(height, width, asked.shape[1])
         everywhere = attend(asked, known, _joined(maps, TAPS, TAPS)).view(height, width, 4, 4, channels)
-        top = attend(grid[0], known, _joined(maps, {0: FIRST}, TAPS)).view(width, 4, channels)
-        left = attend(grid[:, 0], known, _joined(maps, TAPS, {0: FIRST})).view(height, 4, channels)
-        corner = attend(grid[0, :1], known, _joined(maps, {0: FIRST}, {0: FIRST}))
+        top = _attend(grid[0], known, _joined(maps, {0: FIRST}, TAPS)).view(width, 4, channels)
+        left = _attend(grid[:, 0], known, _joined(maps, TAPS, {0: FIRST})).view(height, 4, channels)
+        corner = _attend(grid[0, :1], known, _joined(maps, {0: FIRST}, {0: FIRST}))
         total = torch.zeros(())
         for n, down in enumerate(OFFSETS):
             for m, right in enumerate(OFFSETS):
@@ -90,8 +90,12 @@ def attend(asked: Tensor, known: Tensor, answers: Tensor) -> Tensor:
     count = asked.shape[0]
     size = (count + PARTS - 1) // PARTS
     rows = pad(asked, (0, 0, 0, PARTS - 1))
-    parts = [(rows.narrow(0, n * size, size) @ known).softmax(1) @ answers for n in range(PARTS)]
+    parts = [_attend(rows.narrow(0, n * size, size), known, answers) for n in range(PARTS)]
     return torch.cat(parts).narrow(0, 0, count)
+
+
+def _attend(asked: Tensor, known: Tensor, answers: Tensor) -> Tensor:
+    return (asked @ known).softmax(1) @ answers
 
 
 def _joined(
