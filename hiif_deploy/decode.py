@@ -23,7 +23,7 @@ from hiif_deploy.axes import AXES
 from hiif_deploy.carry import Carry, Key
 from hiif_deploy.contract import Contract
 from hiif_deploy.errors import BundleError
-from hiif_deploy.grid import Axis, WeightedAxis
+from hiif_deploy.grid import Axis, AxisRule, BitRule, WeightedAxis
 from hiif_deploy.plan import Plan, Tile, decoder_tiles, length, query_blocks, shift
 from hiif_deploy.sampling import Index, Sampling
 from hiif_deploy.session import Session, Tensors
@@ -35,6 +35,8 @@ Sums = dict[str, NDArray[np.float64]]
 """What a statistics pass adds up, by name."""
 Part = slice | Index
 """Columns of a tile: all of a range, or those that are sampled."""
+TABLES = 16
+"""Axis tables kept: those of both axes of some sizes."""
 SAMPLED = -1
 """In a block's key: its columns are a sample."""
 
@@ -268,10 +270,16 @@ def query_axes(contract: Contract, source: Size, target: Size, window: Window) -
     """Row and column tables of a window of the output, as the contract's decoder wants them."""
     decoder = contract.decoder
     rows, columns = (
-        AXES[decoder.axes](*sizes, levels=decoder.levels, bits=decoder.bits)
+        _axis(decoder.axes, *sizes, decoder.levels, decoder.bits)
         for sizes in zip(source, target, (window.rows, window.columns), strict=True)
     )
     return rows, columns
+
+
+@functools.lru_cache(maxsize=TABLES)
+def _axis(rule: AxisRule, source: int, target: int, window: tuple[int, int], levels: int, bits: BitRule) -> Axis:
+    """Every frame of a clip has the same tables. They are shared, and only read."""
+    return AXES[rule](source, target, window, levels=levels, bits=bits)
 
 
 def fold(session: Session, sums: Sums, count: int) -> dict[str, NDArray[Any]]:
