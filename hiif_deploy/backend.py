@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.bundle import Bundle
+from hiif_deploy.cascade import CascadedDecoder
 from hiif_deploy.contract import FIRST_STAGE, GraphContract, is_fold
 from hiif_deploy.decode import Decoder, Job, Statistics, Window, query_axes
 from hiif_deploy.encode import encode, encoder_calls
@@ -115,7 +116,8 @@ class HostBackend:
         self.description = f"{self._engine}, {self.precision}"
         self.encoder = sessions["encoder"]
         calls = max(1, self._threads // self._call_threads)
-        self.decoder = (StagedDecoder if stages else Decoder)(self.contract, sessions, calls)
+        cascaded = CascadedDecoder if self.contract.decoder.cascade > 1 else Decoder
+        self.decoder = (StagedDecoder if stages else cascaded)(self.contract, sessions, calls)
         self.statistics = self.decoder.statistics
         self.colours = self.decoder.colours
         self.close = self.decoder.close

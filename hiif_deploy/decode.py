@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from hiif_deploy.axes import AXES
 from hiif_deploy.carry import Carry, Key
 from hiif_deploy.contract import Contract
-from hiif_deploy.grid import Axis, AxisRule, BitRule
+from hiif_deploy.errors import BundleError
+from hiif_deploy.grid import Axis, AxisRule, BitRule, WeightedAxis
 from hiif_deploy.plan import Plan, Tile, decoder_tiles, length, query_blocks, shift
 from hiif_deploy.sampling import Index, Sampling
 from hiif_deploy.session import Session, Tensors
@@ -129,14 +130,21 @@ class Decoder:
         """Yields (rows, columns) within `window` and unclamped colours [r, c, 3], 1 being white."""
 
         def work(tile: Tile, rows: Axis, columns: Axis) -> tuple[slice, slice, Array]:
-            colours = np.empty((rows.count, columns.count, 3), dtype=np.float32)
-            parts = query_blocks(rows.count, columns.count, job.plan.query_block)
-            for row, column, block in _blocks(window, tile, rows, columns, parts, self._maps(job, tile)):
-                part = colours[row, column]
-                part[...] = self.block_colours(job, block, statistics.folded).reshape(part.shape)
+            colours = self.tile_colours(job, window, tile, rows, columns, statistics)
             return tile.rows, tile.columns, finish(self.contract, colours, job.image, rows, columns)
 
         yield from self._map(job, window, work, advance)
+
+    def tile_colours(
+        self, job: Job, window: Window, tile: Tile, rows: Axis, columns: Axis, statistics: Statistics
+    ) -> Array:
+        """The decoder's answers [R, W, 3] to one tile."""
+        colours = np.empty((rows.count, columns.count, 3), dtype=np.float32)
+        parts = query_blocks(rows.count, columns.count, job.plan.query_block)
+        for row, column, block in _blocks(window, tile, rows, columns, parts, self._maps(job, tile)):
+            part = colours[row, column]
+            part[...] = self.block_colours(job, block, statistics.folded).reshape(part.shape)
+        return colours
 
     def add_sums(self, sums: Sums, job: Job, blocks: list[Block], folded: Tensors, n: int) -> None:
         """Pass `n` over blocks of one tile; what it finds is added to `sums`."""
@@ -321,9 +329,17 @@ def geometry_inputs(names: list[str], rows: Axis, columns: Axis, tile: Tile, cel
         "column_bits": lambda: columns.bits[:, None, :],
         "row_local": lambda: rows.local[None, :, None],
         "column_local": lambda: columns.local[None, None, :],
+        "row_weight": lambda: _tap_weights(rows)[:, :, None],
+        "column_weight": lambda: _tap_weights(columns)[:, None, :],
         "cell": lambda: cell,
     }
     return {name: tables[name]() for name in names}
+
+
+def _tap_weights(axis: Axis) -> Array:
+    if not isinstance(axis, WeightedAxis):
+        raise BundleError("the decoder wants weights of its taps, and the contract's axes have none: export it again")
+    return axis.weight
 
 
 def finish(contract: Contract, colours: Array, image: Array, rows: Axis, columns: Axis) -> Array:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hiif_deploy.backend import Backend, HostBackend
 from hiif_deploy.bundle import Bundle
-from hiif_deploy.contract import Precision, is_fold
+from hiif_deploy.contract import Contract, Precision, is_fold
 from hiif_deploy.device import Device, open_device
 from hiif_deploy.engine_entry import StoredEngine
 from hiif_deploy.engine_identity import EngineEnvironment
@@ -48,6 +48,7 @@ def open_backend(bundle: Bundle, options: EngineOptions, say: Say = announce) ->
 
 def open_tensorrt(bundle: Bundle, options: EngineOptions, say: Say = announce) -> TrtBackend:
     """Stored engines for this machine, or newly built ones, loaded on the GPU and verified."""
+    check_tensorrt(bundle.contract)
     library, store = load_library(options.library), EngineStore.open(options.store, say)
     try:
         return _open_stored(bundle, options, library, store, say)
@@ -55,6 +56,15 @@ def open_tensorrt(bundle: Bundle, options: EngineOptions, say: Say = announce) -
         # Whole, of this machine, and not taken all the same: it is removed by now, and built again.
         say(f"{error}; that is done now")
         return _open_stored(bundle, options, library, store, say)
+
+
+def check_tensorrt(contract: Contract) -> None:
+    """EngineError for a bundle whose answer the GPU's part of the runtime would get wrong."""
+    if contract.decoder.cascade > 1 or contract.encoder.tile is not None:
+        raise EngineError(
+            f"bundle {contract.name} does not run on TensorRT yet, which knows neither decoders that answer in turn "
+            "nor averaged tiles of the encoder: choose --engine onnxruntime"
+        )
 
 
 def _open_stored(bundle: Bundle, options: EngineOptions, library: Library, store: EngineStore, say: Say) -> TrtBackend:
