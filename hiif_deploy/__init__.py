@@ -1,9 +1,16 @@
 """Continuous super-resolution in production: open a bundle, enlarge pictures by any factor."""
 
+import os
+
+# ONNX Runtime tells its makers of its use from 1.32 on, and reads this once when it is imported. Nobody who enlarges
+# a picture was asked; who wants it sets the variable to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 from hiif_deploy.bundle import Bundle, open_bundle, shipped_models
 from hiif_deploy.errors import (
     BundleError,
     CheckpointError,
+    ClusterError,
     EngineAbsentError,
     EngineError,
     EngineLoadError,
@@ -15,6 +22,7 @@ from hiif_deploy.errors import (
     ParityError,
     ScaleError,
     UsageError,
+    VideoError,
 )
 from hiif_deploy.session import EngineOptions
 from hiif_deploy.sizes import output_size
@@ -24,6 +32,7 @@ __all__ = [
     "Bundle",
     "BundleError",
     "CheckpointError",
+    "ClusterError",
     "EngineAbsentError",
     "EngineError",
     "EngineLoadError",
@@ -39,6 +48,7 @@ __all__ = [
     "ScaleError",
     "Upscaler",
     "UsageError",
+    "VideoError",
     "open_bundle",
     "output_size",
     "shipped_models",

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from hiif_deploy.ciaosr_axis import ciaosr_query_axis
+from hiif_deploy.clit_axis import clit_query_axis
 from hiif_deploy.grid import Axis, AxisRule, axis_table
 from hiif_deploy.top_left_axis import top_left_axis
 
 AXES: dict[AxisRule, Callable[..., Axis]] = {
     "corners": axis_table,
     "top-left": top_left_axis,
+    "ciaosr": ciaosr_query_axis,
+    "clit": clit_query_axis,
 }
 """Rule → (source, target, window, *, levels, bits) → the table of one axis."""

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.bundle import Bundle
+from hiif_deploy.cascade import CascadedDecoder
 from hiif_deploy.contract import FIRST_STAGE, GraphContract, is_fold
 from hiif_deploy.decode import Decoder, Job, Statistics, Window, query_axes
-from hiif_deploy.device_features import DeviceFeatures
 from hiif_deploy.encode import encode, encoder_calls
 from hiif_deploy.errors import EngineError
 from hiif_deploy.plan import Plan, decoder_tiles
@@ -23,7 +23,20 @@ Array = NDArray[np.float32]
 Advance = Callable[[int], None]
 
 
-Encoded = NDArray[Any] | DeviceFeatures
+class FeaturesElsewhere(Protocol):
+    """Features that an engine keeps where it computes."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, h, w)."""
+        ...
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """A copy on the host."""
+        ...
+
+
+Encoded = NDArray[Any] | FeaturesElsewhere
 """Features [C, h, w], on the host or on a GPU; `numpy.asarray` brings both to the host."""
 
 
@@ -103,7 +116,8 @@ class HostBackend:
         self.description = f"{self._engine}, {self.precision}"
         self.encoder = sessions["encoder"]
         calls = max(1, self._threads // self._call_threads)
-        self.decoder = (StagedDecoder if stages else Decoder)(self.contract, sessions, calls)
+        cascaded = CascadedDecoder if self.contract.decoder.cascade > 1 else Decoder
+        self.decoder = (StagedDecoder if stages else cascaded)(self.contract, sessions, calls)
         self.statistics = self.decoder.statistics
         self.colours = self.decoder.colours
         self.close = self.decoder.close

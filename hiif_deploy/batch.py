@@ -104,7 +104,7 @@ def list_items(inputs: Sequence[Path], output: Path | None, label: str, suffix: 
     # A second run over a folder must not enlarge what the first one made there.
     made = {item.target for item in items if item.target != item.source}
     items = [item for item in items if item.source not in made]
-    _check_pairs(items)
+    check_pairs(items)
     return items
 
 
@@ -258,7 +258,8 @@ def _names_file(output: Path) -> bool:
     return output.suffix.lower() in SUFFIXES and not output.is_dir()
 
 
-def _check_pairs(items: Sequence[Item]) -> None:
+def check_pairs(items: Sequence[Item]) -> None:
+    """OptionError where two inputs would give one output, or an input would be overwritten."""
     made: dict[Path, Path] = {}
     for item in items:
         target = item.target.resolve()

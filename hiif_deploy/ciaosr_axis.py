@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.grid import EDGE, F32, check_axis, pixel_centres
+from hiif_deploy.grid import EDGE, F32, Axis, BitRule, bilinear_taps, check_axis, pixel_centres
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,25 @@ def ciaosr_axis(source: int, target: int, window: tuple[int, int] | None = None)
     taps = np.stack([_pixel(_clamp(query + (F32(side) * shift + F32(EDGE))), source) for side in (-1, 1)])
     centres = pixel_centres(source, taps.astype(np.int64))
     return CiaosrAxis(_pixel(query, source), taps, ((query - centres) * F32(source)).astype(F32))
+
+
+def ciaosr_query_axis(
+    source: int, target: int, window: tuple[int, int] | None = None, *, levels: int = 0, bits: BitRule = "exact"
+) -> Axis:
+    """The same as an `Axis`: the nearest pixel is the third tap, which `relative` and `distance` leave out."""
+    del levels, bits
+    start, stop = check_axis(source, target, window)
+    axis = ciaosr_axis(source, target, window)
+    skip_taps, skip_weight = bilinear_taps(source, target, np.arange(start, stop, dtype=np.int64))
+    return Axis(
+        taps=np.concatenate([axis.taps, axis.nearest[None]]),
+        relative=axis.relative,
+        distance=(np.abs(axis.relative) / F32(2)).astype(F32, copy=False),
+        local=axis.relative[0] / F32(2),
+        bits=np.zeros((0, stop - start), dtype=np.int32),
+        skip_taps=skip_taps,
+        skip_weight=skip_weight,
+    )
 
 
 def _shift(source: int, target: int) -> np.float32:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.errors import ScaleError
-from hiif_deploy.grid import F32, check_axis, pixel_centres
+from hiif_deploy.grid import F32, BitRule, WeightedAxis, bilinear_taps, check_axis, pixel_centres
 
 STAGE_SCALE = 4
 """How much larger each stage's features are than those of the stage before."""
@@ -52,6 +52,29 @@ def clit_axis(size: int, target: int, window: tuple[int, int] | None = None, *, 
         relative=((query - centre) * F32(size)).astype(F32),
         taps=np.clip(taps, 0, size - 1).astype(np.int32),
         weight=(weight * _is_inside(taps, size)).astype(F32),
+    )
+
+
+def clit_query_axis(
+    source: int, target: int, window: tuple[int, int] | None = None, *, levels: int = 0, bits: BitRule = "exact"
+) -> WeightedAxis:
+    """The same, at the published reach, as an `Axis`: taps are the tokens, then those of the question.
+
+    `relative` and `distance` are the tokens'.
+    """
+    del levels, bits
+    start, stop = check_axis(source, target, window)
+    axis = clit_axis(source, target, window)
+    skip_taps, skip_weight = bilinear_taps(source, target, np.arange(start, stop, dtype=np.int64))
+    return WeightedAxis(
+        taps=np.concatenate([axis.tokens, axis.taps]),
+        relative=axis.relative,
+        distance=(np.abs(axis.relative) / F32(2)).astype(F32, copy=False),
+        local=axis.weight[1],
+        bits=np.zeros((0, stop - start), dtype=np.int32),
+        skip_taps=skip_taps,
+        skip_weight=skip_weight,
+        weight=np.concatenate([axis.inside, axis.weight]),
     )
 
 

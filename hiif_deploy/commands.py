@@ -1,10 +1,11 @@
-"""The runtime's sub-commands: upscale, info, models, doctor, demo, bench, tune."""
+"""The runtime's sub-commands: upscale, info, models, doctor, demo, bench, tune, watch."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -15,27 +16,48 @@ from rich.console import Console
 from hiif_deploy import batch, doctor, report
 from hiif_deploy.bench.command import bench
 from hiif_deploy.bundle import DEFAULT_MODEL, open_bundle
+from hiif_deploy.cluster.command import RayOption, WorkersOption, open_pool
+from hiif_deploy.cluster.pictures import run_batch_on
+from hiif_deploy.cluster.pool import Pool
+from hiif_deploy.cluster.segments import on_cluster
 from hiif_deploy.deviation import exact_twin
 from hiif_deploy.errors import OptionError
 from hiif_deploy.images import MAX_PIXELS
 from hiif_deploy.session import Arithmetic, Engine, EngineOptions, default_engine
-from hiif_deploy.target import parse_target
+from hiif_deploy.target import Target, parse_target
 from hiif_deploy.trt_library import LibraryName
-from hiif_deploy.upscaler import RenderOptions, StatisticsMode, Upscaler
+from hiif_deploy.upscaler import RenderOptions, Upscaler
+from hiif_deploy.video import arguments as video
+from hiif_deploy.video.command import are_videos, list_videos, run_videos
+from hiif_deploy.video.options import SEGMENT_FRAMES, VideoOptions
+from hiif_deploy.video.plan import parse_frames, parse_time
+from hiif_deploy.watch import watch
 
 BundleOption = Annotated[str, typer.Option("--bundle", "-b", help="Bundle folder, or name of a shipped model.")]
 EngineOption = Annotated[
-    Engine | None, typer.Option(help="Default: onnxruntime. auto: TensorRT, else CUDA, else the processor; says which.")
+    Engine | None,
+    typer.Option(
+        help="Default: onnxruntime. auto: TensorRT, else PyTorch or ONNX Runtime on CUDA, else the processor."
+    ),
 ]
 PrecisionOption = Annotated[
     Arithmetic | None,
     typer.Option(help="Default: fp16 on TensorRT, fp32 elsewhere. bf16 and int8 are approximate and run on OpenVINO."),
 ]
 StatisticsOption = Annotated[
-    StatisticsMode, typer.Option(help="sampled: faster and approximate; statistics of a part of the queries.")
+    video.UpscaleStatistics,
+    typer.Option(help="Faster and approximate: sampled, of a part of the queries; reuse, for videos: per scene."),
+]
+DeviationOption = Annotated[
+    bool, typer.Option(help="Run exactly too, and tell how far this approximate run is from it.")
+]
+PublishedOption = Annotated[
+    int | None,
+    typer.Option(help="Published evaluation: statistics per so many output rows (300 or 100), seams included."),
 ]
 LibraryOption = Annotated[LibraryName, typer.Option(help="With --engine tensorrt: which of the two products.")]
 ProviderOption = Annotated[str, typer.Option(help="ONNX Runtime execution provider; never replaced silently.")]
+DeviceOption = Annotated[str, typer.Option(help="With --engine torch: cuda, cuda:N, or cpu.")]
 ThreadsOption = Annotated[int, typer.Option(help="Processor threads; 0 takes all that this process may use.")]
 MemoryOption = Annotated[int, typer.Option(help="Working memory in MiB, beside input, features and output.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Report as JSON on stdout.")]
@@ -50,10 +72,11 @@ def register(app: typer.Typer) -> None:
     app.command()(demo)
     app.command()(bench)
     app.command()(tune)
+    app.command()(watch)
 
 
 def upscale(
-    inputs: Annotated[list[Path], typer.Argument(metavar="IN...", help="Picture files and folders (recursive).")],
+    inputs: Annotated[list[Path], typer.Argument(metavar="IN...", help="Pictures, folders of them, or videos.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File or folder; default: beside IN.")] = None,
     bundle: BundleOption = DEFAULT_MODEL,
     scale: Annotated[str | None, typer.Option(help="Factor such as 3.3, or 2x3.5 (across x down).")] = None,
@@ -71,44 +94,85 @@ def upscale(
     provider: ProviderOption = "cpu",
     precision: PrecisionOption = None,
     library: LibraryOption = "tensorrt",
+    device: DeviceOption = "cuda",
     statistics: StatisticsOption = "exact",
-    report_deviation: Annotated[
-        bool, typer.Option(help="Run exactly too, and tell how far this approximate run is from it.")
-    ] = False,
-    published_rows: Annotated[
-        int | None,
-        typer.Option(help="Published evaluation: statistics per so many output rows (300 or 100), seams included."),
-    ] = None,
+    report_deviation: DeviationOption = False,
+    published_rows: PublishedOption = None,
     max_pixels: Annotated[int, typer.Option(help="Largest input and output, in pixels.")] = 1 << 30,
+    codec: video.CodecOption = None,
+    crf: video.CrfOption = None,
+    preset: video.PresetOption = None,
+    pixel_format: video.PixelFormatOption = None,
+    encoder_option: video.EncoderOption = None,
+    frames: video.FramesOption = None,
+    from_: video.FromOption = None,
+    to: video.ToOption = None,
+    on_error: video.OnErrorOption = "stop",
+    segment_frames: video.SegmentOption = SEGMENT_FRAMES,
+    restart: video.RestartOption = False,
+    json_progress: video.JsonProgressOption = False,
+    ray: RayOption = None,
+    workers: WorkersOption = 0,
     dry_run: Annotated[bool, typer.Option(help="Print the plan (sizes, memory, time) and write nothing.")] = False,
     as_json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")] = False,
 ) -> None:
-    """Upscale pictures by any factor or to any size."""
+    """Upscale pictures and videos by any factor or to any size."""
     target = parse_target(scale, size, width, height, max_side)
-    write = batch.WriteOptions(quality, lossless, overwrite, min(max_pixels, MAX_PIXELS))
-    items = batch.list_items(inputs, output, target.label, format_)
     is_published = published_rows is not None
+    is_video = are_videos(inputs)
+    if statistics == "reuse" and not is_video:
+        raise OptionError("--statistics reuse is for videos: a picture has no frame before it")
     options = RenderOptions(
         memory=memory << 20, max_output_pixels=max_pixels, group_rows=published_rows, clip_cell=is_published,
-        statistics=statistics,
+        statistics="exact" if statistics == "reuse" else statistics,
     )  # fmt: skip
     chosen = EngineOptions(
         engine=engine or default_engine(precision), provider=provider, threads=threads, precision=precision,
-        library=library,
+        library=library, device=device,
     )  # fmt: skip
+    wanted = VideoOptions(
+        codec, crf, preset, pixel_format, video.parse_encoder_options(encoder_option), parse_frames(frames),
+        (parse_time("--from", from_), parse_time("--to", to)), on_error, "reuse" if statistics == "reuse" else "exact",
+        segment_frames, restart,
+    )  # fmt: skip
+    if report_deviation and (is_video or ray is not None):
+        raise OptionError("--report-deviation is for pictures on one machine")
     with contextlib.ExitStack() as stack:
         upscaler = stack.enter_context(Upscaler(bundle, engine=chosen, options=options))
         exact = stack.enter_context(exact_twin(upscaler)) if report_deviation else None
-        if dry_run:
-            work = batch.plan_batch(upscaler, items, target, write)
+        pool = stack.enter_context(open_pool(ray, workers, upscaler, is_plan=dry_run))
+        work: Iterable[batch.Outcome]
+        if is_video:
+            style = "json" if json_progress else "none" if quiet else None
+            videos = list_videos(inputs, output, target.label)
+            make = None if pool is None else on_cluster(pool)
+            work = run_videos(upscaler, videos, target, wanted, overwrite=overwrite, dry_run=dry_run, style=style,
+                              make=make)  # fmt: skip
         else:
-            work = batch.run_batch(upscaler, items, target, write, show_progress=not quiet, exact=exact)
-        outcomes = []
-        for outcome in work:
-            outcomes.append(outcome)
-            report.say_outcome(outcome, quiet=quiet or dry_run)
-        report.say_batch(upscaler, outcomes, as_json=as_json, quiet=quiet, is_plan=dry_run)
+            write = batch.WriteOptions(quality, lossless, overwrite, min(max_pixels, MAX_PIXELS))
+            items = batch.list_items(inputs, output, target.label, format_)
+            work = _pictures(upscaler, exact, pool, items, target, write, dry_run, quiet)
+        _report(upscaler, work, as_json, quiet, dry_run)
+
+
+def _pictures(
+    upscaler: Upscaler, exact: Upscaler | None, pool: Pool | None, items: list[batch.Item], target: Target,
+    write: batch.WriteOptions, dry_run: bool, quiet: bool,
+) -> Iterable[batch.Outcome]:  # fmt: skip
+    if dry_run:
+        return batch.plan_batch(upscaler, items, target, write)
+    if pool is not None:
+        return run_batch_on(pool, items, target, write, show_progress=not quiet)
+    return batch.run_batch(upscaler, items, target, write, show_progress=not quiet, exact=exact)
+
+
+def _report(upscaler: Upscaler, work: Iterable[batch.Outcome], as_json: bool, quiet: bool, dry_run: bool) -> None:
+    outcomes = []
+    for outcome in work:
+        outcomes.append(outcome)
+        report.say_outcome(outcome, quiet=quiet or dry_run)
+    report.say_batch(upscaler, outcomes, as_json=as_json, quiet=quiet, is_plan=dry_run)
     if code := batch.exit_code(outcomes):
         raise typer.Exit(code)
 

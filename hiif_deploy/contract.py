@@ -15,7 +15,7 @@ FORMAT = "hiif-deploy bundle"
 VERSION = 3
 """Raised when an older runtime could no longer read a bundle right; all earlier ones are read. 1 knew no precisions, 2
 no decoder beside HIIF."""
-MOST = {"statistics_passes": 64, "levels": 30}
+MOST = {"statistics_passes": 64, "cascade": 8, "levels": 30}
 """Largest counts that make sense where larger ones would exhaust memory or overflow; others end at `MOST_OTHER`."""
 MOST_OTHER = 1 << 20
 
@@ -27,7 +27,7 @@ Precision = Literal["fp32", "fp16"]
 
 GEOMETRY_INPUTS = frozenset({
     "row_tap", "column_tap", "row_relative", "column_relative", "row_distance", "column_distance",
-    "row_bits", "column_bits", "row_local", "column_local", "cell",
+    "row_bits", "column_bits", "row_local", "column_local", "row_weight", "column_weight", "cell",
 })  # fmt: skip
 """Names that the runtime fills from the axis tables; every other graph input comes from an earlier graph."""
 
@@ -84,9 +84,16 @@ class EncoderContract:
     """Both sides of the picture are padded (mirrored, to the right and below) to a multiple of this."""
     memory_channels: int
     """float32 values per source pixel alive at the encoder's peak, an upper estimate."""
+    tile: int | None = None
+    """Side of the tiles in which a larger picture is encoded, because cost grows with the square of the area."""
+    tile_overlap: int = 0
+    """Source pixels that those tiles share; their features are averaged there."""
 
     def __post_init__(self) -> None:
         _check_counts("encoder", self, channels=1, receptive_field=0, size_multiple=1, memory_channels=1)
+        _check_counts("encoder", self, tile=1, tile_overlap=0)
+        if self.tile is not None and self.tile_overlap >= self.tile:
+            raise BundleError(f"encoder tile_overlap is {self.tile_overlap}: expected less than the tile, {self.tile}")
 
 
 @dataclass(frozen=True)
@@ -111,8 +118,11 @@ class DecoderContract:
     """Which source pixels a query reads and what it is told of its place."""
     clips_cell: bool = True
     """Whether the published evaluation tells the decoder of no smaller cell than it was trained on."""
+    cascade: int = 1
+    """How many decoders there are: each reads features four times larger, and what the one before answered."""
 
     def __post_init__(self) -> None:
+        _check_counts("decoder", self, cascade=1)
         _check_counts("decoder", self, halo=0, statistics_passes=0, map_channels=1, query_channels=1, levels=0)
 
 
@@ -167,7 +177,7 @@ class Contract:
             raise BundleError(f"training scales {low} to {high}: expected 1 ≤ low ≤ high")
         keys = [graph.key for graph in self.graphs]
         for precision in self.precisions:
-            for key in expected_graphs(self.decoder.statistics_passes, precision):
+            for key in expected_graphs(self.decoder.statistics_passes, precision, self.decoder.cascade):
                 if keys.count(key) != 1:
                     raise BundleError(f"graph {key!r} occurs {keys.count(key)} times, expected once")
         stages = expected_stages(self.decoder.statistics_passes)
@@ -193,7 +203,8 @@ class Contract:
 
     def chain(self, precision: Precision = "fp32") -> dict[str, GraphContract]:
         """Graph name → the graph of that precision, in the order of use."""
-        names = (key.partition(".")[0] for key in expected_graphs(self.decoder.statistics_passes, precision))
+        keys = expected_graphs(self.decoder.statistics_passes, precision, self.decoder.cascade)
+        names = (key.partition(".")[0] for key in keys)
         return {name: self.graph(name, precision) for name in names}
 
     @property
@@ -210,10 +221,11 @@ def expected_stages(statistics_passes: int) -> list[str]:
     return [FIRST_STAGE, *passes[:-1], "tail"]
 
 
-def expected_graphs(statistics_passes: int, precision: Precision = "fp32") -> list[str]:
+def expected_graphs(statistics_passes: int, precision: Precision = "fp32", cascade: int = 1) -> list[str]:
     """Keys of the graphs of a bundle in the order of use."""
     passes = [f"{kind}_{n}" for n in range(statistics_passes) for kind in ("statistics", "fold")]
-    names = ["encoder", "maps", *passes, "decoder"]
+    later = [f"{kind}_{n}" for n in range(1, cascade) for kind in ("maps", "decoder")]
+    names = ["encoder", "maps", *passes, "decoder", *later]
     return names if precision == "fp32" else [n if is_fold(n) else f"{n}.{precision}" for n in names]
 
 

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from hiif_deploy.axes import AXES
 from hiif_deploy.carry import Carry, Key
 from hiif_deploy.contract import Contract
-from hiif_deploy.grid import Axis
+from hiif_deploy.errors import BundleError
+from hiif_deploy.grid import Axis, AxisRule, BitRule, WeightedAxis
 from hiif_deploy.plan import Plan, Tile, decoder_tiles, length, query_blocks, shift
 from hiif_deploy.sampling import Index, Sampling
 from hiif_deploy.session import Session, Tensors
@@ -34,6 +35,8 @@ Sums = dict[str, NDArray[np.float64]]
 """What a statistics pass adds up, by name."""
 Part = slice | Index
 """Columns of a tile: all of a range, or those that are sampled."""
+TABLES = 16
+"""Axis tables kept: those of both axes of some sizes."""
 SAMPLED = -1
 """In a block's key: its columns are a sample."""
 
@@ -127,14 +130,21 @@ class Decoder:
         """Yields (rows, columns) within `window` and unclamped colours [r, c, 3], 1 being white."""
 
         def work(tile: Tile, rows: Axis, columns: Axis) -> tuple[slice, slice, Array]:
-            colours = np.empty((rows.count, columns.count, 3), dtype=np.float32)
-            parts = query_blocks(rows.count, columns.count, job.plan.query_block)
-            for row, column, block in _blocks(window, tile, rows, columns, parts, self._maps(job, tile)):
-                part = colours[row, column]
-                part[...] = self.block_colours(job, block, statistics.folded).reshape(part.shape)
+            colours = self.tile_colours(job, window, tile, rows, columns, statistics)
             return tile.rows, tile.columns, finish(self.contract, colours, job.image, rows, columns)
 
         yield from self._map(job, window, work, advance)
+
+    def tile_colours(
+        self, job: Job, window: Window, tile: Tile, rows: Axis, columns: Axis, statistics: Statistics
+    ) -> Array:
+        """The decoder's answers [R, W, 3] to one tile."""
+        colours = np.empty((rows.count, columns.count, 3), dtype=np.float32)
+        parts = query_blocks(rows.count, columns.count, job.plan.query_block)
+        for row, column, block in _blocks(window, tile, rows, columns, parts, self._maps(job, tile)):
+            part = colours[row, column]
+            part[...] = self.block_colours(job, block, statistics.folded).reshape(part.shape)
+        return colours
 
     def add_sums(self, sums: Sums, job: Job, blocks: list[Block], folded: Tensors, n: int) -> None:
         """Pass `n` over blocks of one tile; what it finds is added to `sums`."""
@@ -260,10 +270,16 @@ def query_axes(contract: Contract, source: Size, target: Size, window: Window) -
     """Row and column tables of a window of the output, as the contract's decoder wants them."""
     decoder = contract.decoder
     rows, columns = (
-        AXES[decoder.axes](*sizes, levels=decoder.levels, bits=decoder.bits)
+        _axis(decoder.axes, *sizes, decoder.levels, decoder.bits)
         for sizes in zip(source, target, (window.rows, window.columns), strict=True)
     )
     return rows, columns
+
+
+@functools.lru_cache(maxsize=TABLES)
+def _axis(rule: AxisRule, source: int, target: int, window: tuple[int, int], levels: int, bits: BitRule) -> Axis:
+    """Every frame of a clip has the same tables. They are shared, and only read."""
+    return AXES[rule](source, target, window, levels=levels, bits=bits)
 
 
 def fold(session: Session, sums: Sums, count: int) -> dict[str, NDArray[Any]]:
@@ -313,9 +329,17 @@ def geometry_inputs(names: list[str], rows: Axis, columns: Axis, tile: Tile, cel
         "column_bits": lambda: columns.bits[:, None, :],
         "row_local": lambda: rows.local[None, :, None],
         "column_local": lambda: columns.local[None, None, :],
+        "row_weight": lambda: _tap_weights(rows)[:, :, None],
+        "column_weight": lambda: _tap_weights(columns)[:, None, :],
         "cell": lambda: cell,
     }
     return {name: tables[name]() for name in names}
+
+
+def _tap_weights(axis: Axis) -> Array:
+    if not isinstance(axis, WeightedAxis):
+        raise BundleError("the decoder wants weights of its taps, and the contract's axes have none: export it again")
+    return axis.weight
 
 
 def finish(contract: Contract, colours: Array, image: Array, rows: Axis, columns: Axis) -> Array:

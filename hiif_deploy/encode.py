@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hiif_deploy.contract import Contract
 from hiif_deploy.pixels import mirror
-from hiif_deploy.plan import Plan, steps
+from hiif_deploy.plan import Plan, steps, tile_starts
 from hiif_deploy.session import Session
 from hiif_deploy.sizes import padded_size
 
@@ -20,7 +20,7 @@ def encode(session: Session, contract: Contract, image: Array, plan: Plan, advan
     """Unit picture [h, w, 3] in [0, 1] → features [C, h, w].
 
     Tiles with the encoder's receptive field as overlap give the same features as the whole picture; where there is
-    no such overlap the plan says `blended`. `advance` is told of each finished tile.
+    no such overlap the plan says `blended` or `averaged`. `advance` is told of each finished tile.
     """
     height, width = image.shape[:2]
     if plan.encoder_tile[0] >= height and plan.encoder_tile[1] >= width:
@@ -28,10 +28,11 @@ def encode(session: Session, contract: Contract, image: Array, plan: Plan, advan
         advance(1)
         return features
     total = np.zeros((contract.encoder.channels, height, width), dtype=np.float32)
-    weight = np.zeros((height, width), dtype=np.float32) if plan.blended else None
-    for rows in steps(height, plan.encoder_tile[0]):
-        for columns in steps(width, plan.encoder_tile[1]):
-            seen_rows, seen_columns = widen(rows, plan.overlap, height), widen(columns, plan.overlap, width)
+    weight = np.zeros((height, width), dtype=np.float32) if plan.blended or plan.averaged else None
+    overlap = 0 if plan.averaged else plan.overlap
+    for rows in _parts(height, plan.encoder_tile[0], plan):
+        for columns in _parts(width, plan.encoder_tile[1], plan):
+            seen_rows, seen_columns = widen(rows, overlap, height), widen(columns, overlap, width)
             features = _run(session, contract, image[seen_rows, seen_columns])
             if weight is None:
                 inner = (slice(None), within(rows, seen_rows), within(columns, seen_columns))
@@ -46,7 +47,15 @@ def encode(session: Session, contract: Contract, image: Array, plan: Plan, advan
 
 def encoder_calls(source: tuple[int, int], plan: Plan) -> int:
     """How many tiles `encode` runs."""
-    return len(steps(source[0], plan.encoder_tile[0])) * len(steps(source[1], plan.encoder_tile[1]))
+    rows, columns = (_parts(size, tile, plan) for size, tile in zip(source, plan.encoder_tile, strict=True))
+    return len(rows) * len(columns)
+
+
+def _parts(size: int, tile: int, plan: Plan) -> list[slice]:
+    """What each tile contributes along an axis."""
+    if not plan.averaged:
+        return steps(size, tile)
+    return [slice(start, start + tile) for start in tile_starts(size, tile, plan.overlap)]
 
 
 def normalise(contract: Contract, image: Array) -> Array:

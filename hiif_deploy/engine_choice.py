@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from hiif_deploy.backend import Backend, HostBackend
 from hiif_deploy.bundle import Bundle
-from hiif_deploy.contract import Precision, is_fold
+from hiif_deploy.contract import Contract, Precision, is_fold
 from hiif_deploy.device import Device, open_device
 from hiif_deploy.engine_entry import StoredEngine
 from hiif_deploy.engine_identity import EngineEnvironment
 from hiif_deploy.engine_store import EngineStore, Found
 from hiif_deploy.engine_verify import require_verified
 from hiif_deploy.errors import EngineAbsentError, EngineError, EngineLoadError, HiifError
+from hiif_deploy.extras import require_extra
 from hiif_deploy.say import Say, say_on_stderr
 from hiif_deploy.session import EngineOptions
 from hiif_deploy.trt_library import Library, load_library
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 BUILDERS = "hiif_deploy.engine_builders"
 """Entry points of what can build engines: (bundle, precision, library, environment, store, say) → None."""
+BACKENDS = "hiif_deploy.backends"
+"""Entry points of engines that other areas bring, by the engine's name: (bundle, options, say) → Backend."""
 
 
 def announce(line: str) -> None:
@@ -36,6 +39,8 @@ def open_backend(bundle: Bundle, options: EngineOptions, say: Say = announce) ->
     """The backend that `options` name. EngineError, or EngineAbsentError, where it cannot be had."""
     if options.engine == "tensorrt":
         return open_tensorrt(bundle, options, say)
+    if options.engine == "torch":
+        return open_torch(bundle, options, say)
     if options.engine == "auto":
         return _open_best(bundle, options, say)
     return HostBackend(bundle, options)
@@ -43,6 +48,7 @@ def open_backend(bundle: Bundle, options: EngineOptions, say: Say = announce) ->
 
 def open_tensorrt(bundle: Bundle, options: EngineOptions, say: Say = announce) -> TrtBackend:
     """Stored engines for this machine, or newly built ones, loaded on the GPU and verified."""
+    check_tensorrt(bundle.contract)
     library, store = load_library(options.library), EngineStore.open(options.store, say)
     try:
         return _open_stored(bundle, options, library, store, say)
@@ -50,6 +56,15 @@ def open_tensorrt(bundle: Bundle, options: EngineOptions, say: Say = announce) -
         # Whole, of this machine, and not taken all the same: it is removed by now, and built again.
         say(f"{error}; that is done now")
         return _open_stored(bundle, options, library, store, say)
+
+
+def check_tensorrt(contract: Contract) -> None:
+    """EngineError for a bundle whose answer the GPU's part of the runtime would get wrong."""
+    if contract.decoder.cascade > 1 or contract.encoder.tile is not None:
+        raise EngineError(
+            f"bundle {contract.name} does not run on TensorRT yet, which knows neither decoders that answer in turn "
+            "nor averaged tiles of the encoder: choose --engine onnxruntime"
+        )
 
 
 def _open_stored(bundle: Bundle, options: EngineOptions, library: Library, store: EngineStore, say: Say) -> TrtBackend:
@@ -67,6 +82,16 @@ def _open_stored(bundle: Bundle, options: EngineOptions, library: Library, store
         if isinstance(error, EngineLoadError):
             store.remove(engines[error.graph], say)
         raise
+
+
+def open_torch(bundle: Bundle, options: EngineOptions, say: Say = announce) -> Backend:
+    """PyTorch on the device that `options` name; MissingExtraError where it is not installed."""
+    points = list(entry_points(group=BACKENDS, name="torch"))
+    if not points:
+        raise EngineAbsentError("this installation of hiif-deploy brings no torch engine: install it again")
+    require_extra("cuda-torch")
+    opened: Backend = points[0].load()(bundle, options, say)
+    return opened
 
 
 def load_engines(
@@ -142,7 +167,7 @@ def _builder() -> Callable[..., None]:
 def _open_best(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
     reasons = []
     attempts: dict[str, Callable[[Bundle, EngineOptions, Say], Backend]] = {
-        "tensorrt": open_tensorrt, "cuda": _open_cuda,
+        "tensorrt": open_tensorrt, "torch": _open_torch_cuda, "cuda": _open_cuda,
     }  # fmt: skip
     for name, attempt in attempts.items():
         try:
@@ -155,6 +180,10 @@ def _open_best(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
     backend = HostBackend(bundle, replace(options, engine="onnxruntime", provider="cpu"))
     say(f"engine auto: {backend.description}; {'; '.join(reasons)}")
     return backend
+
+
+def _open_torch_cuda(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
+    return open_torch(bundle, replace(options, engine="torch", device="cuda"), say)
 
 
 def _open_cuda(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:

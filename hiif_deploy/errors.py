@@ -7,10 +7,12 @@
     │   └── OptionError           any other option or argument
     ├── FrameError                an array handed to the upscaler
     ├── ImageError                a picture file: unreadable, truncated, too large, unwritable
+    ├── VideoError                a video file: unreadable, damaged, interlaced, unwritable, or another than begun
     ├── BundleError               a bundle: missing, tampered, newer, foreign
     ├── CheckpointError           a checkpoint: wrong keys, shapes, names, truncated
     ├── EngineError               an inference engine: unusable, failed, or another than the one asked for
     │   └── EngineLoadError       a stored engine that the library does not take
+    ├── ClusterError              a cluster: not reached, without workers, or losing them too often
     ├── ParityError               two implementations disagree beyond tolerance
     └── MissingExtraError         an optional package that the asked work needs
 
@@ -52,6 +54,10 @@ class ImageError(HiifError):
     """A picture file cannot be read or written."""
 
 
+class VideoError(HiifError):
+    """A video file cannot be read or written, or its unfinished work belongs to something else."""
+
+
 class BundleError(HiifError):
     """A bundle is missing, damaged, foreign, or of a newer format."""
 
@@ -71,6 +77,10 @@ class EngineLoadError(EngineError):
         self.graph = graph
         """Name of the graph."""
         super().__init__(message)
+
+
+class ClusterError(HiifError):
+    """A cluster cannot be reached, has no worker to give, or loses them too often."""
 
 
 class ParityError(HiifError):

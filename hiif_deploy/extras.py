@@ -12,14 +12,17 @@ EXTRAS = {
     "train": ("torch", "safetensors", "lightning", "tensorboard", "torchmetrics", "yaml"),
     "engines": ("onnx", "polygraphy"),
     "openvino": ("openvino",),
+    "cuda-torch": ("torch", "onnx"),
     "bench": ("matplotlib",),
+    "ray": ("ray",),
     "tensorrt": ("tensorrt", "cuda.bindings"),
+    "video": ("av",),
 }
 """Extra → the modules it brings. They come by `pip install 'hiif-deploy[EXTRA]'`."""
 
 OPTIONAL_PACKAGES = (
     "torch", "safetensors", "lightning", "onnx", "onnxscript", "polygraphy", "openvino", "tensorrt",
-    "tensorrt-rtx-cu13-bindings",
+    "tensorrt-rtx-cu13-bindings", "av", "ray",
 )  # fmt: skip
 """Distributions that `doctor` looks for."""
 

@@ -22,7 +22,7 @@ BitRule = Literal["reference", "exact"]
 """How the hierarchical bits are computed: `reference` is the float32 arithmetic of the public code, `exact` is
 integer arithmetic on the true position and does not depend on rounding."""
 
-AxisRule = Literal["corners", "top-left"]
+AxisRule = Literal["corners", "top-left", "ciaosr", "clit"]
 """Which source pixels a query reads and what it is told of its place; `axes.AXES` has a function for each."""
 
 F32 = np.float32
@@ -61,7 +61,15 @@ class Axis:
 
     def __getitem__(self, part: slice | NDArray[np.int64]) -> Axis:
         """The same axis for some of its pixels, ascending (of a slice views, nothing copied)."""
-        return Axis(*(getattr(self, name)[..., part] for name in self.__dataclass_fields__))
+        return type(self)(*(getattr(self, name)[..., part] for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class WeightedAxis(Axis):
+    """An axis of a rule whose taps may lie beyond the picture, or count in part."""
+
+    weight: NDArray[np.float32]
+    """[taps, count]: how much of each tap counts."""
 
 
 def axis_table(

@@ -45,6 +45,8 @@ class Plan:
     """Estimate of memory beside input, features and output, without what is carried."""
     carry_bytes: int = 0
     """States of queries kept from one pass to the next at most, instead of being computed again."""
+    averaged: bool = False
+    """Whether encoder tiles are those that the contract names: they share `overlap` pixels and are averaged there."""
 
 
 def make_plan(
@@ -80,6 +82,7 @@ def make_plan(
         encoder_tile=tile,
         overlap=overlap,
         blended=blended,
+        averaged=contract.encoder.tile is not None and tile != source,
         decoder_tile=(tile_rows, columns),
         tile_queries=BLOCKS_PER_TILE * query_block,
         query_block=query_block,
@@ -103,6 +106,8 @@ def encoder_tiles(contract: Contract, source: tuple[int, int], budget: int) -> t
     multiple = encoder.size_multiple
     pixel_bytes = 4 * encoder.memory_channels
     allowed = budget // pixel_bytes
+    if encoder.tile is not None:
+        return _contract_tiles(contract, encoder.tile, source, budget)
     height, width = _padded(source[0], multiple), _padded(source[1], multiple)
     if height * width <= allowed:
         return source, 0, False, pixel_bytes * height * width
@@ -124,6 +129,27 @@ def encoder_tiles(contract: Contract, source: tuple[int, int], budget: int) -> t
             f"{overlap} pixels of overlap: allow at least {(_least_encoder_bytes(contract, source) >> 20) + 1} MiB"
         )
     return best[1], overlap, encoder.receptive_field is None, pixel_bytes * best[2]
+
+
+def _contract_tiles(
+    contract: Contract, side: int, source: tuple[int, int], budget: int
+) -> tuple[tuple[int, int], int, bool, int]:
+    """The same for an encoder whose answer depends on its tiles: they are not cut smaller where memory is short."""
+    multiple = contract.encoder.size_multiple
+    tile = min(side, source[0]), min(side, source[1])
+    needed = 4 * contract.encoder.memory_channels * _padded(tile[0], multiple) * _padded(tile[1], multiple)
+    if needed > budget:
+        raise OptionError(
+            f"memory budget of {budget >> 20} MiB is too small for this encoder, which needs tiles of "
+            f"{tile[1]}x{tile[0]} pixels: allow at least {(needed >> 20) + 1} MiB"
+        )
+    return tile, contract.encoder.tile_overlap, False, needed
+
+
+def tile_starts(size: int, side: int, overlap: int) -> list[int]:
+    """First pixel of every tile of `side` along an axis of `size`; they share `overlap`, and the last one, which ends
+    where the axis does, more."""
+    return [*range(0, size - side, max(side - overlap, 1)), size - side]
 
 
 def _least_encoder_bytes(contract: Contract, source: tuple[int, int]) -> int:

@@ -44,6 +44,9 @@ def say_batch(upscaler: Upscaler, outcomes: Sequence[Outcome], *, as_json: bool,
         print(json.dumps(found, indent=1, ensure_ascii=False))
     elif is_plan:
         Console().print(_plan_table(upscaler, outcomes))
+        for outcome in outcomes:
+            for note in outcome.notes:
+                Console().print(escape(f"{outcome.target}: {note}"), soft_wrap=True, highlight=False)
     elif len(outcomes) > 1 and not quiet:
         counts = summary(outcomes)
         text = ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed") if counts[status])

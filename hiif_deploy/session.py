@@ -14,7 +14,7 @@ from hiif_deploy.contract import GraphContract, Precision
 from hiif_deploy.errors import OptionError
 from hiif_deploy.trt_library import LibraryName
 
-Engine = Literal["onnxruntime", "openvino", "tensorrt", "auto"]
+Engine = Literal["onnxruntime", "openvino", "tensorrt", "torch", "auto"]
 """What runs the graphs."""
 Arithmetic = Literal["fp32", "fp16", "bf16", "int8"]
 """What is computed in: fp32 and fp16 are graphs of the bundle, bf16 and int8 are OpenVINO's way with those of fp32,
@@ -38,8 +38,8 @@ class EngineOptions:
     """Which engine runs the graphs, and with how much of the machine."""
 
     engine: Engine = "onnxruntime"
-    """`auto` takes TensorRT where its engines are stored or can be built, else ONNX Runtime on CUDA, else on the
-    processor, and says which and why."""
+    """`auto` takes TensorRT where its engines are stored or can be built, else PyTorch on CUDA, else ONNX Runtime on
+    CUDA, else on the processor, and says which and why."""
     provider: str = "cpu"
     """ONNX Runtime execution provider: `cpu`, `cuda`, `tensorrt`, … or its full name."""
     threads: int = 0
@@ -55,7 +55,10 @@ class EngineOptions:
     device_layer: str = "auto"
     """Python layer to the GPU: `cuda-python`, `pycuda`, or whichever is there."""
     gpu_memory: int | None = None
-    """Most bytes of GPU memory that one picture's maps may take; None: a quarter of what the GPU has."""
+    """Most bytes of GPU memory that one picture's maps may take (on PyTorch: all that one picture takes); None: a
+    quarter of what the GPU has."""
+    device: str = "cuda"
+    """Of engine `torch`: `cuda`, `cuda:N`, or `cpu`, which is there for tests."""
 
     def __post_init__(self) -> None:
         if self.engine not in get_args(Engine):

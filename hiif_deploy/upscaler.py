@@ -102,6 +102,10 @@ def _ignore(_: int) -> None:
     """Default of `advance` arguments."""
 
 
+def _ignore_colours(_: Array) -> None:
+    """Default of `inspect`."""
+
+
 class Upscaler:
     """A bundle, loaded. Use it as a context manager, or call `close`; methods may be called from several threads.
 
@@ -204,15 +208,19 @@ class Upscaler:
     def render(
         self, features: Features, *, scale: Scale | None = None, size: Size | None = None,
         region: Region | None = None, statistics: Statistics | None = None,
-        advance: Callable[[int], None] = _ignore,
+        advance: Callable[[int], None] = _ignore, inspect: Callable[[Array], object] = _ignore_colours,
     ) -> Frame:  # fmt: skip
-        """Decode features at any scale or size; a region equals that region of the whole picture."""
+        """Decode features at any scale or size; a region equals that region of the whole picture.
+
+        `inspect` is shown every part of the answer, [r, c, 3] float32 as the model gave it, before it is rounded.
+        """
         target = output_size(features.size, scale=scale, size=size)
         window = _whole(target) if region is None else _part(target, region)
         like = features.format
         channels = () if like.channels is None else (like.channels,)
         frame: Frame = np.empty((*window.shape, *channels), dtype=like.dtype)
         for rows, columns, colours in self._colours(features, target, window, statistics, advance):
+            inspect(colours)
             frame[rows, columns] = from_unit(colours, like)
         return frame
 

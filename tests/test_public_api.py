@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,3 +96,11 @@ def test_a_missing_extra_is_answered_with_the_command_that_adds_it() -> None:
     error = errors.MissingExtraError("torch", "train")
     assert (error.package, error.extra) == ("torch", "train")
     assert str(error) == "torch is not installed; add it with: pip install 'hiif-deploy[train]'"
+
+
+def test_nothing_is_told_to_anyone_of_its_use(tmp_path: Path) -> None:
+    """ONNX Runtime's telemetry keeps its state among the temporary files as soon as it is imported."""
+    asked = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    command = [sys.executable, "-c", "import hiif_deploy.upscaler, onnxruntime"]
+    subprocess.run(command, env={**asked, "TMPDIR": str(tmp_path)}, check=True)
+    assert list(tmp_path.iterdir()) == []

@@ -8,6 +8,7 @@ from typing import Any
 
 from hiif_deploy.bundle import Bundle
 from hiif_deploy.contract import Precision
+from hiif_deploy.engine_choice import check_tensorrt
 from hiif_deploy.engine_entry import StoredEngine
 from hiif_deploy.engine_identity import EngineEnvironment, EngineIdentity
 from hiif_deploy.engine_store import EngineStore
@@ -38,6 +39,7 @@ def build_bundle(
     say: Say, *, show_progress: bool = True,
 ) -> Engines:  # fmt: skip
     """Graph name → engine from the store, built where it is not there yet. Nothing is verified."""
+    check_tensorrt(bundle.contract)
     profiles = make_profiles(bundle.contract, request.precision, request.sizes)
     cache = store.timing_cache(environment)
     engines = {}

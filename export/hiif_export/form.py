@@ -8,6 +8,11 @@ A form turns a model into graphs that are joined by names (design/decoders.md):
     fold_n         those sums and their count → inputs of later graphs
     decoder        maps, geometry, what the folds gave → colour [queries, 3]
 
+A form may give further decoders, each of which reads features four times larger (`hiif_deploy.cascade`):
+
+    maps_n         features of that size → as maps
+    decoder_n      maps, geometry, `before`, what the decoder before answered → colour
+
 A form may give stages besides, which do the same and let a pass go on from what the one before it computed:
 
     first          maps, geometry → state_0, one row per query

@@ -81,6 +81,8 @@ def chain_values(
         expected = _run_torch(graph, feeds)
         visit(graph, feeds, expected)
         known.update(expected)
+        # What a later decoder of a cascade is given.
+        known["before"] = known.get("colour", known["image"])
         if graph.name == "encoder":
             halo = bundle.contract.decoder.halo
             known["features"] = np.pad(expected["features"], ((0, 0), (0, 0), (halo, halo), (halo, halo)))

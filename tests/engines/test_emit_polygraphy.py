@@ -39,8 +39,9 @@ def profile(graph: GraphContract) -> Profile:
 
 def script_for(bundle: Bundle, folder: Path) -> str:
     recipe = Recipe("sample", bundle.folder, folder, folder / "timing.cache", BuildFlags(optimization_level=2))
-    profiles = {graph.name: profile(graph) for graph in bundle.contract.graphs}
-    return polygraphy_script(recipe, bundle.contract.graphs, profiles)
+    contract = bundle.contract
+    graphs = [*contract.chain("fp32").values(), *contract.chain("fp16").values()]
+    return polygraphy_script(recipe, graphs, {graph.name: profile(graph) for graph in graphs})
 
 
 def commands(script: str) -> list[list[str]]:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from hiif_deploy.grid import Axis, axis_table, relative_cell
-from hiif_export.hiif_modules import AREA_EPSILON, AREA_SCALE, Decoder, Fold, Maps, corner_weights
+from hiif_export.corners import AREA_EPSILON, AREA_SCALE, corner_weights
+from hiif_export.hiif_modules import Decoder, Fold, Maps
 from hiif_training.models.edsr import Edsr, EdsrConfig
 from hiif_training.models.hiif import Hiif, HiifConfig
 from hiif_training.queries import CORNERS, Queries, grid_queries

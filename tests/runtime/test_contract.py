@@ -79,8 +79,14 @@ KEYS = [
 
 def as_written(value: dict[str, Any]) -> dict[str, Any]:
     """What is written today; files of version 1 name no precision and mean fp32, those before 3 know one grid."""
-    decoder = {**value["decoder"], "axes": "corners", "clips_cell": True}
-    return {**value, "decoder": decoder, "graphs": [{**graph, "precision": "fp32"} for graph in value["graphs"]]}
+    decoder = {**value["decoder"], "axes": "corners", "clips_cell": True, "cascade": 1}
+    encoder = {**value["encoder"], "tile": None, "tile_overlap": 0}
+    return {
+        **value,
+        "encoder": encoder,
+        "decoder": decoder,
+        "graphs": [{**graph, "precision": "fp32"} for graph in value["graphs"]],
+    }
 
 
 def test_a_contract_comes_back_from_json_text_as_it_was() -> None:

@@ -131,6 +131,28 @@ def test_blending_goes_over_gradually_from_one_tile_to_the_next() -> None:
     assert np.diff(line).max() < 0.2
 
 
+def test_tiles_that_the_contract_names_are_averaged_where_they_overlap() -> None:
+    class Counting(Repeating):
+        def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+            super().run(feeds)
+            return {"features": np.full_like(feeds["image"], len(self.seen))}
+
+    contract = make_contract(encoder={"receptive_field": None, "tile": 24, "tile_overlap": 4})
+    session, plan = Counting(), make_plan(contract, (HEIGHT, WIDTH))
+    features, steps = run(session, contract, picture(), plan)
+    # Columns 0 to 24, 20 to 44 and 29 to 53; rows 0 to 24 and 16 to 40.
+    assert steps == encoder_calls((HEIGHT, WIDTH), plan) == 6
+    assert {image.shape[2:] for image in session.seen} == {(24, 24)}
+    np.testing.assert_array_equal(features[0, 0, [0, 21, 25, 30, 50]], [1, 1.5, 2, 2.5, 3])
+    np.testing.assert_array_equal(features[0, [0, 20, 30], 0], [1, 2.5, 4])
+
+
+def test_a_picture_of_one_such_tile_is_encoded_whole() -> None:
+    contract = make_contract(encoder={"receptive_field": None, "tile": 53, "tile_overlap": 4})
+    plan = make_plan(contract, (HEIGHT, WIDTH))
+    assert (plan.averaged, encoder_calls((HEIGHT, WIDTH), plan)) == (False, 1)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (7, 9), (8, 16), (9, 23), (40, 53)], ids=str)
 def test_padding_to_the_size_multiple_is_mirrored_and_cut_off_again(size: tuple[int, int]) -> None:
     contract, session, image = make_contract(encoder={"size_multiple": 8}), Repeating(), picture(*size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -11,6 +13,8 @@ import pytest
 from hiif_deploy import FrameError, ImageError, OptionError, Upscaler
 from hiif_deploy.demo import sample
 from hiif_deploy.opencv import FrameWriter, frame_rate, read_frames, upscaled
+
+README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 @pytest.fixture
@@ -51,6 +55,20 @@ def test_a_real_clip_comes_out_at_its_new_size(shared: Path, tmp_path: Path) -> 
     assert [frame.shape for frame in read_frames(tmp_path / "o.mp4")] == [(136, 240, 3)] * 3
 
 
+def test_the_readmes_example_runs_on_a_real_clip(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = shared / "data" / "video" / "flower.mp4"
+    with FrameWriter(tmp_path / "small.mp4", fps=frame_rate(source)) as writer:
+        for frame, _ in zip(read_frames(source), range(3), strict=False):
+            writer.write(cv2.resize(frame, (64, 36)))
+    blocks = README.read_text(encoding="utf-8").split("```python\n")[1:]
+    (example,) = (block.partition("```")[0] for block in blocks if "FrameWriter" in block)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {})
+    assert [frame.shape for frame in read_frames(tmp_path / "large.mp4")] == [(72, 128, 3)] * 3
+    # OpenCV writes rates in thousandths.
+    assert frame_rate(tmp_path / "large.mp4") == pytest.approx(frame_rate(source), abs=1e-3)
+
+
 @pytest.mark.parametrize("name", ["o.mp4", "o.avi"])
 def test_an_odd_size_is_refused_because_opencv_would_cut_it(tmp_path: Path, name: str) -> None:
     with FrameWriter(tmp_path / name, fps=10) as writer, pytest.raises(FrameError, match="even size, such as 18x16"):
@@ -89,3 +107,33 @@ def test_nothing_is_left_where_writing_is_given_up(tmp_path: Path) -> None:
 def test_a_writer_that_makes_no_sense_is_refused(tmp_path: Path, name: str, fps: float) -> None:
     with pytest.raises(OptionError, match="expected"):
         FrameWriter(tmp_path / name, fps=fps)
+
+
+MEMORY_OVER_FRAMES = """
+import sys
+from pathlib import Path
+import numpy as np
+from hiif_deploy import Upscaler
+from hiif_deploy.opencv import read_frames, upscaled
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1])
+
+seen = {}
+with Upscaler("hiif-video", engine="onnxruntime") as upscaler:
+    for number, frame in enumerate(upscaled(upscaler, read_frames(sys.argv[1]), scale=1.5)):
+        seen[number] = resident()
+print(len(seen), seen[50], max(seen[n] for n in range(len(seen) - 100, len(seen))))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from Linux's /proc")
+def test_memory_stays_flat_over_a_thousand_frames(tmp_path: Path) -> None:
+    with FrameWriter(tmp_path / "long.avi", fps=25) as writer:
+        for n in range(1_100):
+            writer.write(np.full((12, 16, 3), n % 256, np.uint8))
+    command = [sys.executable, "-c", MEMORY_OVER_FRAMES, str(tmp_path / "long.avi")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    frames, warm, last = map(int, done.stdout.split())
+    assert frames == 1_100
+    assert last <= 1.02 * warm, f"{warm} pages after 50 frames, {last} at the end"

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.errors import OptionError
+from hiif_deploy.plan import tile_starts
 from hiif_deploy.sizes import Size
 
 Frame = NDArray[np.uint8]
@@ -30,7 +31,7 @@ class Tiles:
 
     def starts(self, size: int, side: int) -> list[int]:
         """First pixel of every tile of `side` pixels along an axis of `size`."""
-        return [*range(0, size - side, max(side - self.overlap, 1)), size - side]
+        return tile_starts(size, side, self.overlap)
 
 
 def enlarge_overlapping(enlarge: Callable[[Frame, Size], Colours], low: Frame, target: Size, tiles: Tiles) -> Colours:

@@ -68,9 +68,9 @@ def around(maps: Tensor, row: int, column: int) -> Tensor:
 
 def slow_decode(model: Ciaosr, features: Tensor, target: tuple[int, int]) -> Tensor:
     """[H·W, 3], query after query and corner after corner, positions in float64."""
-    state, maps = model.state_dict(), features[0]
+    state, maps = model.state_dict(), features[0, : model.encoder.out_channels]
     size = maps.shape[1:]
-    other = model.cs_attn(features)[0] if model.config.non_local else None
+    other = model.cs_attn(maps[None])[0] if model.config.non_local else None
     answers = []
     for query in np.ndindex(*target):
         coord = [-1 + (2 * query[a] + 1) / target[a] for a in (0, 1)]

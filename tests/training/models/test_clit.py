@@ -129,7 +129,7 @@ def slow_stage(model: Clit, maps: Tensor, n: int, target: tuple[int, int]) -> Te
 def test_one_stage_equals_its_formulas_in_loops() -> None:
     model = small()
     features = model.encode(picture())
-    expected = slow_stage(model, convolve(features[0], model.state_dict(), "conv_ch"), 0, TARGET)
+    expected = slow_stage(model, convolve(model.encoder(picture())[0], model.state_dict(), "conv_ch"), 0, TARGET)
     torch.testing.assert_close(model.decode(features, queries(model))[0], expected, atol=2e-5, rtol=2e-5)
 
 
@@ -137,7 +137,7 @@ def test_the_published_reach_is_seven_by_seven_tokens() -> None:
     model = small(reach=3)
     assert ClitConfig().tokens == model.config.tokens == 49
     features = model.encode(picture())
-    expected = slow_stage(model, convolve(features[0], model.state_dict(), "conv_ch"), 0, (6, 8))
+    expected = slow_stage(model, convolve(model.encoder(picture())[0], model.state_dict(), "conv_ch"), 0, (6, 8))
     found = model.decode(features, queries(model, target=(6, 8)))[0]
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=2e-5)
 
@@ -158,7 +158,7 @@ def test_stage_features_are_bilinear_and_zero_beyond_the_border(size: tuple[int,
 def test_each_stage_adds_three_quarters_of_the_one_before(target: tuple[int, int], used: int) -> None:
     model, source = small(stages=3), (1, 2)
     features = model.encode(picture(source))
-    maps = convolve(features[0], model.state_dict(), "conv_ch")
+    maps = convolve(model.encoder(picture(source))[0], model.state_dict(), "conv_ch")
     sizes = [(4**n, 2 * 4**n) for n in range(used)]
     expected = torch.zeros(target[0] * target[1], 3)
     for n, size in enumerate(sizes):
@@ -172,7 +172,7 @@ def test_a_model_of_one_stage_answers_any_enlargement_with_it() -> None:
     asked = queries(model, source, target)
     assert [stage.size for stage in asked.stages] == [source]
     features = model.encode(picture(source))
-    expected = slow_stage(model, convolve(features[0], model.state_dict(), "conv_ch"), 0, target)
+    expected = slow_stage(model, convolve(model.encoder(picture(source))[0], model.state_dict(), "conv_ch"), 0, target)
     torch.testing.assert_close(model.decode(features, asked)[0], expected, atol=2e-5, rtol=2e-5)
 
 
@@ -183,7 +183,7 @@ def test_stages_of_any_size_may_be_asked() -> None:
     stages = tuple(stage_queries(size, target, pixels, model.config.reach) for size in sizes)
     asked = dataclasses.replace(queries(model, source, target), stages=stages)
     features = model.encode(picture(source))
-    maps = convolve(features[0], model.state_dict(), "conv_ch")
+    maps = convolve(model.encoder(picture(source))[0], model.state_dict(), "conv_ch")
     first = slow_stage(model, maps, 0, target)
     second = slow_stage(model, slow_enlarged(maps, sizes[1]), 1, target)
     torch.testing.assert_close(model.decode(features, asked)[0], second + 0.75 * first, atol=5e-5, rtol=5e-5)

@@ -81,10 +81,19 @@ class Ciaosr(ImplicitModel):
         """See `ImplicitModel`."""
         return ciaosr_queries
 
+    def encode(self, image: Tensor) -> Tensor:
+        """Normalised picture [B, 3, h, w] → features [B, C, h, w], or [B, 2·C, h, w] with the non-local branch's last.
+
+        The branch is here because it needs the whole picture.
+        """
+        features: Tensor = self.encoder(image)
+        return torch.cat([features, self.cs_attn(features)], dim=1) if self.config.non_local else features
+
     def decode(self, features: Tensor, queries: CiaosrQueries) -> Tensor:
-        """Encoder features [B, C, h, w] → colours [B, N, 3] without the skip."""
-        keys = surroundings(features)
-        values = torch.cat([keys, self.cs_attn(features)], dim=1) if self.config.non_local else keys
+        """What `encode` answered → colours [B, N, 3] without the skip."""
+        local, other = features.tensor_split([self.encoder.out_channels], dim=1)
+        keys = surroundings(local)
+        values = torch.cat([keys, other], dim=1)
         asked = gather(keys, queries.nearest)
         key, value = gather(keys, queries.index), gather(values, queries.index)
         position = self._position(queries).to(features.dtype)

@@ -110,15 +110,20 @@ class Clit(ImplicitModel):
         """See `ImplicitModel`."""
         return partial(clit_queries, stages=self.config.stages, reach=self.config.reach)
 
+    def encode(self, image: Tensor) -> Tensor:
+        """Normalised picture [B, 3, h, w] → features [B, width, h, w], those from which every stage samples its own."""
+        features: Tensor = self.conv_ch(self.encoder(image))
+        return features
+
     def decode(self, features: Tensor, queries: ClitQueries) -> Tensor:
-        """Encoder features [B, C, h, w] → colours [B, N, 3] without the skip: the last stage's answer."""
+        """What `encode` answered → colours [B, N, 3] without the skip: the last stage's answer."""
         return self.decode_stages(features, queries)[-1]
 
     def decode_stages(self, features: Tensor, queries: ClitQueries) -> list[Tensor]:
         """Every stage's answer [B, N, 3], each with its share of the one before."""
-        maps, answers = self.conv_ch(features), list[Tensor]()
+        answers = list[Tensor]()
         for n, asked in enumerate(queries.stages):
-            answer = self.imnets[n](self.attend(stage_features(maps, asked.size), n, asked))
+            answer = self.imnets[n](self.attend(stage_features(features, asked.size), n, asked))
             answers.append(answer + MEMORY * answers[-1] if answers else answer)
         return answers
 

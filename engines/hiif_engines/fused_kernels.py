@@ -1,0 +1,285 @@
+"""HIIF's decoder as two Triton kernels: colours of queries, and the sums of a statistics pass (design/gpu.md).
+
+A program takes a block of queries through all levels and keeps their values [BLOCK, width] on the chip. Weights stream
+by in slices: a slice of a level's first product, its GELU, and the part of the second product that this slice feeds.
+Matrix products take the weights' type and add in float32; moments, tables, LayerNorm, GELU, k̂ and v̂ are float32.
+
+The readable twins are the graphs of the bundle, run operation by operation (`torch_graph.py`). `fused_decoder.py`
+lays out the arguments.
+"""
+
+# Triton reads these annotations itself: no `from __future__ import annotations` here.
+
+import triton
+import triton.language as tl
+
+AREA_SCALE = tl.constexpr(2.0**30)
+"""As in the exported graphs: a power of two, so that no bit of a ratio changes."""
+AREA_EPSILON = tl.constexpr(1.0737418240000000)
+"""float32(1e-9) · 2³⁰, rounded as the graphs round it (a test compares)."""
+COLOURS = tl.constexpr(16)
+"""Columns of the last product: three colours, padded to what a matrix unit takes."""
+
+
+@triton.jit
+def gelu(x):
+    """x · Φ(x), by erf."""
+    return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+
+
+@triton.jit
+def corners(q, row_tap, column_tap, row_distance, column_distance, rows, columns):
+    """Four map rows and four area weights of queries q (design/model.md C5)."""
+    r, c = q // columns, q % columns
+    top, bottom = tl.load(row_tap + r), tl.load(row_tap + rows + r)
+    left, right = tl.load(column_tap + c), tl.load(column_tap + columns + c)
+    high, low = tl.load(row_distance + r) * AREA_SCALE, tl.load(row_distance + rows + r) * AREA_SCALE
+    near, far = tl.load(column_distance + c), tl.load(column_distance + columns + c)
+    area_0, area_1 = high * near + AREA_EPSILON, high * far + AREA_EPSILON
+    area_2, area_3 = low * near + AREA_EPSILON, low * far + AREA_EPSILON
+    total = ((area_0 + area_1) + area_2) + area_3
+    return (
+        top + left, top + right, bottom + left, bottom + right,
+        area_3 / total, area_2 / total, area_1 / total, area_0 / total,
+    )  # fmt: skip
+
+
+@triton.jit
+def bits_of(q, row_bits, column_bits, rows, columns, level):
+    """The two digits of a level, float32."""
+    row = tl.load(row_bits + level * rows + q // columns).to(tl.float32)
+    return row, tl.load(column_bits + level * columns + q % columns).to(tl.float32)
+
+
+@triton.jit
+def positioned(hidden, s, row, column, scale, vectors, WIDTH: tl.constexpr):
+    """GELU((hidden + table of two digits) · scale + bias) on channels s; `vectors`: base, row, column, bias."""
+    base, row_part = tl.load(vectors + s), tl.load(vectors + WIDTH + s)
+    column_part, bias = tl.load(vectors + 2 * WIDTH + s), tl.load(vectors + 3 * WIDTH + s)
+    place = base[None, :] + row[:, None] * row_part[None, :] + column[:, None] * column_part[None, :]
+    return gelu((hidden + place) * scale[:, None] + bias[None, :])
+
+
+@triton.jit
+def moment(moments, i, weight):
+    """Σ and Σ² that one corner adds to the first level's input."""
+    return weight * tl.load(moments + 2 * i), weight * weight * tl.load(moments + 2 * i + 1)
+
+
+@triton.jit
+def first_scale(c, moments, row, column, cell_sum, cell_square, INPUTS: tl.constexpr, EPSILON: tl.constexpr):
+    """1 / σ of the first level's LayerNorm."""
+    mean_0, square_0 = moment(moments, c[0], c[4])
+    mean_1, square_1 = moment(moments, c[1], c[5])
+    mean_2, square_2 = moment(moments, c[2], c[6])
+    mean_3, square_3 = moment(moments, c[3], c[7])
+    mean = (row + column + cell_sum + mean_0 + mean_1 + mean_2 + mean_3) / INPUTS
+    power = (row + column + cell_square + square_0 + square_1 + square_2 + square_3) / INPUTS
+    return tl.rsqrt(power - mean * mean + EPSILON)
+
+
+@triton.jit
+def gathered(map_k, i, weight, s, stride, CHANNELS: tl.constexpr, WIDTH: tl.constexpr):
+    """Channels s of one corner's map, weighted, float32; zero beyond the map's channels."""
+    place = map_k + i.to(tl.int64)[:, None] * stride + s[None, :]
+    if CHANNELS == WIDTH:  # noqa: SIM108  Triton decides it when it compiles
+        values = tl.load(place)
+    else:
+        values = tl.load(place, mask=(s < CHANNELS)[None, :], other=0.0)
+    return values.to(tl.float32) * weight[:, None]
+
+
+@triton.jit
+def first_hidden(
+    c, s, map_0, map_1, map_2, map_3, stride, row, column, scale, vectors, CHANNELS: tl.constexpr, WIDTH: tl.constexpr
+):
+    """Channels s of level 0 after its GELU, float32."""
+    hidden = gathered(map_0, c[0], c[4], s, stride, CHANNELS, WIDTH)
+    hidden += gathered(map_1, c[1], c[5], s, stride, CHANNELS, WIDTH)
+    hidden += gathered(map_2, c[2], c[6], s, stride, CHANNELS, WIDTH)
+    hidden += gathered(map_3, c[3], c[7], s, stride, CHANNELS, WIDTH)
+    return positioned(hidden, s, row, column, scale, vectors, WIDTH)
+
+
+@triton.jit
+def product(x, weight, s, FROM: tl.constexpr, TO: tl.constexpr):
+    """x @ weight[:, s] in float32."""
+    return tl.dot(x, tl.load(weight + tl.arange(0, FROM)[:, None] * TO + s[None, :]), input_precision="ieee")
+
+
+@triton.jit
+def add_product(total, part, weight, s, TO: tl.constexpr):
+    """total + part @ weight[s, :] in float32."""
+    w = tl.load(weight + s[:, None] * TO + tl.arange(0, TO)[None, :])
+    return tl.dot(part.to(w.dtype), w, total, input_precision="ieee")
+
+
+@triton.jit
+def attention(x, w1, b1, w2, b2, WIDTH: tl.constexpr, SLICE: tl.constexpr, BLOCK: tl.constexpr):
+    """x + GELU(x @ w1 + b1) @ w2 + b2: one attention block with its folded matrix w1."""
+    y = tl.zeros((BLOCK, WIDTH), tl.float32)
+    for start in range(0, WIDTH, SLICE):
+        s = start + tl.arange(0, SLICE)
+        hidden = product(x, w1, s, WIDTH, WIDTH) + tl.load(b1 + s).to(tl.float32)[None, :]
+        y = add_product(y, gelu(hidden), w2, s, WIDTH)
+    y += tl.load(b2 + tl.arange(0, WIDTH))[None, :]
+    return (y + x.to(tl.float32)).to(x.dtype)
+
+
+@triton.jit
+def level(
+    x, row, column, w1, vectors, w2, b2, INPUTS: tl.constexpr, EPSILON: tl.constexpr,
+    WIDTH: tl.constexpr, HIDDEN: tl.constexpr, TO: tl.constexpr, SLICE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """LayerNorm over [x | digits], product, GELU, product → float32 [BLOCK, TO]."""
+    wide = x.to(tl.float32)
+    mean = (tl.sum(wide, 1) + row + column) / INPUTS
+    power = (tl.sum(wide * wide, 1) + row + column) / INPUTS
+    scale = tl.rsqrt(power - mean * mean + EPSILON)
+    y = tl.zeros((BLOCK, TO), tl.float32)
+    for start in range(0, HIDDEN, SLICE):
+        s = start + tl.arange(0, SLICE)
+        hidden = positioned(product(x, w1, s, WIDTH, HIDDEN), s, row, column, scale, vectors, HIDDEN)
+        y = add_product(y, hidden, w2, s, TO)
+    return y + tl.load(b2 + tl.arange(0, TO))[None, :]
+
+
+@triton.jit
+def first_level(
+    c, map_0, map_1, map_2, map_3, stride, row, column, scale, vectors, w2, b2, CHANNELS: tl.constexpr,
+    WIDTH: tl.constexpr, HIDDEN: tl.constexpr, SLICE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Level 0, gathered slice by slice → [BLOCK, WIDTH] of the maps' type."""
+    x = tl.zeros((BLOCK, WIDTH), tl.float32)
+    for start in range(0, HIDDEN, SLICE):
+        s = start + tl.arange(0, SLICE)
+        hidden = first_hidden(c, s, map_0, map_1, map_2, map_3, stride, row, column, scale, vectors, CHANNELS, HIDDEN)
+        x = add_product(x, hidden, w2, s, WIDTH)
+    return (x + tl.load(b2 + tl.arange(0, WIDTH))[None, :]).to(w2.dtype.element_ty)
+
+
+@triton.jit
+def colour_kernel(
+    map_0, map_1, map_2, map_3, stride, moments, row_tap, column_tap, row_distance, column_distance,
+    row_bits, column_bits, cell_sums, first, second, second_bias, folded, folded_bias, attention_2,
+    attention_bias, level_1, level_vectors, level_2, level_bias, last, last_bias, colour, rows, columns,
+    CHANNELS: tl.constexpr, FIRST_INPUTS: tl.constexpr, FIRST_EPSILON: tl.constexpr, INPUTS: tl.constexpr,
+    EPSILON: tl.constexpr, ATTENTIONS: tl.constexpr, LEVELS: tl.constexpr, WIDTH: tl.constexpr,
+    HIDDEN: tl.constexpr, SLICE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """`colour` [rows · columns, 3] float32 of all queries; programs share the blocks. See `FusedDecoder`."""
+    queries = rows * columns
+    cell_sum, cell_square = tl.load(cell_sums), tl.load(cell_sums + 1)
+    for block in range(tl.program_id(0), tl.cdiv(queries, BLOCK), tl.num_programs(0)):
+        place = block * BLOCK + tl.arange(0, BLOCK)
+        q = tl.minimum(place, queries - 1)
+        c = corners(q, row_tap, column_tap, row_distance, column_distance, rows, columns)
+        row, column = bits_of(q, row_bits, column_bits, rows, columns, 0)
+        scale = first_scale(c, moments, row, column, cell_sum, cell_square, FIRST_INPUTS, FIRST_EPSILON)
+        x = first_level(
+            c, map_0, map_1, map_2, map_3, stride, row, column, scale, first, second, second_bias,
+            CHANNELS, WIDTH, HIDDEN, SLICE, BLOCK,
+        )  # fmt: skip
+        for n in range(ATTENTIONS):
+            square, vector = n * WIDTH * WIDTH, n * WIDTH
+            x = attention(
+                x, folded + square, folded_bias + vector, attention_2 + square, attention_bias + vector,
+                WIDTH, SLICE, BLOCK,
+            )  # fmt: skip
+        for n in range(LEVELS - 2):
+            row, column = bits_of(q, row_bits, column_bits, rows, columns, n + 1)
+            matrix = n * WIDTH * HIDDEN
+            x = level(
+                x, row, column, level_1 + matrix, level_vectors + n * 4 * HIDDEN, level_2 + matrix,
+                level_bias + n * WIDTH, INPUTS, EPSILON, WIDTH, HIDDEN, WIDTH, SLICE, BLOCK,
+            ).to(x.dtype)  # fmt: skip
+        row, column = bits_of(q, row_bits, column_bits, rows, columns, LEVELS - 1)
+        y = level(
+            x, row, column, level_1 + (LEVELS - 2) * WIDTH * HIDDEN, level_vectors + (LEVELS - 2) * 4 * HIDDEN,
+            last, last_bias, INPUTS, EPSILON, WIDTH, HIDDEN, COLOURS, SLICE, BLOCK,
+        )  # fmt: skip
+        channel = tl.arange(0, COLOURS)
+        inside = (place < queries)[:, None] & (channel < 3)[None, :]
+        tl.store(colour + place.to(tl.int64)[:, None] * 3 + channel[None, :], y, mask=inside)
+
+
+@triton.jit
+def normalised(x, inside, HEAD: tl.constexpr, EPSILON: tl.constexpr, BLOCK: tl.constexpr, COLUMNS: tl.constexpr):
+    """Centred k or v by LayerNorm over each head, without the affine; zero for places without a query."""
+    heads = tl.reshape(x, (BLOCK, COLUMNS // HEAD, HEAD))
+    scale = tl.rsqrt(tl.sum(heads * heads, 2) / HEAD + EPSILON)
+    scale = tl.where(inside[:, None], scale, 0.0)
+    return tl.reshape(heads * scale[:, :, None], (BLOCK, COLUMNS))
+
+
+@triton.jit
+def add_sums(
+    x, inside, weight, bias, outer, key, value, WIDTH: tl.constexpr, FROM: tl.constexpr, HEAD: tl.constexpr,
+    EPSILON: tl.constexpr, HEADS_AT_ONCE: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Add this block's Σ k̂ᵀv̂, Σ k̂ and Σ v̂ to the program's own; only heads of one slice meet in a product."""
+    COLUMNS: tl.constexpr = HEADS_AT_ONCE * HEAD
+    for start in range(0, WIDTH, COLUMNS):
+        s = start + tl.arange(0, COLUMNS)
+        k = product(x, weight, s, FROM, 2 * WIDTH) + tl.load(bias + s)[None, :]
+        v = product(x, weight, WIDTH + s, FROM, 2 * WIDTH) + tl.load(bias + WIDTH + s)[None, :]
+        k = normalised(k, inside, HEAD, EPSILON, BLOCK, COLUMNS)
+        v = normalised(v, inside, HEAD, EPSILON, BLOCK, COLUMNS)
+        local = tl.arange(0, COLUMNS)
+        square = outer + start * COLUMNS + local[:, None] * COLUMNS + local[None, :]
+        tl.store(square, tl.load(square) + tl.dot(tl.trans(k), v, input_precision=PRECISION))
+        tl.store(key + s, tl.load(key + s) + tl.sum(k, 0))
+        tl.store(value + s, tl.load(value + s) + tl.sum(v, 0))
+
+
+@triton.jit
+def sum_kernel(
+    map_0, map_1, map_2, map_3, stride, moments, row_tap, column_tap, row_distance, column_distance,
+    row_bits, column_bits, cell_sums, first, second, second_bias, folded, folded_bias, attention_2,
+    attention_bias, key_value, key_value_bias, outer, key, value, rows, columns,
+    CHANNELS: tl.constexpr, FIRST_INPUTS: tl.constexpr, FIRST_EPSILON: tl.constexpr, HEAD: tl.constexpr,
+    HEAD_EPSILON: tl.constexpr, ATTENTIONS: tl.constexpr, WIDTH: tl.constexpr, HIDDEN: tl.constexpr,
+    HEADS_AT_ONCE: tl.constexpr, PRECISION: tl.constexpr, SLICE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Sums over all queries in front of attention block `ATTENTIONS`, one part per program (stage one of two).
+
+    `outer` [programs, WIDTH, HEADS_AT_ONCE · HEAD], `key` and `value` [programs, WIDTH], float32, zero before.
+    Every program adds its own blocks in a fixed order, so equal calls give equal bits.
+    """
+    program, queries = tl.program_id(0), rows * columns
+    cell_sum, cell_square = tl.load(cell_sums), tl.load(cell_sums + 1)
+    outer += program * WIDTH * HEADS_AT_ONCE * HEAD
+    key += program * WIDTH
+    value += program * WIDTH
+    for block in range(program, tl.cdiv(queries, BLOCK), tl.num_programs(0)):
+        place = block * BLOCK + tl.arange(0, BLOCK)
+        q = tl.minimum(place, queries - 1)
+        c = corners(q, row_tap, column_tap, row_distance, column_distance, rows, columns)
+        row, column = bits_of(q, row_bits, column_bits, rows, columns, 0)
+        scale = first_scale(c, moments, row, column, cell_sum, cell_square, FIRST_INPUTS, FIRST_EPSILON)
+        if ATTENTIONS == 0:
+            # The first keys and values are composed with level 0's second layer, so they start from its hidden values.
+            hidden = first_hidden(
+                c, tl.arange(0, HIDDEN), map_0, map_1, map_2, map_3, stride, row, column, scale, first, CHANNELS, HIDDEN
+            )
+            add_sums(
+                hidden.to(key_value.dtype.element_ty), place < queries, key_value, key_value_bias, outer, key, value,
+                WIDTH, HIDDEN, HEAD, HEAD_EPSILON, HEADS_AT_ONCE, PRECISION, BLOCK,
+            )  # fmt: skip
+        else:
+            x = first_level(
+                c, map_0, map_1, map_2, map_3, stride, row, column, scale, first, second, second_bias,
+                CHANNELS, WIDTH, HIDDEN, SLICE, BLOCK,
+            )  # fmt: skip
+            for n in range(ATTENTIONS):
+                square, vector = n * WIDTH * WIDTH, n * WIDTH
+                x = attention(
+                    x, folded + square, folded_bias + vector, attention_2 + square, attention_bias + vector,
+                    WIDTH, SLICE, BLOCK,
+                )  # fmt: skip
+            add_sums(
+                x, place < queries, key_value, key_value_bias, outer, key, value,
+                WIDTH, WIDTH, HEAD, HEAD_EPSILON, HEADS_AT_ONCE, PRECISION, BLOCK,
+            )  # fmt: skip
+        # The next block's additions may be other threads' of this program.
+        tl.debug_barrier()

@@ -1,0 +1,220 @@
+"""A bundle in PyTorch, on a GPU or (for tests) on the processor: tensors stay on the device between the graphs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hiif_deploy.bundle import Bundle
+from hiif_deploy.contract import is_fold
+from hiif_deploy.decode import (
+    Job,
+    Statistics,
+    Sums,
+    Window,
+    accumulate,
+    finish,
+    fold,
+    geometry_inputs,
+    query_axes,
+)  # fmt: skip
+from hiif_deploy.errors import EngineError, HiifError, OptionError
+from hiif_deploy.grid import Axis
+from hiif_deploy.plan import Plan, Tile, decoder_tiles, query_blocks, shift, steps
+from hiif_deploy.say import Say
+from hiif_deploy.session import EngineOptions, Tensors, open_session
+from hiif_deploy.sizes import Size
+from hiif_deploy.trt_rescue import Rescue
+from hiif_engines.fused import fused_kernels
+from hiif_engines.torch_device import describe, exact_products, memory_of, open_device
+from hiif_engines.torch_features import TorchFeatures, encode
+from hiif_engines.torch_graph import TorchGraph
+from hiif_engines.torch_plan import TorchPlan, make_torch_plan
+
+Array = NDArray[np.float32]
+Advance = Callable[[int], None]
+Answers = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+UNBOUNDED = 1 << 62
+"""Queries of a tile: here its blocks are what is bounded."""
+
+
+class TorchBackend:
+    """Graphs on one device. Methods may be called from several threads; they take turns."""
+
+    def __init__(self, bundle: Bundle, options: EngineOptions, say: Say, *, fused: bool | None = None) -> None:
+        """`fused` kernels, or the graphs operation by operation; None: fused on a GPU where the decoder has the form.
+
+        EngineError where there is no such device, or a graph holds an operation that is not known.
+        """
+        self.contract = bundle.contract
+        self.precision = options.graphs
+        self._device = open_device(options.device)
+        chain = self.contract.chain(self.precision)
+        self._graphs = {
+            name: TorchGraph(graph, bundle.graphs[graph.key], self._device)
+            for name, graph in chain.items()
+            if not is_fold(name)
+        }
+        self._kernels = self._fuse(bundle, say, fused)
+        how = "fused kernels" if self._kernels else "operation by operation"
+        self.description = f"PyTorch {torch.__version__}, {self.precision}, {describe(self._device)}, {how}"
+        self._folds = {
+            name: open_session(graph, bundle.graphs[graph.key], EngineOptions(), threads=1, keep_memory=False)
+            for name, graph in chain.items()
+            if is_fold(name)
+        }
+        self._allowed = options.gpu_memory or memory_of(self._device) // 4
+        self._rescue = Rescue(bundle, options.thread_count, say)
+        self._kept: tuple[TorchFeatures, tuple[int, ...], dict[str, Tensor]] | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def rescued(self) -> int:
+        """Blocks that were decoded again in fp32 on the processor."""
+        return self._rescue.count
+
+    @property
+    def memory_bytes(self) -> int:
+        """GPU memory that PyTorch holds in this process, weights included."""
+        return torch.cuda.memory_reserved(self._device) if self._device.type == "cuda" else 0
+
+    def plan(self, source: Size) -> TorchPlan:
+        """How a picture is cut here."""
+        return make_torch_plan(self.contract, source, self.precision, self._allowed)
+
+    def encode(self, image: Array, plan: Plan, advance: Advance) -> TorchFeatures:
+        """Unit picture [h, w, 3] → features. The plan is for the processor; here `plan` of this class decides."""
+        del plan
+        own = self.plan((image.shape[0], image.shape[1]))
+        with self._lock, exact_products():
+            return encode(self._graphs["encoder"], self.contract, image, own, self._device, advance)
+
+    def statistics(self, job: Job, window: Window, advance: Advance) -> Statistics:
+        """All statistics passes over the queries of `window`."""
+        if job.sampling is not None:
+            raise OptionError("sampled statistics run on the processor's engines; this one takes all queries: exact")
+        folded: dict[str, NDArray[Any]] = {}
+        for n in range(self.contract.decoder.statistics_passes):
+            sums: Sums = {}
+            for tile, rows, columns in self._tiles(job, window):
+                self._add_sums(sums, job, window, tile, rows, columns, folded, n)
+                advance(1)
+            folded.update(fold(self._folds[f"fold_{n}"], sums, job.count(window)))
+        return Statistics(folded)
+
+    def colours(
+        self, job: Job, window: Window, statistics: Statistics, advance: Advance
+    ) -> Iterator[tuple[slice, slice, Array]]:
+        """Yields (rows, columns) within `window` and unclamped colours [r, c, 3], 1 being white."""
+        for tile, rows, columns in self._tiles(job, window):
+            for row, column, found in self._answers("decoder", job, tile, rows, columns, statistics.folded):
+                part = shift(tile.rows, row), shift(tile.columns, column)
+                shape = row.stop - row.start, column.stop - column.start, 3
+                colours: Array = found["colour"].float().cpu().numpy().reshape(shape)
+                if np.isfinite(colours).all():
+                    colours = finish(self.contract, colours, job.image, rows[row], columns[column])
+                else:
+                    colours = self._rescue.colours(job, _within(window, *part), statistics)
+                yield *part, colours
+            advance(1)
+
+    def steps(self, plan: Plan, source: Size, target: Size, windows: list[Window]) -> int:
+        """One per encoder tile, and one per decoder tile and pass."""
+        del plan
+        own = self.plan(source)
+        calls = len(steps(source[0], own.encoder_tile[0])) * len(steps(source[1], own.encoder_tile[1]))
+        axes = (query_axes(self.contract, source, target, window) for window in windows)
+        tiles = sum(len(decoder_tiles(rows, columns, own.cell, UNBOUNDED)) for rows, columns in axes)
+        return calls + (self.contract.decoder.statistics_passes + 1) * tiles
+
+    def close(self) -> None:
+        """Let go of everything on the device."""
+        self._rescue.close()
+        self._kept = None
+        self._graphs.clear()
+
+    def _fuse(self, bundle: Bundle, say: Say, fused: bool | None) -> dict[str, Answers]:
+        """Fused twins of the decoder and statistics graphs by name; none where they are not wanted or cannot be."""
+        if not (self._device.type == "cuda" if fused is None else fused):
+            return {}
+        try:
+            return fused_kernels(bundle, self.precision, self._device)
+        except HiifError as error:
+            if fused:
+                raise
+            say(f"no fused kernels ({error}): the graphs run operation by operation, slower")
+            return {}
+
+    def _tiles(self, job: Job, window: Window) -> Iterator[tuple[Tile, Axis, Axis]]:
+        rows, columns = query_axes(self.contract, job.source, job.size, window)
+        for tile in decoder_tiles(rows, columns, self.plan(job.source).cell, UNBOUNDED):
+            yield tile, rows[tile.rows], columns[tile.columns]
+
+    def _add_sums(
+        self, sums: Sums, job: Job, window: Window, tile: Tile, rows: Axis, columns: Axis, folded: Tensors, n: int
+    ) -> None:
+        """Add pass `n` over one tile; float64 from block to block, one download for all of them."""
+        parts, found = [], []
+        for row, column, answer in self._answers(f"statistics_{n}", job, tile, rows, columns, folded):
+            parts.append((shift(tile.rows, row), shift(tile.columns, column)))
+            found.append(answer)
+        every = {name: torch.stack([part[name] for part in found]).cpu().numpy() for name in found[0]}
+        finite = np.logical_and.reduce([np.isfinite(part).reshape(len(parts), -1).all(1) for part in every.values()])
+        accumulate(sums, {name: part[finite].sum(0, dtype=np.float64) for name, part in every.items()})
+        for index in np.flatnonzero(~finite):
+            accumulate(sums, self._rescue.sums(job, _within(window, *parts[index]), folded, n))
+
+    def _answers(
+        self, name: str, job: Job, tile: Tile, rows: Axis, columns: Axis, folded: Tensors
+    ) -> Iterator[tuple[slice, slice, dict[str, Tensor]]]:
+        """Yields (rows, columns) within the tile and what the graph answers to each block of its queries."""
+        graph = self._graphs[name]
+        answers = self._kernels.get(name, graph)
+        types = {tensor.name: np.dtype(tensor.dtype) for tensor in graph.contract.inputs}
+        host = {
+            **geometry_inputs(graph.contract.geometry, rows, columns, tile, job.cell),
+            **{key: value.astype(types[key]) for key, value in folded.items() if key in types},
+        }
+        with self._lock, exact_products():
+            maps = self._maps(job, tile)
+            feeds = {key: torch.tensor(value).to(self._device) for key, value in host.items()} | maps
+        most = self.plan(job.source).block_queries
+        for row, column in query_blocks(rows.count, columns.count, most):
+            with self._lock, exact_products():
+                answer = answers({key: _part(key, value, row, column) for key, value in feeds.items()})
+            yield row, column, answer
+
+    def _maps(self, job: Job, tile: Tile) -> dict[str, Tensor]:
+        """Maps of the tile's source pixels; the last ones are kept, so that the passes over one tile share them."""
+        features = job.features
+        if not isinstance(features, TorchFeatures):
+            raise EngineError("these features were encoded by another engine; encode the picture with this upscaler")
+        if self._kept is None or self._kept[0] is not features or self._kept[1] != tile.key:
+            self._kept = None
+            crop = features.crop(tile, self.contract.decoder.halo, self._device)
+            self._kept = features, tile.key, self._graphs["maps"]({"features": crop})
+        return self._kept[2]
+
+
+def open_torch(bundle: Bundle, options: EngineOptions, say: Say) -> TorchBackend:
+    """The entry point of `hiif_deploy.backends`."""
+    return TorchBackend(bundle, options, say)
+
+
+def _part(name: str, value: Tensor, rows: slice, columns: slice) -> Tensor:
+    """A block's part of a tile's input, by what its name says of its axes."""
+    if name.startswith("row_"):
+        return value[:, rows]
+    return value[:, :, columns] if name.startswith("column_") else value
+
+
+def _within(window: Window, rows: slice, columns: slice) -> Window:
+    """A part of a window, in the whole picture."""
+    top, left = window.rows[0], window.columns[0]
+    return Window((top + rows.start, top + rows.stop), (left + columns.start, left + columns.stop))

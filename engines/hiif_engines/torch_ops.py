@@ -1,0 +1,162 @@
+"""ONNX operations in PyTorch, one function each, as the exported graphs use them (opset 20).
+
+A function takes the operation's tensors and attributes. Lists of sizes and axes are int64 tensors that stay on the
+host, so that no operation waits for a GPU to read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Attributes = Mapping[str, Any]
+Operation = Callable[[Sequence[Tensor], Attributes], Tensor | Sequence[Tensor]]
+
+TYPES = {
+    1: torch.float32, 6: torch.int32, 7: torch.int64, 9: torch.bool, 10: torch.float16, 11: torch.float64,
+    16: torch.bfloat16,
+}  # fmt: skip
+"""ONNX's numbers of element types."""
+
+
+def convolution(x: Sequence[Tensor], attributes: Attributes) -> Tensor:
+    """2-D convolution with the same padding before and after, as PyTorch knows it; ValueError otherwise."""
+    pads = attributes.get("pads", [0, 0, 0, 0])
+    if pads[:2] != pads[2:] or attributes.get("auto_pad", b"NOTSET") != b"NOTSET":
+        raise ValueError(f"Conv with pads {pads}: expected explicit ones, equal before and after")
+    return functional.conv2d(
+        x[0], x[1], x[2] if len(x) > 2 else None, attributes.get("strides", [1, 1]), pads[:2],
+        attributes.get("dilations", [1, 1]), attributes.get("group", 1),
+    )  # fmt: skip
+
+
+def gemm(x: Sequence[Tensor], attributes: Attributes) -> Tensor:
+    """alpha · A @ B + beta · C."""
+    a = x[0].T if attributes.get("transA", 0) else x[0]
+    b = x[1].T if attributes.get("transB", 0) else x[1]
+    alpha, beta = attributes.get("alpha", 1.0), attributes.get("beta", 1.0)
+    if len(x) == 2:
+        return torch.mul(a @ b, alpha)
+    return torch.addmm(x[2], a, b, beta=beta, alpha=alpha)
+
+
+def gather(x: Sequence[Tensor], attributes: Attributes) -> Tensor:
+    """Slices of the first tensor, by non-negative indices."""
+    data, index, axis = x[0], x[1], attributes.get("axis", 0)
+    if index.ndim == 0 and index.device.type == "cpu":
+        return data.select(axis, int(index))
+    if axis == 0 and data.ndim == 2:
+        return functional.embedding(index.to(data.device), data)
+    axis %= data.ndim
+    found: Tensor = data.index_select(axis, index.to(data.device).flatten())
+    return found.reshape(*data.shape[:axis], *index.shape, *data.shape[axis + 1 :])
+
+
+def reshape(x: Sequence[Tensor], attributes: Attributes) -> Tensor:
+    """0 keeps a size, unless `allowzero`; one −1 is what is left."""
+    sizes = x[1].tolist()
+    if not attributes.get("allowzero", 0):
+        sizes = [x[0].shape[n] if size == 0 else size for n, size in enumerate(sizes)]
+    return x[0].reshape(sizes)
+
+
+def sliced(x: Sequence[Tensor], _: Attributes) -> Tensor:
+    """Starts, ends, axes and positive steps as tensors; ValueError for backward steps."""
+    y, starts, ends = x[0], x[1].tolist(), x[2].tolist()
+    axes = x[3].tolist() if len(x) > 3 else range(len(starts))
+    steps = x[4].tolist() if len(x) > 4 else [1] * len(starts)
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        if step < 1:
+            raise ValueError(f"Slice with step {step}: expected a positive one")
+        y = y[(slice(None),) * (axis % y.ndim) + (slice(start, end, step),)]
+    return y
+
+
+def split(x: Sequence[Tensor], attributes: Attributes) -> Sequence[Tensor]:
+    """By a list of sizes, or into a number of equal parts."""
+    axis = attributes.get("axis", 0)
+    if len(x) > 1:
+        return torch.split_with_sizes(x[0], x[1].tolist(), axis)
+    size = x[0].shape[axis]
+    part = -(-size // attributes["num_outputs"])
+    return torch.split_with_sizes(x[0], [min(part, size - start) for start in range(0, size, part)], axis)
+
+
+def reduced(function: Callable[..., Tensor]) -> Operation:
+    """Sum or mean over the axes of the second tensor, all where there is none."""
+
+    def reduce(x: Sequence[Tensor], attributes: Attributes) -> Tensor:
+        axes = x[1].tolist() if len(x) > 1 else list(range(x[0].ndim))
+        return function(x[0], dim=axes, keepdim=bool(attributes.get("keepdims", 1)))
+
+    return reduce
+
+
+def unsqueeze(x: Sequence[Tensor], _: Attributes) -> Tensor:
+    """New axes of size 1, counted in the result."""
+    y, rank = x[0], x[0].ndim + x[1].numel()
+    for axis in sorted(axis % rank for axis in x[1].tolist()):
+        y = y.unsqueeze(axis)
+    return y
+
+
+def transpose(x: Sequence[Tensor], attributes: Attributes) -> Tensor:
+    """Axes in the order of `perm`, reversed where it is absent."""
+    return x[0].permute(attributes.get("perm", list(reversed(range(x[0].ndim)))))
+
+
+def gelu(x: Sequence[Tensor], attributes: Attributes) -> Tensor:
+    """x · Φ(x), by erf unless the graph says `tanh`."""
+    return functional.gelu(x[0], approximate=attributes.get("approximate", b"none").decode())
+
+
+def layer_norm(x: Sequence[Tensor], attributes: Attributes) -> Tensor:
+    """Over the last axes, from `axis` on."""
+    shape = x[0].shape[attributes.get("axis", -1) :]
+    return functional.layer_norm(x[0], shape, x[1], x[2] if len(x) > 2 else None, attributes.get("epsilon", 1e-5))
+
+
+def pick(function: Callable[..., Tensor]) -> Operation:
+    """An operation of tensors alone."""
+    return lambda x, _: function(*x)
+
+
+OPERATIONS: dict[str, Operation] = {
+    "Add": pick(torch.add),
+    "Cast": lambda x, a: x[0].to(TYPES[a["to"]]),
+    "Concat": lambda x, a: torch.cat(list(x), a["axis"]),
+    "Conv": convolution,
+    "Cos": pick(torch.cos),
+    "Div": pick(torch.div),
+    "Erf": pick(torch.erf),
+    "Exp": pick(torch.exp),
+    "Flatten": lambda x, a: x[0].reshape(x[0].shape[: a.get("axis", 1)].numel(), -1),
+    "Gather": gather,
+    "Gelu": gelu,
+    "Gemm": gemm,
+    "Identity": lambda x, _: x[0],
+    "LayerNormalization": layer_norm,
+    "LeakyRelu": lambda x, a: functional.leaky_relu(x[0], a.get("alpha", 0.01)),
+    "MatMul": pick(torch.matmul),
+    "Mul": pick(torch.mul),
+    "Neg": pick(torch.neg),
+    "Reciprocal": pick(torch.reciprocal),
+    "ReduceMean": reduced(torch.mean),
+    "ReduceSum": reduced(torch.sum),
+    "Relu": pick(torch.relu),
+    "Reshape": reshape,
+    "Sin": pick(torch.sin),
+    "Slice": sliced,
+    "Softmax": lambda x, a: torch.softmax(x[0], a.get("axis", -1)),
+    "Split": split,
+    "Sqrt": pick(torch.sqrt),
+    "Sub": pick(torch.sub),
+    "Tanh": pick(torch.tanh),
+    "Transpose": transpose,
+    "Unsqueeze": unsqueeze,
+}
+"""Every operation that is understood."""

@@ -1,0 +1,35 @@
+"""`hiif-deploy upscale --ray`: the options, and a pool for one command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from hiif_deploy.cluster.pool import ClusterOptions, Pool
+from hiif_deploy.errors import OptionError
+from hiif_deploy.say import say_on_stderr
+from hiif_deploy.upscaler import Upscaler
+
+RayOption = Annotated[
+    str | None,
+    typer.Option("--ray", metavar="ADDRESS", help="Spread the work over a Ray cluster: local, auto or HOST:PORT."),
+]
+WorkersOption = Annotated[int, typer.Option(help="With --ray: at most so many; 0 takes all that the cluster holds.")]
+
+
+@contextmanager
+def open_pool(address: str | None, workers: int, upscaler: Upscaler, *, is_plan: bool = False) -> Iterator[Pool | None]:
+    """Workers with the upscaler's model and options; None without an address, and for a plan. Raises as `Pool`."""
+    if address is None and workers:
+        raise OptionError(f"--workers {workers}: needs a cluster; add --ray local, auto or HOST:PORT")
+    if address is None or is_plan:
+        yield None
+        return
+    with Pool(upscaler.bundle, ClusterOptions(address, workers), upscaler.engine, upscaler.options) as pool:
+        share = pool.share
+        each = f"{share.gpus} GPU" if share.gpus else f"{share.processors} processors"
+        say_on_stderr(f"ray {address}: {share.workers} workers of {each}")
+        yield pool

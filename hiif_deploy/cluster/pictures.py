@@ -1,0 +1,49 @@
+"""Pictures, enlarged by a pool of workers. They travel as their files' bytes, so nothing need be shared."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from hiif_deploy.batch import Item, Outcome, WriteOptions
+from hiif_deploy.cluster.pool import Job, Pool
+from hiif_deploy.errors import ImageError
+from hiif_deploy.files import write_aside
+from hiif_deploy.progress import Progress
+from hiif_deploy.target import Target
+
+
+def run_batch_on(
+    pool: Pool, items: Sequence[Item], target: Target, options: WriteOptions, *, show_progress: bool = False
+) -> Iterator[Outcome]:
+    """As `batch.run_batch`, over a cluster, in the order that they are finished. ClusterError where workers fail."""
+    jobs: deque[Job] = deque()
+    wanted: dict[str, Item] = {}
+    for item in items:
+        if item.target.exists() and not options.overwrite:
+            yield Outcome(str(item.source), str(item.target), "skipped", notes=("exists; --overwrite makes it again",))
+        elif not (item.source.is_file() and os.access(item.source, os.R_OK)):
+            error = f"{item.source}: no such file, or it cannot be read"
+            yield Outcome(str(item.source), str(item.target), "failed", error=error, exit_code=ImageError.exit_code)
+        else:
+            job = Job(str(item.source), "picture", partial(_arguments, item, target, options))
+            wanted[job.name] = item
+            jobs.append(job)
+    with Progress("pictures", len(jobs), unit="pictures", enabled=show_progress and bool(jobs)) as progress:
+        for job, (outcome, data) in pool.run(jobs):
+            if data is not None:
+                _write(wanted[job.name], data)
+            progress.advance()
+            yield outcome
+
+
+def _arguments(item: Item, target: Target, options: WriteOptions) -> tuple[Any, ...]:
+    return item, item.source.read_bytes(), target, options
+
+
+def _write(item: Item, data: bytes) -> None:
+    item.target.parent.mkdir(parents=True, exist_ok=True)
+    write_aside(item.target, lambda file: file.write(data))

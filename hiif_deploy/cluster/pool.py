@@ -1,0 +1,294 @@
+"""A pool of workers on a Ray cluster: jobs are handed out one per worker, and again where a worker is lost."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Self
+
+from hiif_deploy.bundle import Bundle
+from hiif_deploy.cluster.worker import Greeting, Worker, versions
+from hiif_deploy.errors import ClusterError, HiifError, OptionError
+from hiif_deploy.extras import require_extra
+from hiif_deploy.say import Say, say_on_stderr
+from hiif_deploy.session import EngineOptions
+from hiif_deploy.upscaler import RenderOptions
+
+LOCAL = "local"
+"""The address that starts a cluster of this machine alone."""
+ATTEMPTS = 3
+"""How often a job is begun before it is given up."""
+PATIENCE = 300.0
+"""Seconds without any worker after which all is given up."""
+NOTICE = 30.0
+"""Seconds of waiting between two notices of it."""
+CLOSING = 5.0
+"""Seconds that workers get for tidying up."""
+TICK = 1.0
+"""Seconds between looks at the clock."""
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Which cluster, and how it is shared."""
+
+    address: str = LOCAL
+    """`local`, `auto` for the cluster that this machine belongs to, or `host:port` of a head node."""
+    workers: int = 0
+    """At most so many; 0 takes all that the cluster holds."""
+    attempts: int = ATTEMPTS
+    """How often a job is begun before it is given up."""
+
+    def __post_init__(self) -> None:
+        if not self.address.strip():
+            raise OptionError("--ray: expected local, auto or host:port of a head node")
+        if self.workers < 0:
+            raise OptionError(f"--workers {self.workers}: expected 0 (all that the cluster holds) or more")
+        if self.attempts < 1:
+            raise OptionError(f"{self.attempts} attempts: expected at least 1")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A call of a worker's method."""
+
+    name: str
+    """Its own, for messages: `segment 7`."""
+    method: str
+    """Of `Worker`."""
+    arguments: Callable[[], tuple[Any, ...]]
+    """Gives what is pickled and sent; called each time that the job is begun."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What each worker takes of the cluster."""
+
+    workers: int
+    """How many there are."""
+    processors: int
+    """Of each."""
+    gpus: int
+    """Of each: 0 or 1."""
+
+
+class Pool:
+    """Workers with the same model. A context manager: they end with it, and a cluster that it started as well."""
+
+    def __init__(
+        self, bundle: Bundle, options: ClusterOptions, engine: EngineOptions, render: RenderOptions,
+        say: Say = say_on_stderr,
+    ) -> None:  # fmt: skip
+        """Joins or starts the cluster. MissingExtraError without Ray, ClusterError where it cannot be reached."""
+        require_extra("ray")
+        import ray
+
+        self._ray, self._options, self._say = ray, options, say
+        self._is_own = not ray.is_initialized()
+        if self._is_own:
+            _join(ray, options.address)
+        try:
+            self.share = share_of(ray.nodes(), engine, options.workers)
+            self._engine = replace(engine, threads=self.share.processors) if self.share.gpus == 0 else engine
+            # An object is copied once to each node, however many workers it has.
+            self._model = (ray.put(bundle), ray.put(self._engine), ray.put(render))
+        except BaseException:
+            self._leave()
+            raise
+        self._actors: dict[Any, Greeting | None] = {}
+        self._starting: dict[Any, Any] = {}
+        self._idle: deque[Any] = deque()
+        self._failed_starts = 0
+        self._next_notice = NOTICE
+
+    def __enter__(self) -> Self:
+        for _ in range(self.share.workers):
+            self._start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        closing = [actor.close.remote() for actor, greeting in self._actors.items() if greeting is not None]
+        if closing:
+            # After an error some are still busy, and would not answer in time.
+            self._ray.wait(closing, num_returns=len(closing), timeout=CLOSING if kind is None else TICK)
+        for actor in self._actors:
+            self._ray.kill(actor)
+        self._actors.clear()
+        self._leave()
+
+    def put(self, data: bytes) -> Any:
+        """A reference to bytes that all workers may read; they stay in the cluster as long as it is kept."""
+        return self._ray.put(data)
+
+    @property
+    def greetings(self) -> list[Greeting]:
+        """Of the workers that are ready."""
+        return [greeting for greeting in self._actors.values() if greeting is not None]
+
+    def wait_for(self, workers: int) -> None:
+        """Until the models of so many workers are open. Raises as `run` does."""
+        while len(self.greetings) < workers:
+            done, _ = self._ray.wait([*self._starting], num_returns=1, timeout=TICK)
+            for call in done:
+                self._started(call)
+
+    def run(self, jobs: deque[Job]) -> Iterator[tuple[Job, Any]]:
+        """Each job and what came of it, as they finish. More may be appended to `jobs` meanwhile.
+
+        A job whose worker was lost is begun again elsewhere. ClusterError where that happened too often, or no worker
+        comes; what the job itself raises is raised.
+        """
+        busy: dict[Any, tuple[Any, Job]] = {}
+        tries: Counter[str] = Counter()
+        last_sign = time.monotonic()
+        while True:
+            while self._idle and jobs:
+                actor, job = self._idle.popleft(), jobs.popleft()
+                tries[job.name] += 1
+                busy[getattr(actor, job.method).remote(*job.arguments())] = (actor, job)
+            if not busy and not jobs:
+                return
+            done, _ = self._ray.wait([*busy, *self._starting], num_returns=1, timeout=TICK)
+            last_sign = time.monotonic() if done or busy else last_sign
+            self._check_patience(last_sign)
+            for call in done:
+                if call in self._starting:
+                    self._started(call)
+                    continue
+                actor, job = busy.pop(call)
+                try:
+                    result = self._ray.get(call)
+                except self._ray.exceptions.RayError as error:
+                    self._lost(actor, job, error, tries[job.name])
+                    jobs.appendleft(job)
+                else:
+                    self._idle.append(actor)
+                    del tries[job.name]
+                    yield job, result
+
+    def _start(self) -> None:
+        actor_class = self._ray.remote(Worker)
+        actor = actor_class.options(num_cpus=self.share.processors, num_gpus=self.share.gpus).remote()
+        self._actors[actor] = None
+        self._starting[actor.open.remote(*self._model)] = actor
+
+    def _started(self, call: Any) -> None:
+        actor = self._starting.pop(call)
+        try:
+            greeting = self._ray.get(call)
+            self._check_versions(greeting)
+            self._actors[actor] = greeting
+        except self._ray.exceptions.RayError as error:
+            self._raise_own(error)
+            self._failed_starts += 1
+            if self._failed_starts >= self._options.attempts:
+                raise ClusterError(f"{self._failed_starts} workers could not start: {_reason(error)}") from error
+            self._replace(actor, f"a worker could not start ({_reason(error)}); another one is started")
+        else:
+            self._failed_starts = 0
+            self._idle.append(actor)
+
+    def _lost(self, actor: Any, job: Job, error: Exception, tries: int) -> None:
+        """Replace the worker; ClusterError where the job was begun often enough."""
+        self._raise_own(error)
+        greeting = self._actors[actor]
+        where = f"worker {greeting.process} on {greeting.node}" if greeting else "a worker"
+        if tries >= self._options.attempts:
+            raise ClusterError(f"{job.name}: given up after {tries} attempts, the last on {where} ({_reason(error)})")
+        self._replace(actor, f"{job.name}: {where} was lost ({_reason(error)}); it is made again elsewhere")
+
+    def _replace(self, actor: Any, sentence: str) -> None:
+        self._say(sentence)
+        del self._actors[actor]
+        # It may only be out of reach: it must not go on beside its successor.
+        self._ray.kill(actor)
+        self._start()
+
+    def _raise_own(self, error: Exception) -> None:
+        """What the work itself raised is no worker's loss. A node's own trouble, such as a full disk, is."""
+        cause = getattr(error, "cause", None)
+        if isinstance(error, self._ray.exceptions.RayTaskError) and not isinstance(cause, OSError | MemoryError):
+            raise (cause if isinstance(cause, HiifError) else error)
+
+    def _check_versions(self, greeting: Greeting) -> None:
+        here = versions()
+        other = [f"{n} {greeting.versions.get(n)}, here {v}" for n, v in here.items() if greeting.versions.get(n) != v]
+        if other:
+            raise ClusterError(
+                f"{greeting.node} has {'; '.join(other)}: results would differ; install the same versions everywhere"
+            )
+
+    def _check_patience(self, last_sign: float) -> None:
+        waited = time.monotonic() - last_sign
+        if waited > PATIENCE:
+            raise ClusterError(
+                f"no worker came for {PATIENCE:.0f} s, each wants {self.share.processors} processors and "
+                f"{self.share.gpus} GPUs; see what is free with: ray status"
+            )
+        if waited < TICK:
+            self._next_notice = NOTICE
+        elif waited > self._next_notice:
+            self._next_notice += NOTICE
+            self._say(f"waiting for a worker since {waited:.0f} s")
+
+    def _leave(self) -> None:
+        if self._is_own:
+            self._ray.shutdown()
+
+
+def share_of(nodes: list[dict[str, Any]], engine: EngineOptions, most: int) -> Share:
+    """One worker per GPU where the engine runs on one; else one per `engine.threads` processors of each node.
+
+    Without `threads` the smallest node is one worker. `nodes` is what `ray.nodes()` tells. ClusterError for none.
+    """
+    if engine.engine == "auto":
+        raise OptionError("--ray: nodes may choose differently, so name the engine: --engine onnxruntime or tensorrt")
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    processors = [int(found.get("CPU", 0)) for found in alive if found.get("CPU", 0) >= 1]
+    if _wants_gpu(engine):
+        workers, share = sum(int(found.get("GPU", 0)) for found in alive), Share(0, 1, 1)
+    else:
+        size = engine.threads or min(processors, default=1)
+        workers, share = sum(count // size for count in processors), Share(0, size, 0)
+    if workers == 0:
+        wanted = "a GPU" if share.gpus else f"{share.processors} processors"
+        raise ClusterError(f"no node of the cluster has {wanted}: it has {alive}")
+    return replace(share, workers=min(workers, most or workers))
+
+
+def _wants_gpu(engine: EngineOptions) -> bool:
+    return engine.engine == "tensorrt" or engine.provider not in ("cpu", "openvino")
+
+
+def _join(ray: Any, address: str) -> None:
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        if address == LOCAL:
+            ray.init(**quiet, include_dashboard=False)
+        else:
+            _check_answer(address)
+            ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise ClusterError(
+            f"--ray {address}: no cluster can be reached there ({error}); start one with: ray start --head"
+        ) from error
+
+
+def _check_answer(address: str) -> None:
+    """OSError where nobody listens at HOST:PORT; Ray itself would wait for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.rpartition("/")[2], int(port)), timeout=CLOSING).close()
+
+
+def _reason(error: Exception) -> str:
+    """The first line of Ray's explanation, or the error that the work met."""
+    cause = getattr(error, "cause", None)
+    text = f"{type(cause).__name__}: {cause}" if cause is not None else str(error)
+    return text.strip().partition("\n")[0].rstrip(".")[:200]

@@ -1,0 +1,89 @@
+"""Segments of a video, made by a pool of workers: the same files as one machine makes, in the order they finish."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hiif_deploy.cluster.pool import Job, Pool
+from hiif_deploy.cluster.worker import FileMark
+from hiif_deploy.files import write_aside
+from hiif_deploy.video.monitor import Monitor
+from hiif_deploy.video.run import MakeSegments
+from hiif_deploy.video.task import Segment, SegmentTask
+
+PART = 64 << 20
+"""Bytes of a clip that are sent as one object."""
+
+
+def on_cluster(pool: Pool) -> MakeSegments:
+    """What `make_video` makes its segments with."""
+
+    def make(tasks: Sequence[SegmentTask], folder: Path, monitor: Monitor) -> Iterator[Segment]:
+        return make_segments_on(pool, tasks, folder, monitor.advance)
+
+    return make
+
+
+class SentClip:
+    """A clip that some worker does not see under its path: its bytes are put into the cluster once."""
+
+    def __init__(self, pool: Pool, path: Path) -> None:
+        self.path = path
+        self.mark = FileMark.of(path)
+        self.parts: list[Any] | None = None
+        self._pool = pool
+
+    def send(self, part: int) -> None:
+        """In objects of `part` bytes, unless it was. Raises OSError."""
+        if self.parts is None:
+            with self.path.open("rb") as file:
+                self.parts = [self._pool.put(data) for data in iter(partial(file.read, part), b"")]
+
+
+def make_segments_on(
+    pool: Pool,
+    tasks: Iterable[SegmentTask],
+    folder: Path,
+    advance: Callable[[int], None] = lambda _: None,
+    *,
+    part: int = PART,
+) -> Iterator[Segment]:
+    """As `segments.make_segments`, over a cluster: each file appears whole in `folder` before its segment is told.
+
+    Segments come in the order that they are finished. `advance(n)` is told of a segment's frames together.
+    Raises VideoError, ClusterError, OSError where the disk is full.
+    """
+    clips: dict[Path, SentClip] = {}
+    jobs: deque[Job] = deque()
+    wanted: dict[str, tuple[SegmentTask, SentClip]] = {}
+    for task in tasks:
+        if task.clip not in clips:
+            clips[task.clip] = SentClip(pool, task.clip)
+        clip = clips[task.clip]
+        job = Job(f"segment {task.number}", "segment", partial(_arguments, task, clip))
+        wanted[job.name] = task, clip
+        jobs.append(job)
+    for job, result in pool.run(jobs):
+        task, clip = wanted[job.name]
+        if result is None:
+            clip.send(part)
+            jobs.appendleft(job)
+            continue
+        segment, data = result
+        _write(folder / task.file_name, data)
+        advance(len(task.times))
+        yield segment
+
+
+def _arguments(task: SegmentTask, clip: SentClip) -> tuple[Any, ...]:
+    # A worker's own folder is another one.
+    return replace(task, clip=task.clip.absolute()), clip.mark, clip.parts
+
+
+def _write(path: Path, data: bytes) -> None:
+    write_aside(path, lambda file: file.write(data))

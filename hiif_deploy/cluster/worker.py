@@ -1,0 +1,142 @@
+"""What runs on a node: an open upscaler that makes segments and pictures. Plain Python; Ray makes an actor of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hiif_deploy import __version__
+from hiif_deploy.batch import Item, Outcome, WriteOptions, run_batch
+from hiif_deploy.bundle import Bundle
+from hiif_deploy.extras import installed_version
+from hiif_deploy.session import EngineOptions
+from hiif_deploy.target import Target
+from hiif_deploy.upscaler import RenderOptions, Upscaler
+from hiif_deploy.video.segments import make_segment
+from hiif_deploy.video.task import Segment, SegmentTask
+
+EDGE = 1 << 16
+"""Bytes at both ends of a file by which it is recognised."""
+RELEVANT = ("hiif-deploy", "numpy", "onnxruntime", "av")
+"""Distributions on whose versions the result may depend."""
+
+
+@dataclass(frozen=True)
+class Greeting:
+    """What a worker tells of itself when its model is open."""
+
+    node: str
+    """Name of its machine."""
+    process: int
+    """Its number there."""
+    versions: dict[str, str | None]
+    """Of what the result depends on."""
+
+
+@dataclass(frozen=True)
+class FileMark:
+    """Enough of a file to tell whether another machine's path leads to the same one."""
+
+    bytes: int
+    """Its length."""
+    edges: str
+    """SHA-256 of its first and last bytes."""
+
+    @classmethod
+    def of(cls, path: Path) -> FileMark:
+        """Raises OSError."""
+        with path.open("rb") as file:
+            length = os.fstat(file.fileno()).st_size
+            first = file.read(EDGE)
+            file.seek(max(0, length - EDGE))
+            return cls(length, hashlib.sha256(first + file.read(EDGE)).hexdigest())
+
+
+class Worker:
+    """One model, opened once; its methods take and give only what can be pickled."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="hiif-worker-"))
+        self._upscaler: Upscaler | None = None
+        self._clips: dict[FileMark, Path] = {}
+
+    def open(self, bundle: Bundle, engine: EngineOptions, options: RenderOptions) -> Greeting:
+        """Load the model. Raises EngineError."""
+        self._upscaler = Upscaler(bundle, engine=engine, options=options)
+        return Greeting(platform.node(), os.getpid(), versions())
+
+    def segment(self, task: SegmentTask, mark: FileMark, parts: Sequence[Any] | None) -> tuple[Segment, bytes] | None:
+        """Make a segment and give its file's bytes; None where the clip is not seen from here and is to be sent.
+
+        `parts` are references to the clip's bytes in order, once it was sent. Raises VideoError.
+        """
+        clip = self._clip(task.clip, mark, parts)
+        if clip is None:
+            return None
+        made = make_segment(replace(task, clip=clip), self._opened(), self._folder)
+        path = self._folder / task.file_name
+        data = path.read_bytes()
+        path.unlink()
+        return made, data
+
+    def picture(self, item: Item, data: bytes, target: Target, options: WriteOptions) -> tuple[Outcome, bytes | None]:
+        """Enlarge a picture given as its file's bytes; the outcome, and the new file's bytes where it was made."""
+        with tempfile.TemporaryDirectory(dir=self._folder) as folder:
+            own = Item(Path(folder, "in", item.source.name), Path(folder, "out", item.target.name))
+            own.source.parent.mkdir()
+            own.source.write_bytes(data)
+            (outcome,) = run_batch(self._opened(), [own], target, options, show_progress=False)
+            made = own.target.read_bytes() if outcome.status == "done" else None
+            error = outcome.error and outcome.error.replace(str(own.source), str(item.source))
+            return replace(outcome, source=str(item.source), target=str(item.target), error=error), made
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        if self._upscaler is not None:
+            self._upscaler.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _clip(self, path: Path, mark: FileMark, parts: Sequence[Any] | None) -> Path | None:
+        """Where the marked file lies here: under its own path, or as it was sent."""
+        if mark not in self._clips:
+            if is_marked(path, mark):
+                self._clips[mark] = path
+            elif parts is None:
+                return None
+            else:
+                self._clips[mark] = self._receive(path.suffix, parts)
+        return self._clips[mark]
+
+    def _receive(self, suffix: str, parts: Sequence[Any]) -> Path:
+        import ray
+
+        path = self._folder / f"clip{len(self._clips)}{suffix}"
+        with path.open("wb") as file:
+            for part in parts:
+                file.write(ray.get(part))
+        return path
+
+    def _opened(self) -> Upscaler:
+        if self._upscaler is None:
+            raise RuntimeError("the worker's model is not open")
+        return self._upscaler
+
+
+def is_marked(path: Path, mark: FileMark) -> bool:
+    """Whether the marked file lies there."""
+    try:
+        return FileMark.of(path) == mark
+    except OSError:
+        return False
+
+
+def versions() -> dict[str, str | None]:
+    """Versions here of what the result depends on."""
+    return {**{name: installed_version(name) for name in RELEVANT}, "hiif-deploy": __version__}

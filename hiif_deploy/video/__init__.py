@@ -1,0 +1,1 @@
+"""Video files: every stream kept, exact time stamps, resumable. Needs PyAV (the extra `video`)."""

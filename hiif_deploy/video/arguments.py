@@ -1,0 +1,42 @@
+"""Options of the command line that are for videos only."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from hiif_deploy.errors import OptionError
+from hiif_deploy.video.task import OnError
+
+CodecOption = Annotated[
+    str | None, typer.Option(help="Video: FFmpeg's encoder, such as libx265, libsvtav1 or hevc_nvenc.")
+]
+CrfOption = Annotated[int | None, typer.Option(help="Video: the encoder's constant quality; lower is better.")]
+PresetOption = Annotated[str | None, typer.Option(help="Video: the encoder's preset, such as slow.")]
+PixelFormatOption = Annotated[str | None, typer.Option(help="Video: such as yuv420p10le; default: the clip's.")]
+EncoderOption = Annotated[
+    list[str] | None, typer.Option("--encoder-option", metavar="NAME=VALUE", help="Video: more for the encoder.")
+]
+FramesOption = Annotated[str | None, typer.Option(metavar="A:B", help="Video: frames A to B-1 only, from 0.")]
+FromOption = Annotated[str | None, typer.Option("--from", metavar="TIME", help="Video: from 90.5 or 1:30.5 on.")]
+ToOption = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Video: up to that time.")]
+OnErrorOption = Annotated[OnError, typer.Option(help="Video: what a frame that cannot be decoded leads to.")]
+SegmentOption = Annotated[
+    int, typer.Option(metavar="N", help="Video: about so many frames are kept at a time, when work is interrupted.")
+]
+RestartOption = Annotated[bool, typer.Option("--restart", help="Video: throw unfinished work of another run away.")]
+JsonProgressOption = Annotated[bool, typer.Option("--json-progress", help="Video: progress as JSON lines on stderr.")]
+UpscaleStatistics = Literal["exact", "sampled", "reuse"]
+"""`reuse` is for videos."""
+
+
+def parse_encoder_options(words: list[str] | None) -> tuple[tuple[str, str], ...]:
+    """`["tune=film"]` → pairs. OptionError for a word without `=`."""
+    pairs = []
+    for word in words or ():
+        name, equals, value = word.partition("=")
+        if not (name and equals):
+            raise OptionError(f"--encoder-option {word}: expected NAME=VALUE, for example tune=film")
+        pairs.append((name, value))
+    return tuple(pairs)

@@ -1,0 +1,132 @@
+"""`hiif-deploy upscale` for videos: which become which, what is told of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hiif_deploy.batch import Item, Outcome, check_pairs, measure_pace, probe_size
+from hiif_deploy.errors import HiifError, OptionError
+from hiif_deploy.target import Target
+from hiif_deploy.upscaler import Upscaler
+from hiif_deploy.video.mux import FORMATS
+from hiif_deploy.video.options import VideoOptions
+from hiif_deploy.video.plan import VideoPlan, plan_video
+from hiif_deploy.video.run import MakeSegments, VideoResult, is_complete, make_video
+
+SUFFIXES = (
+    *FORMATS, ".avi", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".wmv", ".flv", ".mxf", ".ogv", ".y4m", ".nut", ".3gp",
+)  # fmt: skip
+"""File names that end so are videos."""
+
+
+@dataclass(frozen=True)
+class VideoOutcome(Outcome):
+    """What became of one video."""
+
+    frames: int = 0
+    """In the output."""
+    resumed_frames: int = 0
+    """Of these, made by an earlier run."""
+    fps: float | None = None
+    """Frames per second that this run made; in a dry run an estimate."""
+    damaged_frames: tuple[int, ...] = ()
+    """Frames that could not be decoded, and were repeated or left out."""
+    rescued: int = 0
+    """Frames or blocks of queries that were made again in fp32."""
+    statistics_db: float | None = None
+    """Worst PSNR of reused statistics against exact ones on the frames where both were made."""
+
+
+def are_videos(inputs: Sequence[Path]) -> bool:
+    """Whether the inputs are video files. OptionError for both kinds at once: their options differ."""
+    videos = [path for path in inputs if path.suffix.lower() in SUFFIXES and not path.is_dir()]
+    if videos and len(videos) < len(inputs):
+        raise OptionError("pictures and videos together: give them to two commands")
+    return bool(videos)
+
+
+def list_videos(inputs: Sequence[Path], output: Path | None, label: str) -> list[Item]:
+    """Pair inputs with outputs; without `output` beside the input, in a container that can be written."""
+    is_file = output is not None and not output.is_dir() and output.suffix.lower() in FORMATS
+    if is_file and len(inputs) > 1:
+        raise OptionError(f"{output}: one file for {len(inputs)} videos; give a folder")
+    items = []
+    for source in inputs:
+        suffix = source.suffix.lower() if source.suffix.lower() in FORMATS else ".mkv"
+        if output is None:
+            made = source.with_name(f"{source.stem}_{label}{suffix}")
+        elif is_file:
+            made = output
+        elif output.suffix and not output.is_dir():
+            raise OptionError(f"{output}: cannot be written as a video; expected a folder or {', '.join(FORMATS)}")
+        else:
+            made = output / source.with_suffix(suffix).name
+        items.append(Item(source, made))
+    check_pairs(items)
+    return items
+
+
+def run_videos(
+    upscaler: Upscaler, items: Sequence[Item], target: Target, options: VideoOptions, *, overwrite: bool = False,
+    dry_run: bool = False, style: str | None = None, make: MakeSegments | None = None,
+) -> Iterator[VideoOutcome]:  # fmt: skip
+    """Make, or plan, one video after the other; one that fails is reported and the others go on."""
+    for item in items:
+        source, made = str(item.source), str(item.target)
+        try:
+            is_there = item.target.exists() and (is_complete(item.target) or not overwrite)
+            if is_there:
+                yield VideoOutcome(source, made, "skipped", notes=("exists; --overwrite makes it again",))
+                continue
+            plan = plan_video(item.source, item.target, target, options)
+            if dry_run:
+                yield _planned(upscaler, item, plan)
+                continue
+            result = make_video(plan, upscaler, item.target, restart=options.restart, style=style, make=make)
+            yield _done(item, plan, result)
+        except HiifError as error:
+            yield VideoOutcome(source, made, "failed", error=str(error), exit_code=error.exit_code)
+
+
+def _planned(upscaler: Upscaler, item: Item, plan: VideoPlan) -> VideoOutcome:
+    source, size = plan.clip.size, plan.encoding.size
+    pace = measure_pace(upscaler, probe_size(source, size)).seconds(source, size)
+    cut = upscaler.plan(source)
+    whole = source[0] * source[1] * (4 * upscaler.contract.encoder.channels + 12) + size[0] * size[1] * 3 * 8
+    passes = upscaler.contract.decoder.statistics_passes + 1
+    options = " ".join(f"{key}={value}" for key, value in plan.encoding.options)
+    coded = f"{plan.encoding.codec}, {plan.encoding.pixel_format}, {options}"
+    how = f"{plan.frames} frames in {len(plan.tasks)} segments, {coded}"
+    return VideoOutcome(
+        str(item.source), str(item.target), "planned", source[::-1], size[::-1], round(pace * plan.frames, 1),
+        round(size[0] * size[1] / 1e6 / pace, 4), memory_mib=(whole + cut.working_bytes) >> 20,
+        decoder_calls=plan.frames * passes * -(-size[0] * size[1] // cut.query_block),
+        notes=(how, *plan.notes), frames=plan.frames, fps=round(1 / pace, 3),
+    )  # fmt: skip
+
+
+def _done(item: Item, plan: VideoPlan, result: VideoResult) -> VideoOutcome:
+    size = plan.encoding.size
+    made = plan.frames - result.resumed
+    fps = made / max(result.seconds, 1e-9)
+    notes = [f"{result.frames} frames, {fps:.2f} fps" + (f", {result.resumed} made before" if result.resumed else "")]
+    if result.damaged:
+        how = "repeated" if plan.tasks[0].on_error == "repeat" else "left out"
+        notes.append(f"{len(result.damaged)} frames could not be decoded and were {how}: {_some(result.damaged)}")
+    if result.rescued:
+        notes.append(f"{result.rescued} frames or blocks were no numbers in half precision and were made again in fp32")
+    if result.deviation_db is not None:
+        notes.append(f"statistics were reused until a scene cut: at worst {result.deviation_db:.1f} dB from exact ones")
+    return VideoOutcome(
+        str(item.source), str(item.target), "done", plan.clip.size[::-1], size[::-1], round(result.seconds, 4),
+        round(fps * size[0] * size[1] / 1e6, 4), notes=(*notes, *result.notes), frames=result.frames,
+        resumed_frames=result.resumed, fps=round(fps, 3), damaged_frames=result.damaged, rescued=result.rescued,
+        statistics_db=result.deviation_db,
+    )  # fmt: skip
+
+
+def _some(numbers: Sequence[int]) -> str:
+    shown = ", ".join(str(number) for number in numbers[:10])
+    return shown if len(numbers) <= 10 else f"{shown}, …"

@@ -1,0 +1,148 @@
+"""Pictures of one clip through an upscaler, each looked at before it is believed."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hiif_deploy.decode import Statistics
+from hiif_deploy.errors import VideoError
+from hiif_deploy.pixels import to_unit
+from hiif_deploy.session import EngineOptions
+from hiif_deploy.upscaler import Features, Upscaler
+from hiif_deploy.video.convert import Picture
+from hiif_deploy.video.frames import Source
+from hiif_deploy.video.task import SegmentTask
+
+SCENE_CUT = 0.08
+"""Mean change of a thumbnail's values, white being 1, from which statistics are not reused."""
+THUMBNAIL = 32
+"""About so many rows and columns are compared."""
+CHECK_EVERY = 24
+"""Of the frames with reused statistics, one in so many is also made with its own, to measure the deviation."""
+
+
+class NotAPictureError(VideoError):
+    """The engine answered numbers that are no picture."""
+
+
+class Enlarger:
+    """Frames of one segment after the other. For one thread; close it."""
+
+    def __init__(self, upscaler: Upscaler) -> None:
+        self._upscaler = upscaler
+        self._exact: Upscaler | None = None
+
+    def close(self) -> None:
+        """Close the fp32 engine, where it was needed."""
+        if self._exact is not None:
+            self._exact.close()
+
+    def begin(self, task: SegmentTask) -> None:
+        """Forget the segment before: each depends on itself alone."""
+        self.task = task
+        self.rescued = 0
+        self.deviation_db: float | None = None
+        self.damaged: list[int] = []
+        self._last: tuple[Picture, Picture] | None = None
+        self._kept: Statistics | None = None
+        self._thumbnail: NDArray[np.float32] | None = None
+        self._age = 0
+
+    def enlarge(self, source: Source) -> Picture | None:
+        """The frame in the output's size, in the source's dtype; None where it is left out.
+
+        NotAPictureError where even fp32 answers no picture and the task says `stop`.
+        """
+        if source.is_damaged:
+            self.damaged.append(source.number)
+        if source.picture is None:
+            return None
+        if self._last is not None and self._last[0] is source.picture:
+            return self._last[1]
+        try:
+            made = self._sound(source)
+        except NotAPictureError:
+            if self.task.on_error == "stop" or (self.task.on_error == "repeat" and self._last is None):
+                raise
+            self.damaged.append(source.number)
+            return None if self.task.on_error == "skip" or self._last is None else self._last[1]
+        self._last = source.picture, made
+        return made
+
+    def _sound(self, source: Source) -> Picture:
+        assert source.picture is not None
+        before = self._upscaler.rescued
+        try:
+            made = self._make(source.picture)
+            self.rescued += self._upscaler.rescued - before
+            return made
+        except NotAPictureError as error:
+            if self._upscaler.precision == "fp32":
+                raise NotAPictureError(
+                    f"{self.task.clip}: frame {source.number} became {error} in fp32; verify the bundle: "
+                    "hiif-deploy verify, or --on-error repeat"
+                ) from error
+        self.rescued += 1
+        exact = self._in_fp32()
+        return render_checked(exact, exact.encode(source.picture), source.picture, self.task, None)
+
+    def _in_fp32(self) -> Upscaler:
+        if self._exact is None:
+            engine = EngineOptions(threads=self._upscaler.engine.threads, precision="fp32")
+            self._exact = Upscaler(self._upscaler.bundle, engine=engine, options=self._upscaler.options)
+        return self._exact
+
+    def _make(self, picture: Picture) -> Picture:
+        features = self._upscaler.encode(picture)
+        statistics = self._reused(features, picture)
+        made = render_checked(self._upscaler, features, picture, self.task, statistics)
+        if statistics is not None and self._age % CHECK_EVERY == 1:
+            own = render_checked(self._upscaler, features, picture, self.task, None)
+            found = psnr(made, own)
+            self.deviation_db = found if self.deviation_db is None else min(found, self.deviation_db)
+        return made
+
+    def _reused(self, features: Features, picture: Picture) -> Statistics | None:
+        """Statistics of the first frame since the last cut; None: the frame's own."""
+        if self.task.statistics == "exact" or self._upscaler.contract.decoder.statistics_passes == 0:
+            return None
+        thumbnail, before = _thumbnail(picture), self._thumbnail
+        self._thumbnail = thumbnail
+        self._age += 1
+        if self._kept is None or before is None or float(np.abs(thumbnail - before).mean()) > SCENE_CUT:
+            self._kept, self._age = self._upscaler.statistics(features, self.task.encoding.size), 0
+        return self._kept
+
+
+def render_checked(
+    upscaler: Upscaler, features: Features, picture: Picture, task: SegmentTask, statistics: Statistics | None
+) -> Picture:
+    """Render, and look: NotAPictureError where a value is no number, or all is black and the input is not."""
+    broken: list[bool] = []
+
+    def inspect(colours: NDArray[np.float32]) -> None:
+        # A sum is no number as soon as one of its terms is none.
+        with np.errstate(all="ignore"):
+            broken.append(not np.isfinite(colours.sum()))
+
+    # What is no number has no integer either: the frame is thrown away.
+    with np.errstate(invalid="ignore"):
+        made: Picture = upscaler.render(features, size=task.encoding.size, statistics=statistics, inspect=inspect)
+    if any(broken):
+        raise NotAPictureError("no numbers (NaN or infinite)")
+    if not made.any() and float(picture.mean()) > 0.02 * float(np.iinfo(picture.dtype).max):
+        raise NotAPictureError("all black though the input is not")
+    return made
+
+
+def psnr(one: Picture, other: Picture) -> float:
+    """In dB of the type's largest value, at most 200."""
+    top = float(np.iinfo(one.dtype).max)
+    error = float(np.square((one.astype(np.float32) - other) / top).mean())
+    return 200.0 if error <= 1e-20 else float(-10 * np.log10(error))
+
+
+def _thumbnail(picture: Picture) -> NDArray[np.float32]:
+    rows, columns = (max(1, side // THUMBNAIL) for side in picture.shape[:2])
+    return to_unit(picture[::rows, ::columns])

@@ -1,0 +1,116 @@
+"""The frames of one segment, decoded; what is damaged is found here and dealt with as the task says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from hiif_deploy.errors import VideoError
+from hiif_deploy.video.convert import Converter, Picture
+from hiif_deploy.video.probe import decoded, open_clip
+from hiif_deploy.video.task import SegmentTask
+
+DECODER_THREADS = 4
+"""The same everywhere: what a decoder makes of damage may depend on it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One frame to be enlarged."""
+
+    number: int
+    """Over the whole clip."""
+    time: int
+    """When it is shown."""
+    picture: Picture | None
+    """None: it is damaged, and left out."""
+    is_damaged: bool = False
+    """Whether it could not be decoded; then the picture is a neighbour's, the same array."""
+
+
+def task_frames(task: SegmentTask) -> Iterator[Source]:
+    """Every frame of the task in order, exactly once. VideoError where one is damaged and the task says `stop`."""
+    converter = Converter()
+    missing: list[int] = []
+    last: Picture | None = None
+    before: Any = None
+    number = task.first
+    for frame in _sound_frames(task):
+        time = frame.pts
+        if time < task.times[0]:
+            before = frame
+            continue
+        while number < task.stop and task.times[number - task.first] < time:
+            missing.append(number)
+            number += 1
+        if number == task.stop:
+            break
+        if task.times[number - task.first] != time:
+            continue
+        picture = converter.to_rgb(frame)
+        if last is None and before is not None and missing:
+            last = converter.to_rgb(before)
+        yield from _damaged(task, missing, picture if last is None else last)
+        missing, last = [], picture
+        yield Source(number, time, picture)
+        number += 1
+        if number == task.stop:
+            return
+    missing += range(number, task.stop)
+    if missing:
+        yield from _damaged(task, missing, last if last is not None or before is None else converter.to_rgb(before))
+
+
+def _damaged(task: SegmentTask, numbers: list[int], neighbour: Picture | None) -> Iterator[Source]:
+    """What stands for frames that cannot be decoded: the last sound one before them, else the first one after."""
+    for number in numbers:
+        time = task.times[number - task.first]
+        if task.on_error == "stop":
+            raise VideoError(
+                f"{task.clip}: frame {number} cannot be decoded; --on-error repeat shows its neighbour instead, "
+                "--on-error skip leaves it out"
+            )
+        if task.on_error == "repeat" and neighbour is None:
+            raise VideoError(
+                f"{task.clip}: frames {task.first} to {task.stop - 1} cannot be decoded, so there is none to repeat; "
+                "--on-error skip leaves them out"
+            )
+        yield Source(number, time, neighbour if task.on_error == "repeat" else None, is_damaged=True)
+
+
+def _sound_frames(task: SegmentTask) -> Iterator[Any]:
+    """Undamaged frames from the task's key frame, or one before it, on."""
+    for frame in _from_key(task):
+        if frame.pts is None or frame.is_corrupt:
+            continue
+        if frame.interlaced_frame:
+            raise VideoError(
+                f"{task.clip}: frame {frame.pts * frame.time_base} s is interlaced; deinterlace the clip first: "
+                f"ffmpeg -i {task.clip.name} -vf bwdif -c:v ffv1 -c:a copy -c:s copy -map 0 progressive.mkv"
+            )
+        yield frame
+
+
+def _from_key(task: SegmentTask) -> Iterator[Any]:
+    with open_clip(task.clip) as container:
+        stream = _stream(container, task)
+        if task.key_frame == 0 or task.key_time is None:
+            yield from decoded(container, stream)
+            return
+        container.seek(task.key_time, stream=stream)
+        frames = decoded(container, stream)
+        first = next(frames, None)
+        # Some containers have no index, or one that misleads.
+        if first is not None and first.pts is not None and first.pts <= task.key_time:
+            yield first
+            yield from frames
+            return
+    with open_clip(task.clip) as container:
+        yield from decoded(container, _stream(container, task))
+
+
+def _stream(container: Any, task: SegmentTask) -> Any:
+    stream = container.streams[task.stream]
+    stream.thread_type, stream.thread_count = "AUTO", DECODER_THREADS
+    return stream

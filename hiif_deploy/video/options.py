@@ -1,0 +1,247 @@
+"""What is asked of a video beside its size, and which encoder that leads to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from hiif_deploy.errors import OptionError, VideoError
+from hiif_deploy.sizes import Size
+from hiif_deploy.video.convert import RGB_MATRIX, likely_matrix
+from hiif_deploy.video.mux import FORMATS
+from hiif_deploy.video.probe import UNSPECIFIED, Clip
+from hiif_deploy.video.pyav import pyav
+from hiif_deploy.video.task import Encoding, FrameStatistics, OnError
+
+SEGMENT_FRAMES = 48
+"""Frames of a segment, about: what a killed run loses at most."""
+MATRICES = (RGB_MATRIX, 1, UNSPECIFIED, 4, 5, 6, 7, 9)
+"""Those, by H.273, that colours are converted with."""
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """How a video is read, cut and written."""
+
+    codec: str | None = None
+    """FFmpeg's encoder; None: by container and depth."""
+    crf: int | None = None
+    """The encoder's constant quality, lower is better; None: the table's."""
+    preset: str | None = None
+    """The encoder's name for its speed."""
+    pixel_format: str | None = None
+    """FFmpeg's name; None: the clip's."""
+    encoder_options: tuple[tuple[str, str], ...] = ()
+    """More of the encoder's own."""
+    frames: tuple[int, int | None] | None = None
+    """First frame, and one past the last; None: all."""
+    seconds: tuple[Fraction | None, Fraction | None] = (None, None)
+    """Frames shown from this time on and before that one."""
+    on_error: OnError = "stop"
+    """What a frame that cannot be decoded leads to."""
+    statistics: FrameStatistics = "exact"
+    """Where the decoder's statistics come from."""
+    segment_frames: int = SEGMENT_FRAMES
+    """About so many frames are made, and kept, at a time."""
+    restart: bool = False
+    """Throw away unfinished work of another run."""
+
+    def __post_init__(self) -> None:
+        if self.segment_frames < 1:
+            raise OptionError(f"--segment-frames {self.segment_frames}: expected at least 1")
+        if self.frames is not None and self.seconds != (None, None):
+            raise OptionError("--frames and --from/--to both name the part to make; give one of them")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Defaults of an encoder."""
+
+    quality: str
+    """Its option for constant quality."""
+    level: int
+    """Of that option."""
+    preset: str
+    """Of its option `preset`; empty: it has none."""
+    fixed: tuple[tuple[str, str], ...] = ()
+    """More options."""
+
+
+RULES = {
+    # x264's macroblock tree gives other bytes from one run to the next (seen at 64x64 and 320x180).
+    "libx264": Rule("crf", 18, "medium", (("mbtree", "0"),)),
+    "libx265": Rule("crf", 20, "medium"),
+    "libsvtav1": Rule("crf", 28, "8"),
+    "libvpx-vp9": Rule("crf", 24, "", (("b", "0"), ("row-mt", "1"), ("cpu-used", "2"))),
+    "ffv1": Rule("", 0, "", (("slicecrc", "1"), ("g", "1"))),
+    "h264_nvenc": Rule("cq", 19, "p5", (("rc", "vbr"),)),
+    "hevc_nvenc": Rule("cq", 21, "p5", (("rc", "vbr"),)),
+    "av1_nvenc": Rule("cq", 25, "p5", (("rc", "vbr"),)),
+    "h264_qsv": Rule("global_quality", 20, "medium"),
+    "hevc_qsv": Rule("global_quality", 22, "medium"),
+    "av1_qsv": Rule("global_quality", 24, "medium"),
+}
+"""Encoders with defaults; every other one of FFmpeg's may be named, and takes FFmpeg's defaults."""
+
+
+def default_codec(suffix: str, bits: int) -> str:
+    """AV1 in WebM, elsewhere H.264 for 8 bits and H.265 for more."""
+    if suffix == ".webm":
+        return "libsvtav1"
+    return "libx264" if bits <= 8 else "libx265"
+
+
+def choose_encoding(
+    clip: Clip, size: Size, suffix: str, options: VideoOptions
+) -> tuple[Encoding, tuple[str, ...]]:  # fmt: skip
+    """How the clip is written at about `size`, and what differs from what was asked, one sentence each.
+
+    OptionError for an encoder or format that is not there; VideoError for colours that cannot be converted.
+    """
+    if suffix not in FORMATS:
+        raise OptionError(
+            f"a video cannot be written as {suffix or 'a file without suffix'}: expected {', '.join(FORMATS)}"
+        )
+    name = options.codec or default_codec(suffix, clip.bits)
+    codec = _codec(name)
+    pixel_format = options.pixel_format or _pixel_format(clip, codec)
+    if codec.video_formats and pixel_format not in [known.name for known in codec.video_formats]:
+        known = ", ".join(f.name for f in codec.video_formats)
+        raise OptionError(f"--pixel-format {pixel_format}: {name} takes {known}")
+    even, notes = _even(size, pixel_format)
+    if any(part.is_alpha for part in pyav().VideoFormat(clip.pixel_format, 16, 16).components):
+        notes += ("lost: transparency, which is not enlarged",)
+    aspect, aspect_notes = _aspect(clip, even)
+    matrix, matrix_notes = _matrix(clip, even, pixel_format)
+    given, hdr_notes = _encoder_options(clip, even, name, options)
+    rate = clip.rate.limit_denominator(1_000_000)
+    encoding = Encoding(
+        name, even, pixel_format, (rate.numerator, rate.denominator),
+        (clip.time_base.numerator, clip.time_base.denominator), given, aspect, matrix,
+        clip.colours.is_full_range, clip.colours.primaries, clip.colours.transfer,
+    )  # fmt: skip
+    return encoding, (*notes, *aspect_notes, *matrix_notes, *hdr_notes)
+
+
+def _codec(name: str) -> Any:
+    av = pyav()
+    try:
+        codec = av.Codec(name, "w")
+    except ValueError as error:  # FFmpeg's unknown codecs
+        raise OptionError(f"--codec {name}: FFmpeg has no such encoder; with defaults: {', '.join(RULES)}") from error
+    if codec.type != "video":
+        raise OptionError(f"--codec {name}: encodes {codec.type}; expected an encoder of video")
+    return codec
+
+
+def _pixel_format(clip: Clip, codec: Any) -> str:
+    """The clip's own, or the nearest that the encoder takes without losing bits or chroma."""
+    known: list[str] = [f.name for f in codec.video_formats or ()]
+    plain: str = clip.pixel_format.replace("yuvj", "yuv").replace("yuva", "yuv")
+    if not known or plain in known:
+        return plain
+    kind = pyav().VideoFormat(plain, 16, 16)
+    chroma = "444" if kind.is_rgb or kind.chroma_width(16) == 16 else "420" if kind.chroma_height(16) == 8 else "422"
+    same = f"yuv{chroma}p" + (f"{clip.bits}le" if clip.bits > 8 else "")
+    # What GPUs call 10 bits of 4:2:0.
+    alike = ["p010le"] if same == "yuv420p10le" else ["nv12"] if same == "yuv420p" else []
+    for name in [same, *alike]:
+        if name in known:
+            return name
+    raise OptionError(
+        f"{clip.path}: {codec.name} takes neither {plain} nor {same}; choose another --codec, or name a "
+        f"--pixel-format that loses something: {', '.join(known)}"
+    )
+
+
+def _even(size: Size, pixel_format: str) -> tuple[Size, tuple[str, ...]]:
+    """Up to the next even side where chroma is kept for every second pixel only; nothing is cut off."""
+    kind = pyav().VideoFormat(pixel_format, 16, 16)
+    down, across = (
+        1 if kind.is_rgb else 16 // side for side in (kind.chroma_height(16) or 16, kind.chroma_width(16) or 16)
+    )
+    even = -(-size[0] // down) * down, -(-size[1] // across) * across
+    if even == size:
+        return size, ()
+    return even, (f"{size[1]}x{size[0]} becomes {even[1]}x{even[0]}: {pixel_format} needs even sides",)
+
+
+def _aspect(clip: Clip, size: Size) -> tuple[tuple[int, int], tuple[str, ...]]:
+    """Width to height of a pixel, such that what is seen keeps its shape."""
+    (height, width), (rows, columns) = clip.size, size
+    if abs(rows - height * columns / width) < 2:
+        own = clip.aspect or Fraction(0)
+        return (own.numerator, own.denominator), ()
+    shape = ((clip.aspect or 1) * Fraction(width * rows, height * columns)).limit_denominator(10_000)
+    return (shape.numerator, shape.denominator), (
+        f"pixels become {shape.numerator}:{shape.denominator}, so that the picture keeps its shape",
+    )
+
+
+def _matrix(clip: Clip, size: Size, pixel_format: str) -> tuple[int, tuple[str, ...]]:
+    own = clip.colours.matrix
+    if own not in MATRICES:
+        raise VideoError(
+            f"{clip.path}: its colour matrix (H.273 number {own}) is not supported; convert it with FFmpeg"
+        )
+    if pyav().VideoFormat(pixel_format, 16, 16).is_rgb:
+        return RGB_MATRIX, ()
+    if own == RGB_MATRIX:
+        return likely_matrix(UNSPECIFIED, 1080), (f"RGB becomes {pixel_format}, BT.709",)
+    found = likely_matrix(own, clip.size[0])
+    if own == UNSPECIFIED and found != likely_matrix(own, size[0]):
+        # Players guess by size, and the size changes: what they would have guessed is now told.
+        return found, ("the clip names no colour matrix; the output names the one that players assume for its size",)
+    return own, ()
+
+
+def _encoder_options(
+    clip: Clip, size: Size, name: str, options: VideoOptions
+) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:  # fmt: skip
+    rule = RULES.get(name)
+    found = dict(rule.fixed) if rule else {}
+    if rule and rule.quality:
+        found[rule.quality] = str(rule.level if options.crf is None else options.crf)
+    elif options.crf is not None:
+        raise OptionError(f"--crf {options.crf}: {name} has no constant quality here; give its own options instead")
+    preset = options.preset or (rule.preset if rule else "")
+    if preset:
+        found["preset"] = preset
+    # An encoder's answer may depend on its threads: so many for this size, on every machine.
+    found["threads"] = str(min(8, max(1, size[0] * size[1] // 500_000)))
+    own = dict(options.encoder_options)
+    notes = _add_hdr(found, clip, size, name)
+    for key in ("x265-params", "x264-params", "svtav1-params"):
+        if key in found and key in own:
+            own[key] = f"{found[key]}:{own[key]}"
+    return tuple(sorted({**found, **own}.items())), notes
+
+
+def _add_hdr(found: dict[str, str], clip: Clip, size: Size, name: str) -> tuple[str, ...]:
+    """Tell the encoder of HDR10's display and light levels, each in its own words."""
+    display, light = clip.mastering, clip.light
+    if name == "libx265":
+        words = ["log-level=error", "frame-threads=2"]
+        # x265 writes beyond its buffers where a picture of 10 bits is smaller than one of its blocks of 64.
+        words += ["ctu=16"] if min(size) < 64 else []
+        words += [f"master-display={_display(display)}"] if display else []
+        words += [f"max-cll={light[0]},{light[1]}"] if light else []
+        found["x265-params"] = ":".join([*words, *(["hdr10=1", "repeat-headers=1"] if display or light else [])])
+    elif name == "libx264" and (display or light):
+        words = [f"mastering-display={_display(display)}"] if display else []
+        found["x264-params"] = ":".join([*words, *([f"cll={light[0]},{light[1]}"] if light else [])])
+    elif name == "libsvtav1" and (display or light):
+        words = [f"mastering-display={_display(display, 50_000, 10_000)}"] if display else []
+        found["svtav1-params"] = ":".join([*words, *([f"content-light={light[0]},{light[1]}"] if light else [])])
+    elif display or light:
+        return (f"lost: HDR10's mastering display and light levels, which {name} is not told",)
+    return ()
+
+
+def _display(values: tuple[int, ...], unit: int = 1, light_unit: int = 1) -> str:
+    """As x265 writes it: green, blue, red, white point, luminance from most to least."""
+    scaled = [value if unit == 1 else value / unit for value in values[:8]]
+    least, most = (value if light_unit == 1 else value / light_unit for value in values[8:])
+    rx, ry, gx, gy, bx, by, wx, wy = (f"{value:g}" if isinstance(value, float) else str(value) for value in scaled)
+    return f"G({gx},{gy})B({bx},{by})R({rx},{ry})WP({wx},{wy})L({most},{least})"

@@ -1,0 +1,119 @@
+"""From a clip and what is asked to the segments that will be made."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from hiif_deploy.errors import OptionError
+from hiif_deploy.sizes import Size
+from hiif_deploy.target import Target
+from hiif_deploy.video.mux import Cut
+from hiif_deploy.video.options import VideoOptions, choose_encoding
+from hiif_deploy.video.probe import Clip, probe
+from hiif_deploy.video.task import Encoding, SegmentTask
+
+
+@dataclass(frozen=True)
+class VideoPlan:
+    """All that will be done to one clip."""
+
+    clip: Clip
+    """What is read."""
+    encoding: Encoding
+    """How it is written."""
+    tasks: tuple[SegmentTask, ...]
+    """Its segments, in order."""
+    cut: Cut
+    """Which part of the clip they are."""
+    notes: tuple[str, ...] = ()
+    """What differs from what was asked, or is lost."""
+
+    @property
+    def frames(self) -> int:
+        """How many are made."""
+        return sum(len(task.times) for task in self.tasks)
+
+
+def plan_video(source: Path, output: Path, target: Target, options: VideoOptions) -> VideoPlan:
+    """Read the clip's times and plan. Raises VideoError, OptionError, ScaleError; nothing is written."""
+    clip = probe(source)
+    size: Size = target.size(clip.size)
+    encoding, notes = choose_encoding(clip, size, output.suffix.lower(), options)
+    first, stop = chosen_frames(clip, options)
+    is_whole = (first, stop) == (0, clip.count)
+    cut = Cut(clip.times[first], clip.end if stop == clip.count else clip.times[stop], is_whole)
+    tasks = tuple(
+        _task(clip, encoding, options, number, *bounds)
+        for number, bounds in enumerate(segment_bounds(clip.keys, first, stop, options.segment_frames))
+    )
+    return VideoPlan(clip, encoding, tasks, cut, (*clip.notes, *notes))
+
+
+def chosen_frames(clip: Clip, options: VideoOptions) -> tuple[int, int]:
+    """First and one past the last frame that are made. OptionError where there are none."""
+    first, stop = options.frames or (0, None)
+    stop = clip.count if stop is None else stop
+    start, end = options.seconds
+    if start is not None:
+        first = bisect_left(clip.times, start / clip.time_base)
+    if end is not None:
+        stop = bisect_left(clip.times, end / clip.time_base)
+    if not 0 <= first < stop <= clip.count:
+        last = float(clip.end * clip.time_base)
+        raise OptionError(
+            f"{clip.path}: frames {first}:{stop} are not in it; it has frames 0:{clip.count}, shown from "
+            f"{float(clip.times[0] * clip.time_base):g} s to {last:g} s"
+        )
+    return first, stop
+
+
+def segment_bounds(keys: tuple[int, ...], first: int, stop: int, length: int) -> Iterator[tuple[int, int]]:
+    """(first, one past the last) of each segment: at a key frame of the clip where one is near, so that none of the
+    clip is decoded twice, else after `length` frames."""
+    while first < stop:
+        end = min(first + length, stop)
+        key = keys[bisect_right(keys, end) - 1]
+        if end < stop and key > first + length // 2:
+            end = key
+        yield first, end
+        first = end
+
+
+def _task(
+    clip: Clip, encoding: Encoding, options: VideoOptions, number: int, first: int, stop: int
+) -> SegmentTask:  # fmt: skip
+    key = clip.keys[bisect_right(clip.keys, first) - 1]
+    return SegmentTask(
+        clip.path, clip.stream, number, first, clip.times[first:stop], key, clip.times[key], encoding,
+        options.on_error, options.statistics,
+    )  # fmt: skip
+
+
+def parse_frames(text: str | None) -> tuple[int, int | None] | None:
+    """`100:200`, `100:` or `:200`."""
+    if text is None:
+        return None
+    first, colon, stop = text.partition(":")
+    try:
+        if colon:
+            return int(first or 0), int(stop) if stop else None
+    except ValueError:
+        pass
+    raise OptionError(f"--frames {text}: expected FIRST:STOP, for example 100:200, the first one counted as 0")
+
+
+def parse_time(option: str, text: str | None) -> Fraction | None:
+    """Seconds: `90.5`, `1:30.5` or `0:01:30.5`."""
+    if text is None:
+        return None
+    try:
+        seconds = Fraction(0)
+        for part in text.split(":"):
+            seconds = 60 * seconds + Fraction(part)
+        return seconds
+    except ValueError as error:
+        raise OptionError(f"{option} {text}: expected seconds such as 90.5, or minutes such as 1:30.5") from error

@@ -1,0 +1,231 @@
+"""What a clip holds, found without decoding more than its first frame."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from hiif_deploy.errors import VideoError
+from hiif_deploy.sizes import Size
+from hiif_deploy.video.pyav import pyav
+
+LOST = {
+    "DYNAMIC_HDR_PLUS": "HDR10+ metadata",
+    "DOVI_RPU_BUFFER": "Dolby Vision metadata",
+    "A53_CC": "closed captions inside the picture",
+    "S12M_TIMECODE": "time codes inside the picture",
+}
+"""What a frame carries that encoders are not given."""
+UNSPECIFIED = 2
+"""H.273's number for a matrix, primaries or transfer that is not told."""
+FULL_RANGE = 2
+"""FFmpeg's number."""
+
+
+@dataclass(frozen=True)
+class Colours:
+    """How samples mean light, by ITU-T H.273."""
+
+    matrix: int = UNSPECIFIED
+    """Of luma and chroma."""
+    primaries: int = UNSPECIFIED
+    """Of red, green and blue."""
+    transfer: int = UNSPECIFIED
+    """From light to samples."""
+    is_full_range: bool | None = None
+    """Whether levels take all values; None where the clip does not say."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video file."""
+
+    path: Path
+    """The file."""
+    stream: int
+    """Index of the stream that is enlarged: the first one that is no cover picture."""
+    size: Size
+    """(height, width) as coded, before any rotation."""
+    time_base: Fraction
+    """Seconds per unit of `times`."""
+    times: tuple[int, ...]
+    """When each frame is shown, ascending."""
+    keys: tuple[int, ...]
+    """Numbers of the frames where decoding may start, ascending; the first is 0."""
+    end: int
+    """When the last frame ends."""
+    rate: Fraction
+    """Frames per second, as the file tells or on average."""
+    pixel_format: str
+    """FFmpeg's name."""
+    bits: int
+    """Per sample."""
+    colours: Colours
+    """What they mean."""
+    aspect: Fraction | None = None
+    """Width to height of a pixel; None where the clip does not say."""
+    matrix: tuple[int, ...] = ()
+    """How players turn and mirror the picture: FFmpeg's display matrix of nine numbers; empty: not at all."""
+    mastering: tuple[int, ...] = ()
+    """HDR10's mastering display: x and y of red, green, blue and white in 1/50000, least and most luminance in
+    1/10000 cd/m²; empty where the clip does not say."""
+    light: tuple[int, ...] = ()
+    """HDR10's content light level: of the brightest pixel, and of the brightest frame on average; or empty."""
+    notes: tuple[str, ...] = ()
+    """What is odd about the file, one sentence each."""
+
+    @property
+    def count(self) -> int:
+        """Frames."""
+        return len(self.times)
+
+
+def open_clip(path: Path) -> Any:
+    """An open input container. VideoError where it is none."""
+    av = pyav()
+    if not path.is_file():
+        raise VideoError(f"{path}: no such file")
+    try:
+        # Some containers store decoding times only; the demuxer then finds when frames are shown.
+        return av.open(str(path), container_options={"fflags": "+genpts"}, metadata_errors="replace")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise VideoError(f"{path}: cannot be read as a video ({error}); expected a file that FFmpeg opens") from error
+
+
+def main_stream(container: Any, path: Path) -> Any:
+    """The first video stream that is no cover picture. VideoError where there is none."""
+    cover = pyav().stream.Disposition.attached_pic
+    for stream in container.streams.video:
+        if not stream.disposition & cover:
+            return stream
+    raise VideoError(f"{path}: holds no video stream")
+
+
+def probe(path: Path) -> Clip:
+    """Read all packets of the video stream and decode its first frame.
+
+    VideoError for a file without frames, with interlaced ones, or whose times are no times.
+    """
+    with open_clip(path) as container:
+        stream = main_stream(container, path)
+        shown, notes = _read_times(container, stream, path)
+        times = tuple(time for time, _ in shown)
+        end = shown[-1][0] + max(1, _duration(shown, stream))
+        base = stream.time_base
+        rate = stream.average_rate or Fraction(len(times)) / ((end - times[0]) * base)
+        notes += _truncation(path, _told_duration(stream), end * base, rate)
+        index, aspect = stream.index, stream.sample_aspect_ratio
+    first = _first_frame(path)
+    if first.interlaced_frame:
+        raise VideoError(
+            f"{path}: is interlaced, each frame holds two moments, and enlarging would mix them; deinterlace it first: "
+            f"ffmpeg -i {path.name} -vf bwdif -c:v ffv1 -c:a copy -c:s copy -map 0 progressive.mkv"
+        )
+    levels = first.color_range
+    is_full = levels == FULL_RANGE if levels else True if first.format.name.startswith("yuvj") else None
+    side = {data.type.name: bytes(data) for data in first.side_data}
+    notes += tuple(f"lost: {what}" for name, what in LOST.items() if name in side)
+    matrix = struct.unpack("=9i", side["DISPLAYMATRIX"]) if "DISPLAYMATRIX" in side else ()
+    mastering, light = _hdr(side)
+    return Clip(
+        path, index, (first.height, first.width), base, times, _keys(shown), end, rate,
+        first.format.name, first.format.components[0].bits,
+        Colours(first.colorspace, first.color_primaries, first.color_trc, is_full),
+        aspect or None, matrix, mastering, light, notes,
+    )  # fmt: skip
+
+
+def _read_times(container: Any, stream: Any, path: Path) -> tuple[list[tuple[int, bool]], tuple[str, ...]]:
+    """(time, is key) of each frame in the order they are shown."""
+    found: list[tuple[int, bool]] = []
+    notes: tuple[str, ...] = ()
+    try:
+        for packet in container.demux(stream):
+            if packet.size and not packet.is_discard:
+                time = packet.pts if packet.pts is not None else packet.dts
+                if time is None:
+                    raise VideoError(_no_times(path, "a frame has no time", "-fflags +genpts", "-c copy"))
+                found.append((time, packet.is_keyframe))
+    except pyav().FFmpegError as error:
+        notes = (f"{path}: reading stopped early ({error}); the file may be truncated",)
+    if not found:
+        raise VideoError(f"{path}: its video stream holds no frames")
+    found.sort()
+    if any(one[0] == other[0] for one, other in pairwise(found)):
+        raise VideoError(_no_times(path, "two frames have the same time", "", "-c copy -c:v ffv1 -fps_mode vfr"))
+    return found, notes
+
+
+def _told_duration(stream: Any) -> Fraction:
+    """Seconds that the file's head says the stream lasts; 0 where it does not say."""
+    if stream.duration is not None:
+        told: Fraction = stream.duration * stream.time_base
+        return told
+    try:
+        hours, minutes, seconds = stream.metadata.get("DURATION", "").split(":")
+        return 3600 * Fraction(hours) + 60 * Fraction(minutes) + Fraction(seconds)
+    except ValueError:
+        return Fraction(0)
+
+
+def _truncation(path: Path, told: Fraction, found: Fraction, rate: Fraction) -> tuple[str, ...]:
+    # Writers differ about the length of the last frames, and tell it in rounded numbers.
+    if told - found <= max(5 / rate, told / 50):
+        return ()
+    return (f"{path}: ends at {float(found):.4g} s of {float(told):.4g} s, it may be truncated; what is there is made",)
+
+
+def _no_times(path: Path, what: str, before: str, after: str) -> str:
+    command = " ".join(["ffmpeg", before, "-i", path.name, "-map 0", after, "new.mkv"]).replace("  ", " ")
+    return f"{path}: {what}; write its times anew: {command}"
+
+
+def _keys(shown: list[tuple[int, bool]]) -> tuple[int, ...]:
+    keys = [number for number, (_, is_key) in enumerate(shown) if is_key]
+    return tuple(keys if keys and keys[0] == 0 else [0, *keys])
+
+
+def _duration(shown: list[tuple[int, bool]], stream: Any) -> int:
+    """Of the last frame: as long as the one before it, or by the rate."""
+    if len(shown) > 1:
+        return shown[-1][0] - shown[-2][0]
+    units: int = round(1 / (stream.average_rate or 25) / stream.time_base)
+    return units
+
+
+def _first_frame(path: Path) -> Any:
+    with open_clip(path) as container:
+        for frame in decoded(container, main_stream(container, path)):
+            return frame
+    raise VideoError(f"{path}: none of its frames can be decoded")
+
+
+def decoded(container: Any, stream: Any) -> Iterator[Any]:
+    """Frames from where the container stands; packets that cannot be decoded are left out."""
+    av = pyav()
+    try:
+        for packet in container.demux(stream):
+            try:
+                yield from packet.decode()
+            except av.FFmpegError:
+                continue
+    except av.FFmpegError:
+        return
+
+
+def _hdr(side: dict[str, bytes]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """See `Clip.mastering` and `Clip.light`; the layouts are those of FFmpeg's mastering_display_metadata.h."""
+    mastering: tuple[int, ...] = ()
+    light: tuple[int, ...] = ()
+    if data := side.get("MASTERING_DISPLAY_METADATA"):
+        values = struct.unpack_from("=22i", data)
+        ratios = [Fraction(values[2 * n], values[2 * n + 1] or 1) for n in range(10)]
+        mastering = (*(round(ratio * 50_000) for ratio in ratios[:8]), *(round(r * 10_000) for r in ratios[8:]))
+    if data := side.get("CONTENT_LIGHT_LEVEL"):
+        light = struct.unpack_from("=2I", data)
+    return mastering, light

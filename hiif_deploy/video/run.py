@@ -1,0 +1,190 @@
+"""One video from file to file: what is there already is kept, the rest is made, then all is put together."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hiif_deploy.errors import VideoError
+from hiif_deploy.files import write_aside
+from hiif_deploy.say import Say, say_on_stderr
+from hiif_deploy.upscaler import Upscaler
+from hiif_deploy.video.journal import Journal, journal_folder
+from hiif_deploy.video.monitor import Monitor
+from hiif_deploy.video.mux import check_clip, write_clip
+from hiif_deploy.video.plan import VideoPlan
+from hiif_deploy.video.pyav import pyav
+from hiif_deploy.video.segments import make_segments
+from hiif_deploy.video.task import Segment, SegmentTask
+
+FORMAT = 1
+"""Of the journal and its segments; raised when older ones can no longer be continued."""
+SAMPLE = 1 << 20
+"""Bytes of a clip's beginning and end that stand for its content."""
+WHOLE, COMPLETE = "whole", "complete.json"
+"""Names in the journal's folder: the file that becomes the output, and the note that it does."""
+
+MakeSegments = Callable[[Sequence[SegmentTask], Path, Monitor], Iterator[Segment]]
+"""(tasks, folder, monitor) → finished segments, in any order, whose files lie in the folder."""
+
+
+@dataclass(frozen=True)
+class VideoResult:
+    """What came of a video."""
+
+    frames: int
+    """Written."""
+    resumed: int
+    """Of these, found done already."""
+    seconds: float
+    """That this run took for the others."""
+    damaged: tuple[int, ...]
+    """Numbers of frames that could not be decoded, and were repeated or left out."""
+    rescued: int
+    """Frames or blocks of queries that were made again in fp32."""
+    deviation_db: float | None
+    """Worst PSNR of reused statistics against exact ones, where they were compared."""
+    notes: tuple[str, ...]
+    """What differs from what was asked, or is lost."""
+
+
+def one_machine(upscaler: Upscaler) -> MakeSegments:
+    """Segments one after the other, in this process."""
+
+    def make(tasks: Sequence[SegmentTask], folder: Path, monitor: Monitor) -> Iterator[Segment]:
+        return make_segments(tasks, upscaler, folder, monitor.advance, monitor.fill)
+
+    return make
+
+
+def make_video(
+    plan: VideoPlan, upscaler: Upscaler, output: Path, *, restart: bool = False, style: str | None = None,
+    make: MakeSegments | None = None, say: Say = say_on_stderr,
+) -> VideoResult:  # fmt: skip
+    """Write `output`, or go on with what an earlier run left of it; `style` is the monitor's.
+
+    Raises VideoError; after it, or after any end, the same call goes on where it stopped.
+    """
+    pixels = plan.encoding.size[0] * plan.encoding.size[1]
+    with _opened(plan, upscaler, output, restart) as journal:
+        try:
+            lost = check_clip(plan.clip, plan.encoding, journal.folder / WHOLE, output.suffix.lower())
+            rest = [task for task in plan.tasks if task.number not in journal.done]
+            kept = sum(len(task.times) for task in plan.tasks) - sum(len(task.times) for task in rest)
+            if kept:
+                say(f"{output}: {kept} of {plan.frames} frames are done already; going on")
+            monitor = Monitor(plan.clip.path.name, plan.frames, pixels, done=kept, style=style)
+            with closing(monitor), _told(journal, plan, output, say):
+                for segment in (make or one_machine(upscaler))(rest, journal.folder, monitor) if rest else ():
+                    journal.add(segment)
+                seconds = monitor.pace().seconds
+                _finish(plan, journal, output)
+        except OSError as error:
+            raise VideoError(_stopped(error, journal, plan, output)) from error
+        segments = [journal.done[task.number] for task in plan.tasks]
+        journal.remove()
+    return _result(segments, kept, seconds, (*plan.notes, *lost))
+
+
+def is_complete(output: Path) -> bool:
+    """Whether `output` was written by a run that was killed while tidying up; then that is done."""
+    folder = journal_folder(output)
+    try:
+        noted = json.loads((folder / COMPLETE).read_bytes())["inode"]
+        if output.stat().st_ino != noted:
+            return False
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    shutil.rmtree(folder, ignore_errors=True)
+    return True
+
+
+def identity(plan: VideoPlan, upscaler: Upscaler) -> dict[str, Any]:
+    """All that the result depends on, as JSON: unfinished work is continued only where none of it changed."""
+    graphs = "".join(sorted(graph.sha256 for graph in upscaler.contract.graphs))
+    tasks = "".join(repr((task.first, task.times)) for task in plan.tasks)
+    run = {
+        "format": FORMAT,
+        "input": _fingerprint(plan.clip.path),
+        "frames and segments": _sha256(tasks.encode()),
+        "encoding": asdict(plan.encoding),
+        "--on-error": plan.tasks[0].on_error,
+        "--statistics": [plan.tasks[0].statistics, asdict(upscaler.options)],
+        "model": [upscaler.contract.name, _sha256(graphs.encode())],
+        "engine": upscaler.description,
+        "FFmpeg": [pyav().__version__, pyav().ffmpeg_version_info],
+    }
+    found: dict[str, Any] = json.loads(json.dumps(run))
+    return found
+
+
+def _opened(plan: VideoPlan, upscaler: Upscaler, output: Path, restart: bool) -> Journal:
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        return Journal.open(output, identity(plan, upscaler), restart=restart)
+    except OSError as error:
+        raise VideoError(f"{output}: cannot be written there: {error.strerror or error}") from error
+
+
+@contextmanager
+def _told(journal: Journal, plan: VideoPlan, output: Path, say: Say) -> Iterator[None]:
+    """An interrupted run says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"interrupted: {_how_to_go_on(journal, plan, output)}")
+        raise
+
+
+def _how_to_go_on(journal: Journal, plan: VideoPlan, output: Path) -> str:
+    done = sum(len(task.times) for task in plan.tasks if task.number in journal.done)
+    return (
+        f"{done} of {plan.frames} frames of {output} are kept in {journal.folder}; the same command goes on from there"
+    )
+
+
+def _stopped(error: OSError, journal: Journal, plan: VideoPlan, output: Path) -> str:
+    why = "the disk is full" if error.errno == errno.ENOSPC else f"{error.strerror or error}"
+    return f"{why}: {_how_to_go_on(journal, plan, output)}"
+
+
+def _finish(plan: VideoPlan, journal: Journal, output: Path) -> None:
+    """Put the segments together, in the journal's folder; then the file takes its place."""
+    whole = journal.folder / WHOLE
+    segments = [journal.path(task) for task in plan.tasks]
+    write_clip(plan.clip, plan.encoding, segments, plan.cut, whole, output.suffix.lower())
+    with whole.open("rb+") as file:
+        os.fsync(file.fileno())
+    note = json.dumps({"inode": whole.stat().st_ino}).encode()
+    write_aside(journal.folder / COMPLETE, lambda file: file.write(note))
+    whole.replace(output.resolve())
+
+
+def _result(segments: Sequence[Segment], kept: int, seconds: float, notes: tuple[str, ...]) -> VideoResult:
+    deviations = [segment.deviation_db for segment in segments if segment.deviation_db is not None]
+    return VideoResult(
+        sum(segment.frames for segment in segments), kept, seconds,
+        tuple(number for segment in segments for number in segment.damaged),
+        sum(segment.rescued for segment in segments), min(deviations, default=None), notes,
+    )  # fmt: skip
+
+
+def _fingerprint(path: Path) -> list[Any]:
+    """Size, and a hash of the beginning and the end: all of it would take long for a film."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(SAMPLE)
+        file.seek(max(0, size - SAMPLE))
+        return [size, path.stat().st_mtime_ns, _sha256(head + file.read())]
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,92 @@
+"""How a cluster is shared, and what is refused before any work."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hiif_deploy.bundle import open_bundle
+from hiif_deploy.cluster.pool import ClusterOptions, Pool, Share, share_of
+from hiif_deploy.cluster.worker import FileMark, Worker, is_marked
+from hiif_deploy.errors import ClusterError, OptionError
+from hiif_deploy.session import EngineOptions
+from hiif_deploy.upscaler import RenderOptions
+
+
+def node(cpu: float = 0, gpu: float = 0, alive: bool = True) -> dict[str, Any]:
+    return {"Alive": alive, "Resources": {"CPU": cpu, "GPU": gpu, "memory": 1e9}}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "engine", "most", "expected"),
+    [
+        ([node(8), node(6)], EngineOptions(threads=4), 0, Share(3, 4, 0)),
+        ([node(64), node(32), node(0)], EngineOptions(), 0, Share(3, 32, 0)),
+        ([node(8), node(8, alive=False)], EngineOptions(threads=2), 0, Share(4, 2, 0)),
+        ([node(8), node(8)], EngineOptions(threads=2), 3, Share(3, 2, 0)),
+        ([node(32, 8), node(32, 8), node(16)], EngineOptions(engine="tensorrt"), 0, Share(16, 1, 1)),
+        ([node(32, 2)], EngineOptions(provider="cuda"), 0, Share(2, 1, 1)),
+    ],
+)
+def test_each_worker_gets_a_gpu_or_its_share_of_processors(
+    nodes: list[dict[str, Any]], engine: EngineOptions, most: int, expected: Share
+) -> None:
+    assert share_of(nodes, engine, most) == expected
+
+
+def test_a_cluster_without_what_the_engine_needs_is_refused() -> None:
+    with pytest.raises(ClusterError, match="no node of the cluster has a GPU"):
+        share_of([node(8)], EngineOptions(engine="tensorrt"), 0)
+    with pytest.raises(ClusterError, match="has 16 processors"):
+        share_of([node(8)], EngineOptions(threads=16), 0)
+
+
+def test_an_engine_that_each_node_would_choose_for_itself_is_refused() -> None:
+    with pytest.raises(OptionError, match="name the engine"):
+        share_of([node(8)], EngineOptions(engine="auto"), 0)
+
+
+@pytest.mark.parametrize("values", [{"address": " "}, {"workers": -1}, {"attempts": 0}])
+def test_options_that_make_no_sense_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="expected"):
+        ClusterOptions(**values)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_worker_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hiif_deploy.cluster.pool.versions", lambda: {"hiif-deploy": "0.0.1"})
+    pool = Pool(open_bundle("hiif-video"), ClusterOptions("auto"), EngineOptions(threads=1), RenderOptions())
+    with pytest.raises(ClusterError, match=r"has hiif-deploy .*, here 0\.0\.1: results would differ"), pool:
+        pool.wait_for(1)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_model_that_does_not_open_is_told_as_on_one_machine() -> None:
+    bundle = replace(open_bundle("hiif-video"), graphs={})
+    pool = Pool(bundle, ClusterOptions("auto", attempts=1), EngineOptions(threads=1), RenderOptions())
+    with pytest.raises(KeyError, match="encoder"), pool:
+        pool.wait_for(1)
+
+
+def test_a_file_is_recognised_by_its_length_and_ends(tmp_path: Path) -> None:
+    clip, other = tmp_path / "clip", tmp_path / "other"
+    clip.write_bytes(bytes(200_000))
+    mark = FileMark.of(clip)
+    assert is_marked(clip, mark)
+    assert not is_marked(other, mark)
+    other.write_bytes(bytes(199_999) + b"1")
+    assert not is_marked(other, mark)
+    other.write_bytes(bytes(199_999))
+    assert not is_marked(other, mark)
+
+
+def test_a_closed_worker_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    worker = Worker()
+    worker.open(open_bundle("hiif-video"), EngineOptions(threads=1), RenderOptions())
+    assert len(list(tmp_path.iterdir())) == 1
+    worker.close()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,88 @@
+"""The fused kernel, run by Triton's interpreter, against the decoder graph run operation by operation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hiif_deploy.bundle import open_bundle
+from hiif_deploy.contract import Precision
+from hiif_deploy.decode import Window, geometry_inputs, query_axes
+from hiif_deploy.grid import relative_cell
+from hiif_deploy.plan import decoder_tiles
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton", reason="Triton is not installed")
+from hiif_engines.fused_decoder import Cut, FusedDecoder, FusedStatistics  # noqa: E402
+from hiif_engines.fused_kernels import AREA_EPSILON  # noqa: E402
+from hiif_engines.torch_graph import TorchGraph  # noqa: E402
+
+SOURCE, TARGET = (4, 3), (9, 7)
+"""63 queries: an odd count that no block divides."""
+
+
+def graph_of(name: str, graph: str, precision: Precision) -> TorchGraph:
+    bundle = open_bundle(name)
+    found = bundle.contract.chain(precision)[graph]
+    return TorchGraph(found, bundle.graphs[found.key], torch.device("cpu"))
+
+
+def feeds_of(name: str, decoder: TorchGraph) -> dict[str, torch.Tensor]:
+    """Random maps and folded matrices, real geometry."""
+    contract = open_bundle(name).contract
+    rows, columns = query_axes(contract, SOURCE, TARGET, Window((0, TARGET[0]), (0, TARGET[1])))
+    (tile,) = decoder_tiles(rows, columns, SOURCE, 1 << 20)
+    geometry = geometry_inputs(decoder.contract.geometry, rows, columns, tile, relative_cell(SOURCE, TARGET))
+    feeds = {key: torch.tensor(value) for key, value in geometry.items()}
+    random = np.random.default_rng(5)
+    for tensor in decoder.contract.inputs:
+        if tensor.name not in feeds:
+            shape = [SOURCE[0] * SOURCE[1] if isinstance(size, str) else size for size in tensor.shape]
+            values = random.normal(size=shape) / 8
+            if tensor.name == "moments":
+                # Σf and Σf²: the second is what makes the first possible.
+                values = np.stack([values[:, 0], 20 + np.abs(values[:, 1])], axis=1)
+            feeds[tensor.name] = torch.tensor(values.astype(tensor.dtype))
+    return feeds
+
+
+@pytest.mark.parametrize("name", ["hiif-compact", "hiif-video"])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("fp16", 4e-3)])
+def test_the_kernel_answers_as_the_graph(name: str, precision: Precision, tolerance: float) -> None:
+    decoder = graph_of(name, "decoder", precision)
+    feeds = feeds_of(name, decoder)
+    fused = FusedDecoder(graph_of(name, "decoder", "fp32").weights, feeds["map_0"].dtype)
+    expected, found = decoder(feeds)["colour"], fused(feeds, Cut(block=32, slice=32, programs=2))["colour"]
+    # Half precision rounds values of about 1 by 5e-4, a few times in a row.
+    assert (found - expected).abs().max() < tolerance
+    assert expected.abs().max() > 10 * tolerance
+
+
+@pytest.mark.parametrize("cut", [Cut(16, 32, 1), Cut(64, 64, 5)])
+def test_the_kernel_does_not_depend_on_its_cut(cut: Cut) -> None:
+    decoder = graph_of("hiif-compact", "decoder", "fp32")
+    feeds = feeds_of("hiif-compact", decoder)
+    fused = FusedDecoder(decoder.weights, torch.float32)
+    assert (fused(feeds, cut)["colour"] - fused(feeds, Cut(32, 64, 2))["colour"]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("n", [0, 1])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("fp16", 4e-3)])
+def test_the_statistics_kernel_sums_as_the_graph(n: int, precision: Precision, tolerance: float) -> None:
+    statistics = graph_of("hiif-compact", f"statistics_{n}", precision)
+    feeds = feeds_of("hiif-compact", statistics)
+    fused = FusedStatistics(graph_of("hiif-compact", f"statistics_{n}", "fp32"), feeds["map_0"].dtype)
+    expected, found = statistics(feeds), fused(feeds, Cut(block=32, slice=32, programs=2))
+    queries = TARGET[0] * TARGET[1]
+    for name, value in expected.items():
+        # Sums of values of about 1 over all queries, hence per query.
+        assert (found[name] - value).abs().max() / queries < tolerance
+        assert value.abs().max() / queries > 10 * tolerance
+    again = fused(feeds, Cut(block=32, slice=32, programs=2))
+    assert all(torch.equal(again[name], value) for name, value in found.items())
+
+
+def test_the_areas_epsilon_is_that_of_the_graphs() -> None:
+    weights = graph_of("hiif-compact", "decoder", "fp32").weights
+    constants = [float(value) for name, value in weights.items() if value.ndim == 0 and name.startswith("val_")]
+    assert float(np.float32(AREA_EPSILON.value)) in constants

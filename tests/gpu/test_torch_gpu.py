@@ -1,0 +1,48 @@
+"""Engine torch on a real GPU: compiled kernels against ONNX Runtime on the processor."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU"),
+]
+
+WHOLE_PICTURE = """
+import sys
+from hiif_deploy import EngineOptions, Upscaler
+from hiif_deploy.bundle import open_bundle
+from hiif_deploy.demo import sample
+from hiif_deploy.verify import measure
+from hiif_engines.torch_backend import TorchBackend
+
+name, device, precision, fused = sys.argv[1:]
+bundle, image, size = open_bundle(name), sample("astronaut")[:61, :70], (200, 231)
+options = EngineOptions(engine="torch", device=device, precision=precision)
+backend = TorchBackend(bundle, options, print, fused=fused == "fused")
+with Upscaler(bundle, backend=backend) as upscaler, Upscaler(bundle) as plain:
+    found = upscaler.render_unclamped(upscaler.encode(image), size=size)
+    print(measure(found, plain.render_unclamped(plain.encode(image), size=size)).psnr)
+"""
+
+
+@pytest.mark.parametrize("name", ["hiif-compact", "hiif-video"])
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 100), ("fp16", 60)])
+@pytest.mark.parametrize("fused", ["fused", "by-operation"])
+def test_whole_pictures_answer_as_on_the_processor(name: str, precision: str, least: float, fused: str) -> None:
+    # A process of its own: in this one Triton interprets (conftest.py).
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", WHOLE_PICTURE, name, "cuda", precision, fused],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[-1]) > least

@@ -1,0 +1,116 @@
+"""Every enlarged frame is looked at; statistics may be reused within a scene."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("av", reason="needs PyAV")
+
+import av
+
+from clips import Video, picture
+from hiif_deploy.backend import HostBackend
+from hiif_deploy.bundle import open_bundle
+from hiif_deploy.errors import VideoError
+from hiif_deploy.session import EngineOptions
+from hiif_deploy.upscaler import Upscaler
+from hiif_deploy.video.run import VideoResult
+
+Clip = Callable[[str], Path]
+Enlarge = Callable[..., tuple[Path, VideoResult]]
+
+
+class Faulty(HostBackend):
+    """The real engine, whose answer to one frame is spoiled."""
+
+    def __init__(self, value: float, frame: int, precision: str) -> None:
+        super().__init__(open_bundle("hiif-video"), EngineOptions(threads=1))
+        self.precision = precision  # type: ignore[assignment]
+        self.value, self.frame, self.count = value, frame, -1
+        self.colours = self.spoiled  # type: ignore[method-assign]
+
+    def spoiled(self, *arguments: Any) -> Iterator[Any]:
+        """Colours, some of them `value`."""
+        self.count += 1
+        for rows, columns, part in self.decoder.colours(*arguments):
+            if self.count == self.frame:
+                part[...] = self.value
+            yield rows, columns, part
+
+
+def frames_of(path: Path) -> list[Any]:
+    """Of the video stream, as 8-bit RGB."""
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 0.0])
+def test_a_frame_that_half_precision_spoils_is_made_again_in_fp32(
+    clip: Clip, enlarge: Enlarge, tmp_path: Path, value: float
+) -> None:
+    sound, _ = enlarge(clip("constant"))
+    sound = sound.rename(tmp_path / "sound.mkv")
+    with Upscaler("hiif-video", backend=Faulty(value, 7, "fp16"), engine=EngineOptions(threads=1)) as upscaler:
+        output, result = enlarge(clip("constant"), upscaler=upscaler)
+    assert result.rescued == 1
+    assert output.read_bytes() == sound.read_bytes()
+
+
+def test_a_frame_that_fp32_spoils_is_an_error(clip: Clip, enlarge: Enlarge) -> None:
+    with (
+        Upscaler("hiif-video", backend=Faulty(np.nan, 3, "fp32")) as upscaler,
+        pytest.raises(VideoError, match=r"frame 3 became no numbers \(NaN or infinite\) in fp32"),
+    ):
+        enlarge(clip("constant"), upscaler=upscaler)
+
+
+def test_or_it_is_repeated_and_told(clip: Clip, enlarge: Enlarge) -> None:
+    with Upscaler("hiif-video", backend=Faulty(np.nan, 3, "fp32")) as upscaler:
+        output, result = enlarge(clip("constant"), upscaler=upscaler, on_error="repeat", codec="ffv1")
+    assert (result.frames, result.damaged) == (12, (3,))
+    frames = frames_of(output)
+    assert np.array_equal(frames[2], frames[3])
+
+
+def two_scenes(path: Path) -> Path:
+    """Six frames of one scene, six of its negative; lossless."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = *Video().size, "yuv444p"
+        for number in range(12):
+            values = picture(number, Video().size)
+            frame = av.VideoFrame.from_ndarray(values if number < 6 else 65535 - values, format="rgb48le")
+            container.mux(stream.encode(frame.reformat(format="yuv444p")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_reused_statistics_are_renewed_at_a_cut_and_their_deviation_is_measured(
+    enlarge: Enlarge, tmp_path: Path
+) -> None:
+    source = two_scenes(tmp_path / "scenes.mkv")
+    with Upscaler("hiif-compact", engine=EngineOptions(threads=1)) as upscaler:
+        output, exact = enlarge(source, upscaler=upscaler, codec="ffv1")
+        own = frames_of(output)
+        output, result = enlarge(source, upscaler=upscaler, codec="ffv1", statistics="reuse")
+        reused = frames_of(output)
+    assert exact.deviation_db is None
+    assert result.deviation_db is not None
+    # Segments begin at 0, 5 and 10, and the cut is at 6: there statistics are the frame's own.
+    same = [number for number in range(12) if np.array_equal(own[number], reused[number])]
+    assert {0, 5, 6, 10} <= set(same)
+    worst = min(psnr(one, other) for one, other in zip(own, reused, strict=True))
+    assert worst > 35
+    # Measured on some frames only, and before encoding.
+    assert result.deviation_db >= worst - 1
+
+
+def psnr(one: Any, other: Any) -> float:
+    """In dB of white, 100 for equal pictures."""
+    error = float(((one / 255.0 - other / 255.0) ** 2).mean())
+    return 100.0 if error == 0 else float(-10 * np.log10(error))

@@ -1,0 +1,209 @@
+"""Work that was interrupted goes on, to the same bytes."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("av", reason="needs PyAV")
+
+from hiif_deploy.errors import VideoError
+from hiif_deploy.session import EngineOptions
+from hiif_deploy.target import Target
+from hiif_deploy.upscaler import Upscaler
+from hiif_deploy.video import run as run_module
+from hiif_deploy.video import segments as segments_module
+from hiif_deploy.video.journal import Journal, journal_folder
+from hiif_deploy.video.options import VideoOptions
+from hiif_deploy.video.plan import plan_video
+from hiif_deploy.video.run import VideoResult, is_complete, make_video, one_machine
+
+Clip = Callable[[str], Path]
+SIZE = Target(scale=2.0)
+SHORT = VideoOptions(segment_frames=2)
+
+
+def make(source: Path, output: Path, upscaler: Upscaler, options: VideoOptions = SHORT, **more: Any) -> VideoResult:
+    """`source` twice as large."""
+    plan = plan_video(source, output, SIZE, options)
+    return make_video(plan, upscaler, output, restart=options.restart, style="none", say=lambda _: None, **more)
+
+
+def make_in_child(source: Path, output: Path) -> None:
+    """The whole work, in a process that will be killed."""
+    with Upscaler("hiif-video", engine=EngineOptions(threads=1)) as upscaler:
+        if not is_complete(output):
+            make(source, output, upscaler)
+
+
+def stop_after(count: int, upscaler: Upscaler, error: BaseException) -> Any:
+    """Segments, of which the one after `count` fails with `error`."""
+
+    def made(tasks: Any, folder: Path, monitor: Any) -> Any:
+        for number, segment in enumerate(one_machine(upscaler)(tasks, folder, monitor)):
+            if number == count:
+                raise error
+            yield segment
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def whole(clip: Clip, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """What an uninterrupted run writes of the clip `everything`."""
+    output = tmp_path_factory.mktemp("whole") / "large.mkv"
+    make_in_child(clip("everything"), output)
+    return output.read_bytes()
+
+
+def test_killed_at_any_of_twenty_moments_it_ends_in_the_same_bytes(clip: Clip, whole: bytes, tmp_path: Path) -> None:
+    """SIGKILL, seeded: some moments lie before the first segment, some between, some while all is put together."""
+    output = tmp_path / "large.mkv"
+    source = clip("everything")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["hiif_deploy.upscaler", "hiif_deploy.video.run", "onnxruntime", "av"])
+    moments = random.Random(0)
+    # Twice: the first one waits for the server of forks, too.
+    for _ in range(2):
+        output.unlink(missing_ok=True)
+        began = time.monotonic()
+        child = context.Process(target=make_in_child, args=(source, output))
+        child.start()
+        child.join()
+        took = time.monotonic() - began
+        assert output.read_bytes() == whole
+    kills = finished = 0
+    while kills < 20:
+        child = context.Process(target=make_in_child, args=(source, output))
+        if finished or kills == 0:
+            output.unlink(missing_ok=True)
+            finished = 0
+        child.start()
+        child.join(moments.uniform(0.1, 1.0) * took)
+        if child.is_alive():
+            assert child.pid is not None
+            os.kill(child.pid, signal.SIGKILL)
+            child.join()
+            kills += 1
+            # What stands under the output's name is whole, at any moment.
+            assert not output.exists() or output.read_bytes() == whole
+        else:
+            assert child.exitcode == 0
+            assert output.read_bytes() == whole
+            finished = 1
+    make_in_child(source, output)
+    assert output.read_bytes() == whole
+    assert not journal_folder(output).exists()
+
+
+def test_what_is_done_is_not_done_again(clip: Clip, whole: bytes, video_upscaler: Upscaler, tmp_path: Path) -> None:
+    output = tmp_path / "large.mkv"
+    with pytest.raises(VideoError, match="power cut"):
+        make(clip("everything"), output, video_upscaler, make=stop_after(3, video_upscaler, VideoError("power cut")))
+    assert not output.exists()
+    result = make(clip("everything"), output, video_upscaler)
+    assert (result.frames, result.resumed) == (15, 6)
+    assert output.read_bytes() == whole
+
+
+def test_a_damaged_segment_is_made_again(clip: Clip, whole: bytes, video_upscaler: Upscaler, tmp_path: Path) -> None:
+    output = tmp_path / "large.mkv"
+    with pytest.raises(VideoError):
+        make(clip("everything"), output, video_upscaler, make=stop_after(3, video_upscaler, VideoError("power cut")))
+    segment = sorted(journal_folder(output).glob("*.segment"))[1]
+    segment.write_bytes(segment.read_bytes()[:-1] + b"?")
+    assert make(clip("everything"), output, video_upscaler).resumed == 4
+    assert output.read_bytes() == whole
+
+
+def test_ctrl_c_says_how_to_go_on(clip: Clip, video_upscaler: Upscaler, tmp_path: Path) -> None:
+    output, said = tmp_path / "large.mkv", list[str]()
+    plan = plan_video(clip("everything"), output, SIZE, SHORT)
+    stopping = stop_after(2, video_upscaler, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        make_video(plan, video_upscaler, output, style="none", make=stopping, say=said.append)
+    assert said[0].startswith(f"interrupted: 4 of 15 frames of {output} are kept")
+    assert said[0].endswith("the same command goes on from there")
+
+
+def test_a_full_disk_stops_cleanly_and_the_rest_follows(
+    clip: Clip, whole: bytes, video_upscaler: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "large.mkv"
+    real, count = segments_module.write_aside, iter(range(100))
+
+    def write_until_full(path: Path, write: Any) -> None:
+        if next(count) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, write)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segments_module, "write_aside", write_until_full)
+        with pytest.raises(VideoError, match="the disk is full"):
+            make(clip("everything"), output, video_upscaler)
+    assert make(clip("everything"), output, video_upscaler).resumed > 0
+    assert output.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (VideoOptions(segment_frames=2, crf=30), "changed: encoding"),
+        (VideoOptions(segment_frames=3), "changed: frames and segments"),
+        (VideoOptions(segment_frames=2, on_error="skip"), "changed: --on-error"),
+    ],
+)
+def test_work_of_other_options_is_not_continued(
+    clip: Clip, video_upscaler: Upscaler, tmp_path: Path, changed: VideoOptions, told: str
+) -> None:
+    output = tmp_path / "large.mkv"
+    with pytest.raises(VideoError, match="stop"):
+        make(clip("constant"), output, video_upscaler, make=stop_after(1, video_upscaler, VideoError("stop")))
+    with pytest.raises(VideoError, match=told) as found:
+        make(clip("constant"), output, video_upscaler, changed)
+    assert "--restart" in str(found.value)
+
+
+def test_a_changed_input_is_found_and_restart_begins_anew(clip: Clip, video_upscaler: Upscaler, tmp_path: Path) -> None:
+    source, output = tmp_path / "clip.mkv", tmp_path / "large.mkv"
+    source.write_bytes(clip("constant").read_bytes())
+    with pytest.raises(VideoError, match="stop"):
+        make(source, output, video_upscaler, make=stop_after(1, video_upscaler, VideoError("stop")))
+    source.write_bytes(clip("variable").read_bytes())
+    with pytest.raises(VideoError, match="input"):
+        make(source, output, video_upscaler)
+    result = make(source, output, video_upscaler, VideoOptions(segment_frames=2, restart=True))
+    assert (result.frames, result.resumed) == (14, 0)
+
+
+def test_two_processes_do_not_make_one_output(clip: Clip, video_upscaler: Upscaler, tmp_path: Path) -> None:
+    output = tmp_path / "large.mkv"
+    with Journal.open(output, {}), pytest.raises(VideoError, match="another process is making it"):
+        make(clip("constant"), output, video_upscaler)
+
+
+def test_killed_while_tidying_up_it_is_known_to_be_complete(
+    clip: Clip, video_upscaler: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "large.mkv"
+
+    def killed(_: Journal) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module.Journal, "remove", killed)
+        with pytest.raises(MemoryError):
+            make(clip("constant"), output, video_upscaler)
+    assert output.exists()
+    assert journal_folder(output).exists()
+    assert is_complete(output)
+    assert not journal_folder(output).exists()

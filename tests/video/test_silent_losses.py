@@ -1,0 +1,98 @@
+"""What clips carry beside the usual is kept, or its loss is told."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("av", reason="needs PyAV")
+
+import av
+
+from clips import Video, add_video, picture, plain, video_packets
+from hiif_deploy.video.probe import probe
+from hiif_deploy.video.run import VideoResult
+from stream_compare import differences
+
+Clip = Callable[[str], Path]
+Enlarge = Callable[..., tuple[Path, VideoResult]]
+
+
+def with_cover(path: Path) -> bytes:
+    """A clip with a cover picture; its bytes."""
+    image = io.BytesIO()
+    with av.open(image, "w", format="image2pipe") as container:
+        stream: Any = container.add_stream("mjpeg", rate=1)
+        stream.height, stream.width, stream.pix_fmt = 32, 32, "yuvj420p"
+        frame = av.VideoFrame.from_ndarray(picture(0, (32, 32)), format="rgb48le").reformat(format="yuvj420p")
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    image.seek(0)
+    with av.open(path, "w") as made, av.open(image, format="mjpeg") as source:
+        pictures = add_video(made, Video())
+        cover = made.add_stream_from_template(source.streams.video[0], opaque=True)
+        cover.disposition = av.stream.Disposition.attached_pic
+        made.start_encoding()
+        packet = next(packet for packet in source.demux() if packet.size)
+        packet.stream, packet.pts, packet.dts = cover, 0, 0
+        made.mux(packet)
+        made.mux(list(video_packets(pictures, Video())))
+    return image.getvalue()
+
+
+@pytest.mark.parametrize("options", [{}, {"frames": (3, 9)}])
+def test_a_cover_picture_is_kept(enlarge: Enlarge, tmp_path: Path, options: dict[str, Any]) -> None:
+    source = tmp_path / "cover.mp4"
+    image = with_cover(source)
+    output, _ = enlarge(source, **options)
+    with av.open(str(output)) as made:
+        cover = made.streams.video[1]
+        assert cover.disposition == av.stream.Disposition.attached_pic
+        assert [bytes(packet) for packet in made.demux(cover) if packet.size] == [image]
+
+
+@pytest.mark.parametrize("suffix", [".mov", ".mp4"])
+def test_metadata_of_any_name_is_kept(enlarge: Enlarge, tmp_path: Path, suffix: str) -> None:
+    source = tmp_path / f"phone{suffix}"
+    with av.open(source, "w", container_options={"movflags": "use_metadata_tags"}) as container:
+        container.metadata.update({"title": "T", "com.apple.quicktime.location.ISO6709": "+48.1+011.5/"})
+        pictures = add_video(container, Video())
+        container.start_encoding()
+        container.mux(list(video_packets(pictures, Video())))
+    output, _ = enlarge(source)
+    assert differences(source, output, scale=2) == []
+
+
+def test_a_truncated_file_is_told_with_what_is_missing(clip: Clip) -> None:
+    (note,) = probe(clip("truncated")).notes
+    assert "ends at 0.48 s of 0.8 s" in note
+
+
+@pytest.mark.parametrize("name", ["constant", "movie", "variable", "variable_mp4", "late", "one_frame", "everything"])
+def test_a_whole_file_is_not_called_truncated(clip: Clip, name: str) -> None:
+    assert probe(clip(name)).notes == ()
+
+
+def test_lost_transparency_is_told(enlarge: Enlarge, tmp_path: Path) -> None:
+    source = tmp_path / "alpha.mkv"
+    plain(source, Video(frames=2, codec="ffv1", pixel_format="yuva420p", options=()))
+    assert enlarge(source)[1].notes == ("lost: transparency, which is not enlarged",)
+
+
+def test_a_clock_that_is_too_coarse_is_told(enlarge: Enlarge, tmp_path: Path) -> None:
+    source = tmp_path / "fast.mp4"
+    with av.open(source, "w") as container:
+        stream: Any = container.add_stream("libx264", rate=30)
+        stream.height, stream.width, stream.pix_fmt = 24, 32, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 30)
+        for number in range(3):
+            frame = av.VideoFrame.from_ndarray(picture(number, (24, 32)), format="rgb48le").reformat(format="yuv420p")
+            frame.pts, frame.time_base = number, Fraction(1, 30)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert "times are rounded to milliseconds" in " ".join(enlarge(source, suffix=".mkv")[1].notes)
+    assert enlarge(source)[1].notes == ()
