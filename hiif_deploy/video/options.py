@@ -37,7 +37,7 @@ class VideoOptions:
     frames: tuple[int, int | None] | None = None
     """First frame, and one past the last; None: all."""
     seconds: tuple[Fraction | None, Fraction | None] = (None, None)
-    """Frames shown from this time on and before that one."""
+    """Frames shown from this time on and before that one, in seconds after the first frame of the clip."""
     on_error: OnError = "stop"
     """What a frame that cannot be decoded leads to."""
     statistics: FrameStatistics = "exact"

@@ -59,14 +59,13 @@ def chosen_frames(clip: Clip, options: VideoOptions) -> tuple[int, int]:
     stop = clip.count if stop is None else stop
     start, end = options.seconds
     if start is not None:
-        first = bisect_left(clip.times, start / clip.time_base)
+        first = bisect_left(clip.times, clip.times[0] + start / clip.time_base)
     if end is not None:
-        stop = bisect_left(clip.times, end / clip.time_base)
+        stop = bisect_left(clip.times, clip.times[0] + end / clip.time_base)
     if not 0 <= first < stop <= clip.count:
-        last = float(clip.end * clip.time_base)
         raise OptionError(
-            f"{clip.path}: frames {first}:{stop} are not in it; it has frames 0:{clip.count}, shown from "
-            f"{float(clip.times[0] * clip.time_base):g} s to {last:g} s"
+            f"{clip.path}: frames {first}:{stop} are not in it; it has frames 0:{clip.count}, which last "
+            f"{float((clip.end - clip.times[0]) * clip.time_base):g} s"
         )
     return first, stop
 

@@ -14,7 +14,7 @@ pytest.importorskip("av", reason="needs PyAV")
 
 import av
 
-from clips import DAMAGED
+from clips import DAMAGED, Video, plain
 from hiif_deploy.errors import OptionError, VideoError
 from hiif_deploy.video.run import VideoResult
 from stream_compare import copied_packets, differences, read_pictures
@@ -112,3 +112,12 @@ def test_a_damaged_frame_shows_its_neighbour_and_is_told(clip: Clip, enlarge: En
         frames = [frame.to_ndarray() for frame in made.decode(video=0)]
     # Frame 5 begins a segment, so the last sound frame before it is decoded again.
     assert [np.array_equal(frames[4], frame) for frame in frames[4:8]] == [True, True, True, False]
+
+
+def test_seconds_count_from_the_first_frame_where_a_clip_begins_later(enlarge: Enlarge, tmp_path: Path) -> None:
+    source = tmp_path / "broadcast.ts"
+    plain(source, Video(step=lambda number: 1020 + 40 * number))
+    assert read_pictures(source).times[0] > 1
+    output, result = enlarge(source, suffix=".mkv", seconds=(Fraction(0), Fraction("0.2")))
+    assert result.frames == 5
+    assert read_pictures(output).times[0] == 0
