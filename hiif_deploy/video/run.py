@@ -40,8 +40,10 @@ MakeSegments = Callable[[Sequence[SegmentTask], Path, Monitor], Iterator[Segment
 class VideoResult:
     """What came of a video."""
 
+    frames_in: int
+    """Of the clip, as many as were asked for."""
     frames: int
-    """Written."""
+    """Written: as many, less those that were left out."""
     resumed: int
     """Of these, found done already."""
     seconds: float
@@ -71,7 +73,7 @@ def make_video(
 ) -> VideoResult:  # fmt: skip
     """Write `output`, or go on with what an earlier run left of it; `style` is the monitor's.
 
-    Raises VideoError; after it, or after any end, the same call goes on where it stopped.
+    Raises VideoError; KeyboardInterrupt tells what is kept. After any end the same call goes on where it stopped.
     """
     pixels = plan.encoding.size[0] * plan.encoding.size[1]
     with _opened(plan, upscaler, output, restart) as journal:
@@ -82,7 +84,7 @@ def make_video(
             if kept:
                 say(f"{output}: {kept} of {plan.frames} frames are done already; going on")
             monitor = Monitor(plan.clip.path.name, plan.frames, pixels, done=kept, style=style)
-            with closing(monitor), _told(journal, plan, output, say):
+            with closing(monitor), _told(journal, plan, output):
                 for segment in (make or one_machine(upscaler))(rest, journal.folder, monitor) if rest else ():
                     journal.add(segment)
                 seconds = monitor.pace().seconds
@@ -91,7 +93,7 @@ def make_video(
             raise VideoError(_stopped(error, journal, plan, output)) from error
         segments = [journal.done[task.number] for task in plan.tasks]
         journal.remove()
-    return _result(segments, kept, seconds, (*plan.notes, *lost))
+    return _result(plan.frames, segments, kept, seconds, (*plan.notes, *lost))
 
 
 def is_complete(output: Path) -> bool:
@@ -135,13 +137,12 @@ def _opened(plan: VideoPlan, upscaler: Upscaler, output: Path, restart: bool) ->
 
 
 @contextmanager
-def _told(journal: Journal, plan: VideoPlan, output: Path, say: Say) -> Iterator[None]:
+def _told(journal: Journal, plan: VideoPlan, output: Path) -> Iterator[None]:
     """An interrupted run says how to go on."""
     try:
         yield
-    except KeyboardInterrupt:
-        say(f"interrupted: {_how_to_go_on(journal, plan, output)}")
-        raise
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"interrupted: {_how_to_go_on(journal, plan, output)}") from stop
 
 
 def _how_to_go_on(journal: Journal, plan: VideoPlan, output: Path) -> str:
@@ -168,10 +169,12 @@ def _finish(plan: VideoPlan, journal: Journal, output: Path) -> None:
     whole.replace(output.resolve())
 
 
-def _result(segments: Sequence[Segment], kept: int, seconds: float, notes: tuple[str, ...]) -> VideoResult:
+def _result(
+    frames_in: int, segments: Sequence[Segment], kept: int, seconds: float, notes: tuple[str, ...]
+) -> VideoResult:  # fmt: skip
     deviations = [segment.deviation_db for segment in segments if segment.deviation_db is not None]
     return VideoResult(
-        sum(segment.frames for segment in segments), kept, seconds,
+        frames_in, sum(segment.frames for segment in segments), kept, seconds,
         tuple(number for segment in segments for number in segment.damaged),
         sum(segment.rescued for segment in segments), min(deviations, default=None), notes,
     )  # fmt: skip

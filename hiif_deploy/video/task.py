@@ -96,7 +96,7 @@ class Segment:
     sha256: str
     """Of its file."""
     frames: int
-    """Frames in it: as many as the task has, less those that were skipped."""
+    """Packets in it, a frame each: as many as the task has frames, less those that were skipped."""
     damaged: tuple[int, ...] = ()
     """Numbers of the frames that could not be decoded, and were repeated or skipped."""
     rescued: int = 0
