@@ -19,7 +19,7 @@ from hiif_deploy.say import Say, say_on_stderr
 from hiif_deploy.upscaler import Upscaler
 from hiif_deploy.video.journal import Journal, journal_folder
 from hiif_deploy.video.monitor import Monitor
-from hiif_deploy.video.mux import check_clip, write_clip
+from hiif_deploy.video.mux import write_clip
 from hiif_deploy.video.plan import VideoPlan
 from hiif_deploy.video.pyav import pyav
 from hiif_deploy.video.segments import make_segments
@@ -78,7 +78,6 @@ def make_video(
     pixels = plan.encoding.size[0] * plan.encoding.size[1]
     with _opened(plan, upscaler, output, restart) as journal:
         try:
-            lost = check_clip(plan.clip, plan.encoding, journal.folder / WHOLE, output.suffix.lower())
             rest = [task for task in plan.tasks if task.number not in journal.done]
             kept = sum(len(task.times) for task in plan.tasks) - sum(len(task.times) for task in rest)
             if kept:
@@ -93,7 +92,7 @@ def make_video(
             raise VideoError(_stopped(error, journal, plan, output)) from error
         segments = [journal.done[task.number] for task in plan.tasks]
         journal.remove()
-    return _result(plan.frames, segments, kept, seconds, (*plan.notes, *lost))
+    return _result(plan.frames, segments, kept, seconds, plan.notes)
 
 
 def is_complete(output: Path) -> bool:

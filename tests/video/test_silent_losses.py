@@ -15,6 +15,7 @@ pytest.importorskip("av", reason="needs PyAV")
 import av
 
 from clips import Video, add_video, picture, plain, video_packets
+from hiif_deploy.errors import VideoError
 from hiif_deploy.video.probe import probe
 from hiif_deploy.video.run import VideoResult
 from stream_compare import differences
@@ -83,16 +84,30 @@ def test_lost_transparency_is_told(enlarge: Enlarge, tmp_path: Path) -> None:
     assert enlarge(source)[1].notes == ("lost: transparency, which is not enlarged",)
 
 
-def test_a_clock_that_is_too_coarse_is_told(enlarge: Enlarge, tmp_path: Path) -> None:
-    source = tmp_path / "fast.mp4"
-    with av.open(source, "w") as container:
-        stream: Any = container.add_stream("libx264", rate=30)
+def fast(path: Path, rate: int) -> Path:
+    """Three frames, whose times are exact."""
+    with av.open(path, "w") as container:
+        stream: Any = container.add_stream("libx264", rate=rate)
         stream.height, stream.width, stream.pix_fmt = 24, 32, "yuv420p"
-        stream.time_base = stream.codec_context.time_base = Fraction(1, 30)
+        stream.time_base = stream.codec_context.time_base = Fraction(1, rate)
         for number in range(3):
             frame = av.VideoFrame.from_ndarray(picture(number, (24, 32)), format="rgb48le").reformat(format="yuv420p")
-            frame.pts, frame.time_base = number, Fraction(1, 30)
+            frame.pts, frame.time_base = number, Fraction(1, rate)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+    return path
+
+
+def test_a_clock_that_is_too_coarse_is_told(enlarge: Enlarge, tmp_path: Path) -> None:
+    source = fast(tmp_path / "fast.mp4", 30)
     assert "times are rounded to milliseconds" in " ".join(enlarge(source, suffix=".mkv")[1].notes)
     assert enlarge(source)[1].notes == ()
+
+
+def test_frames_that_would_share_a_millisecond_are_refused_with_the_way_out(enlarge: Enlarge, tmp_path: Path) -> None:
+    source = fast(tmp_path / "faster.mp4", 2400)
+    with pytest.raises(VideoError, match=r"less than a millisecond apart.* choose \.mp4 or \.mov"):
+        enlarge(source, suffix=".mkv")
+    assert [path.name for path in tmp_path.iterdir()] == ["faster.mp4"]
+    output, _ = enlarge(source)
+    assert differences(source, output, scale=2) == []

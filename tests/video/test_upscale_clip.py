@@ -93,15 +93,18 @@ def test_the_codec_is_the_users_choice(clip: Clip, enlarge: Enlarge, codec: str,
         ("constant", {"frames": (5, 50)}, "it has frames 0:12"),
         ("constant", {"preset": "warp"}, "choose another --codec, --pixel-format or option"),
         ("everything", {"suffix": ".mp4"}, "choose .mkv"),
+        ("constant", {"suffix": ".webm"}, "choose .mkv"),
         ("damaged", {}, "frame 5 cannot be decoded; --on-error repeat"),
     ],
 )
 def test_what_cannot_be_is_refused_with_a_reason(
-    clip: Clip, enlarge: Enlarge, name: str, options: dict[str, Any], told: str
+    clip: Clip, enlarge: Enlarge, tmp_path: Path, name: str, options: dict[str, Any], told: str
 ) -> None:
     with pytest.raises((VideoError, OptionError)) as found:
         enlarge(clip(name), **options)
     assert told in str(found.value)
+    # Only what is found amid the work leaves work behind.
+    assert bool(list(tmp_path.iterdir())) == (name == "damaged")
 
 
 def test_a_damaged_frame_shows_its_neighbour_and_is_told(clip: Clip, enlarge: Enlarge) -> None:
