@@ -18,7 +18,7 @@ from clips import Video, add_video, picture, plain, video_packets
 from hiif_deploy.errors import VideoError
 from hiif_deploy.video.probe import probe
 from hiif_deploy.video.run import VideoResult
-from stream_compare import differences
+from stream_compare import differences, read_pictures
 
 Clip = Callable[[str], Path]
 Enlarge = Callable[..., tuple[Path, VideoResult]]
@@ -82,6 +82,16 @@ def test_lost_transparency_is_told(enlarge: Enlarge, tmp_path: Path) -> None:
     source = tmp_path / "alpha.mkv"
     plain(source, Video(frames=2, codec="ffv1", pixel_format="yuva420p", options=()))
     assert enlarge(source)[1].notes == ("lost: transparency, which is not enlarged",)
+
+
+def test_rgb_that_becomes_luma_and_chroma_is_told_and_tagged(enlarge: Enlarge, tmp_path: Path) -> None:
+    """Untagged RGB, which FFV1 writes."""
+    source = tmp_path / "rgb.mkv"
+    plain(source, Video(frames=2, codec="ffv1", pixel_format="bgr0", options=(), colours=(2, 2, 2, 0)))
+    output, result = enlarge(source, codec="libx264")
+    assert result.notes == ("RGB becomes yuv444p, BT.709",)
+    assert read_pictures(output).facts["matrix"] == 1
+    assert enlarge(source, codec="ffv1")[1].notes == ()
 
 
 def fast(path: Path, rate: int) -> Path:
