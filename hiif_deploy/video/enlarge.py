@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.decode import Statistics
+from hiif_deploy.deviation import fp32_twin
 from hiif_deploy.errors import VideoError
 from hiif_deploy.pixels import to_unit
-from hiif_deploy.session import EngineOptions
 from hiif_deploy.upscaler import Features, Upscaler
 from hiif_deploy.video.convert import Picture
 from hiif_deploy.video.frames import Source
@@ -65,7 +65,8 @@ class Enlarger:
         except NotAPictureError:
             if self.task.on_error == "stop" or (self.task.on_error == "repeat" and self._last is None):
                 raise
-            self.damaged.append(source.number)
+            if not source.is_damaged:
+                self.damaged.append(source.number)
             return None if self.task.on_error == "skip" or self._last is None else self._last[1]
         self._last = source.picture, made
         return made
@@ -89,8 +90,7 @@ class Enlarger:
 
     def _in_fp32(self) -> Upscaler:
         if self._exact is None:
-            engine = EngineOptions(threads=self._upscaler.engine.threads, precision="fp32")
-            self._exact = Upscaler(self._upscaler.bundle, engine=engine, options=self._upscaler.options)
+            self._exact = fp32_twin(self._upscaler, self._upscaler.options)
         return self._exact
 
     def _make(self, picture: Picture) -> Picture:
