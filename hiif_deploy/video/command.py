@@ -125,6 +125,9 @@ def _done(item: Item, plan: VideoPlan, result: VideoResult) -> VideoOutcome:
         notes.append(f"{len(result.damaged)} frames could not be decoded and were {how}: {_some(result.damaged)}")
     if result.rescued:
         notes.append(f"{result.rescued} frames or blocks were no numbers in half precision and were made again in fp32")
+    if result.resized:
+        width, height = plan.clip.size[::-1]
+        notes.append(f"{result.resized} frames were not {width}x{height} as the first; they fill the same output")
     if result.deviation_db is not None:
         notes.append(f"statistics were reused until a scene cut: at worst {result.deviation_db:.1f} dB from exact ones")
     return VideoOutcome(

@@ -41,7 +41,7 @@ class Enlarger:
     def begin(self, task: SegmentTask) -> None:
         """Forget the segment before: each depends on itself alone."""
         self.task = task
-        self.rescued = 0
+        self.rescued = self.resized = 0
         self.deviation_db: float | None = None
         self.damaged: list[int] = []
         self._last: tuple[Picture, Picture] | None = None
@@ -52,12 +52,14 @@ class Enlarger:
     def enlarge(self, source: Source) -> Picture | None:
         """The frame in the output's size, in the source's dtype; None where it is left out.
 
-        NotAPictureError where even fp32 answers no picture and the task says `stop`.
+        NotAPictureError where even fp32 answers no picture and the task says `stop`; VideoError for a frame that is
+        larger than the output.
         """
         if source.is_damaged:
             self.damaged.append(source.number)
         if source.picture is None:
             return None
+        self._look_at_size(source.number, source.picture)
         if self._last is not None and self._last[0] is source.picture:
             return self._last[1]
         try:
@@ -70,6 +72,18 @@ class Enlarger:
             return None if self.task.on_error == "skip" or self._last is None else self._last[1]
         self._last = source.picture, made
         return made
+
+    def _look_at_size(self, number: int, picture: Picture) -> None:
+        """Broadcasts change their size; the output cannot."""
+        (rows, columns), (height, width) = picture.shape[:2], self.task.encoding.size
+        if (rows, columns) == self.task.source_size:
+            return
+        if rows > height or columns > width:
+            raise VideoError(
+                f"{self.task.clip}: frame {number} is {columns}x{rows}, unlike the first one, and larger than the "
+                f"output of {width}x{height}; give a --size of at least {columns}x{rows}"
+            )
+        self.resized += 1
 
     def _sound(self, source: Source) -> Picture:
         assert source.picture is not None
@@ -110,7 +124,7 @@ class Enlarger:
         thumbnail, before = _thumbnail(picture), self._thumbnail
         self._thumbnail = thumbnail
         self._age += 1
-        if self._kept is None or before is None or float(np.abs(thumbnail - before).mean()) > SCENE_CUT:
+        if self._kept is None or before is None or _is_cut(before, thumbnail):
             self._kept, self._age = self._upscaler.statistics(features, self.task.encoding.size), 0
         return self._kept
 
@@ -141,6 +155,10 @@ def psnr(one: Picture, other: Picture) -> float:
     top = float(np.iinfo(one.dtype).max)
     error = float(np.square((one.astype(np.float32) - other) / top).mean())
     return 200.0 if error <= 1e-20 else float(-10 * np.log10(error))
+
+
+def _is_cut(before: NDArray[np.float32], after: NDArray[np.float32]) -> bool:
+    return before.shape != after.shape or float(np.abs(after - before).mean()) > SCENE_CUT
 
 
 def _thumbnail(picture: Picture) -> NDArray[np.float32]:

@@ -89,8 +89,8 @@ def _task(
 ) -> SegmentTask:  # fmt: skip
     key = clip.keys[bisect_right(clip.keys, first) - 1]
     return SegmentTask(
-        clip.path, clip.stream, number, first, clip.times[first:stop], key, clip.times[key], encoding,
-        options.on_error, options.statistics,
+        clip.path, clip.stream, number, first, clip.times[first:stop], key, clip.times[key], clip.size,
+        encoding, options.on_error, options.statistics,
     )  # fmt: skip
 
 

@@ -54,6 +54,8 @@ class VideoResult:
     """Frames or blocks of queries that were made again in fp32."""
     deviation_db: float | None
     """Worst PSNR of reused statistics against exact ones, where they were compared."""
+    resized: int
+    """Frames that had another size than the clip's first."""
     notes: tuple[str, ...]
     """What differs from what was asked, or is lost."""
 
@@ -175,7 +177,8 @@ def _result(
     return VideoResult(
         frames_in, sum(segment.frames for segment in segments), kept, seconds,
         tuple(number for segment in segments for number in segment.damaged),
-        sum(segment.rescued for segment in segments), min(deviations, default=None), notes,
+        sum(segment.rescued for segment in segments), min(deviations, default=None),
+        sum(segment.resized for segment in segments), notes,
     )  # fmt: skip
 
 

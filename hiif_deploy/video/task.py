@@ -61,6 +61,8 @@ class SegmentTask:
     """Number of the frame where decoding starts: a key frame at or before `first`."""
     key_time: int | None
     """Presentation time of that frame; None where the clip's frames can only be counted from the start."""
+    source_size: Size
+    """(height, width) of the clip's frames; one that has another is scaled to the same output, and counted."""
     encoding: Encoding
     """How the frames are written."""
     on_error: OnError = "stop"
@@ -103,3 +105,5 @@ class Segment:
     """Frames, or blocks of queries, that were no pictures in half precision and were made again in fp32."""
     deviation_db: float | None = None
     """Worst PSNR of reused statistics against exact ones on the frames where both were computed."""
+    resized: int = 0
+    """Frames that had another size than the clip's first."""
