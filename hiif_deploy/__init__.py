@@ -23,6 +23,7 @@ from hiif_deploy.errors import (
     ScaleError,
     UsageError,
     VideoError,
+    WorkInterruptedError,
 )
 from hiif_deploy.session import EngineOptions
 from hiif_deploy.sizes import output_size
@@ -49,6 +50,7 @@ __all__ = [
     "Upscaler",
     "UsageError",
     "VideoError",
+    "WorkInterruptedError",
     "open_bundle",
     "output_size",
     "shipped_models",

@@ -8,7 +8,7 @@ from hiif_deploy.errors import OptionError
 from hiif_deploy.pixels import Frame
 from hiif_deploy.session import EngineOptions
 from hiif_deploy.sizes import Size
-from hiif_deploy.upscaler import Upscaler
+from hiif_deploy.upscaler import RenderOptions, Upscaler
 from hiif_deploy.verify import Difference, measure
 
 
@@ -16,8 +16,13 @@ def exact_twin(upscaler: Upscaler) -> Upscaler:
     """The same bundle in fp32 on the processor, statistics of all queries. OptionError where that is what it is."""
     if upscaler.precision == "fp32" and upscaler.options.statistics == "exact":
         raise OptionError("nothing is approximate in this run, so there is no deviation to report")
-    engine = EngineOptions(threads=upscaler.engine.threads)
-    return Upscaler(upscaler.bundle, engine=engine, options=replace(upscaler.options, statistics="exact"))
+    return fp32_twin(upscaler, replace(upscaler.options, statistics="exact"))
+
+
+def fp32_twin(upscaler: Upscaler, options: RenderOptions) -> Upscaler:
+    """The same bundle in fp32 on the processor."""
+    engine = EngineOptions(threads=upscaler.engine.threads, precision="fp32")
+    return Upscaler(upscaler.bundle, engine=engine, options=options)
 
 
 def deviation(upscaler: Upscaler, exact: Upscaler, frame: Frame, size: Size) -> Difference:

@@ -13,6 +13,7 @@
     ├── EngineError               an inference engine: unusable, failed, or another than the one asked for
     │   └── EngineLoadError       a stored engine that the library does not take
     ├── ClusterError              a cluster: not reached, without workers, or losing them too often
+    ├── WorkInterruptedError      exit code 130: Ctrl-C ended a command whose work is kept
     ├── ParityError               two implementations disagree beyond tolerance
     └── MissingExtraError         an optional package that the asked work needs
 
@@ -81,6 +82,12 @@ class EngineLoadError(EngineError):
 
 class ClusterError(HiifError):
     """A cluster cannot be reached, has no worker to give, or loses them too often."""
+
+
+class WorkInterruptedError(HiifError):
+    """Ctrl-C ended a command whose work is kept; tells how to go on. Raised by commands, not by the library."""
+
+    exit_code = 130
 
 
 class ParityError(HiifError):

@@ -86,7 +86,7 @@ def test_an_error_is_a_hiif_error_with_one_parent_and_is_public(kind: type[Excep
 
 def test_exit_codes_are_those_drawn_in_the_tree() -> None:
     drawn = {line["name"]: int(line["code"]) for line in DRAWN.finditer(errors.__doc__ or "") if line["code"]}
-    assert drawn == {"HiifError": 1, "UsageError": 2}
+    assert drawn == {"HiifError": 1, "UsageError": 2, "WorkInterruptedError": 130}
     for name, kind in ERRORS.items():
         nearest = next(parent.__name__ for parent in kind.__mro__ if parent.__name__ in drawn)
         assert kind.exit_code == drawn[nearest], name  # type: ignore[attr-defined]

@@ -19,7 +19,9 @@ EncoderOption = Annotated[
     list[str] | None, typer.Option("--encoder-option", metavar="NAME=VALUE", help="Video: more for the encoder.")
 ]
 FramesOption = Annotated[str | None, typer.Option(metavar="A:B", help="Video: frames A to B-1 only, from 0.")]
-FromOption = Annotated[str | None, typer.Option("--from", metavar="TIME", help="Video: from 90.5 or 1:30.5 on.")]
+FromOption = Annotated[
+    str | None, typer.Option("--from", metavar="TIME", help="Video: from 90.5 or 1:30.5 on, its first frame being 0.")
+]
 ToOption = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Video: up to that time.")]
 OnErrorOption = Annotated[OnError, typer.Option(help="Video: what a frame that cannot be decoded leads to.")]
 SegmentOption = Annotated[

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hiif_deploy.batch import Item, Outcome, check_pairs, measure_pace, probe_size
-from hiif_deploy.errors import HiifError, OptionError
+from hiif_deploy.errors import HiifError, OptionError, WorkInterruptedError
 from hiif_deploy.target import Target
 from hiif_deploy.upscaler import Upscaler
 from hiif_deploy.video.mux import FORMATS
@@ -25,6 +25,8 @@ SUFFIXES = (
 class VideoOutcome(Outcome):
     """What became of one video."""
 
+    frames_in: int = 0
+    """Of the clip, as many as were asked for."""
     frames: int = 0
     """In the output."""
     resumed_frames: int = 0
@@ -86,6 +88,11 @@ def run_videos(
                 continue
             result = make_video(plan, upscaler, item.target, restart=options.restart, style=style, make=make)
             yield _done(item, plan, result)
+        except KeyboardInterrupt as stop:
+            if not stop.args:
+                raise
+            # Typer turns Ctrl-C into an exit code without a word.
+            raise WorkInterruptedError(str(stop)) from stop
         except HiifError as error:
             yield VideoOutcome(source, made, "failed", error=str(error), exit_code=error.exit_code)
 
@@ -103,7 +110,7 @@ def _planned(upscaler: Upscaler, item: Item, plan: VideoPlan) -> VideoOutcome:
         str(item.source), str(item.target), "planned", source[::-1], size[::-1], round(pace * plan.frames, 1),
         round(size[0] * size[1] / 1e6 / pace, 4), memory_mib=(whole + cut.working_bytes) >> 20,
         decoder_calls=plan.frames * passes * -(-size[0] * size[1] // cut.query_block),
-        notes=(how, *plan.notes), frames=plan.frames, fps=round(1 / pace, 3),
+        notes=(how, *plan.notes), frames_in=plan.frames, frames=plan.frames, fps=round(1 / pace, 3),
     )  # fmt: skip
 
 
@@ -111,19 +118,23 @@ def _done(item: Item, plan: VideoPlan, result: VideoResult) -> VideoOutcome:
     size = plan.encoding.size
     made = plan.frames - result.resumed
     fps = made / max(result.seconds, 1e-9)
-    notes = [f"{result.frames} frames, {fps:.2f} fps" + (f", {result.resumed} made before" if result.resumed else "")]
+    before = f", {result.resumed} made before" if result.resumed else ""
+    notes = [f"{result.frames_in} frames in, {result.frames} out, {fps:.2f} fps{before}"]
     if result.damaged:
         how = "repeated" if plan.tasks[0].on_error == "repeat" else "left out"
         notes.append(f"{len(result.damaged)} frames could not be decoded and were {how}: {_some(result.damaged)}")
     if result.rescued:
         notes.append(f"{result.rescued} frames or blocks were no numbers in half precision and were made again in fp32")
+    if result.resized:
+        width, height = plan.clip.size[::-1]
+        notes.append(f"{result.resized} frames were not {width}x{height} as the first; they fill the same output")
     if result.deviation_db is not None:
         notes.append(f"statistics were reused until a scene cut: at worst {result.deviation_db:.1f} dB from exact ones")
     return VideoOutcome(
         str(item.source), str(item.target), "done", plan.clip.size[::-1], size[::-1], round(result.seconds, 4),
-        round(fps * size[0] * size[1] / 1e6, 4), notes=(*notes, *result.notes), frames=result.frames,
-        resumed_frames=result.resumed, fps=round(fps, 3), damaged_frames=result.damaged, rescued=result.rescued,
-        statistics_db=result.deviation_db,
+        round(fps * size[0] * size[1] / 1e6, 4), notes=(*notes, *result.notes), frames_in=result.frames_in,
+        frames=result.frames, resumed_frames=result.resumed, fps=round(fps, 3),
+        damaged_frames=result.damaged, rescued=result.rescued, statistics_db=result.deviation_db,
     )  # fmt: skip
 
 

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.decode import Statistics
+from hiif_deploy.deviation import fp32_twin
 from hiif_deploy.errors import VideoError
 from hiif_deploy.pixels import to_unit
-from hiif_deploy.session import EngineOptions
 from hiif_deploy.upscaler import Features, Upscaler
 from hiif_deploy.video.convert import Picture
 from hiif_deploy.video.frames import Source
@@ -41,7 +41,7 @@ class Enlarger:
     def begin(self, task: SegmentTask) -> None:
         """Forget the segment before: each depends on itself alone."""
         self.task = task
-        self.rescued = 0
+        self.rescued = self.resized = 0
         self.deviation_db: float | None = None
         self.damaged: list[int] = []
         self._last: tuple[Picture, Picture] | None = None
@@ -52,12 +52,14 @@ class Enlarger:
     def enlarge(self, source: Source) -> Picture | None:
         """The frame in the output's size, in the source's dtype; None where it is left out.
 
-        NotAPictureError where even fp32 answers no picture and the task says `stop`.
+        NotAPictureError where even fp32 answers no picture and the task says `stop`; VideoError for a frame that is
+        larger than the output.
         """
         if source.is_damaged:
             self.damaged.append(source.number)
         if source.picture is None:
             return None
+        self._look_at_size(source.number, source.picture)
         if self._last is not None and self._last[0] is source.picture:
             return self._last[1]
         try:
@@ -65,10 +67,23 @@ class Enlarger:
         except NotAPictureError:
             if self.task.on_error == "stop" or (self.task.on_error == "repeat" and self._last is None):
                 raise
-            self.damaged.append(source.number)
+            if not source.is_damaged:
+                self.damaged.append(source.number)
             return None if self.task.on_error == "skip" or self._last is None else self._last[1]
         self._last = source.picture, made
         return made
+
+    def _look_at_size(self, number: int, picture: Picture) -> None:
+        """Broadcasts change their size; the output cannot."""
+        (rows, columns), (height, width) = picture.shape[:2], self.task.encoding.size
+        if (rows, columns) == self.task.source_size:
+            return
+        if rows > height or columns > width:
+            raise VideoError(
+                f"{self.task.clip}: frame {number} is {columns}x{rows}, unlike the first one, and larger than the "
+                f"output of {width}x{height}; give a --size of at least {columns}x{rows}"
+            )
+        self.resized += 1
 
     def _sound(self, source: Source) -> Picture:
         assert source.picture is not None
@@ -89,8 +104,7 @@ class Enlarger:
 
     def _in_fp32(self) -> Upscaler:
         if self._exact is None:
-            engine = EngineOptions(threads=self._upscaler.engine.threads, precision="fp32")
-            self._exact = Upscaler(self._upscaler.bundle, engine=engine, options=self._upscaler.options)
+            self._exact = fp32_twin(self._upscaler, self._upscaler.options)
         return self._exact
 
     def _make(self, picture: Picture) -> Picture:
@@ -110,7 +124,7 @@ class Enlarger:
         thumbnail, before = _thumbnail(picture), self._thumbnail
         self._thumbnail = thumbnail
         self._age += 1
-        if self._kept is None or before is None or float(np.abs(thumbnail - before).mean()) > SCENE_CUT:
+        if self._kept is None or before is None or _is_cut(before, thumbnail):
             self._kept, self._age = self._upscaler.statistics(features, self.task.encoding.size), 0
         return self._kept
 
@@ -141,6 +155,10 @@ def psnr(one: Picture, other: Picture) -> float:
     top = float(np.iinfo(one.dtype).max)
     error = float(np.square((one.astype(np.float32) - other) / top).mean())
     return 200.0 if error <= 1e-20 else float(-10 * np.log10(error))
+
+
+def _is_cut(before: NDArray[np.float32], after: NDArray[np.float32]) -> bool:
+    return before.shape != after.shape or float(np.abs(after - before).mean()) > SCENE_CUT
 
 
 def _thumbnail(picture: Picture) -> NDArray[np.float32]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import heapq
+import io
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from hiif_deploy.errors import VideoError
 from hiif_deploy.video.encoder import Encoder, configure, read_packets, read_table
@@ -27,6 +29,7 @@ QUICKTIME_TAGS = {
 """Metadata that MP4 and QuickTime have places of their own for; any other is stored by its name."""
 LATER = (".mkv", ".webm")
 """Containers whose times begin at zero at the earliest."""
+HALF = Fraction(1, 2)
 FIRST_PACKETS = 256
 """Among so many is the earliest of every stream."""
 
@@ -52,7 +55,7 @@ def write_clip(clip: Clip, encoding: Encoding, segments: Sequence[Path], cut: Cu
     tables = [read_table(path) for path in segments]
     times = [time for _, part in tables for time in part]
     try:
-        with open_clip(clip.path) as source, _open_target(target, suffix, source.metadata) as made:
+        with open_clip(clip.path) as source, _open_target(str(target), suffix, source.metadata) as made:
             streams = _add_streams(source, made, clip, encoding)
             _add_facts(source, made, clip, cut)
             made.start_encoding()
@@ -67,15 +70,16 @@ def write_clip(clip: Clip, encoding: Encoding, segments: Sequence[Path], cut: Cu
         raise VideoError(f"{clip.path}: its streams do not go into {suffix} ({error}); choose .mkv for them") from error
 
 
-def check_clip(clip: Clip, encoding: Encoding, target: Path, suffix: str) -> tuple[str, ...]:
-    """Write the head of such a file to `target`, to learn before the work what the container does not take.
+def check_clip(clip: Clip, encoding: Encoding, times: Sequence[int], suffix: str) -> tuple[str, ...]:
+    """Write the head of such a file to memory, to learn before the work what the container does not take.
 
-    What is lost or moved, one sentence each. VideoError where it does not go.
+    `times` are those that its frames will have. What is lost or moved, one sentence each. VideoError where it does
+    not go.
     """
     # Its refusals are about the encoder, not the container: they come first.
     Encoder(encoding)
     try:
-        with open_clip(clip.path) as source, _open_target(target, suffix, source.metadata) as made:
+        with open_clip(clip.path) as source, _open_target(io.BytesIO(), suffix, source.metadata) as made:
             streams = _add_streams(source, made, clip, encoding)
             _add_facts(source, made, clip, Cut(clip.times[0], clip.end))
             made.start_encoding()
@@ -91,9 +95,22 @@ def check_clip(clip: Clip, encoding: Encoding, target: Path, suffix: str) -> tup
         ) from error
     if early > 0 and suffix in LATER:
         notes.append(f"all streams are shown {float(early):.4g} s later, together: {suffix} holds no times before zero")
-    if suffix in LATER and any((time * clip.time_base * 1000).denominator > 1 for time in clip.times):
-        notes.append(f"times are rounded to milliseconds, which {suffix} counts in; .mp4 and .mov keep them exactly")
+    if suffix in LATER:
+        notes += _rounding(clip, times, suffix)
     return tuple(notes)
+
+
+def _rounding(clip: Clip, times: Sequence[int], suffix: str) -> Iterator[str]:
+    """VideoError where two frames would be shown at the same millisecond."""
+    exact = [time * clip.time_base * 1000 for time in times]
+    # As FFmpeg rounds: halves go up.
+    if any(math.floor(one + HALF) == math.floor(other + HALF) for one, other in pairwise(exact)):
+        raise VideoError(
+            f"{clip.path}: some frames are less than a millisecond apart, and {suffix} counts in milliseconds, so they "
+            "would have the same time; choose .mp4 or .mov"
+        )
+    if any(time.denominator > 1 for time in exact):
+        yield f"times are rounded to milliseconds, which {suffix} counts in; .mp4 and .mov keep them exactly"
 
 
 def _earliest(source: Any) -> Fraction:
@@ -116,12 +133,12 @@ def decoding_times(times: Sequence[int]) -> list[int]:
     return [shown[n - delay] if n >= delay else shown[n] - back for n in range(len(shown))]
 
 
-def _open_target(target: Path, suffix: str, metadata: dict[str, str]) -> Any:
+def _open_target(target: str | BinaryIO, suffix: str, metadata: dict[str, str]) -> Any:
     # Without random numbers and dates: equal work gives equal bytes.
     options = {"fflags": "+bitexact"}
     if FORMATS[suffix] in ("mp4", "mov") and not {key.lower() for key in _kept(metadata)} <= QUICKTIME_TAGS:
         options["movflags"] = "use_metadata_tags"
-    return pyav().open(str(target), "w", format=FORMATS[suffix], container_options=options)
+    return pyav().open(target, "w", format=FORMATS[suffix], container_options=options)
 
 
 def _add_streams(source: Any, made: Any, clip: Clip, encoding: Encoding) -> dict[int, Any]:

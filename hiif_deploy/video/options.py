@@ -37,7 +37,7 @@ class VideoOptions:
     frames: tuple[int, int | None] | None = None
     """First frame, and one past the last; None: all."""
     seconds: tuple[Fraction | None, Fraction | None] = (None, None)
-    """Frames shown from this time on and before that one."""
+    """Frames shown from this time on and before that one, in seconds after the first frame of the clip."""
     on_error: OnError = "stop"
     """What a frame that cannot be decoded leads to."""
     statistics: FrameStatistics = "exact"
@@ -180,7 +180,8 @@ def _aspect(clip: Clip, size: Size) -> tuple[tuple[int, int], tuple[str, ...]]:
 
 
 def _matrix(clip: Clip, size: Size, pixel_format: str) -> tuple[int, tuple[str, ...]]:
-    own = clip.colours.matrix
+    # Samples that are red, green and blue have no other matrix, told or not.
+    own = RGB_MATRIX if pyav().VideoFormat(clip.pixel_format, 16, 16).is_rgb else clip.colours.matrix
     if own not in MATRICES:
         raise VideoError(
             f"{clip.path}: its colour matrix (H.273 number {own}) is not supported; convert it with FFmpeg"

@@ -11,7 +11,7 @@ from pathlib import Path
 from hiif_deploy.errors import OptionError
 from hiif_deploy.sizes import Size
 from hiif_deploy.target import Target
-from hiif_deploy.video.mux import Cut
+from hiif_deploy.video.mux import Cut, check_clip
 from hiif_deploy.video.options import VideoOptions, choose_encoding
 from hiif_deploy.video.probe import Clip, probe
 from hiif_deploy.video.task import Encoding, SegmentTask
@@ -46,11 +46,13 @@ def plan_video(source: Path, output: Path, target: Target, options: VideoOptions
     first, stop = chosen_frames(clip, options)
     is_whole = (first, stop) == (0, clip.count)
     cut = Cut(clip.times[first], clip.end if stop == clip.count else clip.times[stop], is_whole)
+    moved = 0 if is_whole else cut.start
+    lost = check_clip(clip, encoding, [time - moved for time in clip.times[first:stop]], output.suffix.lower())
     tasks = tuple(
         _task(clip, encoding, options, number, *bounds)
         for number, bounds in enumerate(segment_bounds(clip.keys, first, stop, options.segment_frames))
     )
-    return VideoPlan(clip, encoding, tasks, cut, (*clip.notes, *notes))
+    return VideoPlan(clip, encoding, tasks, cut, (*clip.notes, *notes, *lost))
 
 
 def chosen_frames(clip: Clip, options: VideoOptions) -> tuple[int, int]:
@@ -59,14 +61,13 @@ def chosen_frames(clip: Clip, options: VideoOptions) -> tuple[int, int]:
     stop = clip.count if stop is None else stop
     start, end = options.seconds
     if start is not None:
-        first = bisect_left(clip.times, start / clip.time_base)
+        first = bisect_left(clip.times, clip.times[0] + start / clip.time_base)
     if end is not None:
-        stop = bisect_left(clip.times, end / clip.time_base)
+        stop = bisect_left(clip.times, clip.times[0] + end / clip.time_base)
     if not 0 <= first < stop <= clip.count:
-        last = float(clip.end * clip.time_base)
         raise OptionError(
-            f"{clip.path}: frames {first}:{stop} are not in it; it has frames 0:{clip.count}, shown from "
-            f"{float(clip.times[0] * clip.time_base):g} s to {last:g} s"
+            f"{clip.path}: frames {first}:{stop} are not in it; it has frames 0:{clip.count}, which last "
+            f"{float((clip.end - clip.times[0]) * clip.time_base):g} s"
         )
     return first, stop
 
@@ -88,8 +89,8 @@ def _task(
 ) -> SegmentTask:  # fmt: skip
     key = clip.keys[bisect_right(clip.keys, first) - 1]
     return SegmentTask(
-        clip.path, clip.stream, number, first, clip.times[first:stop], key, clip.times[key], encoding,
-        options.on_error, options.statistics,
+        clip.path, clip.stream, number, first, clip.times[first:stop], key, clip.times[key], clip.size,
+        encoding, options.on_error, options.statistics,
     )  # fmt: skip
 
 

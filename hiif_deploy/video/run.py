@@ -19,7 +19,7 @@ from hiif_deploy.say import Say, say_on_stderr
 from hiif_deploy.upscaler import Upscaler
 from hiif_deploy.video.journal import Journal, journal_folder
 from hiif_deploy.video.monitor import Monitor
-from hiif_deploy.video.mux import check_clip, write_clip
+from hiif_deploy.video.mux import write_clip
 from hiif_deploy.video.plan import VideoPlan
 from hiif_deploy.video.pyav import pyav
 from hiif_deploy.video.segments import make_segments
@@ -40,8 +40,10 @@ MakeSegments = Callable[[Sequence[SegmentTask], Path, Monitor], Iterator[Segment
 class VideoResult:
     """What came of a video."""
 
+    frames_in: int
+    """Of the clip, as many as were asked for."""
     frames: int
-    """Written."""
+    """Written: as many, less those that were left out."""
     resumed: int
     """Of these, found done already."""
     seconds: float
@@ -52,6 +54,8 @@ class VideoResult:
     """Frames or blocks of queries that were made again in fp32."""
     deviation_db: float | None
     """Worst PSNR of reused statistics against exact ones, where they were compared."""
+    resized: int
+    """Frames that had another size than the clip's first."""
     notes: tuple[str, ...]
     """What differs from what was asked, or is lost."""
 
@@ -71,18 +75,17 @@ def make_video(
 ) -> VideoResult:  # fmt: skip
     """Write `output`, or go on with what an earlier run left of it; `style` is the monitor's.
 
-    Raises VideoError; after it, or after any end, the same call goes on where it stopped.
+    Raises VideoError; KeyboardInterrupt tells what is kept. After any end the same call goes on where it stopped.
     """
     pixels = plan.encoding.size[0] * plan.encoding.size[1]
     with _opened(plan, upscaler, output, restart) as journal:
         try:
-            lost = check_clip(plan.clip, plan.encoding, journal.folder / WHOLE, output.suffix.lower())
             rest = [task for task in plan.tasks if task.number not in journal.done]
             kept = sum(len(task.times) for task in plan.tasks) - sum(len(task.times) for task in rest)
             if kept:
                 say(f"{output}: {kept} of {plan.frames} frames are done already; going on")
             monitor = Monitor(plan.clip.path.name, plan.frames, pixels, done=kept, style=style)
-            with closing(monitor), _told(journal, plan, output, say):
+            with closing(monitor), _told(journal, plan, output):
                 for segment in (make or one_machine(upscaler))(rest, journal.folder, monitor) if rest else ():
                     journal.add(segment)
                 seconds = monitor.pace().seconds
@@ -91,7 +94,7 @@ def make_video(
             raise VideoError(_stopped(error, journal, plan, output)) from error
         segments = [journal.done[task.number] for task in plan.tasks]
         journal.remove()
-    return _result(segments, kept, seconds, (*plan.notes, *lost))
+    return _result(plan.frames, segments, kept, seconds, plan.notes)
 
 
 def is_complete(output: Path) -> bool:
@@ -135,13 +138,12 @@ def _opened(plan: VideoPlan, upscaler: Upscaler, output: Path, restart: bool) ->
 
 
 @contextmanager
-def _told(journal: Journal, plan: VideoPlan, output: Path, say: Say) -> Iterator[None]:
+def _told(journal: Journal, plan: VideoPlan, output: Path) -> Iterator[None]:
     """An interrupted run says how to go on."""
     try:
         yield
-    except KeyboardInterrupt:
-        say(f"interrupted: {_how_to_go_on(journal, plan, output)}")
-        raise
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"interrupted: {_how_to_go_on(journal, plan, output)}") from stop
 
 
 def _how_to_go_on(journal: Journal, plan: VideoPlan, output: Path) -> str:
@@ -168,12 +170,15 @@ def _finish(plan: VideoPlan, journal: Journal, output: Path) -> None:
     whole.replace(output.resolve())
 
 
-def _result(segments: Sequence[Segment], kept: int, seconds: float, notes: tuple[str, ...]) -> VideoResult:
+def _result(
+    frames_in: int, segments: Sequence[Segment], kept: int, seconds: float, notes: tuple[str, ...]
+) -> VideoResult:  # fmt: skip
     deviations = [segment.deviation_db for segment in segments if segment.deviation_db is not None]
     return VideoResult(
-        sum(segment.frames for segment in segments), kept, seconds,
+        frames_in, sum(segment.frames for segment in segments), kept, seconds,
         tuple(number for segment in segments for number in segment.damaged),
-        sum(segment.rescued for segment in segments), min(deviations, default=None), notes,
+        sum(segment.rescued for segment in segments), min(deviations, default=None),
+        sum(segment.resized for segment in segments), notes,
     )  # fmt: skip
 
 

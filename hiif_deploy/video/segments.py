@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +82,12 @@ def _enlarge(enlarger: Enlarger, item: Any) -> Any:
         return item
     source, is_last = item
     picture = enlarger.enlarge(source)
-    task = enlarger.task
-    left_out = len(enlarger.damaged) if task.on_error == "skip" else 0
-    result = Segment(
-        task.number, "", len(task.times) - left_out, tuple(enlarger.damaged), enlarger.rescued, enlarger.deviation_db
-    )
-    return source.time, picture, result if is_last else None
+    if not is_last:
+        return source.time, picture, None
+    found = Segment(
+        enlarger.task.number, "", 0, tuple(enlarger.damaged), enlarger.rescued, enlarger.deviation_db, enlarger.resized
+    )  # fmt: skip
+    return source.time, picture, found
 
 
 def _encode(enlarged: Channel, finished: Channel, folder: Path, advance: Callable[[int], None]) -> None:
@@ -110,4 +110,4 @@ def _write(path: Path, encoder: Encoder, result: Segment) -> Segment:
     write_aside(path, lambda file: write_packets(file, headers, encoder.packets))
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Segment(result.number, digest, result.frames, result.damaged, result.rescued, result.deviation_db)
+    return replace(result, sha256=digest, frames=len(encoder.packets))

@@ -61,6 +61,8 @@ class SegmentTask:
     """Number of the frame where decoding starts: a key frame at or before `first`."""
     key_time: int | None
     """Presentation time of that frame; None where the clip's frames can only be counted from the start."""
+    source_size: Size
+    """(height, width) of the clip's frames; one that has another is scaled to the same output, and counted."""
     encoding: Encoding
     """How the frames are written."""
     on_error: OnError = "stop"
@@ -96,10 +98,12 @@ class Segment:
     sha256: str
     """Of its file."""
     frames: int
-    """Frames in it: as many as the task has, less those that were skipped."""
+    """Packets in it, a frame each: as many as the task has frames, less those that were skipped."""
     damaged: tuple[int, ...] = ()
     """Numbers of the frames that could not be decoded, and were repeated or skipped."""
     rescued: int = 0
     """Frames, or blocks of queries, that were no pictures in half precision and were made again in fp32."""
     deviation_db: float | None = None
     """Worst PSNR of reused statistics against exact ones on the frames where both were computed."""
+    resized: int = 0
+    """Frames that had another size than the clip's first."""

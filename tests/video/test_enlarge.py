@@ -26,19 +26,19 @@ Enlarge = Callable[..., tuple[Path, VideoResult]]
 
 
 class Faulty(HostBackend):
-    """The real engine, whose answer to one frame is spoiled."""
+    """The real engine, whose answers to some frames are spoiled."""
 
-    def __init__(self, value: float, frame: int, precision: str) -> None:
+    def __init__(self, value: float, frames: set[int], precision: str) -> None:
         super().__init__(open_bundle("hiif-video"), EngineOptions(threads=1))
         self.precision = precision  # type: ignore[assignment]
-        self.value, self.frame, self.count = value, frame, -1
+        self.value, self.frames, self.count = value, frames, -1
         self.colours = self.spoiled  # type: ignore[method-assign]
 
     def spoiled(self, *arguments: Any) -> Iterator[Any]:
         """Colours, some of them `value`."""
         self.count += 1
         for rows, columns, part in self.decoder.colours(*arguments):
-            if self.count == self.frame:
+            if self.count in self.frames:
                 part[...] = self.value
             yield rows, columns, part
 
@@ -55,7 +55,7 @@ def test_a_frame_that_half_precision_spoils_is_made_again_in_fp32(
 ) -> None:
     sound, _ = enlarge(clip("constant"))
     sound = sound.rename(tmp_path / "sound.mkv")
-    with Upscaler("hiif-video", backend=Faulty(value, 7, "fp16"), engine=EngineOptions(threads=1)) as upscaler:
+    with Upscaler("hiif-video", backend=Faulty(value, {7}, "fp16"), engine=EngineOptions(threads=1)) as upscaler:
         output, result = enlarge(clip("constant"), upscaler=upscaler)
     assert result.rescued == 1
     assert output.read_bytes() == sound.read_bytes()
@@ -63,18 +63,25 @@ def test_a_frame_that_half_precision_spoils_is_made_again_in_fp32(
 
 def test_a_frame_that_fp32_spoils_is_an_error(clip: Clip, enlarge: Enlarge) -> None:
     with (
-        Upscaler("hiif-video", backend=Faulty(np.nan, 3, "fp32")) as upscaler,
+        Upscaler("hiif-video", backend=Faulty(np.nan, {3}, "fp32")) as upscaler,
         pytest.raises(VideoError, match=r"frame 3 became no numbers \(NaN or infinite\) in fp32"),
     ):
         enlarge(clip("constant"), upscaler=upscaler)
 
 
 def test_or_it_is_repeated_and_told(clip: Clip, enlarge: Enlarge) -> None:
-    with Upscaler("hiif-video", backend=Faulty(np.nan, 3, "fp32")) as upscaler:
+    with Upscaler("hiif-video", backend=Faulty(np.nan, {3}, "fp32")) as upscaler:
         output, result = enlarge(clip("constant"), upscaler=upscaler, on_error="repeat", codec="ffv1")
     assert (result.frames, result.damaged) == (12, (3,))
     frames = frames_of(output)
     assert np.array_equal(frames[2], frames[3])
+
+
+def test_a_damaged_frame_is_listed_once_though_its_neighbour_is_spoiled(clip: Clip, enlarge: Enlarge) -> None:
+    """Frames 5 and 6 cannot be decoded and show frame 4, which never becomes a picture."""
+    with Upscaler("hiif-video", backend=Faulty(np.nan, {1, 2, 3}, "fp32")) as upscaler:
+        _, result = enlarge(clip("damaged"), upscaler=upscaler, frames=(3, 9), on_error="repeat")
+    assert (result.frames, result.damaged) == (6, (4, 5, 6))
 
 
 def two_scenes(path: Path) -> Path:

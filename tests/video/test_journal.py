@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +24,7 @@ from hiif_deploy.target import Target
 from hiif_deploy.upscaler import Upscaler
 from hiif_deploy.video import run as run_module
 from hiif_deploy.video import segments as segments_module
-from hiif_deploy.video.journal import Journal, journal_folder
+from hiif_deploy.video.journal import DONE_FILE, Journal, journal_folder
 from hiif_deploy.video.options import VideoOptions
 from hiif_deploy.video.plan import plan_video
 from hiif_deploy.video.run import VideoResult, is_complete, make_video, one_machine
@@ -126,13 +128,28 @@ def test_a_damaged_segment_is_made_again(clip: Clip, whole: bytes, video_upscale
 
 
 def test_ctrl_c_says_how_to_go_on(clip: Clip, video_upscaler: Upscaler, tmp_path: Path) -> None:
-    output, said = tmp_path / "large.mkv", list[str]()
+    output = tmp_path / "large.mkv"
     plan = plan_video(clip("everything"), output, SIZE, SHORT)
     stopping = stop_after(2, video_upscaler, KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        make_video(plan, video_upscaler, output, style="none", make=stopping, say=said.append)
-    assert said[0].startswith(f"interrupted: 4 of 15 frames of {output} are kept")
-    assert said[0].endswith("the same command goes on from there")
+    with pytest.raises(KeyboardInterrupt) as stop:
+        make_video(plan, video_upscaler, output, style="none", make=stopping)
+    assert str(stop.value).startswith(f"interrupted: 4 of 15 frames of {output} are kept")
+    assert str(stop.value).endswith("the same command goes on from there")
+
+
+def test_ctrl_c_at_the_command_line_says_that_alone(clip: Clip, tmp_path: Path) -> None:
+    output = tmp_path / "large.mkv"
+    words = ["upscale", str(clip("constant")), "-o", str(output), "-b", "hiif-video", "--segment-frames", "1"]
+    command = [sys.executable, "-m", "hiif_deploy.cli", *words, "--scale", "20", "--threads", "1", "-q"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(run_module.__file__).parents[2])
+    deadline = time.monotonic() + 60
+    while not (journal_folder(output) / DONE_FILE).exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    (told,) = error.strip().splitlines()
+    assert f"of 12 frames of {output} are kept" in told
 
 
 def test_a_full_disk_stops_cleanly_and_the_rest_follows(

@@ -95,7 +95,10 @@ def test_frames_that_cannot_be_decoded_follow_the_policy(
             capsys, source, "-o", made, "--scale", "1.5", "--codec", "libx264", "--on-error", policy, "--json"
         )
         assert code == 0, said
-        assert json.loads(report)["files"][0]["damaged_frames"] == list(DAMAGED)
+        told = json.loads(report)["files"][0]
+        assert told["damaged_frames"] == list(DAMAGED)
+        assert (told["frames_in"], told["frames"]) == (12, len(expected))
+        assert f"note: 12 frames in, {len(expected)} out, " in said
         assert list(read_pictures(made).times) == expected
     assert not (tmp_path / "stop.mkv").exists()
 

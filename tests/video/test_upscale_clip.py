@@ -14,7 +14,7 @@ pytest.importorskip("av", reason="needs PyAV")
 
 import av
 
-from clips import DAMAGED
+from clips import DAMAGED, Video, plain
 from hiif_deploy.errors import OptionError, VideoError
 from hiif_deploy.video.run import VideoResult
 from stream_compare import copied_packets, differences, read_pictures
@@ -93,15 +93,18 @@ def test_the_codec_is_the_users_choice(clip: Clip, enlarge: Enlarge, codec: str,
         ("constant", {"frames": (5, 50)}, "it has frames 0:12"),
         ("constant", {"preset": "warp"}, "choose another --codec, --pixel-format or option"),
         ("everything", {"suffix": ".mp4"}, "choose .mkv"),
+        ("constant", {"suffix": ".webm"}, "choose .mkv"),
         ("damaged", {}, "frame 5 cannot be decoded; --on-error repeat"),
     ],
 )
 def test_what_cannot_be_is_refused_with_a_reason(
-    clip: Clip, enlarge: Enlarge, name: str, options: dict[str, Any], told: str
+    clip: Clip, enlarge: Enlarge, tmp_path: Path, name: str, options: dict[str, Any], told: str
 ) -> None:
     with pytest.raises((VideoError, OptionError)) as found:
         enlarge(clip(name), **options)
     assert told in str(found.value)
+    # Only what is found amid the work leaves work behind.
+    assert bool(list(tmp_path.iterdir())) == (name == "damaged")
 
 
 def test_a_damaged_frame_shows_its_neighbour_and_is_told(clip: Clip, enlarge: Enlarge) -> None:
@@ -112,3 +115,12 @@ def test_a_damaged_frame_shows_its_neighbour_and_is_told(clip: Clip, enlarge: En
         frames = [frame.to_ndarray() for frame in made.decode(video=0)]
     # Frame 5 begins a segment, so the last sound frame before it is decoded again.
     assert [np.array_equal(frames[4], frame) for frame in frames[4:8]] == [True, True, True, False]
+
+
+def test_seconds_count_from_the_first_frame_where_a_clip_begins_later(enlarge: Enlarge, tmp_path: Path) -> None:
+    source = tmp_path / "broadcast.ts"
+    plain(source, Video(step=lambda number: 1020 + 40 * number))
+    assert read_pictures(source).times[0] > 1
+    output, result = enlarge(source, suffix=".mkv", seconds=(Fraction(0), Fraction("0.2")))
+    assert result.frames == 5
+    assert read_pictures(output).times[0] == 0
