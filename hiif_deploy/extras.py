@@ -22,7 +22,7 @@ EXTRAS = {
 
 OPTIONAL_PACKAGES = (
     "torch", "safetensors", "lightning", "onnx", "onnxscript", "polygraphy", "openvino", "tensorrt",
-    "tensorrt-rtx-cu13-bindings", "av", "ray",
+    "tensorrt-rtx-cu13-bindings", "triton", "av", "ray",
 )  # fmt: skip
 """Distributions that `doctor` looks for."""
 

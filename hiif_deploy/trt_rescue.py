@@ -60,7 +60,7 @@ class Rescue:
         plan = make_plan(self._bundle.contract, job.source, threads=self._threads)
         if self._last is None or self._last[0] is not job.image:
             self._last = (job.image, host.encode(job.image, plan, _ignore))
-        return Job(job.contract, self._last[1], job.image, job.size, plan, job.cell)
+        return Job(job.contract, self._last[1], job.image, job.size, plan, job.cell, job.sampling)
 
 
 def _ignore(_: int) -> None:

@@ -33,7 +33,7 @@ def fused_kernels(
     cut = Cut()
     if device.type == "cuda":
         cut = Cut(programs=torch.cuda.get_device_properties(device).multi_processor_count)
-    kernels: dict[str, FusedDecoder | FusedStatistics] = {"decoder": FusedDecoder(graphs["decoder"].weights, dtype)}
+    kernels: dict[str, FusedDecoder | FusedStatistics] = {"decoder": FusedDecoder(graphs["decoder"], dtype)}
     for name in graphs.keys() - {"decoder"}:
         if "key_value.projection.weight" not in graphs[name].weights:
             raise EngineError(f"graph {name} has no keys and values, as a HIIF's has: it is not fused")

@@ -17,8 +17,6 @@ from hiif_deploy.errors import EngineError
 from hiif_engines.fused_kernels import COLOURS, colour_kernel, sum_kernel
 from hiif_engines.torch_graph import TorchGraph
 
-EPSILON = 1e-5
-"""Of HIIF's LayerNorms."""
 BITS = 2
 """Position values of a level: one digit per axis."""
 
@@ -44,11 +42,14 @@ class Cut:
 class FusedLevels:
     """What both kernels share: level 0 and the attention blocks, in the kernels' layout, on one device."""
 
-    def __init__(self, weights: Mapping[str, Tensor], dtype: torch.dtype, width: int) -> None:
-        """`weights` by name as an fp32 graph holds them. EngineError where its form is another."""
+    def __init__(self, graph: TorchGraph, dtype: torch.dtype, width: int, norms: int) -> None:
+        """An fp32 graph with so many LayerNorms. EngineError where its form is another."""
+        weights = graph.weights
         if "first.position.table" not in weights:
             raise EngineError("this decoder is not of the form that the fused kernels have: bit tables at every level")
-        self.attentions = _count(set(weights), r"attention\.(\d+)\.second\.weight")
+        self.attentions = _attentions(graph)
+        self.epsilons = _epsilons(graph, norms)
+        """Of the LayerNorms, in the order of the graph."""
         self.width, self.hidden, self.dtype = width, weights["first.bias"].shape[0], dtype
         for size in (self.width, self.hidden):
             if size < 16 or size & (size - 1):
@@ -85,7 +86,7 @@ class FusedLevels:
     def shapes(self) -> dict[str, int | float]:
         """What a kernel is compiled for."""
         return {
-            "CHANNELS": self.hidden, "FIRST_INPUTS": 4 * self.width + 2 + BITS, "FIRST_EPSILON": EPSILON,
+            "CHANNELS": self.hidden, "FIRST_INPUTS": 4 * self.width + 2 + BITS, "FIRST_EPSILON": self.epsilons[0],
             "ATTENTIONS": self.attentions, "WIDTH": self.width, "HIDDEN": self.hidden,
         }  # fmt: skip
 
@@ -93,13 +94,16 @@ class FusedLevels:
 class FusedDecoder(FusedLevels):
     """The decoder graph: inputs → colours."""
 
-    def __init__(self, weights: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-        """`weights` of the fp32 decoder graph. EngineError where its form is another."""
+    def __init__(self, graph: TorchGraph, dtype: torch.dtype) -> None:
+        """The fp32 decoder graph. EngineError where its form is another."""
+        weights = graph.weights
         later = range(_count(set(weights), r"levels\.(\d+)\.position\.table"))
         if not later or len(later) != _count(set(weights), r"levels\.(\d+)\.weight"):
             raise EngineError("this decoder is not of the form that the fused kernels have: bit tables at every level")
-        super().__init__(weights, dtype, weights["second.weight"].shape[0])
+        super().__init__(graph, dtype, weights["second.weight"].shape[0], 1 + len(later))
         self.levels = 1 + len(later)
+        if len(set(self.epsilons[1:])) > 1:
+            raise EngineError(f"LayerNorms of epsilons {self.epsilons[1:]} are not fused: expected one for all levels")
         self._level_1 = _stack([weights[f"levels.{n}.weight"].to(dtype) for n in later], self._first)
         tables = [(weights[f"levels.{n}.position.table"], weights[f"levels.{n}.bias"]) for n in later]
         self._vectors = _stack([_vectors(*table) for table in tables], self._first)
@@ -113,7 +117,7 @@ class FusedDecoder(FusedLevels):
         colour = torch.empty((rows * columns, 3), dtype=torch.float32, device=feeds["cell"].device)
         colour_kernel[(cut.grid(rows * columns),)](
             *self.arguments(feeds), self._level_1, self._vectors, self._level_2, self._level_bias, self._last,
-            self._last_bias, colour, rows, columns, **self.shapes, INPUTS=self.width + BITS, EPSILON=EPSILON,
+            self._last_bias, colour, rows, columns, **self.shapes, INPUTS=self.width + BITS, EPSILON=self.epsilons[1],
             LEVELS=self.levels, SLICE=cut.slice, BLOCK=cut.block, num_warps=cut.warps,
         )  # fmt: skip
         return {"colour": colour}
@@ -126,10 +130,9 @@ class FusedStatistics(FusedLevels):
         """The fp32 graph. EngineError where its form is another."""
         weights = graph.weights
         self.heads, self.head = (int(size) for size in graph.contract.outputs[0].shape[:2])
-        super().__init__(weights, dtype, self.heads * self.head)
+        super().__init__(graph, dtype, self.heads * self.head, 2)
         self._projection = weights["key_value.projection.weight"].T.to(dtype).contiguous()
         self._bias = weights["unsqueeze"].flatten()
-        self._epsilon = graph.last_constant("Add", before="Sqrt")
 
     def __call__(self, feeds: Mapping[str, Tensor], cut: Cut) -> dict[str, Tensor]:
         """`outer` [heads, d, d], `key` and `value` [heads, d], float64, given the statistics graph's inputs."""
@@ -144,7 +147,7 @@ class FusedStatistics(FusedLevels):
         outer, key, value = zeros(self.heads // at_once, side, side), zeros(self.width), zeros(self.width)
         sum_kernel[(programs,)](
             *self.arguments(feeds), self._projection, self._bias, outer, key, value, rows, columns, **self.shapes,
-            HEAD=self.head, HEAD_EPSILON=self._epsilon, HEADS_AT_ONCE=at_once, PRECISION="ieee", SLICE=cut.slice,
+            HEAD=self.head, HEAD_EPSILON=self.epsilons[1], HEADS_AT_ONCE=at_once, PRECISION="ieee", SLICE=cut.slice,
             BLOCK=cut.block, num_warps=cut.warps,
         )  # fmt: skip
         # Heads of one product met each other too: only their own squares are wanted.
@@ -153,6 +156,24 @@ class FusedStatistics(FusedLevels):
         sums = {"key": key, "value": value}
         halves = {name: part.sum(0, dtype=torch.float64).reshape(self.heads, -1) for name, part in sums.items()}
         return {"outer": own, **halves}
+
+
+def _attentions(graph: TorchGraph) -> int:
+    """Attention blocks with a folded matrix, in front of what the graph answers."""
+    blocks = _count({tensor.name for tensor in graph.contract.inputs}, r"attention_(\d+)_weight")
+    if _count(set(graph.weights), r"attention\.(\d+)\.second\.weight") != blocks:
+        raise EngineError("attention with a single projection is not fused: the kernels have two, proj1 and proj2")
+    return blocks
+
+
+def _epsilons(graph: TorchGraph, norms: int) -> tuple[float, ...]:
+    found = graph.constants("Add", before="Sqrt")
+    if len(found) != norms:
+        raise EngineError(
+            f"graph {graph.contract.key} adds {len(found)} constants below its roots; the fused kernels have {norms} "
+            "LayerNorms, each with an epsilon"
+        )
+    return found
 
 
 def _count(names: set[str], pattern: str) -> int:

@@ -24,7 +24,7 @@ from hiif_deploy.decode import (
     geometry_inputs,
     query_axes,
 )  # fmt: skip
-from hiif_deploy.errors import EngineError, HiifError, OptionError
+from hiif_deploy.errors import EngineError, HiifError
 from hiif_deploy.grid import Axis
 from hiif_deploy.plan import Plan, Tile, decoder_tiles, query_blocks, shift, steps
 from hiif_deploy.say import Say
@@ -36,6 +36,7 @@ from hiif_engines.torch_device import describe, exact_products, memory_of, open_
 from hiif_engines.torch_features import TorchFeatures, encode
 from hiif_engines.torch_graph import TorchGraph
 from hiif_engines.torch_plan import TorchPlan, make_torch_plan
+from hiif_engines.torch_sampled import query_list, sampled_queries
 
 Array = NDArray[np.float32]
 Advance = Callable[[int], None]
@@ -96,14 +97,15 @@ class TorchBackend:
             return encode(self._graphs["encoder"], self.contract, image, own, self._device, advance)
 
     def statistics(self, job: Job, window: Window, advance: Advance) -> Statistics:
-        """All statistics passes over the queries of `window`."""
-        if job.sampling is not None:
-            raise OptionError("sampled statistics run on the processor's engines; this one takes all queries: exact")
+        """All statistics passes over the queries of `window`, or over those that the job's sampling takes."""
         folded: dict[str, NDArray[Any]] = {}
         for n in range(self.contract.decoder.statistics_passes):
             sums: Sums = {}
             for tile, rows, columns in self._tiles(job, window):
-                self._add_sums(sums, job, window, tile, rows, columns, folded, n)
+                if job.sampling is None:
+                    self._add_sums(sums, job, window, tile, rows, columns, folded, n)
+                else:
+                    self._add_sampled_sums(sums, job, window, tile, rows, columns, folded, n)
                 advance(1)
             folded.update(fold(self._folds[f"fold_{n}"], sums, job.count(window)))
         return Statistics(folded)
@@ -170,20 +172,36 @@ class TorchBackend:
         for index in np.flatnonzero(~finite):
             accumulate(sums, self._rescue.sums(job, _within(window, *parts[index]), folded, n))
 
+    def _add_sampled_sums(
+        self, sums: Sums, job: Job, window: Window, tile: Tile, rows: Axis, columns: Axis, folded: Tensors, n: int
+    ) -> None:
+        """The same for the sampled queries of the tile: few, so they run operation by operation, fused or not."""
+        asked, graph = sampled_queries(job, window, tile), self._graphs[f"statistics_{n}"]
+        part: Sums = {}
+        for block in steps(len(asked[0]), self.plan(job.source).block_queries):
+            feeds = query_list(graph.contract.geometry, rows[asked[0][block]], columns[asked[1][block]], tile, job.cell)
+            with self._lock, exact_products():
+                found = graph(self._upload(graph, feeds, folded) | self._maps(job, tile))
+            accumulate(part, {name: value.cpu().numpy() for name, value in found.items()})
+        if not all(np.isfinite(value).all() for value in part.values()):
+            part = self._rescue.sums(job, _within(window, tile.rows, tile.columns), folded, n)
+        accumulate(sums, part)
+
+    def _upload(self, graph: TorchGraph, geometry: Tensors, folded: Tensors) -> dict[str, Tensor]:
+        """A graph's inputs besides the maps, in its types on the device."""
+        types = {tensor.name: np.dtype(tensor.dtype) for tensor in graph.contract.inputs}
+        host = {**geometry, **{key: value.astype(types[key]) for key, value in folded.items() if key in types}}
+        return {key: torch.tensor(value).to(self._device) for key, value in host.items()}
+
     def _answers(
         self, name: str, job: Job, tile: Tile, rows: Axis, columns: Axis, folded: Tensors
     ) -> Iterator[tuple[slice, slice, dict[str, Tensor]]]:
         """Yields (rows, columns) within the tile and what the graph answers to each block of its queries."""
         graph = self._graphs[name]
         answers = self._kernels.get(name, graph)
-        types = {tensor.name: np.dtype(tensor.dtype) for tensor in graph.contract.inputs}
-        host = {
-            **geometry_inputs(graph.contract.geometry, rows, columns, tile, job.cell),
-            **{key: value.astype(types[key]) for key, value in folded.items() if key in types},
-        }
+        geometry = geometry_inputs(graph.contract.geometry, rows, columns, tile, job.cell)
         with self._lock, exact_products():
-            maps = self._maps(job, tile)
-            feeds = {key: torch.tensor(value).to(self._device) for key, value in host.items()} | maps
+            feeds = self._upload(graph, geometry, folded) | self._maps(job, tile)
         most = self.plan(job.source).block_queries
         for row, column in query_blocks(rows.count, columns.count, most):
             with self._lock, exact_products():

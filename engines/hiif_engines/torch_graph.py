@@ -60,11 +60,12 @@ class TorchGraph:
                     values.pop(name, None)
         return {name: values[name] for name in self._outputs}
 
-    def last_constant(self, kind: str, before: str) -> float:
-        """The constant of the last operation `kind` whose result goes into an operation `before`."""
+    def constants(self, kind: str, before: str) -> tuple[float, ...]:
+        """Constants of the operations `kind` whose results go into an operation `before`, in the order of the graph."""
         read = {name for step in self._steps if step.kind == before for name in step.inputs}
         found = [step for step in self._steps if step.kind == kind and step.outputs[0] in read]
-        return float(next(self.weights[name] for name in found[-1].inputs if name in self.weights))
+        names = [[name for name in step.inputs if name in self.weights] for step in found]
+        return tuple(float(self.weights[constant[0]]) for constant in names if constant)
 
     def _run(self, step: Step, values: Mapping[str, Tensor]) -> Sequence[Tensor]:
         inputs = [values[name] for name in step.inputs]
