@@ -265,7 +265,7 @@ def test_a_pickled_module_is_refused_by_its_class(tmp_path: Path) -> None:
             "names no model, and its tensors are those of no known model: expected one of imnet_q.l",
         ),
         ({"model": {"sd": {}, "args": {"width": 1}}}, "model spec is {'name': None, 'args': {'width': 1}}: expected"),
-        ({"model": {"name": "sronet", "args": {}, "sd": {}}}, "unknown model 'sronet'; known: hiif, hiifv3"),
+        ({"model": {"name": "upnet", "args": {}, "sd": {}}}, "unknown model 'upnet'; known: hiif, hiifv3, liif"),
         (public({}, args={"encoder_spec": {"name": "vgg"}}), "unknown encoder 'vgg'; known: edsr-baseline"),
         (public({}, args={**SPEC["args"], "width": 256}), "unknown argument of hiif 'width'"),
     ],

@@ -125,7 +125,7 @@ def test_what_is_wrong_with_an_encoder_spec_is_named(spec: Any, message: str) ->
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"name": "liif", "args": {}}, "unknown model 'liif' (did you mean 'hiif'?); known: hiif, hiifv3"),
+        ({"name": "hif", "args": {}}, "unknown model 'hif' (did you mean 'hiif'?); known: hiif, hiifv3, liif"),
         ({"name": "hiif", "args": {}}, "hiif: the argument encoder_spec is missing"),
         (hiif(heads=4), "unknown argument of hiif 'heads'"),
         (hiif(level=4), "'level' (did you mean 'levels'?)"),
