@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -12,10 +12,10 @@ from hiif_deploy.contract import Precision
 from hiif_deploy.errors import HiifError, OptionError
 from hiif_deploy.extras import require_extra
 from hiif_deploy.progress import Progress
-from hiif_deploy.say import say_on_stderr
+from hiif_deploy.say import Say, say_on_stderr
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from hiif_export.graph_parity import GraphDeviation
     from hiif_export.parity import Deviation
@@ -36,8 +36,9 @@ def export(
     name: Annotated[str | None, typer.Option(help="Name of the model; default: the folder's.")] = None,
     scales: Annotated[str, typer.Option(help="Scales seen in training, LOW-HIGH.")] = "1-4",
     precision: Annotated[
-        str, typer.Option(help="Precisions of the graphs: fp32, and fp16 for TensorRT; for example fp32,fp16.")
-    ] = "fp32,fp16",
+        str | None,
+        typer.Option(help="Of the graphs: fp32, or fp32,fp16; default: every one that the decoder can be written in."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a bundle that is there.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")] = False,
 ) -> None:
@@ -46,8 +47,10 @@ def export(
     from hiif_export.export import export_bundle, file_provenance
     from hiif_training.checkpoint import load_checkpoint
 
-    precisions = parse_precisions(precision)
+    asked = None if precision is None else parse_precisions(precision)
+    say = _silent if quiet else say_on_stderr
     loaded = load_checkpoint(checkpoint)
+    precisions = asked or every_precision(loaded.spec, say)
     found = export_bundle(
         loaded.model,
         loaded.spec,
@@ -57,7 +60,7 @@ def export(
         training_scales=parse_scales(scales),
         precisions=precisions,
         overwrite=overwrite,
-        say=_silent if quiet else say_on_stderr,
+        say=say,
         show_progress=not quiet,
     )
     if not quiet:
@@ -180,6 +183,16 @@ def parse_precisions(text: str) -> list[Precision]:
     if "fp32" not in asked or not set(asked) <= set(known) or len(set(asked)) < len(asked):
         raise OptionError(f"--precision {text!r}: expected fp32, or fp32,fp16 (fp32 is what the others are held to)")
     return [precision for precision in known if precision in asked]
+
+
+def every_precision(spec: Mapping[str, Any], say: Say) -> tuple[Precision, ...]:
+    """What the decoder that `spec` describes can be written in; `say` is told what it cannot."""
+    from hiif_export.form import form_of
+
+    found = form_of(spec).precisions
+    if missing := [precision for precision in get_args(Precision) if precision not in found]:
+        say(f"{spec['name']} is written in {', '.join(found)} only: its graphs have no {', '.join(missing)} form")
+    return found
 
 
 def parse_scales(text: str) -> tuple[float, float]:

@@ -115,9 +115,14 @@ class DecoderForm(ABC):
 
 def make_form(model: ImplicitModel, spec: Mapping[str, Any]) -> DecoderForm:
     """The export form of the model that `spec` describes, by the table of decoders."""
+    return form_of(spec)(model)
+
+
+def form_of(spec: Mapping[str, Any]) -> type[DecoderForm]:
+    """The class of that form; CheckpointError with the list of known names."""
     module, _, name = decoder_named(spec).form.partition(":")
     form: type[DecoderForm] = getattr(importlib.import_module(module), name)
-    return form(model)
+    return form
 
 
 def encoder_graph(model: ImplicitModel, precision: Precision = "fp32") -> Graph:

@@ -10,9 +10,9 @@ import pytest
 
 from conftest import TINY_SPEC
 from hiif_deploy import cli, extras
-from hiif_export.cli import parse_scales
+from hiif_export.cli import every_precision, parse_scales
 from hiif_training.checkpoint import save_checkpoint
-from hiif_training.models.registry import make_model
+from hiif_training.models.registry import DECODERS, make_model
 
 
 def run(*words: object) -> int:
@@ -40,9 +40,31 @@ def test_a_checkpoint_becomes_a_bundle_that_upscales(tmp_path: Path, capsys: pyt
     assert (contract["name"], contract["training_scales"]) == ("small", [1.0, 3.0])
     assert contract["provenance"]["checkpoint"] == "small.safetensors"
     assert contract["provenance"]["epoch"] == 5
+    assert {graph["precision"] for graph in contract["graphs"]} == {"fp32", "fp16"}
     sample = Path(cli.__file__).parent / "samples" / "coffee.png"
     assert run("upscale", sample, "-b", bundle, "--scale", "1.5", "-o", tmp_path / "out.png") == 0
     assert (tmp_path / "out.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", sorted(DECODERS))
+def test_export_writes_every_precision_of_the_decoder_and_says_which_it_lacks(name: str) -> None:
+    said: list[str] = []
+    precisions = every_precision({"name": name, "args": {}}, said.append)
+    if name in ("ciaosr", "clit"):
+        assert precisions == ("fp32",)
+        assert said == [f"{name} is written in fp32 only: its graphs have no fp16 form"]
+    else:
+        assert (precisions, said) == (("fp32", "fp16"), [])
+
+
+def test_a_precision_that_is_asked_for_and_lacking_is_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = {"name": "ciaosr", "args": {"encoder_spec": TINY_SPEC["args"]["encoder_spec"], "hidden_list": [16]}}
+    save_checkpoint(tmp_path / "c.pth", make_model(spec), spec)
+    assert run("export", tmp_path / "c.pth", "-o", tmp_path / "b", "--precision", "fp32,fp16") == 2
+    assert "cannot be written in fp16, only in fp32" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
 
 
 def test_verify_compares_with_the_checkpoint(
