@@ -24,7 +24,7 @@ from hiif_deploy.carry import Carry, Key
 from hiif_deploy.contract import Contract
 from hiif_deploy.errors import BundleError
 from hiif_deploy.grid import Axis, AxisRule, BitRule, WeightedAxis
-from hiif_deploy.plan import Plan, Tile, decoder_tiles, length, query_blocks, shift
+from hiif_deploy.plan import Plan, Tile, decoder_tiles, length, query_blocks, shift, steps
 from hiif_deploy.sampling import Index, Sampling
 from hiif_deploy.session import Session, Tensors
 from hiif_deploy.sizes import Size
@@ -34,7 +34,7 @@ Advance = Callable[[int], None]
 Sums = dict[str, NDArray[np.float64]]
 """What a statistics pass adds up, by name."""
 Part = slice | Index
-"""Columns of a tile: all of a range, or those that are sampled."""
+"""Rows or columns of a tile: all of a range, or those that are sampled."""
 TABLES = 16
 """Axis tables kept: those of both axes of some sizes."""
 SAMPLED = -1
@@ -215,24 +215,24 @@ class Job:
         """(height, width) of the features."""
         return self.features.shape[1], self.features.shape[2]
 
-    def asked(self, window: Window, tile: Tile) -> Iterator[list[tuple[slice, Part]]]:
+    def asked(self, window: Window, tile: Tile) -> Iterator[list[tuple[Part, Part]]]:
         """Parts (rows, columns) of a tile's queries that statistics passes ask, each list about a block of them."""
         if self.sampling is None:
             height, width = length(tile.rows), length(tile.columns)
-            for part in query_blocks(height, width, self.plan.query_block):
-                yield [part]
+            for block in query_blocks(height, width, self.plan.query_block):
+                yield [block]
             return
         rows, columns = _absolute(window, tile)
-        parts: list[tuple[slice, Part]] = []
+        parts: list[tuple[Part, Part]] = []
         count = 0
-        for row in self.sampling.rows(rows):
-            found = self.sampling.columns(row, columns)
-            if parts and count + len(found) > self.plan.query_block:
-                yield parts
-                parts, count = [], 0
-            if len(found):
-                parts.append((slice(row - rows.start, row - rows.start + 1), found - columns.start))
-                count += len(found)
+        for some, found in self.sampling.grids(rows, columns):
+            for part in steps(len(some), max(1, self.plan.query_block // len(found))):
+                size = length(part) * len(found)
+                if parts and count + size > self.plan.query_block:
+                    yield parts
+                    parts, count = [], 0
+                parts.append((some[part] - rows.start, found - columns.start))
+                count += size
         if parts:
             yield parts
 
@@ -288,9 +288,9 @@ def fold(session: Session, sums: Sums, count: int) -> dict[str, NDArray[Any]]:
 
 
 def _blocks(
-    window: Window, tile: Tile, rows: Axis, columns: Axis, parts: Iterable[tuple[slice, Part]],
+    window: Window, tile: Tile, rows: Axis, columns: Axis, parts: Iterable[tuple[Part, Part]],
     maps: Callable[[], Tensors],
-) -> Iterator[tuple[slice, Part, Block]]:  # fmt: skip
+) -> Iterator[tuple[Part, Part, Block]]:  # fmt: skip
     for row, column in parts:
         yield row, column, Block(tile, rows[row], columns[column], _key(window, tile, row, column), maps)
 
@@ -300,13 +300,17 @@ def _absolute(window: Window, tile: Tile) -> tuple[slice, slice]:
     return shift(slice(*window.rows), tile.rows), shift(slice(*window.columns), tile.columns)
 
 
-def _key(window: Window, tile: Tile, row: slice, column: Part) -> Key:
-    """Names a block of the output picture: first and last row and column, or the tile's first column and SAMPLED."""
+def _key(window: Window, tile: Tile, row: Part, column: Part) -> Key:
+    """Names a block of the output picture: first and last row and column, or a sample's first ones and SAMPLED."""
     rows, columns = _absolute(window, tile)
-    top, bottom = rows.start + row.start, rows.start + row.stop
-    if not isinstance(column, slice):
-        return top, bottom, columns.start, SAMPLED
-    return top, bottom, columns.start + column.start, columns.start + column.stop
+    if isinstance(row, slice) and isinstance(column, slice):
+        row, column = shift(rows, row), shift(columns, column)
+        return row.start, row.stop, column.start, column.stop
+    return rows.start + _first_of(row), columns.start + _first_of(column), SAMPLED
+
+
+def _first_of(part: Part) -> int:
+    return int(part.start if isinstance(part, slice) else part[0])
 
 
 def accumulate(sums: Sums, part: Tensors) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import deque
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -30,12 +31,19 @@ INSTRUCTIONS: dict[Arithmetic, frozenset[str]] = {
     "int8": frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}),
 }
 """Any one of these processor flags makes an arithmetic faster than fp32; without, it would only be less exact."""
+CALLERS_THREAD = 0
+"""Streams of a compiled graph that has no thread of its own."""
 LEAST_OUTPUTS = 16
 """Smaller matrices, such as the last one to three colours, stay as they are: they cost nothing and show most."""
 
 
 class OpenvinoSession:
-    """One graph in OpenVINO. `run` may be called from as many threads as there are `streams`; more wait."""
+    """One graph in OpenVINO.
+
+    With one thread per call it works in the caller's thread, and every calling thread has a compiled graph of its own:
+    handing a call to a thread of the engine's, which then waits for the next one, costs a sixth of a decoder's time on
+    two cores (design/decoding.md §5). With more, calls from several threads share `streams` teams of threads.
+    """
 
     def __init__(
         self, graph: GraphContract, model: bytes, arithmetic: Arithmetic, *, threads: int, streams: int
@@ -45,30 +53,45 @@ class OpenvinoSession:
         self.name = graph.name
         self._outputs = [tensor.name for tensor in graph.outputs]
         self._dtypes = {tensor.name: np.dtype(tensor.dtype) for tensor in graph.inputs}
-        core = _openvino().Core()
+        self._core = _openvino().Core()
+        self._settings = _settings(arithmetic, threads, streams)
         try:
-            network = core.read_model(model=model, weights=b"")
-            settings = _settings(arithmetic, threads, streams)
+            self._network = self._core.read_model(model=model, weights=b"")
             if arithmetic == "int8":
                 # OpenVINO takes one size of group for all products, and scales for each group within a row.
-                settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = quantise(network)
-            self._model = core.compile_model(network, "CPU", settings)
+                self._settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = quantise(self._network)
+            self._models = deque([self._compiled()])
         except RuntimeError as error:
             raise EngineError(f"graph {graph.name}: OpenVINO cannot load it: {_last_line(error)}") from error
+        self._in_callers_thread = threads == 1
         self._local = threading.local()
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         """EngineError names the graph and the engine's reason."""
         inputs = {name: np.ascontiguousarray(feeds[name], dtype=dtype) for name, dtype in self._dtypes.items()}
-        request = getattr(self._local, "request", None)
-        if request is None:
-            request = self._local.request = self._model.create_infer_request()
         try:
-            found = request.infer(inputs, share_inputs=True)
+            found = self._request().infer(inputs, share_inputs=True)
         except RuntimeError as error:
             shapes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
             raise EngineError(f"graph {self.name} failed on {shapes}: {_last_line(error)}") from error
         return {name: found[name] for name in self._outputs}
+
+    def _request(self) -> Any:
+        """The calling thread's own."""
+        if not hasattr(self._local, "request"):
+            self._local.request = self._compiled_for_caller().create_infer_request()
+        return self._local.request
+
+    def _compiled_for_caller(self) -> Any:
+        if not self._in_callers_thread:
+            return self._models[0]
+        try:
+            return self._models.pop()
+        except IndexError:
+            return self._compiled()
+
+    def _compiled(self) -> Any:
+        return self._core.compile_model(self._network, "CPU", self._settings)
 
 
 def quantise(network: Model) -> int:
@@ -129,8 +152,8 @@ def _openvino() -> ModuleType:
 def _settings(arithmetic: Arithmetic, threads: int, streams: int) -> dict[str, Any]:
     low = arithmetic == "bf16" or (arithmetic == "int8" and bool(INSTRUCTIONS["bf16"] & (processor_flags() or set())))
     settings: dict[str, Any] = {
-        "INFERENCE_NUM_THREADS": threads * streams,
-        "NUM_STREAMS": streams,
+        "INFERENCE_NUM_THREADS": threads if threads == 1 else threads * streams,
+        "NUM_STREAMS": CALLERS_THREAD if threads == 1 else streams,
         "INFERENCE_PRECISION_HINT": "bf16" if low else "f32",
         "ENABLE_CPU_PINNING": False,
     }

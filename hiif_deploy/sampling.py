@@ -1,16 +1,18 @@
 """Which queries a sampled statistics pass asks: some columns of every row, others in each.
 
 A statistics pass averages over all queries, so a part of them estimates it, unless that part keeps meeting the same
-phases of the scale. Every row is asked, and in each of its cells the column whose offset is the fractional part of
-row · φ₂ + cell · φ₁, with two unrelated badly approximable numbers (a Kronecker lattice): all phases of any scale
-are met about equally, in every part of the picture, and the error is a third of that of random columns
-(design/decoding.md §5). Nothing is drawn, so every run asks the same queries.
+phases of the scale. Every row is asked, and in each of its cells the column at the fractional part of
+2 · row / 5 + cell · φ: along a row a badly approximable rotation, from row to row the lattice of five points. All
+phases of any scale are met about equally, in every part of the picture (design/decoding.md §5). Every fifth row asks
+the same columns, so that a tile's sample is five grids, each one call. Nothing is drawn: every run asks the same.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +23,8 @@ Index = NDArray[np.int64]
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 """Rotation from cell to cell: worst to approximate by fractions, hence far from any scale's phases."""
-PLASTIC = 0.7548776662466927
-"""Rotation from row to row, of the plastic number: not related to the other."""
+PERIOD, STEP = 5, 2
+"""Rows after which columns are asked again, and the rotation from row to row, in PERIODths of a cell."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,25 @@ class Sampling:
 
     def columns(self, row: int, part: slice) -> Index:
         """Sampled columns of a sampled row that lie in `part` of the output, ascending."""
-        return _within(_places(self.size[1], self.cell[1], row * PLASTIC), part)
+        shift = STEP * self._turn(row) % PERIOD / PERIOD
+        return _within(_places(self.size[1], self.cell[1], shift), part)
+
+    def grids(self, rows: slice, columns: slice) -> Iterator[tuple[Index, Index]]:
+        """The sample of a part of the output as grids: some rows and the columns that are asked in each of them."""
+        asked = self.rows(rows)
+        turns = self._turn(asked)
+        for turn in np.unique(turns):
+            some = asked[turns == turn]
+            found = self.columns(int(some[0]), columns)
+            if len(found):
+                yield some, found
 
     def count(self, rows: slice, columns: slice) -> int:
         """How many sampled queries lie in that part of the output."""
-        return sum(len(self.columns(int(row), columns)) for row in self.rows(rows))
+        return sum(len(some) * len(found) for some, found in self.grids(rows, columns))
+
+    def _turn(self, row: Any) -> Any:
+        return row // self.cell[0] % PERIOD
 
 
 def _places(size: int, cell: int, shift: float) -> Index:

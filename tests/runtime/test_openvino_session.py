@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +71,27 @@ def test_rows_that_meet_a_matrix_in_8_bits_are_in_8_bits_too() -> None:
     assert answer[0, 0] == pytest.approx(1, rel=0.01)
     assert answer[0, 1] == 0
     assert answer[1, 1] == pytest.approx(0.001, rel=0.01)
+
+
+def test_a_call_of_one_thread_works_in_the_callers_thread() -> None:
+    size = 256
+    one = session.OpenvinoSession(*identity(size), "fp32", threads=1, streams=2)
+    x = np.ones((60_000, size), dtype=np.float32)
+    one.run({"x": x})
+    own, all_threads = time.thread_time(), time.process_time()
+    one.run({"x": x})
+    own, all_threads = time.thread_time() - own, time.process_time() - all_threads
+    assert own > all_threads / 2
+
+
+def test_threads_of_callers_do_not_share_a_compiled_graph() -> None:
+    size = 64
+    one = session.OpenvinoSession(*identity(size), "fp32", threads=1, streams=2)
+    rows = [np.full((500, size), n, dtype=np.float32) for n in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda x: one.run({"x": x})["y"], rows * 10))
+    for x, y in zip(rows * 10, answers, strict=True):
+        np.testing.assert_array_equal(x, y)
 
 
 def identity(size: int) -> tuple[GraphContract, bytes]:

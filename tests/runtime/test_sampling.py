@@ -9,7 +9,7 @@ import pytest
 
 from hiif_deploy import OptionError, RenderOptions, Upscaler
 from hiif_deploy.demo import sample
-from hiif_deploy.sampling import Sampling
+from hiif_deploy.sampling import PERIOD, Sampling
 from hiif_deploy.verify import measure
 
 SIZE = (97, 130)
@@ -87,3 +87,13 @@ def test_the_sample_does_not_depend_on_how_the_work_is_cut(tiny_bundle: Path) ->
 def test_the_published_evaluation_is_not_sampled() -> None:
     with pytest.raises(OptionError, match="cannot be sampled"):
         RenderOptions(statistics="sampled", group_rows=300)
+
+
+def test_a_sample_is_a_few_grids(sampling: Sampling) -> None:
+    part = slice(11, 60), slice(20, 99)
+    grids = list(sampling.grids(*part))
+    found = {(int(row), int(column)) for rows, columns in grids for row in rows for column in columns}
+    expected = {(int(row), int(column)) for row in sampling.rows(part[0]) for column in sampling.columns(row, part[1])}
+    assert len(grids) <= PERIOD
+    assert found == expected
+    assert len(found) == sampling.count(*part)
