@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -70,6 +70,16 @@ class GraphContract:
     def geometry(self) -> list[str]:
         """Names of the inputs that the axis tables fill."""
         return [tensor.name for tensor in self.inputs if tensor.name in GEOMETRY_INPUTS]
+
+
+def joined(name: str, parts: Sequence[GraphContract]) -> GraphContract:
+    """Graphs one behind the other as one: it reads what no earlier part makes, and answers as the last one does."""
+    made: set[str] = set()
+    inputs: dict[str, TensorContract] = {}
+    for part in parts:
+        inputs |= {tensor.name: tensor for tensor in part.inputs if tensor.name not in made}
+        made |= {tensor.name for tensor in part.outputs}
+    return GraphContract(name, parts[0].file, parts[0].sha256, tuple(inputs.values()), parts[-1].outputs)
 
 
 @dataclass(frozen=True)
@@ -213,6 +223,11 @@ class Contract:
         if all(graph.name != FIRST_STAGE for graph in self.graphs):
             return {}
         return {name: self.graph(name) for name in expected_stages(self.decoder.statistics_passes)}
+
+    @property
+    def last_pass(self) -> tuple[GraphContract, ...]:
+        """Stages that lead from state 0 to colours, in order."""
+        return tuple(graph for name, graph in self.stages.items() if name.startswith(("mix_", "tail")))
 
 
 def expected_stages(statistics_passes: int) -> list[str]:

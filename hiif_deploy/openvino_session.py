@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -46,9 +47,9 @@ class OpenvinoSession:
     """
 
     def __init__(
-        self, graph: GraphContract, model: bytes, arithmetic: Arithmetic, *, threads: int, streams: int
+        self, graph: GraphContract, models: Sequence[bytes], arithmetic: Arithmetic, *, threads: int, streams: int
     ) -> None:
-        """`threads` work inside one call, and `streams` calls at once."""
+        """`models` are joined in their order; `threads` work inside one call, and `streams` calls at once."""
         require_instructions(arithmetic)
         self.name = graph.name
         self._outputs = [tensor.name for tensor in graph.outputs]
@@ -56,7 +57,7 @@ class OpenvinoSession:
         self._core = _openvino().Core()
         self._settings = _settings(arithmetic, threads, streams)
         try:
-            self._network = self._core.read_model(model=model, weights=b"")
+            self._network = join([self._core.read_model(model=model, weights=b"") for model in models])
             if arithmetic == "int8":
                 # OpenVINO takes one size of group for all products, and scales for each group within a row.
                 self._settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = quantise(self._network)
@@ -92,6 +93,24 @@ class OpenvinoSession:
 
     def _compiled(self) -> Any:
         return self._core.compile_model(self._network, "CPU", self._settings)
+
+
+def join(networks: Sequence[Model]) -> Model:
+    """Networks one behind the other as one: tensors of equal names become one tensor."""
+    from openvino import Model
+
+    known: dict[str, Any] = {}
+    parameters = []
+    for network in networks:
+        for parameter in network.get_parameters():
+            name = parameter.output(0).get_any_name()
+            if name in known:
+                parameter.output(0).replace(known[name])
+            else:
+                known[name] = parameter.output(0)
+                parameters.append(parameter)
+        known |= {output.get_any_name(): output.get_node().input_value(0) for output in network.outputs}
+    return Model(networks[-1].get_results(), parameters, networks[-1].get_friendly_name())
 
 
 def quantise(network: Model) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, get_args
 from numpy.typing import NDArray
 
 from hiif_deploy.contract import GraphContract, Precision
-from hiif_deploy.errors import OptionError
+from hiif_deploy.errors import EngineError, OptionError
 from hiif_deploy.trt_library import LibraryName
 
 Engine = Literal["onnxruntime", "openvino", "tensorrt", "torch", "auto"]
@@ -103,9 +103,11 @@ def usable_cores(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 
 def open_session(
     graph: GraphContract, model: bytes, options: EngineOptions, *, threads: int, keep_memory: bool,
-    arithmetic: Arithmetic = "fp32",
+    arithmetic: Arithmetic = "fp32", following: Sequence[bytes] = (),
 ) -> Session:  # fmt: skip
     """Load one graph on the engine that `options` name, with `threads` inside one call.
+
+    Models that `graph` joins behind the first one (`contract.joined`) are `following`: on OpenVINO only.
 
     `keep_memory` keeps the engine's buffers between calls: for many calls of one size, not for few large ones.
     """
@@ -113,7 +115,9 @@ def open_session(
         from hiif_deploy.openvino_session import OpenvinoSession
 
         streams = max(1, options.thread_count // threads)
-        return OpenvinoSession(graph, model, arithmetic, threads=threads, streams=streams)
+        return OpenvinoSession(graph, (model, *following), arithmetic, threads=threads, streams=streams)
+    if following:
+        raise EngineError(f"graph {graph.name} has several parts, and {options.engine} runs one at a time")
     from hiif_deploy.ort_session import OrtSession
 
     return OrtSession(graph, model, options.provider, threads, keep_memory=keep_memory)

@@ -11,13 +11,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.contract import FIRST_STAGE
+from hiif_deploy.contract import FIRST_STAGE, Contract, joined
 from hiif_deploy.decode import Array, Block, Decoder, Job, Sums, accumulate
-from hiif_deploy.session import Tensors
+from hiif_deploy.session import Session, Tensors
+
+LAST_PASS = "last_pass"
+"""Name of a session that, where the engine has it, answers colours from state 0: all `mix_n` and `tail` in one call."""
 
 
 class StagedDecoder(Decoder):
     """`Decoder` for bundles with stages."""
+
+    def __init__(self, contract: Contract, sessions: dict[str, Session], threads: int) -> None:
+        super().__init__(contract, sessions, threads)
+        if LAST_PASS in sessions:
+            self._names[LAST_PASS] = joined(LAST_PASS, contract.last_pass).geometry
 
     def add_sums(self, sums: Sums, job: Job, blocks: list[Block], folded: Tensors, n: int) -> None:
         """Pass `n` over blocks of one tile, in one call; their state stays for the next pass that asks them."""
@@ -30,15 +38,26 @@ class StagedDecoder(Decoder):
     def block_colours(self, job: Job, block: Block, folded: Tensors) -> Array:
         """The decoder's answers [R · W, 3] to one block."""
         last = max(0, self.contract.decoder.statistics_passes - 1)
-        state = self._state(job, [block], folded, last)
+        step, state = self._latest(job, [block])
+        if step == 0 and LAST_PASS in self._sessions:
+            return self._run(LAST_PASS, job, block, {"state_0": state, **folded})["colour"]
+        state = self._mixed(job, block, folded, state, range(step, last))
         colours: Array = self._run("tail", job, block, {f"state_{last}": state, **folded})["colour"]
         return colours
 
     def _state(self, job: Job, blocks: list[Block], folded: Tensors, n: int) -> NDArray[Any]:
         """State `n` of these queries, from the latest one that was kept."""
-        step, state = job.carry.take(blocks[0].key) or (0, self._first(job, blocks))
-        for k in range(step, n):
-            state = self._run(f"mix_{k}", job, blocks[0], {f"state_{k}": state, **folded})[f"state_{k + 1}"]
+        step, state = self._latest(job, blocks)
+        return self._mixed(job, blocks[0], folded, state, range(step, n))
+
+    def _latest(self, job: Job, blocks: list[Block]) -> tuple[int, NDArray[Any]]:
+        """The state of these queries that was kept last, and its number; state 0 where none was."""
+        return job.carry.take(blocks[0].key) or (0, self._first(job, blocks))
+
+    def _mixed(self, job: Job, block: Block, folded: Tensors, state: NDArray[Any], blocks: range) -> NDArray[Any]:
+        """The state after these attention blocks."""
+        for k in blocks:
+            state = self._run(f"mix_{k}", job, block, {f"state_{k}": state, **folded})[f"state_{k + 1}"]
         return state
 
     def _first(self, job: Job, blocks: list[Block]) -> NDArray[Any]:

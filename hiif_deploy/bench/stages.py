@@ -135,8 +135,8 @@ class _WatchedHost(HostBackend):
         self._watch = watch
         super().__init__(bundle, options)
 
-    def _open(self, graph: GraphContract) -> Session:
-        return _WatchedSession(graph.name, super()._open(graph), self._watch)
+    def _open(self, graph: GraphContract, *parts: GraphContract) -> Session:
+        return _WatchedSession(graph.name, super()._open(graph, *parts), self._watch)
 
 
 def open_watched(bundle: Bundle, options: EngineOptions, watch: Stopwatch) -> WatchedBackend:

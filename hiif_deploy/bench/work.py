@@ -64,7 +64,7 @@ class _CountingBackend(HostBackend):
         self._counting: list[CountingSession] = []
         super().__init__(bundle, options)
 
-    def _open(self, graph: GraphContract) -> Session:
+    def _open(self, graph: GraphContract, *_parts: GraphContract) -> Session:
         session = CountingSession(self._bundle.graphs[graph.key], self._folder, self._threads)
         self._counting.append(session)
         return session

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,9 +13,9 @@ import pytest
 
 from hiif_deploy import EngineError, EngineOptions, OptionError, RenderOptions, Upscaler
 from hiif_deploy.bundle import open_bundle
-from hiif_deploy.contract import GraphContract, TensorContract
+from hiif_deploy.contract import GraphContract, TensorContract, joined
 from hiif_deploy.demo import sample
-from hiif_deploy.session import Arithmetic
+from hiif_deploy.session import Arithmetic, open_session
 from hiif_deploy.verify import measure
 
 session = pytest.importorskip("hiif_deploy.openvino_session", exc_type=ImportError, reason="OpenVINO is not installed")
@@ -94,7 +95,7 @@ def test_threads_of_callers_do_not_share_a_compiled_graph() -> None:
         np.testing.assert_array_equal(x, y)
 
 
-def identity(size: int) -> tuple[GraphContract, bytes]:
+def identity(size: int) -> tuple[GraphContract, list[bytes]]:
     """A graph that multiplies rows `x` with the identity matrix."""
     node = onnx.helper.make_node("MatMul", ["x", "weight"], ["y"])
     values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["rows", size]) for name in "xy"]
@@ -102,7 +103,7 @@ def identity(size: int) -> tuple[GraphContract, bytes]:
     graph = onnx.helper.make_graph([node], "identity", values[:1], values[1:], [weight])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
     tensors = [(TensorContract(name, "float32", ("rows", size)),) for name in "xy"]
-    return GraphContract("identity", "identity.onnx", "0" * 64, *tensors), model.SerializeToString()
+    return GraphContract("identity", "identity.onnx", "0" * 64, *tensors), [model.SerializeToString()]
 
 
 def test_a_processor_without_the_instructions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,3 +122,34 @@ def test_flags_are_read_from_the_system(tmp_path: Path) -> None:
     file.write_text("model name\t: x\nflags\t\t: fpu avx512_bf16 avx2\n", encoding="ascii")
     assert "avx512_bf16" in session.processor_flags(file)
     assert session.processor_flags(tmp_path / "absent") is None
+
+
+def test_graphs_joined_to_one_answer_as_one_after_the_other(tiny_bundle: Path) -> None:
+    bundle = open_bundle(tiny_bundle)
+    parts = bundle.contract.last_pass
+    assert len(parts) > 1
+    whole = joined("whole", parts)
+    one = session.OpenvinoSession(whole, [bundle.graphs[part.key] for part in parts], "fp32", threads=1, streams=1)
+    rng = np.random.default_rng(0)
+    sizes = {"queries": 12, "rows": 3, "columns": 4}
+    feeds: dict[str, Any] = {
+        tensor.name: rng.random([sizes.get(str(n), n) for n in tensor.shape]).astype(tensor.dtype)
+        for tensor in whole.inputs
+    }
+    expected = dict(feeds)
+    for part in parts:
+        alone = session.OpenvinoSession(part, [bundle.graphs[part.key]], "fp32", threads=1, streams=1)
+        expected |= alone.run(expected)
+    assert set(feeds).isdisjoint({"state_1", "colour"})
+    np.testing.assert_allclose(one.run(feeds)["colour"], expected["colour"], atol=1e-6)
+
+
+def test_only_openvino_joins_graphs(tiny_bundle: Path) -> None:
+    bundle = open_bundle(tiny_bundle)
+    first, *following = bundle.contract.last_pass
+    models = [bundle.graphs[part.key] for part in following]
+    with pytest.raises(EngineError, match="several parts"):
+        open_session(
+            joined("whole", [first, *following]), bundle.graphs[first.key], EngineOptions(), threads=1,
+            keep_memory=True, following=models,
+        )  # fmt: skip
