@@ -25,6 +25,13 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 """Rotation from cell to cell: worst to approximate by fractions, hence far from any scale's phases."""
 PERIOD, STEP = 5, 2
 """Rows after which columns are asked again, and the rotation from row to row, in PERIODths of a cell."""
+LEAST, SHARE = 20_480, 16
+"""So many queries, and one in so many, keep 80 dB from exact (design/decoding.md §5)."""
+
+
+def enough(size: Size) -> int:
+    """Samples that an output of (height, width) is given where nothing else is asked."""
+    return max(LEAST, size[0] * size[1] // SHARE)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from hiif_deploy.errors import OptionError
 from hiif_deploy.grid import relative_cell
 from hiif_deploy.pixels import Frame, FrameFormat, check_frame, from_unit, mirror, to_unit
 from hiif_deploy.plan import DEFAULT_BUDGET, QUERY_BLOCK, TILE_ROWS, Plan, make_plan
-from hiif_deploy.sampling import Sampling
+from hiif_deploy.sampling import Sampling, enough
 from hiif_deploy.session import Arithmetic, Engine, EngineOptions
 from hiif_deploy.sizes import (
     MAX_OUTPUT_PIXELS,
@@ -40,8 +40,6 @@ Array = NDArray[np.float32]
 
 StatisticsMode = Literal["exact", "sampled"]
 """Which queries the statistics passes ask."""
-SAMPLES = 1 << 15
-"""Queries that keep a sampled picture within 80 dB of the exact one."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +63,15 @@ class RenderOptions:
     statistics: StatisticsMode = "exact"
     """`sampled` lets the statistics passes ask a part of the queries: faster, and approximate (80 dB and more from
     exact)."""
-    samples: int = SAMPLES
-    """How many queries are sampled at least; pictures of hardly more are exact all the same."""
+    samples: int | None = None
+    """How many queries are sampled at least; None: `sampling.enough`. Pictures of hardly more are exact anyway."""
 
     def __post_init__(self) -> None:
         if self.statistics not in get_args(StatisticsMode):
             raise OptionError(f"statistics {self.statistics!r}: expected one of {', '.join(get_args(StatisticsMode))}")
         if self.query_block is not None and self.query_block < 1:
             raise OptionError(f"query block {self.query_block}: expected at least 1")
-        if self.samples < 1:
+        if self.samples is not None and self.samples < 1:
             raise OptionError(f"samples {self.samples}: expected at least 1")
         if self.statistics == "sampled" and self.group_rows is not None:
             raise OptionError("the published evaluation takes statistics of all queries; it cannot be sampled")
@@ -276,7 +274,7 @@ class Upscaler:
         if self.options.clip_cell and self.contract.decoder.clips_cell:
             cell = cell * np.float32(max(size[0] / features.size[0] / self.contract.training_scales[1], 1))
         options = self.options
-        sampling = Sampling.of(size, options.samples) if options.statistics == "sampled" else None
+        sampling = Sampling.of(size, options.samples or enough(size)) if options.statistics == "sampled" else None
         return Job(self.contract, features.encoded, features.image, size, self.plan(features.size), cell, sampling)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from hiif_deploy import OptionError, RenderOptions, Upscaler
 from hiif_deploy.demo import sample
-from hiif_deploy.sampling import PERIOD, Sampling
+from hiif_deploy.sampling import LEAST, PERIOD, SHARE, Sampling, enough
 from hiif_deploy.verify import measure
 
 SIZE = (97, 130)
@@ -97,3 +97,8 @@ def test_a_sample_is_a_few_grids(sampling: Sampling) -> None:
     assert len(grids) <= PERIOD
     assert found == expected
     assert len(found) == sampling.count(*part)
+
+
+def test_a_large_picture_gives_a_share_of_its_queries_and_a_small_one_enough() -> None:
+    assert enough((200, 300)) == LEAST
+    assert enough((4000, 1000)) == 4000 * 1000 // SHARE
