@@ -7,7 +7,7 @@ import io
 import json
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ class Bundle:
     """Where it lies."""
     contract: Contract
     """What it promises."""
-    graphs: dict[str, bytes]
+    graphs: dict[str, bytes] = field(repr=False)
     """Graph key (`decoder`, `decoder.fp16`) → the ONNX file's bytes, whose hash was checked."""
 
     def reference(self) -> dict[str, NDArray[Any]]:
