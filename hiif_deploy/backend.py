@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from hiif_deploy.contract import FIRST_STAGE, GraphContract, is_fold
 from hiif_deploy.decode import Decoder, Job, Statistics, Window, query_axes
 from hiif_deploy.encode import encode, encoder_calls
 from hiif_deploy.errors import EngineError
+from hiif_deploy.pixels import Frame, FrameFormat
 from hiif_deploy.plan import Plan, decoder_tiles
 from hiif_deploy.session import LOW, Arithmetic, EngineOptions, Session, open_session
 from hiif_deploy.sizes import Size
@@ -81,6 +82,17 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """End threads, free memory."""
+        ...
+
+
+@runtime_checkable
+class FrameMaker(Protocol):
+    """A backend that can make a frame's values itself, where the colours are."""
+
+    def frames(
+        self, job: Job, window: Window, statistics: Statistics, advance: Advance, like: FrameFormat
+    ) -> Iterator[tuple[slice, slice, Frame]]:
+        """What `Backend.colours` yields, clamped and rounded as `pixels.from_unit` does."""
         ...
 
 

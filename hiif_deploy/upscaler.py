@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, get_args
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy import tuning
-from hiif_deploy.backend import Backend, Encoded
+from hiif_deploy.backend import Backend, Encoded, FrameMaker
 from hiif_deploy.bundle import DEFAULT_MODEL, Bundle, open_bundle
 from hiif_deploy.carry import Carry
 from hiif_deploy.contract import Contract
@@ -36,7 +37,8 @@ from hiif_deploy.sizes import (
 )
 
 Array = NDArray[np.float32]
-
+Answer = Callable[[Job, Window, Statistics, Callable[[int], None]], Iterator[tuple[slice, slice, Frame]]]
+"""Yields (rows, columns) within a window and what the backend makes of its queries."""
 
 StatisticsMode = Literal["exact", "sampled"]
 """Which queries the statistics passes ask."""
@@ -219,7 +221,12 @@ class Upscaler:
         like = features.format
         channels = () if like.channels is None else (like.channels,)
         frame: Frame = np.empty((*window.shape, *channels), dtype=like.dtype)
-        for rows, columns, colours in self._colours(features, target, window, statistics, advance):
+        if inspect is _ignore_colours and isinstance(self._backend, FrameMaker):
+            made = partial(self._backend.frames, like=like)
+            for rows, columns, part in self._parts(features, target, window, statistics, advance, made):
+                frame[rows, columns] = part
+            return frame
+        for rows, columns, colours in self._parts(features, target, window, statistics, advance, self._backend.colours):
             inspect(colours)
             frame[rows, columns] = from_unit(colours, like)
         return frame
@@ -227,7 +234,9 @@ class Upscaler:
     def render_unclamped(self, features: Features, *, size: Size, statistics: Statistics | None = None) -> Array:
         """[H, W, 3] float32 as the model answers, 1 being white: overshoot kept, for measuring deviations."""
         colours = np.empty((*size, 3), dtype=np.float32)
-        for rows, columns, part in self._colours(features, size, _whole(size), statistics, _ignore):
+        for rows, columns, part in self._parts(
+            features, size, _whole(size), statistics, _ignore, self._backend.colours
+        ):
             colours[rows, columns] = part
         return colours
 
@@ -253,22 +262,23 @@ class Upscaler:
             return source, target
         return published_size(source, target, multiple)
 
-    def _colours(
+    def _parts(
         self, features: Features, size: Size, window: Window, statistics: Statistics | None,
-        advance: Callable[[int], None],
-    ) -> Iterator[tuple[slice, slice, Array]]:  # fmt: skip
+        advance: Callable[[int], None], answer: Answer,
+    ) -> Iterator[tuple[slice, slice, Frame]]:  # fmt: skip
+        """Parts of the window as `answer`, a way of the backend's, gives them."""
         job = self._job(features, size)
         if self.options.group_rows is None:
             found = statistics or self._backend.statistics(job, _whole(size), advance)
-            yield from self._backend.colours(job, window, found, advance)
+            yield from answer(job, window, found, advance)
             return
         for group in _groups(_whole(size), self.options.group_rows):
             part = _overlap(group, window)
             if part is not None:
                 found = self._backend.statistics(job, group, advance)
                 start = part.rows[0] - window.rows[0]
-                for rows, columns, colours in self._backend.colours(job, part, found, advance):
-                    yield slice(rows.start + start, rows.stop + start), columns, colours
+                for rows, columns, values in answer(job, part, found, advance):
+                    yield slice(rows.start + start, rows.stop + start), columns, values
 
     def _job(self, features: Features, size: Size) -> Job:
         check_output(features.size, size, self.options.max_output_pixels)
