@@ -11,7 +11,7 @@ import pytest
 
 from hiif_deploy import EngineOptions, RenderOptions, Upscaler
 from hiif_deploy.bundle import Bundle, open_bundle
-from hiif_deploy.contract import is_fold
+from hiif_deploy.contract import Precision
 from hiif_deploy.decode import Window
 from hiif_deploy.demo import sample
 
@@ -64,6 +64,14 @@ class RerunRecording:
             self.outputs[name].copy_(value)
 
 
+class Refusing(Rerun):
+    """Records nothing, so that every block runs plainly, cut as if it were recorded."""
+
+    def record(self, work: Work) -> RerunRecording:
+        del work
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+
 def ignore(_: str) -> None:
     pass
 
@@ -81,7 +89,7 @@ def pictures(bundle: Bundle, recorder: Rerun | None, *images: np.ndarray) -> lis
 
 def test_pictures_of_recorded_blocks_are_those_of_plain_ones_bit_for_bit(tiny_bundle: Path) -> None:
     bundle, recorder = open_bundle(tiny_bundle), Rerun()
-    found, plain = pictures(bundle, recorder, IMAGE, OTHER), pictures(bundle, None, IMAGE, OTHER)
+    found, plain = pictures(bundle, recorder, IMAGE, OTHER), pictures(bundle, Refusing(), IMAGE, OTHER)
     for one, other in zip(found, plain, strict=True):
         np.testing.assert_array_equal(one, other)
     assert np.abs(plain[0] - plain[1]).max() > 0.1
@@ -97,7 +105,7 @@ def test_the_next_picture_of_a_size_is_replayed_from_its_first_block_on(tiny_bun
     (first, _), (second, after_two), (third, after_three) = counts
     # Shapes that a picture has but once, its last blocks, are recorded when the second picture brings them again.
     assert 0 < first <= second == third
-    with Upscaler(bundle, backend=backend_of(bundle, None)) as upscaler:
+    with Upscaler(bundle, backend=backend_of(bundle, Refusing())) as upscaler:
         told: list[str] = []
         answers = upscaler._backend._graphs  # type: ignore[attr-defined]
         for name, graph in list(answers.items()):
@@ -120,7 +128,7 @@ class Told:
 
 def test_two_pictures_decoded_in_turns_keep_their_own_maps(tiny_bundle: Path) -> None:
     bundle, recorder = open_bundle(tiny_bundle), Rerun()
-    expected = pictures(bundle, None, IMAGE, OTHER)
+    expected = pictures(bundle, Refusing(), IMAGE, OTHER)
     with Upscaler(bundle, backend=backend_of(bundle, recorder)) as upscaler:
         found = [np.zeros((*SIZE, 3), np.float32) for _ in range(2)]
         encoded = [upscaler.encode(image) for image in (IMAGE, OTHER)]
@@ -186,16 +194,13 @@ def test_recordings_are_bounded_and_the_one_used_longest_ago_goes_first() -> Non
 
 
 def test_where_nothing_can_be_recorded_that_is_said_once_and_blocks_run_plainly(tiny_bundle: Path) -> None:
-    class Refusing(Rerun):
-        def record(self, work: Work) -> RerunRecording:
-            raise RuntimeError("operation not permitted when stream is capturing\nmore")
-
     said: list[str] = []
     bundle = open_bundle(tiny_bundle)
     backend = TorchBackend(bundle, OPTIONS, said.append, recorder=Refusing())
     with Upscaler(bundle, backend=backend) as upscaler:
         found = upscaler.render_unclamped(upscaler.encode(IMAGE), size=SIZE)
-    np.testing.assert_array_equal(found, pictures(bundle, None, IMAGE)[0])
+    # Without recordings blocks are larger, so sums are rounded another way.
+    np.testing.assert_allclose(found, pictures(bundle, None, IMAGE)[0], atol=1e-5)
     assert len(said) == 1
     assert "no CUDA graphs (operation not permitted when stream is capturing): every block" in said[0]
 
@@ -203,28 +208,34 @@ def test_where_nothing_can_be_recorded_that_is_said_once_and_blocks_run_plainly(
 def test_sampled_statistics_and_recorded_colours_go_together(tiny_bundle: Path) -> None:
     bundle, options = open_bundle(tiny_bundle), RenderOptions(statistics="sampled", samples=100)
     found = []
-    for recorder in (Rerun(), None):
+    for recorder in (Rerun(), Refusing()):
         with Upscaler(bundle, backend=backend_of(bundle, recorder), options=options) as upscaler:
             found.append(upscaler.render_unclamped(upscaler.encode(IMAGE), size=SIZE))
     np.testing.assert_array_equal(*found)
 
 
+READ_BY_HOST = {
+    "Reshape": (1,), "Slice": (1, 2, 3, 4), "Split": (1,), "ReduceSum": (1,), "ReduceMean": (1,), "Unsqueeze": (1,),
+}  # fmt: skip
+"""Operation → its inputs that are sizes or axes."""
+
+
 @pytest.mark.parametrize("name", ["hiif-compact", "hiif-video"])
-def test_recorded_graphs_bring_nothing_from_the_host(name: str) -> None:
-    # A capture refuses copies from pageable memory; sizes and axes are read by the host alone.
-    read_by_host = {"Reshape": (1,), "Slice": (1, 2, 3, 4), "Split": (1,), "ReduceSum": (1,), "Unsqueeze": (1,)}
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_recorded_graphs_bring_nothing_from_the_host(name: str, precision: Precision) -> None:
+    # A capture refuses copies from pageable memory.
     bundle = open_bundle(name)
-    for precision in ("fp32", "fp16"):
-        for key, contract in bundle.contract.chain(precision).items():
-            if is_fold(key) or key == "encoder":
-                continue
-            graph = TorchGraph(contract, bundle.graphs[contract.key], torch.device("cpu"))
-            host = {weight for weight, value in graph.weights.items() if value.dtype == torch.int64}
-            for step in graph._steps:
-                for place, tensor in enumerate(step.inputs):
-                    is_scalar_index = step.kind == "Gather" and place == 1 and graph.weights.get(tensor, host) is not host
-                    if tensor in host and not (is_scalar_index and graph.weights[tensor].ndim == 0):
-                        assert place in read_by_host.get(step.kind, ()), (key, step.kind)
+    for key, contract in bundle.contract.chain(precision).items():
+        if key != "decoder" and not key.startswith("statistics_"):
+            continue
+        graph = TorchGraph(contract, bundle.graphs[contract.key], torch.device("cpu"))
+        for step in graph._steps:
+            for place, tensor in enumerate(step.inputs):
+                weight = graph.weights.get(tensor)
+                if weight is None or weight.dtype != torch.int64:
+                    continue
+                is_scalar_index = step.kind == "Gather" and weight.ndim == 0
+                assert is_scalar_index or place in READ_BY_HOST.get(step.kind, ()), (key, step.kind)
 
 
 def test_what_recordings_hold_is_planned() -> None:
@@ -232,4 +243,5 @@ def test_what_recordings_hold_is_planned() -> None:
     small = replace(contract, decoder=replace(contract.decoder, query_channels=1 << 14))
     plain, recorded = (make_torch_plan(small, (64, 64), "fp16", 1 << 30, records=on) for on in (False, True))
     assert recorded.block_queries == plain.block_queries // 2
-    assert recorded.device_bytes == plain.device_bytes
+    # Up to the queries of half a block.
+    assert recorded.device_bytes == pytest.approx(plain.device_bytes, rel=1e-3)
