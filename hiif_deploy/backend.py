@@ -115,7 +115,7 @@ class HostBackend:
         self._threads = options.thread_count
         self._call_threads = min(options.call_threads or 1, self._threads)
         self.precision: Arithmetic = options.precision or "fp32"
-        stages = self.contract.stages if options.graphs == "fp32" else {}
+        stages = self._stages()
         if self.precision in LOW and not stages:
             raise EngineError(
                 f"precision {self.precision} needs a decoder in stages, and bundle {self.contract.name} has none: "
@@ -128,11 +128,19 @@ class HostBackend:
         self.description = f"{self._engine}, {self.precision}"
         self.encoder = sessions["encoder"]
         calls = max(1, self._threads // self._call_threads)
-        cascaded = CascadedDecoder if self.contract.decoder.cascade > 1 else Decoder
-        self.decoder = (StagedDecoder if stages else cascaded)(self.contract, sessions, calls)
+        self.decoder = self._decoder(sessions, calls)
         self.statistics = self.decoder.statistics
         self.colours = self.decoder.colours
         self.close = self.decoder.close
+
+    def _stages(self) -> dict[str, GraphContract]:
+        """Graphs of the decoder in stages; empty where it is run whole."""
+        return self.contract.stages if self._options.graphs == "fp32" else {}
+
+    def _decoder(self, sessions: dict[str, Session], calls: int) -> Decoder:
+        if self._stages():
+            return StagedDecoder(self.contract, sessions, calls)
+        return (CascadedDecoder if self.contract.decoder.cascade > 1 else Decoder)(self.contract, sessions, calls)
 
     @property
     def _engine(self) -> str:
@@ -155,7 +163,7 @@ class HostBackend:
             arithmetic="fp32" if is_exact else self.precision,
         )
 
-    def encode(self, image: Array, plan: Plan, advance: Advance) -> Array:
+    def encode(self, image: Array, plan: Plan, advance: Advance) -> Encoded:
         """See `encode.encode`."""
         return encode(self.encoder, self.contract, image, plan, advance)
 

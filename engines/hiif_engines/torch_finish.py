@@ -91,7 +91,7 @@ class Download:
         self._host = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
         self._done: torch.cuda.Event | None = None
         if tensors[0].device.type == "cuda":
-            self._done = torch.cuda.Event()
+            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._done.record(torch.cuda.current_stream(tensors[0].device))
 
     def wait(self) -> list[NDArray[Any]]:

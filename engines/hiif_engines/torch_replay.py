@@ -52,7 +52,7 @@ class CudaRecorder:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._last: weakref.ref[CudaRecording] | None = None
 
     def record(self, work: Callable[[], dict[str, Tensor]]) -> CudaRecording:
