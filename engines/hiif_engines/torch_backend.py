@@ -157,7 +157,7 @@ class TorchBackend:
         if not (self._device.type == "cuda" if fused is None else fused):
             return {}
         try:
-            return fused_kernels(bundle, self.precision, self._device)
+            return fused_kernels(bundle, self.precision, self._device, say)
         except HiifError as error:
             if fused:
                 raise
