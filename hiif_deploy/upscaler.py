@@ -21,8 +21,9 @@ from hiif_deploy.decode import Job, Statistics, Window
 from hiif_deploy.engine_choice import open_backend
 from hiif_deploy.errors import OptionError
 from hiif_deploy.grid import relative_cell
+from hiif_deploy.ort_backend import DeviceBackend
 from hiif_deploy.pixels import Frame, FrameFormat, check_frame, from_unit, mirror, to_unit
-from hiif_deploy.plan import DEFAULT_BUDGET, QUERY_BLOCK, TILE_ROWS, Plan, make_plan
+from hiif_deploy.plan import DEFAULT_BUDGET, QUERY_BLOCK, TILE_ROWS, Plan, gpu_query_block, make_plan
 from hiif_deploy.sampling import Sampling
 from hiif_deploy.session import Arithmetic, Engine, EngineOptions
 from hiif_deploy.sizes import (
@@ -129,7 +130,7 @@ class Upscaler:
         self.engine = EngineOptions(engine=engine) if isinstance(engine, str) else engine or EngineOptions()
         self.options = options or RenderOptions()
         cut = tuning.find(self.bundle, self.engine)
-        self._query_block = cut.query_block if cut else QUERY_BLOCK
+        self._tuned_block = cut.query_block if cut else None
         if cut and self.engine.call_threads is None:
             self.engine = replace(self.engine, call_threads=cut.call_threads)
         self._backend = backend or open_backend(self.bundle, self.engine)
@@ -245,7 +246,7 @@ class Upscaler:
         options = self.options
         return make_plan(
             self.contract, source, budget=options.memory, threads=self.engine.thread_count,
-            query_block=options.query_block or self._query_block, tile_rows=options.tile_rows,
+            query_block=options.query_block or self._tuned_block or self._usual_block, tile_rows=options.tile_rows,
         )  # fmt: skip
 
     def steps(self, source: Size, target: Size) -> int:
@@ -261,6 +262,12 @@ class Upscaler:
         if self.options.group_rows is None or multiple == 1:
             return source, target
         return published_size(source, target, multiple)
+
+    @property
+    def _usual_block(self) -> int:
+        if isinstance(self._backend, DeviceBackend):
+            return gpu_query_block(self.contract, self.options.memory, self.engine.thread_count)
+        return QUERY_BLOCK
 
     def _parts(
         self, features: Features, size: Size, window: Window, statistics: Statistics | None,

@@ -19,7 +19,7 @@ from hiif_deploy.onnx_crop import crop_contract, crop_model
 from hiif_deploy.ort_backend import DeviceBackend, keeps_tensors
 from hiif_deploy.ort_device import Crop, DeviceSession, Held, HeldFeatures, device_of
 from hiif_deploy.pixels import to_unit
-from hiif_deploy.plan import Tile, make_plan
+from hiif_deploy.plan import QUERY_BLOCK, Tile, make_plan
 
 IMAGE = sample("astronaut")[100:124, 100:119]
 SIZE = (70, 61)
@@ -173,6 +173,21 @@ def test_on_a_cuda_provider_tensors_stay_and_nothing_else_is_tried(provider: str
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         with pytest.raises(EngineError, match="is not in this ONNX Runtime"):
             choice.open_backend(bundle, engine)
+
+
+def test_calls_on_a_gpu_are_as_large_as_the_memory_allows() -> None:
+    bundle, engine = open_bundle("hiif-video"), EngineOptions(threads=2)
+    wide = replace(bundle.contract, decoder=replace(bundle.contract.decoder, query_channels=2048))
+    blocks = []
+    for memory in (1 << 30, 4 << 30, 64 << 30):
+        options = RenderOptions(memory=memory)
+        with Upscaler(bundle, engine=engine, options=options, backend=DeviceBackend(bundle, engine)) as upscaler:
+            upscaler.bundle = replace(bundle, contract=wide)
+            blocks.append(upscaler.plan((64, 64)).query_block)
+    # 8 KiB a query, two calls at once, a quarter of the memory for them.
+    assert blocks == [1 << 14, 1 << 16, 1 << 16]
+    with Upscaler(bundle, engine=engine) as upscaler:
+        assert upscaler.plan((64, 64)).query_block == QUERY_BLOCK
 
 
 def test_a_decoder_in_a_cascade_keeps_its_tensors_on_the_host(tiny_bundle: Path) -> None:
