@@ -11,11 +11,12 @@ import pytest
 
 from hiif_deploy import EngineError, store_root
 from hiif_deploy.bundle import open_bundle
+from hiif_deploy.contract import Precision
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton", reason="Triton is not installed")
 from hiif_engines import fused_cuts  # noqa: E402
-from hiif_engines.fused import decoder_graphs, fused_kernels, open_kernels  # noqa: E402
+from hiif_engines.fused import decoder_graphs, fused_kernels, open_kernels, tune_kernels  # noqa: E402
 from hiif_engines.fused_cuts import Kernel, Measured, candidates, default_cut, find, measure, store  # noqa: E402
 from hiif_engines.fused_decoder import Cut  # noqa: E402
 
@@ -102,3 +103,30 @@ def test_a_damaged_file_is_told_and_not_used(content: str) -> None:
 def test_a_cut_that_no_kernel_has_is_refused(values: tuple[int, int, int, int]) -> None:
     with pytest.raises(EngineError, match="cut Cut"):
         Cut(*values)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_all_kernels_of_a_bundle_are_measured_and_stored(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Real kernels and a real clock, at a size that the interpreter bears.
+    for name, value in (("MEASURED", ((3, 3), (4, 6))), ("WARM_UP", 0), ("TURNS", 1)):
+        monkeypatch.setattr(fused_cuts, name, value)
+    cuts = [Cut(16, 32, 3, 4), Cut(32, 64, 2, 4)]
+    monkeypatch.setattr(fused_cuts, "candidates", lambda _: cuts)
+    bundle = open_bundle("hiif-compact")
+    found = tune_kernels(bundle, precision, CPU)
+    assert set(found) == {"decoder", "statistics_0", "statistics_1"}
+    for measured in found.values():
+        assert (len(measured.seconds), measured.failed) == (2, {})
+    for name, kernel in fused_kernels(bundle, precision, CPU).items():
+        assert kernel.keywords["cut"] == found[name].cut  # type: ignore[attr-defined]
+        assert found[name].cut in cuts
+
+
+@pytest.mark.parametrize(("device", "reason"), [("cpu", "kernels run on a GPU"), ("cuda:99", "PyTorch")])
+def test_the_command_wants_a_gpu(device: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from hiif_deploy import cli
+
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["tune-kernels", "hiif-compact", "--device", device])
+    assert stop.value.code == 2
+    assert reason in capsys.readouterr().err
