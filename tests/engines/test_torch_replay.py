@@ -176,6 +176,13 @@ def test_maps_at_another_address_or_of_another_form_are_recorded_anew(moved: tor
     assert recorder.replays == [2, 2]
 
 
+def test_maps_at_the_same_address_with_other_strides_are_recorded_anew() -> None:
+    replays, x, memory = Replays(Rerun(), ignore), torch.ones(1), torch.arange(6.0)
+    for part, total in ((memory[:3], 3), (memory[::2], 6)):
+        for _ in range(3):
+            assert replays.run("g", doubled, {"map": part}, {"x": x})["sum"].item() == total + 2
+
+
 def test_maps_changed_in_place_are_read_anew() -> None:
     replays, maps, x = Replays(Rerun(), ignore), {"map": torch.ones(3)}, torch.ones(1)
     for n in range(5):
