@@ -36,6 +36,10 @@ FOLDER = "kernels"
 """Below the store's root."""
 MEASURED: tuple[Size, Size] = (128, 128), (256, 256)
 """(height, width) from and to: as many queries as a block of a large picture has."""
+SIZES = (
+    (32, 32, 4), (32, 32, 8), (64, 16, 8), (64, 32, 4), (64, 32, 8), (64, 64, 8), (128, 16, 16), (128, 32, 8),
+)  # fmt: skip
+"""Queries, hidden channels at once, warps: what a compiler fits on a chip at some width or other (design/gpu.md)."""
 WARM_UP, TURNS = 3, 10
 """Calls before and in one measurement."""
 
@@ -47,11 +51,8 @@ def default_cut(device: torch.device) -> Cut:
 
 def candidates(device: torch.device) -> list[Cut]:
     """All that are measured. Where values or weights do not fit the chip, that is found out by trying."""
-    found = []
-    for block, part, warps in ((32, 32, 4), (64, 32, 4), (64, 32, 8), (64, 64, 8), (128, 32, 8), (128, 32, 16)):
-        for at_once in (1, 2):
-            found.append(Cut(block, part, at_once * multiprocessors(device), warps))
-    return found
+    processors = multiprocessors(device)
+    return [Cut(block, part, n * processors, warps) for block, part, warps in SIZES for n in (1, 2)]
 
 
 def multiprocessors(device: torch.device) -> int:
