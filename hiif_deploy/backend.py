@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from hiif_deploy.contract import FIRST_STAGE, GraphContract, is_fold, joined
 from hiif_deploy.decode import Decoder, Job, Statistics, Window, query_axes
 from hiif_deploy.encode import encode, encoder_calls
 from hiif_deploy.errors import EngineError
+from hiif_deploy.pixels import Frame, FrameFormat
 from hiif_deploy.plan import Plan, decoder_tiles
 from hiif_deploy.session import LOW, Arithmetic, EngineOptions, Session, open_session
 from hiif_deploy.sizes import Size
@@ -84,6 +85,17 @@ class Backend(Protocol):
         ...
 
 
+@runtime_checkable
+class FrameMaker(Protocol):
+    """A backend that can make a frame's values itself, where the colours are."""
+
+    def frames(
+        self, job: Job, window: Window, statistics: Statistics, advance: Advance, like: FrameFormat
+    ) -> Iterator[tuple[slice, slice, Frame]]:
+        """What `Backend.colours` yields, clamped and rounded as `pixels.from_unit` does."""
+        ...
+
+
 EXACT = ("maps", FIRST_STAGE, "sums_")
 """Graphs that stay in fp32 in every arithmetic (moments, corner weights, sums), and on ONNX Runtime's processor where
 the engine is OpenVINO, which gathers at half its speed (design/decoding.md §5)."""
@@ -103,7 +115,7 @@ class HostBackend:
         self._threads = options.thread_count
         self._call_threads = min(options.call_threads or 1, self._threads)
         self.precision: Arithmetic = options.precision or "fp32"
-        stages = self.contract.stages if options.graphs == "fp32" else {}
+        stages = self._stages()
         if self.precision in LOW and not stages:
             raise EngineError(
                 f"precision {self.precision} needs a decoder in stages, and bundle {self.contract.name} has none: "
@@ -120,11 +132,19 @@ class HostBackend:
         self.description = f"{self._engine}, {self.precision}"
         self.encoder = sessions["encoder"]
         calls = max(1, self._threads // self._call_threads)
-        cascaded = CascadedDecoder if self.contract.decoder.cascade > 1 else Decoder
-        self.decoder = (StagedDecoder if stages else cascaded)(self.contract, sessions, calls)
+        self.decoder = self._decoder(sessions, calls)
         self.statistics = self.decoder.statistics
         self.colours = self.decoder.colours
         self.close = self.decoder.close
+
+    def _stages(self) -> dict[str, GraphContract]:
+        """Graphs of the decoder in stages; empty where it is run whole."""
+        return self.contract.stages if self._options.graphs == "fp32" else {}
+
+    def _decoder(self, sessions: dict[str, Session], calls: int) -> Decoder:
+        if self._stages():
+            return StagedDecoder(self.contract, sessions, calls)
+        return (CascadedDecoder if self.contract.decoder.cascade > 1 else Decoder)(self.contract, sessions, calls)
 
     @property
     def _engine(self) -> str:
@@ -149,7 +169,7 @@ class HostBackend:
             following=following,
         )
 
-    def encode(self, image: Array, plan: Plan, advance: Advance) -> Array:
+    def encode(self, image: Array, plan: Plan, advance: Advance) -> Encoded:
         """See `encode.encode`."""
         return encode(self.encoder, self.contract, image, plan, advance)
 

@@ -32,13 +32,17 @@ GEOMETRY_INPUTS = frozenset({
 """Names that the runtime fills from the axis tables; every other graph input comes from an earlier graph."""
 
 
+ElementType = Literal["float16", "float32", "float64", "int32", "int64"]
+"""Of a tensor; bundles have no int64 ones so far, the graph of `onnx_crop.py` has."""
+
+
 @dataclass(frozen=True)
 class TensorContract:
     """One input or output of a graph."""
 
     name: str
     """As in the ONNX file."""
-    dtype: Literal["float16", "float32", "float64", "int32"]
+    dtype: ElementType
     """Element type."""
     shape: tuple[int | str, ...]
     """Sizes; a name marks a dynamic axis, and equal names agree within one call."""

@@ -243,10 +243,14 @@ class Job:
         return self.sampling.count(slice(*window.rows), slice(*window.columns))
 
     def maps(self, tile: Tile, session: Session) -> Tensors:
-        """Maps of the tile's source pixels, kept between passes as far as the plan's cache reaches."""
+        """Maps of the tile's source pixels."""
+        return self.kept_maps(tile, lambda: session.run({"features": self._with_halo(tile)}))
+
+    def kept_maps(self, tile: Tile, make: Callable[[], Tensors]) -> Tensors:
+        """What `make` gives for the tile, kept between passes as far as the plan's cache reaches."""
         if tile.key in self._cache:
             return self._cache[tile.key]
-        maps = session.run({"features": self._with_halo(tile)})
+        maps = make()
         size = sum(array.nbytes for array in maps.values())
         with self._lock:
             # Two threads may have computed the same maps; only one of them is counted.

@@ -65,12 +65,15 @@ def normalise(contract: Contract, image: Array) -> Array:
     return np.ascontiguousarray(((image - mean) / std).transpose(2, 0, 1)[None])
 
 
+def prepared(contract: Contract, image: Array) -> Array:
+    """Unit picture [h, w, 3] → network input [1, 3, h, w], mirrored at the end up to the encoder's multiple."""
+    size = padded_size((image.shape[0], image.shape[1]), contract.encoder.size_multiple)
+    return normalise(contract, image if size == image.shape[:2] else mirror(image, size))
+
+
 def _run(session: Session, contract: Contract, image: Array) -> Array:
-    height, width = image.shape[:2]
-    size = padded_size((height, width), contract.encoder.size_multiple)
-    padded = image if size == (height, width) else mirror(image, size)
-    features: Array = session.run({"image": normalise(contract, padded)})["features"][0]
-    return features[:, :height, :width]
+    features: Array = session.run({"image": prepared(contract, image)})["features"][0]
+    return features[:, : image.shape[0], : image.shape[1]]
 
 
 def widen(part: slice, overlap: int, size: int) -> slice:

@@ -17,6 +17,7 @@ from hiif_deploy.engine_store import EngineStore, Found
 from hiif_deploy.engine_verify import require_verified
 from hiif_deploy.errors import EngineAbsentError, EngineError, EngineLoadError, HiifError
 from hiif_deploy.extras import require_extra
+from hiif_deploy.ort_backend import DeviceBackend, keeps_tensors
 from hiif_deploy.say import Say, say_on_stderr
 from hiif_deploy.session import EngineOptions
 from hiif_deploy.trt_library import Library, load_library
@@ -43,7 +44,12 @@ def open_backend(bundle: Bundle, options: EngineOptions, say: Say = announce) ->
         return open_torch(bundle, options, say)
     if options.engine == "auto":
         return _open_best(bundle, options, say)
-    return HostBackend(bundle, options)
+    return open_host(bundle, options)
+
+
+def open_host(bundle: Bundle, options: EngineOptions) -> HostBackend:
+    """ONNX Runtime or OpenVINO; on a CUDA provider tensors stay on the GPU."""
+    return (DeviceBackend if keeps_tensors(bundle, options) else HostBackend)(bundle, options)
 
 
 def open_tensorrt(bundle: Bundle, options: EngineOptions, say: Say = announce) -> TrtBackend:
@@ -188,4 +194,4 @@ def _open_torch_cuda(bundle: Bundle, options: EngineOptions, say: Say) -> Backen
 
 def _open_cuda(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
     del say
-    return HostBackend(bundle, replace(options, engine="onnxruntime", provider="cuda"))
+    return open_host(bundle, replace(options, engine="onnxruntime", provider="cuda"))

@@ -43,7 +43,7 @@ class OrtSession:
                 model, _options(threads, keep_memory), providers=[provider_choice(self.provider)]
             )
         except Exception as error:  # ONNX Runtime raises half a dozen unrelated types
-            raise EngineError(f"graph {graph.name}: ONNX Runtime cannot load it: {_first_line(error)}") from error
+            raise EngineError(f"graph {graph.name}: ONNX Runtime cannot load it: {first_line(error)}") from error
         _refuse_fallback(self._session, self.provider, graph.name)
         self._outputs = [tensor.name for tensor in graph.outputs]
         self._dtypes = {tensor.name: np.dtype(tensor.dtype) for tensor in graph.inputs}
@@ -57,7 +57,7 @@ class OrtSession:
             values = self._session.run(self._outputs, inputs)
         except Exception as error:
             shapes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
-            raise EngineError(f"graph {self.name} failed on {shapes}: {_first_line(error)}") from error
+            raise EngineError(f"graph {self.name} failed on {shapes}: {first_line(error)}") from error
         return dict(zip(self._outputs, values, strict=True))
 
 
@@ -108,6 +108,7 @@ def _refuse_fallback(session: ort.InferenceSession, wanted: str, graph: str) -> 
 def _compare(graph: GraphContract, promised: tuple[TensorContract, ...], found: list[ort.NodeArg]) -> None:
     types = {
         "float16": "tensor(float16)", "float32": "tensor(float)", "float64": "tensor(double)", "int32": "tensor(int32)",
+        "int64": "tensor(int64)",
     }  # fmt: skip
     wanted = [(tensor.name, types[tensor.dtype], len(tensor.shape)) for tensor in promised]
     actual = [(node.name, node.type, len(node.shape)) for node in found]
@@ -115,5 +116,6 @@ def _compare(graph: GraphContract, promised: tuple[TensorContract, ...], found: 
         raise BundleError(f"graph {graph.name}: the file has {actual}, the contract promises {wanted}")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Of what ONNX Runtime says, which goes on for many."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

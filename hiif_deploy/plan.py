@@ -15,6 +15,8 @@ DEFAULT_BUDGET = 1 << 30
 """Bytes of working memory where the user names none."""
 QUERY_BLOCK = 2048
 """Queries per decoder call: what fits a core's L2 cache (design/decoding.md §3e)."""
+GPU_QUERY_BLOCK = 1 << 16
+"""The same at most where calls run on a GPU, which wants large ones."""
 TILE_ROWS = 8
 """Source rows of a decoder tile; its maps are shared by all queries between them."""
 BLOCKS_PER_TILE = 32
@@ -90,6 +92,12 @@ def make_plan(
         working_bytes=max(encoder_bytes, working + cache),
         carry_bytes=max(0, budget - working - cache) if contract.stages and decoder.statistics_passes else 0,
     )
+
+
+def gpu_query_block(contract: Contract, budget: int, threads: int) -> int:
+    """Queries per decoder call on a GPU: what a quarter of the budget holds for `threads` calls at once."""
+    fitting = budget // 4 // threads // (4 * contract.decoder.query_channels)
+    return max(QUERY_BLOCK, min(GPU_QUERY_BLOCK, fitting))
 
 
 def carried_bytes(contract: Contract, plan: Plan, queries: int) -> int:

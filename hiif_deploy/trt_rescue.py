@@ -7,7 +7,7 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.backend import HostBackend
+from hiif_deploy.backend import Encoded, HostBackend
 from hiif_deploy.bundle import Bundle
 from hiif_deploy.decode import Job, Statistics, Sums, Window
 from hiif_deploy.plan import make_plan
@@ -23,7 +23,7 @@ class Rescue:
     def __init__(self, bundle: Bundle, threads: int, say: Say) -> None:
         self._bundle, self._threads, self._say = bundle, threads, say
         self._host: HostBackend | None = None
-        self._last: tuple[Array, Array] | None = None
+        self._last: tuple[Array, Encoded] | None = None
         self._lock = threading.Lock()
         self.count = 0
         """Blocks answered so far."""

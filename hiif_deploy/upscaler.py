@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, get_args
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy import tuning
-from hiif_deploy.backend import Backend, Encoded
+from hiif_deploy.backend import Backend, Encoded, FrameMaker
 from hiif_deploy.bundle import DEFAULT_MODEL, Bundle, open_bundle
 from hiif_deploy.carry import Carry
 from hiif_deploy.contract import Contract
@@ -20,8 +21,9 @@ from hiif_deploy.decode import Job, Statistics, Window
 from hiif_deploy.engine_choice import open_backend
 from hiif_deploy.errors import OptionError
 from hiif_deploy.grid import relative_cell
+from hiif_deploy.ort_backend import DeviceBackend
 from hiif_deploy.pixels import Frame, FrameFormat, check_frame, from_unit, mirror, to_unit
-from hiif_deploy.plan import DEFAULT_BUDGET, QUERY_BLOCK, TILE_ROWS, Plan, make_plan
+from hiif_deploy.plan import DEFAULT_BUDGET, QUERY_BLOCK, TILE_ROWS, Plan, gpu_query_block, make_plan
 from hiif_deploy.sampling import Sampling, enough
 from hiif_deploy.session import Arithmetic, Engine, EngineOptions
 from hiif_deploy.sizes import (
@@ -36,7 +38,8 @@ from hiif_deploy.sizes import (
 )
 
 Array = NDArray[np.float32]
-
+Answer = Callable[[Job, Window, Statistics, Callable[[int], None]], Iterator[tuple[slice, slice, Frame]]]
+"""Yields (rows, columns) within a window and what the backend makes of its queries."""
 
 StatisticsMode = Literal["exact", "sampled"]
 """Which queries the statistics passes ask."""
@@ -125,7 +128,7 @@ class Upscaler:
         self.engine = EngineOptions(engine=engine) if isinstance(engine, str) else engine or EngineOptions()
         self.options = options or RenderOptions()
         cut = tuning.find(self.bundle, self.engine)
-        self._query_block = cut.query_block if cut else QUERY_BLOCK
+        self._tuned_block = cut.query_block if cut else None
         if cut and self.engine.call_threads is None:
             self.engine = replace(self.engine, call_threads=cut.call_threads)
         self._backend = backend or open_backend(self.bundle, self.engine)
@@ -217,7 +220,12 @@ class Upscaler:
         like = features.format
         channels = () if like.channels is None else (like.channels,)
         frame: Frame = np.empty((*window.shape, *channels), dtype=like.dtype)
-        for rows, columns, colours in self._colours(features, target, window, statistics, advance):
+        if inspect is _ignore_colours and isinstance(self._backend, FrameMaker):
+            made = partial(self._backend.frames, like=like)
+            for rows, columns, part in self._parts(features, target, window, statistics, advance, made):
+                frame[rows, columns] = part
+            return frame
+        for rows, columns, colours in self._parts(features, target, window, statistics, advance, self._backend.colours):
             inspect(colours)
             frame[rows, columns] = from_unit(colours, like)
         return frame
@@ -225,7 +233,9 @@ class Upscaler:
     def render_unclamped(self, features: Features, *, size: Size, statistics: Statistics | None = None) -> Array:
         """[H, W, 3] float32 as the model answers, 1 being white: overshoot kept, for measuring deviations."""
         colours = np.empty((*size, 3), dtype=np.float32)
-        for rows, columns, part in self._colours(features, size, _whole(size), statistics, _ignore):
+        for rows, columns, part in self._parts(
+            features, size, _whole(size), statistics, _ignore, self._backend.colours
+        ):
             colours[rows, columns] = part
         return colours
 
@@ -234,7 +244,7 @@ class Upscaler:
         options = self.options
         return make_plan(
             self.contract, source, budget=options.memory, threads=self.engine.thread_count,
-            query_block=options.query_block or self._query_block, tile_rows=options.tile_rows,
+            query_block=options.query_block or self._tuned_block or self._usual_block, tile_rows=options.tile_rows,
         )  # fmt: skip
 
     def steps(self, source: Size, target: Size) -> int:
@@ -251,22 +261,29 @@ class Upscaler:
             return source, target
         return published_size(source, target, multiple)
 
-    def _colours(
+    @property
+    def _usual_block(self) -> int:
+        if isinstance(self._backend, DeviceBackend):
+            return gpu_query_block(self.contract, self.options.memory, self.engine.thread_count)
+        return QUERY_BLOCK
+
+    def _parts(
         self, features: Features, size: Size, window: Window, statistics: Statistics | None,
-        advance: Callable[[int], None],
-    ) -> Iterator[tuple[slice, slice, Array]]:  # fmt: skip
+        advance: Callable[[int], None], answer: Answer,
+    ) -> Iterator[tuple[slice, slice, Frame]]:  # fmt: skip
+        """Parts of the window as `answer`, a way of the backend's, gives them."""
         job = self._job(features, size)
         if self.options.group_rows is None:
             found = statistics or self._backend.statistics(job, _whole(size), advance)
-            yield from self._backend.colours(job, window, found, advance)
+            yield from answer(job, window, found, advance)
             return
         for group in _groups(_whole(size), self.options.group_rows):
             part = _overlap(group, window)
             if part is not None:
                 found = self._backend.statistics(job, group, advance)
                 start = part.rows[0] - window.rows[0]
-                for rows, columns, colours in self._backend.colours(job, part, found, advance):
-                    yield slice(rows.start + start, rows.stop + start), columns, colours
+                for rows, columns, values in answer(job, part, found, advance):
+                    yield slice(rows.start + start, rows.stop + start), columns, values
 
     def _job(self, features: Features, size: Size) -> Job:
         check_output(features.size, size, self.options.max_output_pixels)

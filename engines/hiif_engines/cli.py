@@ -1,4 +1,4 @@
-"""The sub-commands `build` and `engines`. Nothing heavy is imported before one of them runs."""
+"""The sub-commands `build`, `tune-kernels` and `engines`. Nothing heavy is imported before one of them runs."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add this area's sub-commands."""
     app.command()(build)
+    app.command()(tune_kernels)
     register_store(app)
 
 
@@ -74,6 +75,28 @@ def build(
     if emit_ is not None:
         data = {name: engine.load() for name, engine in engines.items()}
         _emit(opened, request, EmitOptions(emit_, output, scale, overwrite, data))
+
+
+def tune_kernels(
+    bundle: Annotated[str, typer.Argument(help="Bundle folder, or name of a shipped model.")],
+    precision: Annotated[Precision, typer.Option(help="Of the kernels.")] = "fp16",
+    device: Annotated[str, typer.Option(help="cuda or cuda:N.")] = "cuda",
+) -> None:
+    """Measure how engine torch's fused kernels are cut best on this GPU, and store that for later runs."""
+    from hiif_deploy.bundle import open_bundle
+    from hiif_deploy.extras import require_extra
+
+    require_extra("cuda-torch")
+    from hiif_engines.fused import tune_kernels as tune
+    from hiif_engines.torch_device import open_device
+
+    if not device.startswith("cuda"):
+        raise OptionError(f"device {device!r}: kernels run on a GPU: expected cuda or cuda:N")
+    for name, measured in tune(open_bundle(bundle), precision, open_device(device)).items():
+        for cut, seconds in sorted(measured.seconds.items(), key=lambda pair: pair[1]):
+            print(f"{name}: {1000 * seconds:.3f} ms, {cut}")
+        for cut, reason in measured.failed.items():
+            print(f"{name}: {cut}: {reason}")
 
 
 def _build(

@@ -34,6 +34,13 @@ class Cut:
     warps: int = 8
     """Groups of 32 threads in a program; at width 256 a compiled block takes all registers of as many."""
 
+    def __post_init__(self) -> None:
+        sizes = self.block, self.slice, self.warps
+        if any(type(n) is not int or n < 1 or n & (n - 1) for n in sizes) or min(self.block, self.slice) < 16:
+            raise EngineError(f"cut {self}: expected powers of two, of at least 16 queries and hidden channels")
+        if type(self.programs) is not int or self.programs < 1:
+            raise EngineError(f"cut {self}: expected at least one program")
+
     def grid(self, queries: int) -> int:
         """How many programs run: no more than there are blocks."""
         return min(self.programs, -(-queries // self.block))
@@ -82,6 +89,10 @@ class FusedLevels:
             self._attention, self._attention_bias,
         ]  # fmt: skip
 
+    def slice_of(self, cut: Cut) -> int:
+        """Hidden channels at once, no more than there are."""
+        return min(cut.slice, self.width, self.hidden)
+
     @property
     def shapes(self) -> dict[str, int | float]:
         """What a kernel is compiled for."""
@@ -118,7 +129,7 @@ class FusedDecoder(FusedLevels):
         colour_kernel[(cut.grid(rows * columns),)](
             *self.arguments(feeds), self._level_1, self._vectors, self._level_2, self._level_bias, self._last,
             self._last_bias, colour, rows, columns, **self.shapes, INPUTS=self.width + BITS, EPSILON=self.epsilons[1],
-            LEVELS=self.levels, SLICE=cut.slice, BLOCK=cut.block, num_warps=cut.warps,
+            LEVELS=self.levels, SLICE=self.slice_of(cut), BLOCK=cut.block, num_warps=cut.warps,
         )  # fmt: skip
         return {"colour": colour}
 
@@ -147,8 +158,8 @@ class FusedStatistics(FusedLevels):
         outer, key, value = zeros(self.heads // at_once, side, side), zeros(self.width), zeros(self.width)
         sum_kernel[(programs,)](
             *self.arguments(feeds), self._projection, self._bias, outer, key, value, rows, columns, **self.shapes,
-            HEAD=self.head, HEAD_EPSILON=self.epsilons[1], HEADS_AT_ONCE=at_once, PRECISION="ieee", SLICE=cut.slice,
-            BLOCK=cut.block, num_warps=cut.warps,
+            HEAD=self.head, HEAD_EPSILON=self.epsilons[1], HEADS_AT_ONCE=at_once, PRECISION="ieee",
+            SLICE=self.slice_of(cut), BLOCK=cut.block, num_warps=cut.warps,
         )  # fmt: skip
         # Heads of one product met each other too: only their own squares are wanted.
         squares = outer.sum(0, dtype=torch.float64).reshape(-1, at_once, self.head, at_once, self.head)

@@ -79,6 +79,18 @@ def first_scale(c, moments, row, column, cell_sum, cell_square, INPUTS: tl.const
 
 
 @triton.jit
+def first_place(
+    q, moments, row_tap, column_tap, row_distance, column_distance, row_bits, column_bits, cell_sums, rows, columns,
+    INPUTS: tl.constexpr, EPSILON: tl.constexpr,
+):  # fmt: skip
+    """Where level 0 of queries q reads and how it scales: corners with weights, two digits, 1 / σ."""
+    c = corners(q, row_tap, column_tap, row_distance, column_distance, rows, columns)
+    row, column = bits_of(q, row_bits, column_bits, rows, columns, 0)
+    scale = first_scale(c, moments, row, column, tl.load(cell_sums), tl.load(cell_sums + 1), INPUTS, EPSILON)
+    return c, row, column, scale
+
+
+@triton.jit
 def gathered(map_k, i, weight, s, stride, CHANNELS: tl.constexpr, WIDTH: tl.constexpr):
     """Channels s of one corner's map, weighted, float32; zero beyond the map's channels."""
     place = map_k + i.to(tl.int64)[:, None] * stride + s[None, :]
@@ -169,13 +181,13 @@ def colour_kernel(
 ):  # fmt: skip
     """`colour` [rows · columns, 3] float32 of all queries; programs share the blocks. See `FusedDecoder`."""
     queries = rows * columns
-    cell_sum, cell_square = tl.load(cell_sums), tl.load(cell_sums + 1)
     for block in range(tl.program_id(0), tl.cdiv(queries, BLOCK), tl.num_programs(0)):
         place = block * BLOCK + tl.arange(0, BLOCK)
         q = tl.minimum(place, queries - 1)
-        c = corners(q, row_tap, column_tap, row_distance, column_distance, rows, columns)
-        row, column = bits_of(q, row_bits, column_bits, rows, columns, 0)
-        scale = first_scale(c, moments, row, column, cell_sum, cell_square, FIRST_INPUTS, FIRST_EPSILON)
+        c, row, column, scale = first_place(
+            q, moments, row_tap, column_tap, row_distance, column_distance, row_bits, column_bits, cell_sums, rows,
+            columns, FIRST_INPUTS, FIRST_EPSILON,
+        )  # fmt: skip
         x = first_level(
             c, map_0, map_1, map_2, map_3, stride, row, column, scale, first, second, second_bias,
             CHANNELS, WIDTH, HIDDEN, SLICE, BLOCK,
@@ -247,16 +259,16 @@ def sum_kernel(
     Every program adds its own blocks in a fixed order, so equal calls give equal bits.
     """
     program, queries = tl.program_id(0), rows * columns
-    cell_sum, cell_square = tl.load(cell_sums), tl.load(cell_sums + 1)
     outer += program * WIDTH * HEADS_AT_ONCE * HEAD
     key += program * WIDTH
     value += program * WIDTH
     for block in range(program, tl.cdiv(queries, BLOCK), tl.num_programs(0)):
         place = block * BLOCK + tl.arange(0, BLOCK)
         q = tl.minimum(place, queries - 1)
-        c = corners(q, row_tap, column_tap, row_distance, column_distance, rows, columns)
-        row, column = bits_of(q, row_bits, column_bits, rows, columns, 0)
-        scale = first_scale(c, moments, row, column, cell_sum, cell_square, FIRST_INPUTS, FIRST_EPSILON)
+        c, row, column, scale = first_place(
+            q, moments, row_tap, column_tap, row_distance, column_distance, row_bits, column_bits, cell_sums, rows,
+            columns, FIRST_INPUTS, FIRST_EPSILON,
+        )  # fmt: skip
         if ATTENTIONS == 0:
             # The first keys and values are composed with level 0's second layer, so they start from its hidden values.
             hidden = first_hidden(

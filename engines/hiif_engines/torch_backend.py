@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -19,13 +20,13 @@ from hiif_deploy.decode import (
     Sums,
     Window,
     accumulate,
-    finish,
     fold,
     geometry_inputs,
     query_axes,
 )  # fmt: skip
-from hiif_deploy.errors import EngineError, HiifError
+from hiif_deploy.errors import HiifError
 from hiif_deploy.grid import Axis
+from hiif_deploy.pixels import Frame, FrameFormat
 from hiif_deploy.plan import Plan, Tile, decoder_tiles, query_blocks, shift, steps
 from hiif_deploy.say import Say
 from hiif_deploy.session import EngineOptions, Tensors, open_session
@@ -34,8 +35,11 @@ from hiif_deploy.trt_rescue import Rescue
 from hiif_engines.fused import fused_kernels
 from hiif_engines.torch_device import describe, exact_products, memory_of, open_device
 from hiif_engines.torch_features import TorchFeatures, encode
+from hiif_engines.torch_finish import Download, Finish, Last
 from hiif_engines.torch_graph import TorchGraph
+from hiif_engines.torch_maps import MapStore
 from hiif_engines.torch_plan import TorchPlan, make_torch_plan
+from hiif_engines.torch_replay import CudaRecorder, Recorder, Replays
 from hiif_engines.torch_sampled import query_list, sampled_queries
 
 Array = NDArray[np.float32]
@@ -43,13 +47,19 @@ Advance = Callable[[int], None]
 Answers = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 UNBOUNDED = 1 << 62
 """Queries of a tile: here its blocks are what is bounded."""
+AHEAD = 2
+"""Blocks of colours in flight: one computes while the other is copied to the host and read there."""
 
 
 class TorchBackend:
     """Graphs on one device. Methods may be called from several threads; they take turns."""
 
-    def __init__(self, bundle: Bundle, options: EngineOptions, say: Say, *, fused: bool | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, options: EngineOptions, say: Say, *, fused: bool | None = None,
+        recorder: Recorder | bool | None = None,
+    ) -> None:  # fmt: skip
         """`fused` kernels, or the graphs operation by operation; None: fused on a GPU where the decoder has the form.
+        `recorder` of CUDA graphs over blocks, or whether there is one; None: on a GPU.
 
         EngineError where there is no such device, or a graph holds an operation that is not known.
         """
@@ -72,8 +82,11 @@ class TorchBackend:
         }
         self._allowed = options.gpu_memory or memory_of(self._device) // 4
         self._rescue = Rescue(bundle, options.thread_count, say)
-        self._kept: tuple[TorchFeatures, tuple[int, ...], dict[str, Tensor]] | None = None
         self._lock = threading.Lock()
+        self._maps = MapStore(self._graphs["maps"], self.contract.decoder.halo, self._device, self._lock)
+        if recorder is True or (recorder is None and self._device.type == "cuda"):
+            recorder = CudaRecorder(self._device)
+        self._replays = Replays(recorder, say) if recorder else None
 
     @property
     def rescued(self) -> int:
@@ -87,7 +100,7 @@ class TorchBackend:
 
     def plan(self, source: Size) -> TorchPlan:
         """How a picture is cut here."""
-        return make_torch_plan(self.contract, source, self.precision, self._allowed)
+        return make_torch_plan(self.contract, source, self.precision, self._allowed, records=self._replays is not None)
 
     def encode(self, image: Array, plan: Plan, advance: Advance) -> TorchFeatures:
         """Unit picture [h, w, 3] → features. The plan is for the processor; here `plan` of this class decides."""
@@ -114,17 +127,13 @@ class TorchBackend:
         self, job: Job, window: Window, statistics: Statistics, advance: Advance
     ) -> Iterator[tuple[slice, slice, Array]]:
         """Yields (rows, columns) within `window` and unclamped colours [r, c, 3], 1 being white."""
-        for tile, rows, columns in self._tiles(job, window):
-            for row, column, found in self._answers("decoder", job, tile, rows, columns, statistics.folded):
-                part = shift(tile.rows, row), shift(tile.columns, column)
-                shape = row.stop - row.start, column.stop - column.start, 3
-                colours: Array = found["colour"].float().cpu().numpy().reshape(shape)
-                if np.isfinite(colours).all():
-                    colours = finish(self.contract, colours, job.image, rows[row], columns[column])
-                else:
-                    colours = self._rescue.colours(job, _within(window, *part), statistics)
-                yield *part, colours
-            advance(1)
+        yield from self._finished(job, window, statistics, advance, Last(None))
+
+    def frames(
+        self, job: Job, window: Window, statistics: Statistics, advance: Advance, like: FrameFormat
+    ) -> Iterator[tuple[slice, slice, Frame]]:
+        """The same as `colours`, clamped and rounded on the device: parts of a frame of format `like`."""
+        yield from self._finished(job, window, statistics, advance, Last(like))
 
     def steps(self, plan: Plan, source: Size, target: Size, windows: list[Window]) -> int:
         """One per encoder tile, and one per decoder tile and pass."""
@@ -138,7 +147,9 @@ class TorchBackend:
     def close(self) -> None:
         """Let go of everything on the device."""
         self._rescue.close()
-        self._kept = None
+        self._maps.close()
+        if self._replays is not None:
+            self._replays.clear()
         self._graphs.clear()
 
     def _fuse(self, bundle: Bundle, say: Say, fused: bool | None) -> dict[str, Answers]:
@@ -146,7 +157,7 @@ class TorchBackend:
         if not (self._device.type == "cuda" if fused is None else fused):
             return {}
         try:
-            return fused_kernels(bundle, self.precision, self._device)
+            return fused_kernels(bundle, self.precision, self._device, say)
         except HiifError as error:
             if fused:
                 raise
@@ -157,6 +168,33 @@ class TorchBackend:
         rows, columns = query_axes(self.contract, job.source, job.size, window)
         for tile in decoder_tiles(rows, columns, self.plan(job.source).cell, UNBOUNDED):
             yield tile, rows[tile.rows], columns[tile.columns]
+
+    def _finished(
+        self, job: Job, window: Window, statistics: Statistics, advance: Advance, last: Last
+    ) -> Iterator[tuple[slice, slice, Frame]]:
+        for tile, rows, columns in self._tiles(job, window):
+            for part, download in self._downloads(job, tile, rows, columns, statistics, last):
+                values, finite = download.wait()
+                if finite:
+                    yield *part, last.arrived(values)
+                else:
+                    yield *part, last.on_host(self._rescue.colours(job, _within(window, *part), statistics))
+            advance(1)
+
+    def _downloads(
+        self, job: Job, tile: Tile, rows: Axis, columns: Axis, statistics: Statistics, last: Last
+    ) -> Iterator[tuple[tuple[slice, slice], Download]]:
+        """Yields (rows, columns) within the window and finished values with whether all are numbers, one block late."""
+        finish = Finish(self.contract, job.image, rows, columns, self._device)
+        queued: deque[tuple[tuple[slice, slice], Download]] = deque()
+        for row, column, found in self._answers("decoder", job, tile, rows, columns, statistics.folded):
+            with self._lock, torch.inference_mode():
+                colours = finish(found["colour"], row, column)
+                download = Download(last.on_device(colours), colours.isfinite().all())
+            queued.append(((shift(tile.rows, row), shift(tile.columns, column)), download))
+            if len(queued) == AHEAD:
+                yield queued.popleft()
+        yield from queued
 
     def _add_sums(
         self, sums: Sums, job: Job, window: Window, tile: Tile, rows: Axis, columns: Axis, folded: Tensors, n: int
@@ -180,8 +218,8 @@ class TorchBackend:
         part: Sums = {}
         for block in steps(len(asked[0]), self.plan(job.source).block_queries):
             feeds = query_list(graph.contract.geometry, rows[asked[0][block]], columns[asked[1][block]], tile, job.cell)
-            with self._lock, exact_products():
-                found = graph(self._upload(graph, feeds, folded) | self._maps(job, tile))
+            with self._maps.lease(job, tile) as maps, self._lock, exact_products():
+                found = graph(self._upload(graph, feeds, folded) | maps)
             accumulate(part, {name: value.cpu().numpy() for name, value in found.items()})
         if not all(np.isfinite(value).all() for value in part.values()):
             part = self._rescue.sums(job, _within(window, tile.rows, tile.columns), folded, n)
@@ -200,24 +238,18 @@ class TorchBackend:
         graph = self._graphs[name]
         answers = self._kernels.get(name, graph)
         geometry = geometry_inputs(graph.contract.geometry, rows, columns, tile, job.cell)
-        with self._lock, exact_products():
-            feeds = self._upload(graph, geometry, folded) | self._maps(job, tile)
         most = self.plan(job.source).block_queries
-        for row, column in query_blocks(rows.count, columns.count, most):
-            with self._lock, exact_products():
-                answer = answers({key: _part(key, value, row, column) for key, value in feeds.items()})
-            yield row, column, answer
-
-    def _maps(self, job: Job, tile: Tile) -> dict[str, Tensor]:
-        """Maps of the tile's source pixels; the last ones are kept, so that the passes over one tile share them."""
-        features = job.features
-        if not isinstance(features, TorchFeatures):
-            raise EngineError("these features were encoded by another engine; encode the picture with this upscaler")
-        if self._kept is None or self._kept[0] is not features or self._kept[1] != tile.key:
-            self._kept = None
-            crop = features.crop(tile, self.contract.decoder.halo, self._device)
-            self._kept = features, tile.key, self._graphs["maps"]({"features": crop})
-        return self._kept[2]
+        with self._maps.lease(job, tile) as maps:
+            with self._lock:
+                feeds = self._upload(graph, geometry, folded)
+            for row, column in query_blocks(rows.count, columns.count, most):
+                given = {key: _part(key, value, row, column) for key, value in feeds.items()}
+                with self._lock, exact_products():
+                    if self._replays is None:
+                        answer = answers({**maps, **given})
+                    else:
+                        answer = self._replays.run(name, answers, maps, given)
+                yield row, column, answer
 
 
 def open_torch(bundle: Bundle, options: EngineOptions, say: Say) -> TorchBackend:

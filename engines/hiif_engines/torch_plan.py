@@ -31,8 +31,11 @@ class TorchPlan:
     """Upper estimate of what is held at once, weights aside."""
 
 
-def make_torch_plan(contract: Contract, source: Size, precision: Precision, allowed: int) -> TorchPlan:
-    """Plan for a (height, width) picture within `allowed` bytes. OptionError where that is too little."""
+def make_torch_plan(
+    contract: Contract, source: Size, precision: Precision, allowed: int, *, records: bool = False
+) -> TorchPlan:
+    """Plan for a (height, width) picture within `allowed` bytes; where blocks are recorded as CUDA graphs (`records`),
+    these hold as much as a block beside one that runs plainly. OptionError where that is too little."""
     item = 2 if precision == "fp16" else 4
     features = item * contract.encoder.channels * source[0] * source[1]
     keeps = features <= allowed // 2
@@ -44,7 +47,7 @@ def make_torch_plan(contract: Contract, source: Size, precision: Precision, allo
             f"this encoder sees the whole picture and does not fit {allowed >> 20} MiB of GPU memory: allow more "
             "(gpu_memory), or use --engine onnxruntime, which blends tiles"
         )
-    pixel, query = 4 * contract.decoder.map_channels, 4 * contract.decoder.query_channels
+    pixel, query = 4 * contract.decoder.map_channels, (8 if records else 4) * contract.decoder.query_channels
     block = min(MOST_QUERIES, left // 2 // query)
     cell = _cell(source, (left - block * query) // pixel)
     if block < 1 or min(cell) < 1:

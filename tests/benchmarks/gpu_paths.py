@@ -8,7 +8,15 @@ opened, warmed up, timed with its frames' way from and to the host, and closed; 
 A way that is absent, or does not fit the memory, is named with its reason. `plain:N` and `compiled:N` cut the work into
 N queries per call, which changes the picture: they stand in where the whole grid does not fit. Multiplications are
 counted on the processor, which computes no query twice; where a way does, its true rate is higher. Sampled ways are not
-counted. `psnr_db` is against ONNX Runtime on the processor in fp32, on a small picture.
+counted. `psnr_db` is against ONNX Runtime on the processor in fp32, on a small picture. At the end every way is
+compared with the plain module, eager and compiled, whole grid or in chunks, whichever ran.
+
+Flags of torch: `fused` kernels, CUDA `graphs`, `sampled` statistics, `small`: within 4 GiB, which 8192x8192 is to fit:
+
+    … --ways torch-fp16-fused-graphs-small --sizes 2048x2048:8192x8192
+
+Flag of onnxruntime: `bound`, tensors stay on the GPU. Run `hiif-deploy tune-kernels BUNDLE` before, or the fused
+kernels are cut as nobody has measured yet.
 """
 
 from __future__ import annotations
@@ -21,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
@@ -29,11 +38,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hiif_deploy.backend import HostBackend
 from hiif_deploy.bench.case import BenchModel, Image, Work, picture
 from hiif_deploy.bench.work import count_upscale
 from hiif_deploy.bundle import open_bundle
 from hiif_deploy.contract import Precision
 from hiif_deploy.encode import normalise
+from hiif_deploy.ort_backend import DeviceBackend
 from hiif_deploy.pixels import FrameFormat, from_unit, to_unit
 from hiif_deploy.session import Engine, EngineOptions
 from hiif_deploy.sizes import Size
@@ -54,6 +65,12 @@ CHUNK = 1 << 18
 CHECKED: tuple[Size, Size] = (40, 56), (92, 129)
 """(height, width) from and to, where deviations are measured."""
 GEMM_TURNS = 5
+CALLS = 2
+"""ONNX Runtime: decoder calls at once."""
+WORKING_MEMORY = 16 << 30
+"""ONNX Runtime: bytes that a picture may take, its maps included."""
+SMALL = 4 << 30
+"""Engine torch: bytes that a picture may take where the flag `small` asks for it."""
 SIZES = "1920x1080:3840x2160", "1280x720:2560x1440"
 
 
@@ -113,7 +130,7 @@ class Ours:
 
 
 def open_way(name: str, model: BenchModel, device: torch.device) -> Module | Ours:
-    """A way by its name: plain[:N], compiled[:N], or ENGINE-ARITHMETIC[-fused][-sampled]."""
+    """A way by its name: plain[:N], compiled[:N], or ENGINE-ARITHMETIC with flags (see above)."""
     first, _, chunk = name.partition(":")
     if first in ("plain", "compiled"):
         return Module(model, device, compiled=first == "compiled", chunk=int(chunk) if chunk else None)
@@ -122,16 +139,24 @@ def open_way(name: str, model: BenchModel, device: torch.device) -> Module | Our
     options = RenderOptions(statistics="sampled") if "sampled" in flags else RenderOptions()
     if engine == "torch":
         wanted = EngineOptions(engine="torch", device=str(device), precision=precision)
-        backend = TorchBackend(model.bundle, wanted, print, fused="fused" in flags)
+        wanted = replace(wanted, gpu_memory=SMALL if "small" in flags else None)
+        backend = TorchBackend(model.bundle, wanted, print, fused="fused" in flags, recorder="graphs" in flags)
         return Ours(Upscaler(model.bundle, engine=wanted, options=options, backend=backend))
     provider = "cuda" if device.type == "cuda" else "cpu"
     other = EngineOptions(engine=cast(Engine, engine), provider=provider, precision=precision)
-    return Ours(Upscaler(model.bundle, engine=other, options=options))
+    if engine != "onnxruntime":
+        return Ours(Upscaler(model.bundle, engine=other, options=options))
+    # Few and large calls, as a GPU wants them; maps are kept where they are used.
+    other = replace(other, threads=CALLS)
+    options = replace(options, memory=WORKING_MEMORY, query_block=CHUNK // 4)
+    kind = DeviceBackend if "bound" in flags else HostBackend
+    return Ours(Upscaler(model.bundle, engine=other, options=options, backend=kind(model.bundle, other)))
 
 
 WAYS = (
     "plain", f"plain:{CHUNK}", "compiled", f"compiled:{CHUNK}", "torch-fp32", "torch-fp32-fused", "torch-fp16",
-    "torch-fp16-fused", "torch-fp16-fused-sampled", "onnxruntime-fp32", "onnxruntime-fp16", "tensorrt-fp16",
+    "torch-fp16-graphs", "torch-fp16-fused", "torch-fp16-fused-graphs", "torch-fp16-fused-graphs-sampled",
+    "onnxruntime-fp32", "onnxruntime-fp16", "onnxruntime-fp32-bound", "onnxruntime-fp16-bound", "tensorrt-fp16",
 )  # fmt: skip
 
 
@@ -225,6 +250,23 @@ def line(row: dict[str, object]) -> str:
     return f"{row['way']}: {', '.join(shown)}"
 
 
+def ratios(rows: list[dict[str, Any]]) -> Iterator[dict[str, object]]:
+    """How many times faster than the plain module each way was at each pair of sizes."""
+    measured = [row for row in rows if "reason" not in row]
+    for row in measured:
+        place = row["from"], row["to"]
+        found: dict[str, object] = {"way": row["way"], "from": place[0], "to": place[1]}
+        for kind in ("plain", "compiled"):
+            rates = [
+                other["frames_per_s"]
+                for other in measured
+                if (other["from"], other["to"]) == place and other["way"].partition(":")[0] == kind
+            ]
+            if rates:
+                found[f"times_{kind}"] = row["frames_per_s"] / max(rates)
+        yield found
+
+
 def text(size: Size) -> str:
     """Columns first, as people write it."""
     return f"{size[1]}x{size[0]}"
@@ -284,10 +326,12 @@ def main(words: list[str] | None = None) -> None:
         for row in run(model, device, asked.ways, asked.sizes, asked.rounds):
             rows.append(row)
             print(line(row), flush=True)
+        compared = list(ratios(rows))
+        print(*map(line, compared), sep="\n")
         facts = {"model": model.name, "torch": torch.__version__, "host": platform.platform()}
     facts["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     if asked.json is not None:
-        asked.json.write_text(json.dumps({**facts, "results": rows}, indent=1), encoding="utf-8")
+        asked.json.write_text(json.dumps({**facts, "results": rows, "ratios": compared}, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -19,11 +19,16 @@ pytest.importorskip("onnxscript")
 def test_every_way_is_measured_or_named_with_its_reason(tmp_path: Path) -> None:
     from benchmarks.gpu_paths import main
 
-    ways = ["plain:1000", "torch-fp32", "torch-fp16-sampled", "onnxruntime-fp32", "nonsense-fp32"]
+    ways = [
+        "plain:1000", "torch-fp32", "torch-fp16-sampled", "onnxruntime-fp32", "onnxruntime-fp32-bound", "nonsense-fp32",
+    ]  # fmt: skip
     found = tmp_path / "found.json"
     fixed = ["--device", "cpu", "--rounds", "1", "--sizes", "24x16:60x40", "--json", str(found)]
     main([*fixed, "--bundle", "hiif-compact", "--ways", *ways])
-    rows = {row["way"]: row for row in json.loads(found.read_text())["results"]}
+    told = json.loads(found.read_text())
+    rows = {row["way"]: row for row in told["results"]}
+    rate = rows["torch-fp32"]["frames_per_s"] / rows["plain:1000"]["frames_per_s"]
+    assert {row["way"]: row for row in told["ratios"]}["torch-fp32"]["times_plain"] == pytest.approx(rate)
     assert list(rows) == ways
     assert rows["nonsense-fp32"]["reason"].startswith("OptionError: engine is 'nonsense'")
     for name in ways[:-1]:
@@ -35,6 +40,8 @@ def test_every_way_is_measured_or_named_with_its_reason(tmp_path: Path) -> None:
     assert rows["torch-fp16-sampled"]["tflops"] is None
     # 1e-5 of white is 100 dB.
     assert rows["torch-fp32"]["psnr_db"] > 100
+    assert rows["onnxruntime-fp32-bound"]["psnr_db"] > 100
+    assert rows["onnxruntime-fp32-bound"]["detail"] == "ONNX Runtime, cpu with I/O binding, fp32"
     # Worked out from three other pairs of sizes; folding's products are the same for all.
     counted = count_upscale(open_bundle("hiif-compact"), RenderOptions(), 1, picture((16, 24)), (40, 60))
     tflop = [rows[name]["tflops"] / rows[name]["frames_per_s"] for name in ("plain:1000", "torch-fp32")]

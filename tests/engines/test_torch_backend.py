@@ -177,7 +177,8 @@ def test_the_runtime_finds_the_engine_by_its_entry_point(
     assert backend.description == f"PyTorch {torch.__version__}, fp32, cpu, operation by operation"
 
 
-def test_8192_by_8192_pixels_are_planned_within_4_gib() -> None:
+@pytest.mark.parametrize("records", [False, True])
+def test_8192_by_8192_pixels_are_planned_within_4_gib(records: bool) -> None:
     contract = open_bundle("hiif-compact").contract
     # The full-size architecture: 64 channels of features, 256 of a state, four maps of 256.
     full = replace(
@@ -187,7 +188,7 @@ def test_8192_by_8192_pixels_are_planned_within_4_gib() -> None:
     )
     for source in (1024, 2048, 4096, 8192):
         for precision in ("fp32", "fp16"):
-            plan = make_torch_plan(full, (source, source), precision, 4 << 30)
+            plan = make_torch_plan(full, (source, source), precision, 4 << 30, records=records)
             assert plan.device_bytes <= 4 << 30
             assert plan.block_queries >= 1 << 14
     assert not make_torch_plan(full, (8192, 8192), "fp16", 4 << 30).keeps_features

@@ -23,12 +23,23 @@ from hiif_deploy.demo import sample
 from hiif_deploy.verify import measure
 from hiif_engines.torch_backend import TorchBackend
 
-name, device, precision, fused = sys.argv[1:]
-bundle, image, size = open_bundle(name), sample("astronaut")[:61, :70], (200, 231)
+name, device, precision, fused, recorded = sys.argv[1:]
+bundle, image, size = open_bundle(name), sample("astronaut")[:201, :210], (700, 731)
 options = EngineOptions(engine="torch", device=device, precision=precision)
-backend = TorchBackend(bundle, options, print, fused=fused == "fused")
+said = []
+backend = TorchBackend(bundle, options, said.append, fused=fused == "fused", recorder=recorded == "recorded")
 with Upscaler(bundle, backend=backend) as upscaler, Upscaler(bundle) as plain:
-    found = upscaler.render_unclamped(upscaler.encode(image), size=size)
+    plan = backend.plan(image.shape[:2])
+    assert plan.block_queries < size[0] * size[1] // 3, plan
+    for turn in range(3):
+        # The third picture is replayed from its first block on.
+        found = upscaler.render_unclamped(upscaler.encode(image), size=size)
+    features = upscaler.encode(image)
+    shown = []
+    frame = upscaler.render(features, size=size)
+    # Rounded on the GPU as on the host.
+    assert (frame == upscaler.render(features, size=size, inspect=shown.append)).all()
+    assert not said, said
     print(measure(found, plain.render_unclamped(plain.encode(image), size=size)).psnr)
 """
 
@@ -36,12 +47,15 @@ with Upscaler(bundle, backend=backend) as upscaler, Upscaler(bundle) as plain:
 @pytest.mark.parametrize("name", ["hiif-compact", "hiif-video"])
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 100), ("fp16", 60)])
 @pytest.mark.parametrize("fused", ["fused", "by-operation"])
-def test_whole_pictures_answer_as_on_the_processor(name: str, precision: str, least: float, fused: str) -> None:
+@pytest.mark.parametrize("recorded", ["recorded", "launched"])
+def test_whole_pictures_answer_as_on_the_processor(
+    name: str, precision: str, least: float, fused: str, recorded: str
+) -> None:
     # A process of its own: in this one Triton interprets (conftest.py).
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     done = subprocess.run(
-        [sys.executable, "-c", WHOLE_PICTURE, name, "cuda", precision, fused],
+        [sys.executable, "-c", WHOLE_PICTURE, name, "cuda", precision, fused, recorded],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

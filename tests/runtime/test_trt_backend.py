@@ -202,7 +202,8 @@ def test_without_cuda_graphs_it_is_said_once_and_the_picture_is_the_same(bundle:
 def test_a_consumer_that_stops_early_leaves_nothing_in_flight(bundle: Bundle) -> None:
     with trt_bench(bundle, sizes=MANY_BLOCKS) as bench:
         features = bench.upscaler.encode(picture(24, 31))
-        parts = bench.upscaler._colours(features, (48, 62), _window((48, 62)), None, lambda _: None)
+        answer = bench.upscaler._backend.colours
+        parts = bench.upscaler._parts(features, (48, 62), _window((48, 62)), None, lambda _: None, answer)
         next(parts)
         parts.close()
         assert bench.upscaler.render(features, scale=2).shape == (48, 62, 3)
