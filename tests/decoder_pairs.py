@@ -37,19 +37,25 @@ DECODERS: dict[str, dict[str, Any]] = {
     "lte": {"imnet_spec": NETWORK, "hidden_dim": 16},
     "sronet": {"width": 16, "blocks": 4},
     "metasr": {},
-    "ciaosr": {"hidden_list": [16, 16]},
+    "ciaosr": {"hidden_list": [16, 16], "non_local_attn": False},
+    "ciaosr-non-local": {"hidden_list": [16, 16]},
     "clit": {
         "imnet_spec": GELU, "pb_spec": CODE, "base_dim": 16, "head": 2, "r": 3, "imnet_num": 2, "conv_num": 2,
     },
 }  # fmt: skip
-STEPS = 150
+STEPS = 90
 """Of training, around each encoder in turn: enough that the answer is a picture and not noise."""
 
 
 def spec(decoder: str, encoder: str) -> dict[str, Any]:
     """As a checkpoint holds it."""
     kind = {"name": encoder, "args": {**ENCODERS[encoder], "no_upsampling": True}}
-    return {"name": decoder, "args": {"encoder_spec": kind, **DECODERS[decoder]}}
+    return {"name": decoder, "args": {**DECODERS[variant(decoder, encoder)], "encoder_spec": kind}}
+
+
+def variant(decoder: str, encoder: str) -> str:
+    """CiaoSR has its non-local branch around SwinIR alone: it takes long to trace, and around each encoder anew."""
+    return "ciaosr-non-local" if (decoder, encoder) == ("ciaosr", "swinir") else decoder
 
 
 class Pairs:
@@ -61,17 +67,17 @@ class Pairs:
         self._folder = folder
         self._graphs: dict[str, onnx.ModelProto] = {}
         self._encoders = {name: make_encoder(spec("liif", name)["args"]["encoder_spec"]) for name in ENCODERS}
-        self._decoders = {"liif": train("liif", self._encoders)}
+        self._decoders = {"liif": train(spec("liif", "rdn"), self._encoders)}
         for encoder in self._encoders.values():
             encoder.eval().requires_grad_(False)
 
     def model(self, decoder: str, encoder: str) -> ImplicitModel:
         """The decoder's weights are the same around each encoder."""
-        if decoder not in self._decoders:
-            self._decoders[decoder] = train(decoder, self._encoders)
+        if (known := variant(decoder, encoder)) not in self._decoders:
+            self._decoders[known] = train(spec(decoder, encoder), self._encoders)
         around = {f"encoder.{key}": value for key, value in self._encoders[encoder].state_dict().items()}
         model = make_model(spec(decoder, encoder))
-        model.load_state_dict({**self._decoders[decoder], **around})
+        model.load_state_dict({**self._decoders[known], **around})
         return model.eval().requires_grad_(False)
 
     def bundle(self, decoder: str, encoder: str) -> Path:
@@ -95,16 +101,16 @@ class Pairs:
         return self._graphs[key]
 
 
-def train(decoder: str, encoders: dict[str, Encoder]) -> dict[str, Tensor]:
+def train(described: dict[str, Any], encoders: dict[str, Encoder]) -> dict[str, Tensor]:
     """The decoder's weights after some steps on crops of a picture, at ×2 (CLIT at ×6 too), each encoder in turn."""
     torch.manual_seed(5)
-    model = make_model(spec(decoder, next(iter(encoders))))
+    model = make_model(described)
     mean, std = torch.tensor(model.traits.mean), torch.tensor(model.traits.std)
     learnt = [*model.parameters(), *(value for encoder in encoders.values() for value in encoder.parameters())]
     optimizer = torch.optim.Adam(learnt, 2e-3)
     for step, encoder in zip(range(STEPS), itertools.cycle(encoders.values()), strict=False):
         model.encoder = encoder
-        scale, top = (6 if decoder == "clit" and step % 10 == 0 else 2), 40 + step % 40
+        scale, top = (6 if described["name"] == "clit" and step % 10 == 0 else 2), 40 + step % 40
         crop = sample("chelsea")[top : top + 8 * scale, 60 : 60 + 8 * scale].copy()
         large = (torch.from_numpy(crop).float() / 255 - mean) / std
         small = avg_pool2d(large.permute(2, 0, 1)[None], scale)

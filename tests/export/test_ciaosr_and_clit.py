@@ -17,7 +17,7 @@ from hiif_export.parity import cases, check, compare
 from hiif_training.models.implicit import ImplicitModel
 from hiif_training.torch_engine import enlarge
 
-ENCODER = "edsr-baseline"
+ENCODER = "swinir"
 
 
 @pytest.fixture(scope="module", params=("ciaosr", "clit"))
