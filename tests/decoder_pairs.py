@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, l1_loss
 
+from hiif_deploy.contract import Precision
 from hiif_deploy.demo import sample
 from hiif_export import export
 from hiif_export.graph import Graph
@@ -35,6 +36,7 @@ DECODERS: dict[str, dict[str, Any]] = {
     "liif": {"imnet_spec": NETWORK},
     "hiif": {"blocks": 2, "hidden_dim": 16, "mlp_dim": 16, "levels": 3, "attention_blocks": 1},
     "lte": {"imnet_spec": NETWORK, "hidden_dim": 16},
+    "lte-plus": {"hidden_dim": 16},
     "sronet": {"width": 16, "blocks": 4},
     "metasr": {},
     "ciaosr": {"hidden_list": [16, 16], "non_local_attn": False},
@@ -43,6 +45,8 @@ DECODERS: dict[str, dict[str, Any]] = {
         "imnet_spec": GELU, "pb_spec": CODE, "base_dim": 16, "head": 2, "r": 3, "imnet_num": 2, "conv_num": 2,
     },
 }  # fmt: skip
+HALF = ("liif", "lte", "lte-plus", "sronet", "metasr")
+"""Exported in fp16 too, around EDSR."""
 STEPS = 90
 """Of training, around each encoder in turn: enough that the answer is a picture and not noise."""
 
@@ -85,11 +89,14 @@ class Pairs:
         folder = self._folder / f"{decoder}-{encoder}"
         if not folder.exists():
             suite = cases(sizes=((1, 1), (7, 5)), scales=(2.0, 3.3, 6.0, (1.5, 2.75)))
+            precisions: list[Precision] = ["fp32"]
+            if decoder in HALF and encoder == "edsr-baseline":
+                precisions.append("fp16")
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(export, "to_onnx", self._once)
                 export.export_bundle(
                     self.model(decoder, encoder), spec(decoder, encoder), folder, name=folder.name, provenance={},
-                    suite=suite,
+                    suite=suite, precisions=precisions,
                 )  # fmt: skip
         return folder
 
@@ -123,7 +130,9 @@ def train(described: dict[str, Any], encoders: dict[str, Encoder]) -> dict[str, 
 def fingerprint(graph: Graph) -> str:
     """Of the modules and weights of a graph, and of what goes in."""
     shapes = {name: shape for name, (_, shape) in graph.inputs.items()}
-    found = hashlib.sha256(f"{graph.name} {graph.module} {shapes} {list(graph.outputs.items())}".encode())
+    found = hashlib.sha256(
+        f"{graph.name} {graph.precision} {graph.module} {shapes} {list(graph.outputs.items())}".encode()
+    )
     for key, value in graph.module.state_dict().items():
         found.update(key.encode() + value.contiguous().numpy().tobytes())
     return found.hexdigest()
