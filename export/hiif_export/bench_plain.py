@@ -37,7 +37,7 @@ class Plain:
     resolved = "plain"
 
     def __init__(self, model: BenchModel, threads: int, chunk: int | None) -> None:
-        """`chunk`: queries per call, which changes the picture; None: the whole grid at once, as is right."""
+        """`chunk`: queries per call, which changes the picture where queries are coupled; None: all at once."""
         torch.set_num_threads(threads)
         self._contract, self._model = model.bundle.contract, load_model(model)
         self._chunk = chunk
@@ -49,7 +49,7 @@ class Plain:
         """See `Runner`."""
         marks = [time.perf_counter()]
         with torch.inference_mode():
-            given, features = self._encode(image)
+            given, features = self.encode(image)
             marks.append(time.perf_counter())
             colours = self._decode(given, features, size)
             marks.append(time.perf_counter())
@@ -59,10 +59,19 @@ class Plain:
         self._stages = {name: marks[n + 1] - marks[n] for n, name in enumerate(names)}
         return frame
 
+    def encode(self, image: Image) -> tuple[Tensor, Tensor]:
+        """Network input [1, 3, h, w], and what `prepared` gives."""
+        given, features = encode(self._model, self._contract, image)
+        return given, prepared(self._model, features)
+
+    def render(self, given: Tensor, maps: Tensor, image: Image, size: Size) -> Image:
+        """What `encode` gave of the picture → [H, W, 3]."""
+        return from_unit(_unit(self._contract, self._decode(given, maps, size), size), FrameFormat.of(image))
+
     def colours(self, image: Image, size: Size) -> NDArray[Any]:
         """See `Runner`."""
         with torch.inference_mode():
-            return _unit(self._contract, self._decode(*self._encode(image), size), size)
+            return _unit(self._contract, self._decode(*self.encode(image), size), size)
 
     def stages(self) -> Mapping[str, float]:
         """See `Runner`: encode, decode and conversion."""
@@ -82,11 +91,6 @@ class Plain:
 
     def close(self) -> None:
         """See `Runner`."""
-
-    def _encode(self, image: Image) -> tuple[Tensor, Tensor]:
-        """Network input, and what `prepared` gives."""
-        given, features = encode(self._model, self._contract, image)
-        return given, prepared(self._model, features)
 
     def _decode(self, given: Tensor, maps: Tensor, size: Size) -> Tensor:
         parts = []

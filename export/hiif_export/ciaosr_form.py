@@ -10,7 +10,8 @@ from hiif_export.ciaosr_modules import DIRECTIONS, Decoder, Maps
 from hiif_export.cross_scale_modules import PARTS, CrossScale
 from hiif_export.form import DecoderForm, Inputs, axis_inputs, cell_input, features_input, map_input, shapes
 from hiif_export.graph import Graph
-from hiif_training.models.ciaosr import NEIGHBOURS, Ciaosr
+from hiif_training.models.ciaosr import Ciaosr
+from hiif_training.models.surroundings import NEIGHBOURS
 
 TILE, OVERLAP = 192, 32
 """Source pixels of the published tiles, whose answers are averaged."""

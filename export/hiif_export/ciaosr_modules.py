@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, relu
 
-from hiif_training.models.ciaosr import NEIGHBOURS, Ciaosr
+from hiif_training.models.ciaosr import Ciaosr
 from hiif_training.models.mlp import Mlp
+from hiif_training.models.surroundings import NEIGHBOURS
 from hiif_training.queries import CORNERS
 
 DIRECTIONS = ((0, 0), (0, 1), (1, -1), (1, 0), (1, 1))

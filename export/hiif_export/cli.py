@@ -135,15 +135,19 @@ def verify(
 
 def decoders(
     rows: Annotated[list[str] | None, typer.Argument(help="DECODER:ENCODER, repeatable; default: all.")] = None,
-    input_: Annotated[str, typer.Option("--input", help="WIDTHxHEIGHT of the picture that is timed.")] = "128x128",
+    input_: Annotated[str, typer.Option("--input", help="WIDTHxHEIGHT of the picture that is timed.")] = "256x256",
     scale: Annotated[float, typer.Option(help="Factor.")] = 4.0,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed pictures of either way, after one to warm up.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed pictures of either way, after a small one.")] = 1,
     threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 takes all that may be used.")] = 0,
     keep: Annotated[
         Path | None, typer.Option(help="JSON file that keeps the rows: what is in it is not measured again.")
     ] = None,
 ) -> None:
-    """Measure every decoder around every encoder against PyTorch, with random weights; Markdown on stdout."""
+    """Measure every decoder around every encoder against PyTorch, with random weights; Markdown on stdout.
+
+    Encoding is timed in every row, decoding once per decoder in a run: its time stands in the rows of the other
+    encoders too. A row that would not fit into memory is refused with what it needs.
+    """
     require_extra("export")
     from hiif_deploy.session import usable_cores
     from hiif_deploy.target import parse_size
@@ -153,7 +157,7 @@ def decoders(
     setting = table.Setting(parse_size("--input", input_), scale, rounds, threads or usable_cores())
     with Progress("measuring", len(pairs), unit="rows") as progress:
         found, missing = table.measure_all(pairs, setting, keep, say_on_stderr, progress.advance)
-    print(table.markdown(found), end="")
+    print(table.markdown(found, setting), end="")
     if missing:
         raise HiifError(f"rows that could not be had: {', '.join(missing)}")
 

@@ -1,16 +1,15 @@
 """Every decoder around every encoder, measured: size, work before and after restructuring, time, parity. As Markdown.
 
-Weights are random, as neither size nor time depends on them. Each row stands for itself: one that cannot be had is
-named with its reason, and rows that a file keeps from an earlier run are not measured again.
+Weights are random, as neither size nor time depends on them. One row that cannot be had is named with its reason and
+leaves the others, and rows that a file keeps from an earlier run are not measured again. The time of a decoder is taken
+once in a run and holds around every encoder whose features are as wide.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,12 +24,13 @@ from hiif_deploy.bundle import open_bundle
 from hiif_deploy.errors import HiifError, OptionError
 from hiif_deploy.files import write_aside
 from hiif_deploy.say import Say
-from hiif_deploy.session import EngineOptions
 from hiif_deploy.sizes import Size, output_size, padded_size
-from hiif_deploy.upscaler import RenderOptions, Upscaler
-from hiif_export.bench_plain import Plain
+from hiif_deploy.upscaler import RenderOptions
+from hiif_export.decoder_times import CHUNK, Seconds, Stopwatch, queries_per_call
 from hiif_export.export import export_bundle
+from hiif_export.form import make_form
 from hiif_export.parity import SCALES, cases
+from hiif_export.plain_memory import check_memory
 from hiif_training.checkpoint import save_checkpoint
 from hiif_training.models.implicit import ImplicitModel
 from hiif_training.models.registry import make_model
@@ -70,12 +70,12 @@ SUITE = ((7, 5), (16, 24))
 class Setting:
     """What is measured in every row."""
 
-    source: Size = (128, 128)
-    """(height, width) of the picture that is timed. On the whole grid PyTorch takes 10 to 40 KB per output pixel."""
+    source: Size = (256, 256)
+    """(height, width) of the picture that is timed. Of coupled queries PyTorch takes some 15 KB per output pixel."""
     scale: float = 4.0
     """Of the picture that is timed or counted."""
-    rounds: int = 3
-    """Timed pictures of either way, in turns, after one to warm up; the medians count."""
+    rounds: int = 1
+    """Timed pictures of either way, in turns, after a small one to warm up; the medians count."""
     threads: int = 2
     """Of either way."""
     suite: Sequence[tuple[int, int]] = SUITE
@@ -98,10 +98,10 @@ class Row:
     """The same for the graphs, counted as ONNX Runtime executes them, statistics passes included."""
     size: int
     """Bytes of the bundle in fp32."""
-    plain: float
-    """Seconds of the plain module on the whole grid, encoder included."""
-    deployed: float
-    """Seconds of the bundle."""
+    encoding: Seconds
+    """What needs no query of the plain module; of the bundle, its encoder graph."""
+    decoding: Seconds
+    """The rest, as it was measured around this encoder or an earlier one of the run."""
     error: float
     """Largest difference from PyTorch over the export's suite, 1 being white."""
 
@@ -136,10 +136,11 @@ def measure_all(
     `keep` is a file that each row is put into when it is there, and whose rows are not measured again.
     """
     known = {} if keep is None else read_rows(keep, setting)
+    watch = Stopwatch(setting.source, setting.scale, setting.rounds, setting.threads)
     for decoder, encoder in pairs:
         if (decoder, encoder) not in known:
             try:
-                known[decoder, encoder] = measure(decoder, encoder, setting)
+                known[decoder, encoder] = measure(decoder, encoder, setting, watch)
             except (HiifError, ImportError) as error:
                 say(f"{decoder}:{encoder}: {error}")
             if keep is not None:
@@ -148,11 +149,13 @@ def measure_all(
     return [known[row] for row in pairs if row in known], [":".join(row) for row in pairs if row not in known]
 
 
-def measure(decoder: str, encoder: str, setting: Setting) -> Row:
+def measure(decoder: str, encoder: str, setting: Setting, watch: Stopwatch) -> Row:
     """One row; raises whatever export and verification raise."""
     torch.manual_seed(0)
     described = spec(decoder, encoder)
     model = make_model(described).eval()
+    size = output_size(setting.source, scale=setting.scale)
+    check_memory(model, setting.source, size, queries_per_call(make_form(model, described).contract()))
     with tempfile.TemporaryDirectory(prefix="hiif-table-") as folder:
         checkpoint, bundle = Path(folder) / "model.pth", Path(folder) / "bundle"
         save_checkpoint(checkpoint, model, described)
@@ -161,29 +164,15 @@ def measure(decoder: str, encoder: str, setting: Setting) -> Row:
             suite=cases(sizes=setting.suite, scales=SCALES),
         )  # fmt: skip
         opened = BenchModel(decoder, open_bundle(bundle), checkpoint)
-        plain, deployed = time_both(opened, setting)
+        encoding, decoding = watch.take(decoder, opened)
         return Row(
             decoder, encoder,
             parameters=sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in model.encoder.parameters()),
             macs_before=plain_macs(model, setting.scale),
             macs_after=graph_macs(model, opened, setting),
             size=sum(file.stat().st_size for file in bundle.iterdir()),
-            plain=plain, deployed=deployed, error=max(case.colours for case in found),
+            encoding=encoding, decoding=decoding, error=max(case.colours for case in found),
         )  # fmt: skip
-
-
-def time_both(model: BenchModel, setting: Setting) -> tuple[float, float]:
-    """Median seconds of the plain module and of the bundle, in turns."""
-    image, size = picture(setting.source), output_size(setting.source, scale=setting.scale)
-    plain = Plain(model, setting.threads, None)
-    with Upscaler(model.bundle, engine=EngineOptions(threads=setting.threads)) as upscaler:
-        ways: list[Callable[[], Any]] = [
-            lambda: plain.upscale(image, size),
-            lambda: upscaler.upscale(image, size=size),
-        ]
-        times = [[_seconds(way) for way in ways] for _ in range(setting.rounds + 1)][1:]
-    first, second = (statistics.median(column) for column in zip(*times, strict=True))
-    return first, second
 
 
 def plain_macs(model: ImplicitModel, scale: float) -> float:
@@ -205,19 +194,34 @@ def graph_macs(model: ImplicitModel, opened: BenchModel, setting: Setting) -> fl
     return (whole.macs - float(counter.get_total_flops()) / 2) / (size[0] * size[1])
 
 
-def markdown(rows: Iterable[Row]) -> str:
-    """The table."""
+def markdown(rows: Iterable[Row], setting: Setting) -> str:
+    """The table below a line that says what its seconds are."""
     lines = [
+        caption(setting),
+        "",
         "| decoder | encoder | parameters | MAC per query, before → after | bundle | PyTorch | here | ratio | error |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        change = f"{row.macs_before / 1e3:,.0f} k → {row.macs_after / 1e3:,.0f} k"
+        change, both = f"{row.macs_before / 1e3:,.0f} k → {row.macs_after / 1e3:,.0f} k", row.encoding + row.decoding
         lines.append(
             f"| {row.decoder} | {row.encoder} | {row.parameters:,} | {change} | {row.size / 1e6:.1f} MB "
-            f"| {row.plain:.2f} s | {row.deployed:.2f} s | {row.plain / row.deployed:.1f} | {row.error:.1e} |"
+            f"| {row.encoding.plain:.2f} + {row.decoding.plain:.2f} s "
+            f"| {row.encoding.deployed:.2f} + {row.decoding.deployed:.2f} s "
+            f"| {both.plain / both.deployed:.1f} | {row.error:.1e} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def caption(setting: Setting) -> str:
+    """How the times were taken."""
+    height, width = setting.source
+    return (
+        f"{width}x{height} at ×{setting.scale:g}, {setting.threads} threads; encoding + decoding, medians of "
+        f"{setting.rounds} in turns after a small picture. PyTorch is asked {CHUNK:,} queries at a time as in the "
+        "published evaluations, all at once where they are coupled (SRNO, HIIF). Decoding is timed once per decoder "
+        "and width of features, and that time stands around its other encoders."
+    )
 
 
 def read_rows(path: Path, setting: Setting) -> dict[tuple[str, str], Row]:
@@ -226,7 +230,7 @@ def read_rows(path: Path, setting: Setting) -> dict[tuple[str, str], Row]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        rows, kept = [Row(**row) for row in content["rows"]], content["setting"]
+        rows, kept = [_row(**row) for row in content["rows"]], content["setting"]
     except (ValueError, KeyError, TypeError) as error:
         raise OptionError(f"{path} holds no rows of this table ({error}): name another file") from error
     if kept != _plain(setting):
@@ -244,7 +248,5 @@ def _plain(setting: Setting) -> Any:
     return json.loads(json.dumps(asdict(setting)))
 
 
-def _seconds(way: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    way()
-    return time.perf_counter() - began
+def _row(encoding: dict[str, float], decoding: dict[str, float], **rest: Any) -> Row:
+    return Row(encoding=Seconds(**encoding), decoding=Seconds(**decoding), **rest)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, embedding, relu
 
 from hiif_deploy.contract import DecoderContract, Precision
+from hiif_export.corner_network import copied, network_after_first
 from hiif_export.corners import corner_pixels, corner_relatives, corner_weights
 from hiif_export.form import DecoderForm, Inputs, axis_inputs, cell_input, features_input, map_input, shapes
 from hiif_export.graph import Graph
-from hiif_export.liif_form import copied, network_after_first
 from hiif_export.precision import COMPUTE, typed, wide
 from hiif_training.models.lte import Waves
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, gelu
 
 from hiif_export import hiif_modules
+from hiif_export.corner_network import copied
 from hiif_export.corners import corner_pixels, corner_relatives, corner_weights
 from hiif_export.hiif_modules import Attention
-from hiif_export.liif_form import copied
 from hiif_export.precision import wide
 from hiif_training.models.hiif import LinearAttention
 from hiif_training.models.srno import EPSILON, POSITION, GalerkinAttention, Srno

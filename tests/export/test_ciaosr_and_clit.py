@@ -3,75 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
-from torch.nn.functional import l1_loss
 
+from decoder_pairs import Pairs, spec
 from hiif_deploy import OptionError, RenderOptions, Upscaler
 from hiif_deploy.demo import sample
 from hiif_deploy.verify import compare_stored
 from hiif_export.export import export_bundle
-from hiif_export.parity import cases
+from hiif_export.parity import cases, check, compare
 from hiif_training.models.implicit import ImplicitModel
-from hiif_training.models.registry import make_model
 from hiif_training.torch_engine import enlarge
 
-torch.set_num_threads(1)
-
-ENCODER = {"name": "edsr-mini", "args": {"no_upsampling": True}}
-NETWORK = {"name": "mlp", "args": {"out_dim": 3, "hidden_list": [16, 16], "act": "gelu"}}
-CODE = {"name": "posenc", "args": {"enc_dims": 16, "posenc_scale": 4}}
-SPECS: dict[str, dict[str, Any]] = {
-    "ciaosr": {"name": "ciaosr", "args": {"encoder_spec": ENCODER, "hidden_list": [16, 16]}},
-    "clit": {
-        "name": "clit",
-        "args": {
-            "encoder_spec": ENCODER, "imnet_spec": NETWORK, "pb_spec": CODE, "base_dim": 16, "head": 2, "r": 3,
-            "imnet_num": 2, "conv_num": 2,
-        },
-    },
-}  # fmt: skip
-STEPS = 12
-"""Of training: enough that the answer is a picture, not noise."""
+ENCODER = "swinir"
 
 
-def trained(name: str) -> ImplicitModel:
-    """A tiny model that has seen one picture at ×2, and for CLIT at ×6 too."""
-    torch.manual_seed(0)
-    model = make_model(SPECS[name])
-    mean, std = torch.tensor(model.traits.mean), torch.tensor(model.traits.std)
-    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
-    for step in range(STEPS):
-        scale = (2, 6)[step % 2] if name == "clit" else 2
-        top = 6 * step
-        large = torch.from_numpy(sample("chelsea")[top : top + 8 * scale, 20 : 20 + 8 * scale].copy()).float() / 255
-        large = (large - mean) / std
-        small = torch.nn.functional.avg_pool2d(large.permute(2, 0, 1)[None], scale)
-        answer = model(small, model.ask((8, 8), (8 * scale, 8 * scale)))
-        loss = l1_loss(answer, large.reshape(1, -1, 3))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return model.eval().requires_grad_(False)
-
-
-@pytest.fixture(scope="module", params=list(SPECS))
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[ImplicitModel, Path]:
-    folder = tmp_path_factory.mktemp("bundles") / request.param
-    model = trained(request.param)
-    suite = cases(sizes=((1, 1), (7, 5), (13, 16)), scales=(1.0, 2.5, 4.0, 6.0, (1.5, 2.75)))
-    found = export_bundle(model, SPECS[request.param], folder, name=request.param, provenance={}, suite=suite)
-    assert len(found) == 15
-    assert max(deviation.colours for deviation in found) <= 1e-4
-    return model, folder
+@pytest.fixture(scope="module", params=("ciaosr", "clit"))
+def exported(request: pytest.FixtureRequest, pairs: Pairs) -> tuple[ImplicitModel, Path]:
+    return pairs.model(request.param, ENCODER), pairs.bundle(request.param, ENCODER)
 
 
 def frame(height: int, width: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(sample("chelsea")[40 : 40 + height, 60 : 60 + width])
+
+
+def test_any_size_and_scale_agrees_with_pytorch(exported: tuple[ImplicitModel, Path]) -> None:
+    suite = cases(sizes=((1, 1), (7, 5), (13, 16)), scales=(1.0, 2.5, 4.0, 6.0, (1.5, 2.75)))
+    with Upscaler(exported[1]) as upscaler:
+        check(compare(exported[0], upscaler, suite))
 
 
 def test_a_bundle_is_verified_without_pytorch(exported: tuple[ImplicitModel, Path]) -> None:
@@ -102,6 +63,6 @@ def test_upscale_gives_pytorchs_picture(exported: tuple[ImplicitModel, Path]) ->
 
 
 def test_half_precision_is_refused_by_name(exported: tuple[ImplicitModel, Path], tmp_path: Path) -> None:
-    spec = SPECS[exported[1].name]
+    described = spec(exported[1].name.split("-")[0], ENCODER)
     with pytest.raises(OptionError, match="cannot be written in fp16, only in fp32"):
-        export_bundle(exported[0], spec, tmp_path / "x", name="x", provenance={}, precisions=("fp32", "fp16"))
+        export_bundle(exported[0], described, tmp_path / "x", name="x", provenance={}, precisions=("fp32", "fp16"))

@@ -4,50 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
+from decoder_pairs import Pairs
 from hiif_deploy import RenderOptions, Upscaler
 from hiif_deploy.demo import sample
 from hiif_deploy.encode import encode
 from hiif_deploy.verify import check_stored, compare_stored
-from hiif_export.export import export_bundle
 from hiif_export.parity import cases, check, compare
-from hiif_training.models.hiif import Hiif
-from hiif_training.models.registry import make_model
-
-ENCODERS: dict[str, dict[str, Any]] = {
-    "rdn": {"G0": 16, "D": 2, "C": 2, "G": 8, "no_upsampling": True},
-    "swinir": {"embed_dim": 12, "depths": [2, 2], "num_heads": [2, 2], "no_upsampling": True},
-}
+from hiif_training.models.implicit import ImplicitModel
 
 
-@pytest.fixture(scope="module", params=sorted(ENCODERS))
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Hiif, Path]:
+@pytest.fixture(scope="module", params=("rdn", "swinir"))
+def exported(request: pytest.FixtureRequest, pairs: Pairs) -> tuple[ImplicitModel, Path]:
     """A small model and its bundle."""
-    torch.set_num_threads(1)
-    torch.manual_seed(5)
-    encoder = {"name": request.param, "args": ENCODERS[request.param]}
-    args = {"encoder_spec": encoder, "blocks": 2, "hidden_dim": 16, "mlp_dim": 16, "levels": 3, "attention_blocks": 1}
-    spec = {"name": "hiif", "args": args}
-    model = make_model(spec).eval()
-    folder = tmp_path_factory.mktemp("encoder") / request.param
-    suite = cases(sizes=((1, 1), (9, 20)), scales=(1.0, 3.3))
-    export_bundle(model, spec, folder, name=request.param, provenance={}, suite=suite)
-    return model, folder
+    return pairs.model("hiif", request.param), pairs.bundle("hiif", request.param)
 
 
-def test_any_size_and_scale_agrees_with_pytorch(exported: tuple[Hiif, Path]) -> None:
+def test_any_size_and_scale_agrees_with_pytorch(exported: tuple[ImplicitModel, Path]) -> None:
     model, folder = exported
     with Upscaler(folder) as upscaler:
         check(compare(model, upscaler, cases(sizes=((8, 8), (17, 3), (31, 26)), scales=(2.0, 2.7))))
         check_stored(compare_stored(upscaler))
 
 
-def test_frames_are_upscaled_whole_and_by_the_published_evaluation(exported: tuple[Hiif, Path]) -> None:
+def test_frames_are_upscaled_whole_and_by_the_published_evaluation(exported: tuple[ImplicitModel, Path]) -> None:
     _, folder = exported
     frame = sample("coffee")[:21, :34]
     with Upscaler(folder) as upscaler, Upscaler(folder, options=RenderOptions(group_rows=16)) as published:
@@ -57,7 +40,7 @@ def test_frames_are_upscaled_whole_and_by_the_published_evaluation(exported: tup
 
 
 def test_the_published_evaluation_of_a_window_transformer_is_that_of_the_padded_picture(
-    exported: tuple[Hiif, Path],
+    exported: tuple[ImplicitModel, Path],
 ) -> None:
     _, folder = exported
     frame = sample("coffee")[:16, :13].astype(np.float32) / 255
@@ -70,7 +53,7 @@ def test_the_published_evaluation_of_a_window_transformer_is_that_of_the_padded_
 
 
 def test_tiles_are_exact_where_the_receptive_field_is_finite_and_blended_otherwise(
-    exported: tuple[Hiif, Path],
+    exported: tuple[ImplicitModel, Path],
 ) -> None:
     _, folder = exported
     image = sample("chelsea")[:72, :56].astype(np.float32) / 255

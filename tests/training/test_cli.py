@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from hiif_deploy import cli
+from hiif_training import cli as training_cli
 from hiif_training.checkpoint import load_checkpoint
 
 RECIPE = """
@@ -61,6 +62,13 @@ def test_an_unknown_recipe_lists_the_shipped_ones(tmp_path: Path, capsys: pytest
     assert "no shipped recipe of that name (" in err
     names = ("compact", "video", "ablation", "published-cosine", "paper-edsr", "paper-rdn", "paper-swinir")
     assert all(name in err for name in (*names, "paper-v1-h", "paper-v2-ms", "paper-v3-mh"))
+
+
+def test_help_names_every_shipped_recipe() -> None:
+    folder = Path(training_cli.__file__).parent / "recipes"
+    names = {path.stem for path in folder.glob("*.toml")}
+    assert {"compact", "liif", "srno"} <= names
+    assert training_cli.RECIPE_HELP.removesuffix(".").split(": ")[1].split(", ") == sorted(names)
 
 
 def test_a_folder_without_pictures_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

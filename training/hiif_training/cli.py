@@ -17,13 +17,22 @@ if TYPE_CHECKING:
     from hiif_training.recipe import Recipe
 
 
+def shipped_recipes() -> dict[str, Path]:
+    """Name → file of the recipes that come with the package."""
+    with as_file(files("hiif_training") / "recipes") as folder:
+        return {recipe.stem: recipe for recipe in sorted(folder.glob("*.toml"))}
+
+
+RECIPE_HELP = f"TOML file, LIIF-family YAML, or name of a shipped recipe: {', '.join(shipped_recipes())}."
+
+
 def register(app: typer.Typer) -> None:
     """Add this area's sub-commands."""
     app.command()(train)
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="TOML file, LIIF-family YAML, or name of a shipped recipe: compact.")],
+    recipe: Annotated[str, typer.Argument(help=RECIPE_HELP)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for checkpoints; a run there is resumed.")],
     data: Annotated[list[Path] | None, typer.Option(help="Folder of pictures; may be given several times.")] = None,
     changes: Annotated[
@@ -75,8 +84,7 @@ def find_recipe(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    with as_file(files("hiif_training") / "recipes") as folder:
-        shipped = {recipe.stem: recipe for recipe in sorted(folder.glob("*.toml"))}
+    shipped = shipped_recipes()
     if name not in shipped:
         raise OptionError(f"recipe {name!r}: no such file, and no shipped recipe of that name ({', '.join(shipped)})")
     return shipped[name]

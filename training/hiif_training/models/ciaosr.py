@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import unfold
 
 from hiif_deploy.errors import CheckpointError
 from hiif_training.ciaosr_queries import CiaosrQueries, ciaosr_queries
@@ -20,10 +19,9 @@ from hiif_training.models.cross_scale_attention import CrossScaleAttention
 from hiif_training.models.encoder import Encoder
 from hiif_training.models.implicit import ImplicitModel, Traits, gather
 from hiif_training.models.mlp import Mlp
+from hiif_training.models.surroundings import NEIGHBOURS, surroundings
 from hiif_training.queries import Ask
 
-NEIGHBOURS = 9
-"""Pixels of a 3×3 surrounding."""
 POSITION = 4
 """Values that say where a query is: relative row and column, cell's height and width."""
 
@@ -108,9 +106,3 @@ class Ciaosr(ImplicitModel):
         """[B, 4, N, 4]: where the query is relative to each pixel, and the cell."""
         cell = queries.cell[:, None, None, :].expand(*queries.relative.shape)
         return torch.cat([queries.relative, cell], dim=-1)
-
-
-def surroundings(features: Tensor) -> Tensor:
-    """[B, C, h, w] → [B, 9·C, h, w]: channel 9·c + 3·row + column, zero beyond the border."""
-    batch, channels, height, width = features.shape
-    return unfold(features, 3, padding=1).view(batch, NEIGHBOURS * channels, height, width)

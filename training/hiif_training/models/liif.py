@@ -13,10 +13,10 @@ from torch import Tensor
 
 from hiif_deploy.errors import CheckpointError
 from hiif_training.models.arguments import Accepted, Arguments, configure, part_arguments
-from hiif_training.models.ciaosr import NEIGHBOURS, surroundings
 from hiif_training.models.encoder import Encoder
 from hiif_training.models.implicit import ImplicitModel, Traits, gather
 from hiif_training.models.mlp import Mlp
+from hiif_training.models.surroundings import NEIGHBOURS, surroundings
 from hiif_training.queries import Ask, Queries, axis_queries
 
 
