@@ -127,7 +127,7 @@ class HostBackend:
         sessions = {name: self._open(graph, graph) for name, graph in {**chain, **stages}.items()}
         parts = self.contract.last_pass if stages else ()
         if options.engine == "openvino" and len(parts) > 1:
-            # As one graph they take a seventh less: states between them are neither converted to float32 nor copied.
+            # As one graph: states between them are neither converted to float32 nor copied.
             sessions[LAST_PASS] = self._open(joined(LAST_PASS, parts), *parts)
         self.description = f"{self._engine}, {self.precision}"
         self.encoder = sessions["encoder"]

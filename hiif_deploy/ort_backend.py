@@ -27,9 +27,9 @@ class DeviceBackend(HostBackend):
         # States of queries would have to be carried on the device; whole graphs are what a GPU likes.
         return {}
 
-    def _open(self, graph: GraphContract) -> Session:
+    def _open(self, graph: GraphContract, *parts: GraphContract) -> Session:
         if is_fold(graph.name):
-            return super()._open(graph)
+            return super()._open(graph, *parts)
         model, is_encoder = self._bundle.graphs[graph.key], graph.name == "encoder"
         threads = self._threads if is_encoder else self._call_threads
         return DeviceSession(graph, model, self._options.provider, threads, keep_memory=not is_encoder)
