@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from hiif_deploy.bench.case import BenchModel, picture
@@ -176,22 +177,32 @@ def measure(decoder: str, encoder: str, setting: Setting, watch: Stopwatch) -> R
 
 
 def plain_macs(model: ImplicitModel, scale: float) -> float:
-    """Per query. Shapes alone go through the module."""
+    """Per query, the encoder left out. Shapes alone go through the module."""
     shapes, size = copy.deepcopy(model).to("meta"), output_size(COUNTED, scale=scale)
+    queries = shapes.ask(COUNTED, size).to(torch.device("meta"))
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        features = torch.zeros(1, model.encoder.out_channels, *COUNTED, device="meta")
-        shapes.decode(features, shapes.ask(COUNTED, size).to(torch.device("meta")))
-    return float(counter.get_total_flops()) / 2 / (size[0] * size[1])
+        features = shapes.encode(_image(model))[:, :, : COUNTED[0], : COUNTED[1]]
+        shapes.decode(features, queries)
+    return (float(counter.get_total_flops()) / 2 - _encoder_macs(model)) / (size[0] * size[1])
 
 
 def graph_macs(model: ImplicitModel, opened: BenchModel, setting: Setting) -> float:
     """Per query, without what the plain encoder takes: a form may have moved work of its own into the encoder graph."""
     size = output_size(COUNTED, scale=setting.scale)
-    shapes, padded = copy.deepcopy(model.encoder).to("meta"), padded_size(COUNTED, model.encoder.size_multiple)
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        shapes(torch.zeros(1, 3, *padded, device="meta"))
     whole = count_upscale(opened.bundle, RenderOptions(), setting.threads, picture(COUNTED), size)
-    return (whole.macs - float(counter.get_total_flops()) / 2) / (size[0] * size[1])
+    return (whole.macs - _encoder_macs(model)) / (size[0] * size[1])
+
+
+def _encoder_macs(model: ImplicitModel) -> float:
+    shapes = copy.deepcopy(model.encoder).to("meta")
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        shapes(_image(model))
+    return float(counter.get_total_flops()) / 2
+
+
+def _image(model: ImplicitModel) -> Tensor:
+    """The counted picture, padded as the encoder wants it."""
+    return torch.zeros(1, 3, *padded_size(COUNTED, model.encoder.size_multiple), device="meta")
 
 
 def markdown(rows: Iterable[Row], setting: Setting) -> str:

@@ -12,6 +12,7 @@ from hiif_deploy.errors import OptionError
 from hiif_export import decoder_table as table
 from hiif_export.decoder_table import Row, Setting
 from hiif_export.decoder_times import Seconds
+from hiif_training.models.registry import make_model
 
 torch.set_num_threads(1)
 
@@ -83,3 +84,20 @@ def test_every_row_describes_a_model_that_exists(decoder: str, encoder: str) -> 
     with torch.device("meta"):
         model = table.make_model(table.spec(decoder, encoder))
     assert sum(parameter.numel() for parameter in model.parameters()) > 1_000_000
+
+
+def test_what_a_model_does_behind_its_encoder_counts() -> None:
+    model = make_model(
+        {
+            "name": "clit",
+            "args": {
+                "encoder_spec": {"name": "edsr-mini", "args": TINY},
+                "imnet_spec": {"name": "mlp", "args": {"out_dim": 3, "hidden_list": [8, 8], "act": "gelu"}},
+                "pb_spec": {"name": "posenc", "args": {"enc_dims": 8, "posenc_scale": 4}},
+                "base_dim": 32, "head": 2, "r": 1, "imnet_num": 1, "conv_num": 1,
+            },
+        }
+    )  # fmt: skip
+    behind = sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, torch.nn.Conv2d))
+    behind -= sum(layer.weight.numel() for layer in model.encoder.modules() if isinstance(layer, torch.nn.Conv2d))
+    assert table.plain_macs(model, 1.0) >= behind
