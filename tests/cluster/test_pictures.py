@@ -80,6 +80,9 @@ def test_what_exists_is_skipped_without_a_worker(folder: Path, tmp_path: Path) -
 
 @pytest.mark.usefixtures("cluster")
 def test_a_picture_that_no_worker_survives_is_given_up_with_the_reason(folder: Path, tmp_path: Path) -> None:
+    for n in range(4):  # so large that workers are still at them when they are killed
+        Image.fromarray(np.zeros((500, 400, 3), np.uint8)).save(folder / f"q{n}.png")
+
     def kill_all() -> None:
         with open_pool(lambda _: None, attempts=1) as pool:
             for _ in run_batch_on(pool, list_items([folder], tmp_path / "out", "x"), TARGET, WriteOptions()):
