@@ -54,7 +54,7 @@ class OpenvinoSession:
         self.name = graph.name
         self._outputs = [tensor.name for tensor in graph.outputs]
         self._dtypes = {tensor.name: np.dtype(tensor.dtype) for tensor in graph.inputs}
-        self._core = _openvino().Core()
+        self._core = _core()
         self._settings = _settings(arithmetic, threads, streams)
         try:
             self._network = join([self._core.read_model(model=model, weights=b"") for model in models])
@@ -159,6 +159,13 @@ def processor_flags(file: Path = Path("/proc/cpuinfo")) -> frozenset[str] | None
     return frozenset(
         flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split(":")[1].split()
     )
+
+
+@cache
+def _core() -> Any:
+    # One, and never given up: OpenVINO's processor plugin gives the thread that loads it another stack for signals, and
+    # frees that stack on whichever thread its last user ends. The next signal (a child ended) then kills the process.
+    return _openvino().Core()
 
 
 def _openvino() -> ModuleType:

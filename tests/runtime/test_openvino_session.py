@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -93,6 +95,29 @@ def test_threads_of_callers_do_not_share_a_compiled_graph() -> None:
         answers = list(pool.map(lambda x: one.run({"x": x})["y"], rows * 10))
     for x, y in zip(rows * 10, answers, strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+SIGNALLED = """
+import faulthandler, signal, subprocess, sys, threading
+from pathlib import Path
+from hiif_deploy import EngineOptions, Upscaler
+faulthandler.enable()
+signal.signal(signal.SIGCHLD, lambda *_: None)
+held = [Upscaler(Path(sys.argv[1]), engine=EngineOptions(engine="openvino", threads=1))]
+other = threading.Thread(target=held.clear)
+other.start()
+other.join()
+subprocess.run([sys.executable, "-c", "pass"], check=True)
+print("alive")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signal stacks are looked at as Linux has them")
+def test_a_signal_after_the_last_session_ended_on_another_thread_is_survived(tiny_bundle: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, str(tiny_bundle)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
 
 
 def identity(size: int) -> tuple[GraphContract, list[bytes]]:
