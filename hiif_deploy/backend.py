@@ -124,7 +124,7 @@ class HostBackend:
         chain = self.contract.chain(options.graphs)
         if stages:
             chain = {name: graph for name, graph in chain.items() if name in ("encoder", "maps") or is_fold(name)}
-        sessions = {name: self._open(graph, graph) for name, graph in {**chain, **stages}.items()}
+        sessions = {name: self._open(graph) for name, graph in {**chain, **stages}.items()}
         parts = self.contract.last_pass if stages else ()
         if options.engine == "openvino" and len(parts) > 1:
             # As one graph: states between them are neither converted to float32 nor copied.
@@ -142,7 +142,7 @@ class HostBackend:
         return self.contract.stages if self._options.graphs == "fp32" else {}
 
     def _decoder(self, sessions: dict[str, Session], calls: int) -> Decoder:
-        if self._stages():
+        if FIRST_STAGE in sessions:
             return StagedDecoder(self.contract, sessions, calls)
         return (CascadedDecoder if self.contract.decoder.cascade > 1 else Decoder)(self.contract, sessions, calls)
 
@@ -158,7 +158,7 @@ class HostBackend:
         on_host = is_fold(graph.name) or (is_exact and self._options.engine == "openvino")
         engine = EngineOptions() if on_host else self._options
         is_encoder = graph.name == "encoder"
-        model, *following = (self._bundle.graphs[part.key] for part in parts)
+        model, *following = (self._bundle.graphs[part.key] for part in parts or (graph,))
         return open_session(
             graph,
             model,
