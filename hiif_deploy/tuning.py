@@ -6,7 +6,6 @@ long enough for a matrix product; which that is depends on the processor, the mo
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import statistics
@@ -22,8 +21,8 @@ import onnxruntime
 
 from hiif_deploy import store_root
 from hiif_deploy.bundle import Bundle
-from hiif_deploy.errors import EngineError, OptionError
-from hiif_deploy.files import write_aside
+from hiif_deploy.errors import OptionError
+from hiif_deploy.measured_store import keep_measured, measured_path
 from hiif_deploy.say import say_on_stderr
 from hiif_deploy.session import EngineOptions
 
@@ -97,15 +96,7 @@ def stored() -> list[Tuning]:
 
 def store(bundle: Bundle, engine: EngineOptions, tuning: Tuning) -> Path:
     """Write a tuning; EngineError where there is no place for it."""
-    path = _path(bundle, engine)
-    if path is None:
-        raise EngineError(f"this user has no folder for caches; name one with {store_root.VARIABLE}")
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_aside(path, lambda file: file.write(json.dumps(asdict(tuning), indent=1).encode()))
-    except OSError as error:
-        raise EngineError(f"{path}: cannot be written ({error.strerror}); see {store_root.VARIABLE}") from error
-    return path
+    return keep_measured(_path(bundle, engine), asdict(tuning))
 
 
 def cuts(threads: int) -> list[Cut]:
@@ -158,15 +149,11 @@ def processor(file: Path = CPU_INFO) -> str:
 
 
 def _path(bundle: Bundle, engine: EngineOptions) -> Path | None:
-    root = store_root.wanted_root()
-    if root is None:
-        return None
     facts = [
         sorted(graph.sha256 for graph in bundle.contract.graphs), engine.engine, engine.precision,
         engine.thread_count, processor(), onnxruntime.__version__,
     ]  # fmt: skip
-    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-    return root / FOLDER / f"{key[:32]}.json"
+    return measured_path(FOLDER, facts)
 
 
 def _read(path: Path) -> Tuning:

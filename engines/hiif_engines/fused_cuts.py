@@ -6,7 +6,6 @@ next. What is stored belongs to one GPU, one version of Triton, one kernel's wid
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable
@@ -18,12 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hiif_deploy import store_root
 from hiif_deploy.contract import Contract
 from hiif_deploy.decode import Window, geometry_inputs, query_axes
 from hiif_deploy.errors import EngineError
-from hiif_deploy.files import write_aside
 from hiif_deploy.grid import relative_cell
+from hiif_deploy.measured_store import keep_measured, measured_path
 from hiif_deploy.plan import decoder_tiles
 from hiif_deploy.say import Say
 from hiif_deploy.sizes import Size
@@ -108,7 +106,7 @@ def seconds_on(device: torch.device) -> Callable[[Callable[[], object]], float]:
 
 def find(kernel: Kernel, device: torch.device, say: Say) -> Cut:
     """The stored cut of this kernel on this device, or the default. A damaged file is told and not used."""
-    path = _path(kernel, device)
+    path = measured_path(FOLDER, _facts(kernel, device))
     if path is None or not path.is_file():
         return default_cut(device)
     try:
@@ -120,16 +118,8 @@ def find(kernel: Kernel, device: torch.device, say: Say) -> Cut:
 
 def store(kernel: Kernel, device: torch.device, measured: Measured) -> Path:
     """Keep it for later runs; EngineError where there is no place for it."""
-    path = _path(kernel, device)
-    if path is None:
-        raise EngineError(f"this user has no folder for caches; name one with {store_root.VARIABLE}")
-    content = {**_facts(kernel, device), **asdict(measured)}
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_aside(path, lambda file: file.write(json.dumps(content, indent=1).encode()))
-    except OSError as error:
-        raise EngineError(f"{path}: cannot be written ({error.strerror}); see {store_root.VARIABLE}") from error
-    return path
+    facts = _facts(kernel, device)
+    return keep_measured(measured_path(FOLDER, facts), {**facts, **asdict(measured)})
 
 
 def random_feeds(
@@ -163,9 +153,3 @@ def _wait(device: torch.device) -> None:
 def _facts(kernel: Kernel, device: torch.device) -> dict[str, object]:
     versions = {"gpu": describe(device), "triton": version("triton")}
     return {**versions, "kernel": type(kernel).__name__, "type": str(kernel.dtype), **kernel.shapes}
-
-
-def _path(kernel: Kernel, device: torch.device) -> Path | None:
-    root = store_root.wanted_root()
-    key = hashlib.sha256(json.dumps(_facts(kernel, device)).encode()).hexdigest()
-    return root / FOLDER / f"{key[:32]}.json" if root else None
