@@ -10,6 +10,7 @@ import pytest
 from hiif_deploy import OptionError, RenderOptions, Upscaler
 from hiif_deploy.demo import sample
 from hiif_deploy.sampling import LEAST, PERIOD, SHARE, Sampling, enough
+from hiif_deploy.session import LOW, Arithmetic
 from hiif_deploy.verify import measure
 
 SIZE = (97, 130)
@@ -100,5 +101,11 @@ def test_a_sample_is_a_few_grids(sampling: Sampling) -> None:
 
 
 def test_a_large_picture_gives_a_share_of_its_queries_and_a_small_one_enough() -> None:
-    assert enough((200, 300)) == LEAST
-    assert enough((4000, 1000)) == 4000 * 1000 // SHARE
+    assert enough((200, 300), "fp32") == LEAST
+    assert enough((4000, 1000), "fp32") == 4000 * 1000 // SHARE
+
+
+@pytest.mark.parametrize("precision", LOW)
+def test_an_arithmetic_that_is_further_off_than_a_sample_is_given_half_of_it(precision: Arithmetic) -> None:
+    assert enough((200, 300), precision) == LEAST // 2
+    assert enough((4000, 1000), precision) == 4000 * 1000 // SHARE // 2
