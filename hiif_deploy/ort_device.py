@@ -95,7 +95,7 @@ class DeviceSession(OrtSession):
                     binding.bind_cpu_input(name, value)
             for name in self._outputs:
                 binding.bind_output(name, device, 0)
-            self._session.run_with_iobinding(binding)
+            self._session.run_with_iobinding(binding, self._run_options)
             # The next graph has a stream of its own.
             binding.synchronize_outputs()
         except Exception as error:

@@ -40,11 +40,12 @@ class OrtSession:
         require_provider(self.provider)
         try:
             self._session = ort.InferenceSession(
-                model, _options(threads, keep_memory), providers=[provider_choice(self.provider)]
+                model, _options(threads), providers=[provider_choice(self.provider)]
             )
         except Exception as error:  # ONNX Runtime raises half a dozen unrelated types
             raise EngineError(f"graph {graph.name}: ONNX Runtime cannot load it: {first_line(error)}") from error
         _refuse_fallback(self._session, self.provider, graph.name)
+        self._run_options = _run_options(keep_memory)
         self._outputs = [tensor.name for tensor in graph.outputs]
         self._dtypes = {tensor.name: np.dtype(tensor.dtype) for tensor in graph.inputs}
         _compare(graph, graph.inputs, self._session.get_inputs())
@@ -54,7 +55,7 @@ class OrtSession:
         """EngineError names the graph and the engine's reason."""
         inputs = {name: np.ascontiguousarray(feeds[name], dtype=dtype) for name, dtype in self._dtypes.items()}
         try:
-            values = self._session.run(self._outputs, inputs)
+            values = self._session.run(self._outputs, inputs, self._run_options)
         except Exception as error:
             shapes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
             raise EngineError(f"graph {self.name} failed on {shapes}: {first_line(error)}") from error
@@ -75,21 +76,30 @@ def require_provider(provider: str) -> None:
         raise EngineError(f"{provider} is not in this ONNX Runtime ({ort.__version__} has {', '.join(available)}){how}")
 
 
-def _options(threads: int, keep_memory: bool) -> ort.SessionOptions:
+def _options(threads: int) -> ort.SessionOptions:
+    _share_arena()
     options = ort.SessionOptions()
-    if keep_memory:
-        _share_arena()
-        options.add_session_config_entry("session.use_env_allocators", "1")
+    options.add_session_config_entry("session.use_env_allocators", "1")
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = keep_memory
     options.log_severity_level = 3
+    return options
+
+
+def _run_options(keep_memory: bool) -> ort.RunOptions:
+    options = ort.RunOptions()
+    if not keep_memory:
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     return options
 
 
 @cache
 def _share_arena() -> None:
-    """One arena for the buffers of all sessions, growing by what is needed; otherwise each has one, which doubles."""
+    """One arena for the buffers of all sessions, growing by what is needed; otherwise each has one, which doubles.
+
+    Without any, large tensors come from the system and go back one by one: their page faults took more than half of
+    SwinIR's time, and tensors just below malloc's limit were never given back (design/decoding.md §4).
+    """
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     same_as_requested = {"arena_extend_strategy": 1, "initial_chunk_size_bytes": -1, "max_dead_bytes_per_chunk": -1}
     ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"max_mem": 0, **same_as_requested}))

@@ -109,7 +109,8 @@ def open_session(
 
     Models that `graph` joins behind the first one (`contract.joined`) are `following`: on OpenVINO only.
 
-    `keep_memory` keeps the engine's buffers between calls: for many calls of one size, not for few large ones.
+    `keep_memory` keeps the engine's buffers between calls: for many calls of one size. For few large ones they go back
+    to the system when a call ends (ONNX Runtime; OpenVINO always keeps them).
     """
     if options.engine == "openvino":
         from hiif_deploy.openvino_session import OpenvinoSession

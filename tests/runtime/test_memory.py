@@ -35,3 +35,24 @@ def test_memory_grows_with_the_output_picture_alone(tiny_bundle: Path) -> None:
     queries, output = (64 * 20) ** 2, (64 * 20) ** 2 * 3
     # One float32 row of 32 hidden values per query would already be four times the allowance.
     assert large - small <= output + (48 << 20) < queries * 32 * 4
+
+
+ENCODE = """
+import sys
+import numpy as np
+from hiif_deploy import EngineOptions, RenderOptions, Upscaler
+from hiif_deploy.bench.memory import peak_resident, resident
+frame = np.zeros((1024, 1024, 3), np.uint8)
+with Upscaler(sys.argv[1], engine=EngineOptions(threads=2), options=RenderOptions(memory=4 << 30)) as upscaler:
+    before = resident()
+    features = upscaler.encode(frame)
+    print(features.encoded.nbytes + features.image.nbytes, resident() - before, peak_resident() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident memory is read from Linux's /proc")
+def test_an_encoder_gives_its_buffers_back_when_the_picture_is_encoded() -> None:
+    found = subprocess.run([sys.executable, "-c", ENCODE, "hiif-compact"], capture_output=True, text=True, check=True)
+    features, kept, peak = map(int, found.stdout.split())
+    assert peak > 3 * features
+    assert kept < 2 * features + (16 << 20)
