@@ -39,9 +39,7 @@ class OrtSession:
         self.provider = PROVIDERS.get(provider.lower(), provider)
         require_provider(self.provider)
         try:
-            self._session = ort.InferenceSession(
-                model, _options(threads), providers=[provider_choice(self.provider)]
-            )
+            self._session = ort.InferenceSession(model, _options(threads), providers=[provider_choice(self.provider)])
         except Exception as error:  # ONNX Runtime raises half a dozen unrelated types
             raise EngineError(f"graph {graph.name}: ONNX Runtime cannot load it: {first_line(error)}") from error
         _refuse_fallback(self._session, self.provider, graph.name)
