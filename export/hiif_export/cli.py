@@ -139,6 +139,7 @@ def decoders(
     scale: Annotated[float, typer.Option(help="Factor.")] = 4.0,
     rounds: Annotated[int, typer.Option(min=1, help="Timed pictures of either way, after a small one.")] = 1,
     threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 takes all that may be used.")] = 0,
+    memory: Annotated[int, typer.Option(min=1, help="Working memory of this project's way, in MiB.")] = 1280,
     keep: Annotated[
         Path | None, typer.Option(help="JSON file that keeps the rows: what is in it is not measured again.")
     ] = None,
@@ -154,7 +155,7 @@ def decoders(
     from hiif_export import decoder_table as table
 
     pairs = [table.pair(row) for row in rows or [f"{d}:{e}" for d in table.DECODERS for e in table.ENCODERS]]
-    setting = table.Setting(parse_size("--input", input_), scale, rounds, threads or usable_cores())
+    setting = table.Setting(parse_size("--input", input_), scale, rounds, threads or usable_cores(), memory << 20)
     with Progress("measuring", len(pairs), unit="rows") as progress:
         found, missing = table.measure_all(pairs, setting, keep, say_on_stderr, progress.advance)
     print(table.markdown(found, setting), end="")

@@ -79,6 +79,8 @@ class Setting:
     """Timed pictures of either way, in turns, after a small one to warm up; the medians count."""
     threads: int = 2
     """Of either way."""
+    memory: int = 1280 << 20
+    """Bytes, this project's way only: what the largest row takes (CiaoSR around SwinIR, whose tiles are published)."""
     suite: Sequence[tuple[int, int]] = SUITE
     """Source sizes whose answers are compared, each at every scale of the export's suite."""
 
@@ -137,7 +139,7 @@ def measure_all(
     `keep` is a file that each row is put into when it is there, and whose rows are not measured again.
     """
     known = {} if keep is None else read_rows(keep, setting)
-    watch = Stopwatch(setting.source, setting.scale, setting.rounds, setting.threads)
+    watch = Stopwatch(setting.source, setting.scale, setting.rounds, setting.threads, setting.memory)
     for decoder, encoder in pairs:
         if (decoder, encoder) not in known:
             try:
@@ -228,10 +230,10 @@ def caption(setting: Setting) -> str:
     """How the times were taken."""
     height, width = setting.source
     return (
-        f"{width}x{height} at ×{setting.scale:g}, {setting.threads} threads; encoding + decoding, medians of "
-        f"{setting.rounds} in turns after a small picture. PyTorch is asked {CHUNK:,} queries at a time as in the "
-        "published evaluations, all at once where they are coupled (SRNO, HIIF). Decoding is timed once per decoder "
-        "and width of features, and that time stands around its other encoders."
+        f"{width}x{height} at ×{setting.scale:g}, {setting.threads} threads, {setting.memory >> 20} MiB; encoding + "
+        f"decoding, medians of {setting.rounds} in turns after a small picture. PyTorch is asked {CHUNK:,} queries at "
+        "a time as in the published evaluations, all at once where they are coupled (SRNO, HIIF). Decoding is timed "
+        "once per decoder and width of features, and that time stands around its other encoders."
     )
 
 

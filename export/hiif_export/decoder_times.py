@@ -14,7 +14,7 @@ from hiif_deploy.bench.case import BenchModel, picture
 from hiif_deploy.contract import DecoderContract
 from hiif_deploy.session import EngineOptions
 from hiif_deploy.sizes import Scale, Size, output_size
-from hiif_deploy.upscaler import Upscaler
+from hiif_deploy.upscaler import RenderOptions, Upscaler
 from hiif_export.bench_plain import Plain
 
 CHUNK = 30_000
@@ -49,6 +49,8 @@ class Stopwatch:
     """Times in turns; the medians count."""
     threads: int
     """Of either way."""
+    memory: int
+    """Bytes of working memory, of the bundle."""
     decoders: dict[tuple[str, int], Seconds] = field(default_factory=dict)
     """Decoder and channels → what was measured before."""
 
@@ -57,7 +59,8 @@ class Stopwatch:
         known = decoder, model.bundle.contract.encoder.channels
         size = output_size(self.source, scale=self.scale)
         plain = Plain(model, self.threads, queries_per_call(model.bundle.contract.decoder))
-        with Upscaler(model.bundle, engine=EngineOptions(threads=self.threads)) as upscaler, torch.inference_mode():
+        engine, options = EngineOptions(threads=self.threads), RenderOptions(memory=self.memory)
+        with Upscaler(model.bundle, engine=engine, options=options) as upscaler, torch.inference_mode():
             self._warm_up(plain, upscaler)
             image = picture(self.source)
             encoding = self._turns([lambda: plain.encode(image), lambda: upscaler.encode(image)])

@@ -55,7 +55,7 @@ ROW = Row("liif", "rdn", 346883, 1383424.0, 794000.0, 95_000_000, Seconds(2, 1),
 
 def test_the_table_is_markdown() -> None:
     caption, _, head, rule, line = table.markdown([ROW], Setting()).splitlines()
-    assert "256x256 at ×4" in caption
+    assert "256x256 at ×4, 2 threads, 1280 MiB;" in caption
     assert head.count("|") == rule.count("|") == line.count("|")
     assert line.startswith("| liif | rdn | 346,883 | 1,383 k → 794 k | 95.0 MB |")
     assert line.endswith("| 2.00 + 10.00 s | 1.00 + 3.00 s | 3.0 | 1.5e-06 |")
