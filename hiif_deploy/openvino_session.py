@@ -54,10 +54,9 @@ class OpenvinoSession:
         self.name = graph.name
         self._outputs = [tensor.name for tensor in graph.outputs]
         self._dtypes = {tensor.name: np.dtype(tensor.dtype) for tensor in graph.inputs}
-        self._core = _core()
         self._settings = _settings(arithmetic, threads, streams)
         try:
-            self._network = join([self._core.read_model(model=model, weights=b"") for model in models])
+            self._network = join([_core().read_model(model=model, weights=b"") for model in models])
             if arithmetic == "int8":
                 # OpenVINO takes one size of group for all products, and scales for each group within a row.
                 self._settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = quantise(self._network)
@@ -92,7 +91,7 @@ class OpenvinoSession:
             return self._compiled()
 
     def _compiled(self) -> Any:
-        return self._core.compile_model(self._network, "CPU", self._settings)
+        return _core().compile_model(self._network, "CPU", self._settings)
 
 
 def join(networks: Sequence[Model]) -> Model:

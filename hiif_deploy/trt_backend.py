@@ -53,7 +53,7 @@ class TrtBackend:
             for name, data in engines.items()
         }
         folds = {
-            name: open_session(g, bundle.graphs[g.key], EngineOptions(), threads=1, keep_memory=False)
+            name: open_session(g, bundle.graphs[g.key], EngineOptions(), threads=1, keep_memory=True)
             for name, g in chain.items()
             if is_fold(name)
         }

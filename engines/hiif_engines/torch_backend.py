@@ -76,7 +76,7 @@ class TorchBackend:
         how = "fused kernels" if self._kernels else "operation by operation"
         self.description = f"PyTorch {torch.__version__}, {self.precision}, {describe(self._device)}, {how}"
         self._folds = {
-            name: open_session(graph, bundle.graphs[graph.key], EngineOptions(), threads=1, keep_memory=False)
+            name: open_session(graph, bundle.graphs[graph.key], EngineOptions(), threads=1, keep_memory=True)
             for name, graph in chain.items()
             if is_fold(name)
         }
