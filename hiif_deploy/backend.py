@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -124,11 +124,7 @@ class HostBackend:
         chain = self.contract.chain(options.graphs)
         if stages:
             chain = {name: graph for name, graph in chain.items() if name in ("encoder", "maps") or is_fold(name)}
-        sessions = {name: self._open(graph) for name, graph in {**chain, **stages}.items()}
-        parts = self.contract.last_pass if stages else ()
-        if options.engine == "openvino" and len(parts) > 1:
-            # As one graph: states between them are neither converted to float32 nor copied.
-            sessions[LAST_PASS] = self._open(joined(LAST_PASS, parts), *parts)
+        sessions = {name: self._open(graph) for name, graph in chain.items()} | self._open_stages(stages)
         self.description = f"{self._engine}, {self.precision}"
         self.encoder = sessions["encoder"]
         calls = max(1, self._threads // self._call_threads)
@@ -140,6 +136,14 @@ class HostBackend:
     def _stages(self) -> dict[str, GraphContract]:
         """Graphs of the decoder in stages; empty where it is run whole."""
         return self.contract.stages if self._options.graphs == "fp32" else {}
+
+    def _open_stages(self, stages: Mapping[str, GraphContract]) -> dict[str, Session]:
+        sessions = {name: self._open(graph) for name, graph in stages.items()}
+        parts = self.contract.last_pass if stages else ()
+        if self._options.engine == "openvino" and len(parts) > 1:
+            # As one graph: states between them are neither converted to float32 nor copied.
+            sessions[LAST_PASS] = self._open(joined(LAST_PASS, parts), *parts)
+        return sessions
 
     def _decoder(self, sessions: dict[str, Session], calls: int) -> Decoder:
         if FIRST_STAGE in sessions:

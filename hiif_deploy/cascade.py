@@ -37,13 +37,13 @@ class CascadedDecoder(Decoder):
         rows, columns = query_axes(self.contract, size, job.size, asked)
         tile = Tile(slice(0, rows.count), slice(0, columns.count), _taps(rows), _taps(columns))
         features = stage_tile(np.asarray(job.features), size, tile, self.contract.decoder.halo)
-        maps = self._sessions[f"maps_{n}"].run({"features": features})
+        maps = self.sessions[f"maps_{n}"].run({"features": features})
         cell, name = relative_cell(size, job.size), f"decoder_{n}"
         colours = np.empty_like(before)
         for row, column in query_blocks(rows.count, columns.count, job.plan.query_block):
             geometry = geometry_inputs(self._names[name], rows[row], columns[column], tile, cell)
             given = np.ascontiguousarray(before[row, column]).reshape(-1, 3)
-            answer = self._sessions[name].run({**maps, **geometry, "before": given})["colour"]
+            answer = self.sessions[name].run({**maps, **geometry, "before": given})["colour"]
             colours[row, column] = answer.reshape(before[row, column].shape)
         return colours
 

@@ -241,7 +241,7 @@ def tune(
     if rounds < 1:
         raise OptionError(f"--rounds {rounds}: expected at least 1")
     opened = open_bundle(bundle)
-    chosen = EngineOptions(engine=engine or default_engine(precision), precision=precision, threads=threads)
+    chosen = EngineOptions(engine=engine or tuning.default_engine(precision), precision=precision, threads=threads)
     candidates = tuning.cuts(chosen.thread_count)
     with Progress("tuning", (rounds + 1) * len(candidates), unit="pictures", enabled=not quiet) as progress:
         found = tuning.measure(opened, chosen, candidates, rounds, progress.advance)

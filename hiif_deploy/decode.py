@@ -90,7 +90,8 @@ class Decoder:
 
     def __init__(self, contract: Contract, sessions: dict[str, Session], threads: int) -> None:
         self.contract = contract
-        self._sessions = sessions
+        self.sessions = sessions
+        """Graphs by name."""
         self._ahead = 2 * threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="hiif-decode")
         self._names = {graph.name: graph.geometry for graph in contract.graphs}
@@ -105,7 +106,7 @@ class Decoder:
         count = job.count(window)
         for n in range(self.contract.decoder.statistics_passes):
             sums = self.sums(job, window, folded, n, advance)
-            folded.update(fold(self._sessions[f"fold_{n}"], sums, count))
+            folded.update(fold(self.sessions[f"fold_{n}"], sums, count))
         return Statistics(folded)
 
     def sums(self, job: Job, window: Window, folded: Tensors, n: int, advance: Advance) -> Sums:
@@ -157,11 +158,11 @@ class Decoder:
         return colours
 
     def _maps(self, job: Job, tile: Tile) -> Callable[[], Tensors]:
-        return functools.cache(lambda: job.maps(tile, self._sessions["maps"]))
+        return functools.cache(lambda: job.maps(tile, self.sessions["maps"]))
 
     def _run(self, graph: str, job: Job, block: Block, feeds: Tensors) -> Tensors:
         geometry = geometry_inputs(self._names[graph], block.rows, block.columns, block.tile, job.cell)
-        return self._sessions[graph].run({**feeds, **geometry})
+        return self.sessions[graph].run({**feeds, **geometry})
 
     def _map(
         self, job: Job, window: Window, work: Callable[[Tile, Axis, Axis], Any], advance: Advance

@@ -19,7 +19,7 @@ from hiif_deploy.errors import EngineAbsentError, EngineError, EngineLoadError, 
 from hiif_deploy.extras import require_extra
 from hiif_deploy.ort_backend import DeviceBackend, keeps_tensors
 from hiif_deploy.say import Say, say_on_stderr
-from hiif_deploy.session import EngineOptions
+from hiif_deploy.session import LOW, EngineOptions
 from hiif_deploy.trt_library import Library, load_library
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ def open_backend(bundle: Bundle, options: EngineOptions, say: Say = announce) ->
         return open_tensorrt(bundle, options, say)
     if options.engine == "torch":
         return open_torch(bundle, options, say)
+    if options.engine == "native":
+        return open_native(bundle, options, say)
     if options.engine == "auto":
         return _open_best(bundle, options, say)
     return open_host(bundle, options)
@@ -92,10 +94,22 @@ def _open_stored(bundle: Bundle, options: EngineOptions, library: Library, store
 
 def open_torch(bundle: Bundle, options: EngineOptions, say: Say = announce) -> Backend:
     """PyTorch on the device that `options` name; MissingExtraError where it is not installed."""
-    points = list(entry_points(group=BACKENDS, name="torch"))
+    return _open_brought("torch", "cuda-torch", bundle, options, say)
+
+
+def open_native(bundle: Bundle, options: EngineOptions, say: Say = announce) -> Backend:
+    """Code made for this processor; MissingExtraError where what makes it is not installed."""
+    if options.precision in LOW:
+        require_extra("openvino")  # the encoder's
+    return _open_brought("native", "native", bundle, options, say)
+
+
+def _open_brought(name: str, extra: str, bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
+    """An engine that another area brings."""
+    points = list(entry_points(group=BACKENDS, name=name))
     if not points:
-        raise EngineAbsentError("this installation of hiif-deploy brings no torch engine: install it again")
-    require_extra("cuda-torch")
+        raise EngineAbsentError(f"this installation of hiif-deploy brings no {name} engine: install it again")
+    require_extra(extra)
     opened: Backend = points[0].load()(bundle, options, say)
     return opened
 
@@ -172,10 +186,8 @@ def _builder() -> Callable[..., None]:
 
 def _open_best(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
     reasons = []
-    attempts: dict[str, Callable[[Bundle, EngineOptions, Say], Backend]] = {
-        "tensorrt": open_tensorrt, "torch": _open_torch_cuda, "cuda": _open_cuda,
-    }  # fmt: skip
-    for name, attempt in attempts.items():
+    is_low = options.precision in LOW
+    for name, attempt in (PROCESSOR if is_low else {**GPU, **PROCESSOR}).items():
         try:
             backend = attempt(bundle, options, say)
         except HiifError as error:
@@ -183,7 +195,7 @@ def _open_best(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
             continue
         say(f"engine auto: {backend.description}" + "".join(f"; {reason}" for reason in reasons))
         return backend
-    backend = HostBackend(bundle, replace(options, engine="onnxruntime", provider="cpu"))
+    backend = HostBackend(bundle, replace(options, engine="openvino" if is_low else "onnxruntime", provider="cpu"))
     say(f"engine auto: {backend.description}; {'; '.join(reasons)}")
     return backend
 
@@ -192,6 +204,18 @@ def _open_torch_cuda(bundle: Bundle, options: EngineOptions, say: Say) -> Backen
     return open_torch(bundle, replace(options, engine="torch", device="cuda"), say)
 
 
+def _open_native(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
+    return open_native(bundle, replace(options, engine="native"), say)
+
+
 def _open_cuda(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
     del say
     return open_host(bundle, replace(options, engine="onnxruntime", provider="cuda"))
+
+
+GPU: dict[str, Callable[[Bundle, EngineOptions, Say], Backend]] = {
+    "tensorrt": open_tensorrt, "torch": _open_torch_cuda, "cuda": _open_cuda,
+}  # fmt: skip
+"""What `auto` tries on a GPU, the fastest first."""
+PROCESSOR: dict[str, Callable[[Bundle, EngineOptions, Say], Backend]] = {"native": _open_native}
+"""And then on the processor, before the engine that works anywhere."""

@@ -12,6 +12,7 @@ EXTRAS = {
     "train": ("torch", "safetensors", "lightning", "tensorboard", "torchmetrics", "yaml"),
     "engines": ("onnx", "polygraphy"),
     "openvino": ("openvino",),
+    "native": ("llvmlite", "onnx"),
     "cuda-torch": ("torch", "onnx"),
     "bench": ("matplotlib",),
     "ray": ("ray",),
@@ -21,7 +22,7 @@ EXTRAS = {
 """Extra → the modules it brings. They come by `pip install 'hiif-deploy[EXTRA]'`."""
 
 OPTIONAL_PACKAGES = (
-    "torch", "safetensors", "lightning", "onnx", "onnxscript", "polygraphy", "openvino", "tensorrt",
+    "torch", "safetensors", "lightning", "onnx", "onnxscript", "polygraphy", "openvino", "llvmlite", "tensorrt",
     "tensorrt-rtx-cu13-bindings", "triton", "av", "ray",
 )  # fmt: skip
 """Distributions that `doctor` looks for."""

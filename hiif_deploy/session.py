@@ -14,13 +14,13 @@ from hiif_deploy.contract import GraphContract, Precision
 from hiif_deploy.errors import EngineError, OptionError
 from hiif_deploy.trt_library import LibraryName
 
-Engine = Literal["onnxruntime", "openvino", "tensorrt", "torch", "auto"]
+Engine = Literal["onnxruntime", "openvino", "native", "tensorrt", "torch", "auto"]
 """What runs the graphs."""
 Arithmetic = Literal["fp32", "fp16", "bf16", "int8"]
-"""What is computed in: fp32 and fp16 are graphs of the bundle, bf16 and int8 are OpenVINO's way with those of fp32,
+"""What is computed in: fp32 and fp16 are graphs of the bundle, bf16 and int8 are a processor's way with those of fp32,
 approximate."""
 LOW: tuple[Arithmetic, ...] = ("bf16", "int8")
-"""Arithmetics that only OpenVINO has."""
+"""Arithmetics that only OpenVINO and native code have."""
 Tensors = Mapping[str, NDArray[Any]]
 """Tensor name → array."""
 
@@ -38,8 +38,9 @@ class EngineOptions:
     """Which engine runs the graphs, and with how much of the machine."""
 
     engine: Engine = "onnxruntime"
-    """`auto` takes TensorRT where its engines are stored or can be built, else PyTorch on CUDA, else ONNX Runtime on
-    CUDA, else on the processor, and says which and why."""
+    """`native` is code made for this processor when the bundle is opened. `auto` takes TensorRT where its engines are
+    stored or can be built, else PyTorch on CUDA, else ONNX Runtime on CUDA, else native code, else ONNX Runtime on the
+    processor (OpenVINO in lower precisions, which are not for GPUs), and says which and why."""
     provider: str = "cpu"
     """ONNX Runtime execution provider: `cpu`, `cuda`, `tensorrt`, … or its full name."""
     threads: int = 0
@@ -65,14 +66,19 @@ class EngineOptions:
             raise OptionError(f"engine is {self.engine!r}: expected one of {', '.join(get_args(Engine))}")
         if self.precision not in (None, *get_args(Arithmetic)):
             raise OptionError(f"precision is {self.precision!r}: expected one of {', '.join(get_args(Arithmetic))}")
-        if self.precision in LOW and self.engine != "openvino":
-            raise OptionError(f"precision {self.precision} runs on OpenVINO, not on {self.engine}: --engine openvino")
-        if self.precision == "fp16" and self.engine == "openvino":
-            raise OptionError("precision fp16 is for GPUs; on OpenVINO choose fp32, bf16 or int8")
+        if self.precision in LOW and self.engine not in ("openvino", "native", "auto"):
+            raise OptionError(
+                f"precision {self.precision} runs on OpenVINO or as native code, not on {self.engine}: --engine "
+                "openvino or native"
+            )
+        if self.precision == "fp16" and self.engine in ("openvino", "native"):
+            raise OptionError(f"precision fp16 is for GPUs; on {self.engine} choose fp32, bf16 or int8")
         if self.threads < 0:
             raise OptionError(f"threads is {self.threads}: expected 0 (all) or more")
         if self.call_threads is not None and self.call_threads < 1:
             raise OptionError(f"call threads is {self.call_threads}: expected 1 or more")
+        if self.engine == "native" and self.call_threads not in (None, 1):
+            raise OptionError(f"call threads is {self.call_threads}: a call of native code has one; leave it out")
 
     @property
     def graphs(self) -> Precision:
@@ -86,8 +92,8 @@ class EngineOptions:
 
 
 def default_engine(precision: Arithmetic | None) -> Engine:
-    """The engine where none was named: ONNX Runtime, or the only one that has this arithmetic."""
-    return "openvino" if precision in LOW else "onnxruntime"
+    """The engine where none was named: ONNX Runtime, or the best of those that have this arithmetic."""
+    return "auto" if precision in LOW else "onnxruntime"
 
 
 def usable_cores(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:

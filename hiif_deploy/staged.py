@@ -17,6 +17,8 @@ from hiif_deploy.session import Session, Tensors
 
 LAST_PASS = "last_pass"
 """Name of a session that, where the engine has it, answers colours from state 0: all `mix_n` and `tail` in one call."""
+WHOLE = "whole"
+"""Name of one that answers colours from maps: `first` and the last pass."""
 
 
 class StagedDecoder(Decoder):
@@ -24,8 +26,9 @@ class StagedDecoder(Decoder):
 
     def __init__(self, contract: Contract, sessions: dict[str, Session], threads: int) -> None:
         super().__init__(contract, sessions, threads)
-        if LAST_PASS in sessions:
-            self._names[LAST_PASS] = joined(LAST_PASS, contract.last_pass).geometry
+        last = contract.last_pass
+        for name, parts in {LAST_PASS: last, WHOLE: (contract.stages[FIRST_STAGE], *last)}.items():
+            self._names[name] = joined(name, parts).geometry
 
     def add_sums(self, sums: Sums, job: Job, blocks: list[Block], folded: Tensors, n: int) -> None:
         """Pass `n` over blocks of one tile, in one call; their state stays for the next pass that asks them."""
@@ -38,8 +41,11 @@ class StagedDecoder(Decoder):
     def block_colours(self, job: Job, block: Block, folded: Tensors) -> Array:
         """The decoder's answers [R · W, 3] to one block."""
         last = max(0, self.contract.decoder.statistics_passes - 1)
-        step, state = self._latest(job, [block])
-        if step == 0 and LAST_PASS in self._sessions:
+        kept = job.carry.take(block.key)
+        if kept is None and WHOLE in self.sessions:
+            return self._run(WHOLE, job, block, {**block.maps(), **folded})["colour"]
+        step, state = kept or (0, self._first(job, [block]))
+        if step == 0 and LAST_PASS in self.sessions:
             return self._run(LAST_PASS, job, block, {"state_0": state, **folded})["colour"]
         state = self._mixed(job, block, folded, state, range(step, last))
         colours: Array = self._run("tail", job, block, {f"state_{last}": state, **folded})["colour"]
@@ -47,12 +53,8 @@ class StagedDecoder(Decoder):
 
     def _state(self, job: Job, blocks: list[Block], folded: Tensors, n: int) -> NDArray[Any]:
         """State `n` of these queries, from the latest one that was kept."""
-        step, state = self._latest(job, blocks)
+        step, state = job.carry.take(blocks[0].key) or (0, self._first(job, blocks))
         return self._mixed(job, blocks[0], folded, state, range(step, n))
-
-    def _latest(self, job: Job, blocks: list[Block]) -> tuple[int, NDArray[Any]]:
-        """The state of these queries that was kept last, and its number; state 0 where none was."""
-        return job.carry.take(blocks[0].key) or (0, self._first(job, blocks))
 
     def _mixed(self, job: Job, block: Block, folded: Tensors, state: NDArray[Any], blocks: range) -> NDArray[Any]:
         """The state after these attention blocks."""

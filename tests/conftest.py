@@ -74,3 +74,17 @@ def half_bundle(tiny_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Pa
         precisions=("fp32", "fp16"),
     )  # fmt: skip
     return folder
+
+
+@pytest.fixture
+def native() -> None:
+    """Skips where there is no native code, because of what is installed or of the processor."""
+    pytest.importorskip("llvmlite", reason="llvmlite is not installed")
+    from hiif_deploy.errors import EngineError
+    from hiif_engines.native.arithmetic import FP32
+    from hiif_engines.native.compile import require_processor
+
+    try:
+        require_processor(FP32, "fp32")
+    except EngineError as error:
+        pytest.skip(str(error))

@@ -29,7 +29,19 @@ ALLOWED = {
     "hiif_training": {"hiif_deploy"},
 }
 """Area → the other areas that it may import, anywhere in its files."""
-HEAVY = {"torch", "tensorrt", "tensorrt_rtx", "pycuda", "cuda", "onnx", "onnxscript", "openvino", "av", "ray"}
+HEAVY = {
+    "torch",
+    "tensorrt",
+    "tensorrt_rtx",
+    "pycuda",
+    "cuda",
+    "onnx",
+    "onnxscript",
+    "openvino",
+    "llvmlite",
+    "av",
+    "ray",
+}
 """Never loaded by importing the runtime; some are imported inside the function that needs them."""
 
 IMPORT_EVERYTHING = """

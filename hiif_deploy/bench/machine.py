@@ -11,7 +11,7 @@ from hiif_deploy import __version__
 from hiif_deploy.extras import installed_version
 from hiif_deploy.session import usable_cores
 
-PACKAGES = ("numpy", "onnxruntime", "openvino", "torch", "opencv-python", "tensorrt")
+PACKAGES = ("numpy", "onnxruntime", "openvino", "llvmlite", "torch", "opencv-python", "tensorrt")
 """Whose versions are kept."""
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_bf16", "amx_int8", "asimddp", "bf16")
 """Instruction sets that decide a processor's speed here."""

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from hiif_deploy.backend import Advance, Array, Backend, Encoded, HostBackend
 from hiif_deploy.bundle import Bundle
-from hiif_deploy.contract import GraphContract
 from hiif_deploy.decode import Job, Statistics, Window, query_axes
 from hiif_deploy.engine_choice import open_backend
+from hiif_deploy.ort_backend import DeviceBackend
 from hiif_deploy.plan import Plan
 from hiif_deploy.session import Arithmetic, EngineOptions, Session, Tensors
 from hiif_deploy.sizes import Size
@@ -128,22 +128,13 @@ class _WatchedSession:
         return found
 
 
-class _WatchedHost(HostBackend):
-    """Each graph with the stopwatch."""
-
-    def __init__(self, bundle: Bundle, options: EngineOptions, watch: Stopwatch) -> None:
-        self._watch = watch
-        super().__init__(bundle, options)
-
-    def _open(self, graph: GraphContract, *parts: GraphContract) -> Session:
-        return _WatchedSession(graph.name, super()._open(graph, *parts), self._watch)
-
-
 def open_watched(bundle: Bundle, options: EngineOptions, watch: Stopwatch) -> WatchedBackend:
-    """The backend that `options` name; maps are told apart on engines of the host only."""
-    if options.engine in ("onnxruntime", "openvino"):
-        return WatchedBackend(_WatchedHost(bundle, options, watch), watch)
-    return WatchedBackend(open_backend(bundle, options), watch)
+    """The backend that `options` name; maps are told apart where they are arrays of the host."""
+    backend = open_backend(bundle, options)
+    if isinstance(backend, HostBackend) and not isinstance(backend, DeviceBackend):
+        sessions = backend.decoder.sessions
+        sessions.update({name: _WatchedSession(name, session, watch) for name, session in sessions.items()})
+    return WatchedBackend(backend, watch)
 
 
 def table_seconds(job_contract: Any, source: Size, size: Size) -> float:

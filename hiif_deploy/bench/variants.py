@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from hiif_deploy import tuning
 from hiif_deploy.bench.case import BenchModel, Image, Opener, Runner, Work
 from hiif_deploy.bench.stages import Stopwatch, open_watched, table_seconds
 from hiif_deploy.bench.work import count_upscale
-from hiif_deploy.errors import OptionError
+from hiif_deploy.errors import HiifError, OptionError
 from hiif_deploy.extras import require_extra
 from hiif_deploy.session import Arithmetic, Engine, EngineOptions
 from hiif_deploy.sizes import Size
@@ -39,6 +40,8 @@ SETTINGS: dict[str, Setting] = {
     "int8": Setting(EngineOptions(engine="openvino", precision="int8"), SAMPLED),
 }
 """This project's own ways. Add a line to have another one measured."""
+NATIVE = ("exact", "sampled", "bf16", "int8")
+"""Those of them that run as native code where that can be had; their rows tell."""
 
 BASELINES = ("plain", "plain-chunked", "naive-onnx")
 """What ratios refer to: they need PyTorch and come from the area that has it."""
@@ -70,13 +73,21 @@ def open_variant(name: str, model: BenchModel, threads: int, engine: EngineOptio
     if first in (*BASELINES, REFERENCE):
         return _baseline(first)(model, threads, int(rest) if rest else None)
     if name in SETTINGS:
-        setting = SETTINGS[name]
-        return Ours(name, model, replace(setting, engine=replace(setting.engine, threads=threads)))
+        return _ours(name, model, threads)
     given = engine or EngineOptions()
     options = replace(
         given, engine=cast(Engine, first), precision=cast(Arithmetic, rest) if rest else None, threads=threads
     )
     return Ours(name, model, Setting(options))
+
+
+def _ours(name: str, model: BenchModel, threads: int) -> Runner:
+    setting = SETTINGS[name]
+    options = replace(setting.engine, threads=threads)
+    if name in NATIVE:
+        with contextlib.suppress(HiifError):
+            return Ours(name, model, replace(setting, engine=replace(options, engine="native")))
+    return Ours(name, model, replace(setting, engine=options))
 
 
 def _baseline(name: str) -> Opener:
@@ -149,7 +160,7 @@ class Ours:
 
     def work(self, image: Image, size: Size) -> Work | None:
         """See `Runner`; other engines than the host's are not counted."""
-        if self._setting.engine.engine not in ("onnxruntime", "openvino") or self.arithmetic == "fp16":
+        if self._setting.engine.engine not in ("onnxruntime", "openvino", "native") or self.arithmetic == "fp16":
             return None
         return count_upscale(self._bundle, self._setting.render, self._setting.engine.thread_count, image, size)
 

@@ -101,7 +101,7 @@ def test_pytorch_rounding_every_tensor_keeps_the_tolerance_too(tiny_model: Hiif,
     """ONNX Runtime on a processor may leave out roundings; a GPU does not."""
     bundle = open_bundle(half_bundle)
     backend = HostBackend(bundle, EngineOptions(threads=1, precision="fp16"))
-    folds = {name: backend.decoder._sessions[name] for name in bundle.contract.chain() if is_fold(name)}
+    folds = {name: backend.decoder.sessions[name] for name in bundle.contract.chain() if is_fold(name)}
     sessions = {graph.name: TorchSession(graph) for graph in hiif_graphs(tiny_model, "fp16")}
     backend.encoder = sessions["encoder"]
     backend.decoder = Decoder(bundle.contract, {**sessions, **folds}, 1)

@@ -52,6 +52,15 @@ def test_every_variant_is_timed_in_every_round_and_compared_with_exact(half_bund
     assert any("no checkpoint" in note for note in report.notes)
 
 
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("name", ["exact", "sampled"])
+def test_a_variant_runs_as_native_code_where_that_can_be_had(name: str, tiny_bundle: Path) -> None:
+    for bundle, engine in (("hiif-compact", "native code and ONNX Runtime"), (tiny_bundle, "ONNX Runtime")):
+        runner = open_variant(name, BenchModel("model", open_bundle(bundle)), 1)
+        assert runner.detail.startswith(f"{engine}, cpu, fp32")
+        runner.close()
+
+
 def test_the_stages_of_a_picture_sum_up_to_all_of_it(tiny_bundle: Path) -> None:
     runner = Ours("exact", model_of(tiny_bundle), Setting(EngineOptions(threads=2)))
     assert runner.stages() == {}

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from fake_device import FakeDevice
-from hiif_deploy import EngineAbsentError, EngineError, EngineOptions, OptionError, Upscaler, engine_choice
+from hiif_deploy import EngineAbsentError, EngineError, EngineOptions, OptionError, Upscaler, engine_choice, extras
 from hiif_deploy import device as device_module
 from hiif_deploy.bundle import Bundle, open_bundle
 from hiif_deploy.engine_choice import find_or_build, open_backend
 from hiif_deploy.engine_store import EngineStore
+from hiif_deploy.errors import MissingExtraError
+from hiif_deploy.session import Arithmetic
 from hiif_deploy.trt_library import load_library
 from sample_engine import HERE
 from tensorrt_double.install import installed
@@ -56,6 +58,39 @@ def test_auto_says_once_what_it_took_and_why_not_the_others(
     assert line.startswith("engine auto: ONNX Runtime, cpu, fp32; not tensorrt (no GPU can be used:")
     assert "cudaErrorNoDevice" in line
     assert "not cuda (" in line
+
+
+@pytest.mark.usefixtures("native")
+def test_auto_takes_native_code_before_what_works_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_choice, "GPU", {})
+    said: list[str] = []
+    backend = open_backend(open_bundle("hiif-compact"), EngineOptions(engine="auto", threads=1), said.append)
+    backend.close()
+    assert said == ["engine auto: native code and ONNX Runtime, cpu, fp32"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_auto_takes_openvino_in_lower_precisions_where_there_is_no_native_code(
+    precision: Arithmetic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    monkeypatch.setitem(extras.EXTRAS, "native", ("no_such_module",))
+    said: list[str] = []
+    options = EngineOptions(engine="auto", precision=precision, threads=1)
+    try:
+        backend = open_backend(open_bundle("hiif-compact"), options, said.append)
+    except EngineError as error:
+        pytest.skip(str(error))
+    backend.close()
+    (line,) = said
+    assert line.startswith(f"engine auto: OpenVINO, cpu, {precision}; not native (")
+    assert "pip install 'hiif-deploy[native]'" in line
+
+
+def test_native_code_that_was_asked_for_is_never_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(extras.EXTRAS, "native", ("no_such_module",))
+    with pytest.raises(MissingExtraError, match=r"hiif-deploy\[native\]"):
+        open_backend(open_bundle("hiif-compact"), EngineOptions(engine="native"))
 
 
 def test_auto_takes_tensorrt_where_it_works(bundle: Bundle, devices: list[FakeDevice], tmp_path: Path) -> None:

@@ -1,0 +1,182 @@
+"""What matrix products are computed in: how operands lie in memory, how they meet, and how results become float32.
+
+An operand is a row of 4-byte elements: one float32, two bfloat16 or four 8-bit values, of neighbouring inputs. A matrix
+[inputs, outputs] is cut into panels of outputs, in each of which the elements of the same inputs lie side by side.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numpy.typing import NDArray
+
+from hiif_engines.native.emit import (
+    FLOAT,
+    FLOATS,
+    I8,
+    I32,
+    LANES,
+    WORD,
+    WORDS,
+    BrainFloat,
+    Emitter,
+    Value,
+    real,
+    reals,
+)  # fmt: skip
+from hiif_engines.native.gelu import COARSE, EXACT, Normal
+
+Array = NDArray[np.float32]
+BRAIN_FLOATS, BRAIN_PAIRS = ir.VectorType(BrainFloat(), LANES), ir.VectorType(BrainFloat(), 2 * LANES)
+BYTES, QUADRUPLES = ir.VectorType(I8, LANES), ir.VectorType(I8, 4 * LANES)
+FACTORS = 4
+"""float32 values kept of a row, among them:"""
+SCALE, STEP, LOW = 0, 1, 2
+"""its LayerNorm's scale, and, in 8 bits, its step and its lowest value."""
+TINY = 2.0**-126
+"""Smallest normal float32."""
+STEPS = 255.0
+"""From a row's lowest value to its highest."""
+
+
+class Arithmetic:
+    """float32, and what the others have otherwise."""
+
+    inputs = 1
+    """Of an element."""
+    normal: Normal = EXACT
+    """Good enough for its GELU."""
+    flags: frozenset[str] = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
+    """What LLVM calls the instructions that a processor must have."""
+    constants = 0
+    """Vectors, beside the bias, that `real` reads."""
+    by_row = False
+    """Whether a row's operands depend on all of its values."""
+    element: ir.Type = FLOAT
+    elements: ir.Type = FLOATS
+    zero: Value = ir.Constant(FLOATS, None)
+    """Of a sum."""
+
+    @property
+    def value_bytes(self) -> int:
+        """Of an operand's value."""
+        return WORD // self.inputs
+
+    def pack(self, matrix: Array, panel: int) -> NDArray[Any]:
+        """[inputs, outputs] → [outputs / panel, inputs / n, panel, n] values of elements of n."""
+        inputs, outputs = matrix.shape
+        cut = self.rounded(matrix).reshape(inputs // self.inputs, self.inputs, outputs // panel, panel)
+        return np.ascontiguousarray(cut.transpose(2, 0, 3, 1))
+
+    def rounded(self, matrix: Array) -> NDArray[Any]:
+        """A matrix' values as they are multiplied."""
+        return matrix.astype(np.float32)
+
+    def scales(self, matrix: Array) -> Array:
+        """[constants, outputs]."""
+        return np.zeros((0, matrix.shape[1]), np.float32)
+
+    def add_product(self, e: Emitter, total: Value, row: Value, weights: Value) -> Value:
+        """total + an element of a row, in all lanes, times the matrix' elements of the same inputs."""
+        return e.fma(row, weights, total)
+
+    def real(self, e: Emitter, total: Value, factors: Value, row: int, constants: list[Value]) -> Value:
+        """A sum of products as float32."""
+        del e, factors, row, constants
+        return total
+
+    def keep(self, e: Emitter, values: list[Value], target: Value, factors: Value) -> None:
+        """Write a row, given in vectors of float32, as operands."""
+        del factors
+        for n, value in enumerate(values):
+            e.store(self.narrowed(e, value), target, n * LANES * self.value_bytes)
+
+    def narrowed(self, e: Emitter, values: Value) -> Value:
+        """A vector of float32 as operands, where that does not depend on the row."""
+        del e
+        return values
+
+
+class Bf16(Arithmetic):
+    """bfloat16, two at once, added up in float32."""
+
+    inputs = 2
+    normal = COARSE
+    flags = Arithmetic.flags | {"avx512bf16"}
+    element, elements = I32, WORDS
+
+    def rounded(self, matrix: Array) -> NDArray[Any]:
+        """To even, as bit patterns."""
+        bits = np.ascontiguousarray(matrix, np.float32).view(np.uint32)
+        found: NDArray[np.uint16] = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+        return found
+
+    def add_product(self, e: Emitter, total: Value, row: Value, weights: Value) -> Value:
+        """See `Arithmetic`."""
+        pairs = [e.builder.bitcast(value, BRAIN_PAIRS) for value in (row, weights)]
+        return e.call("llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, total, *pairs, overloaded=False)
+
+    def narrowed(self, e: Emitter, values: Value) -> Value:
+        """See `Arithmetic`."""
+        return e.call("llvm.x86.avx512bf16.cvtneps2bf16.512", BRAIN_FLOATS, values, overloaded=False)
+
+
+class Int8(Arithmetic):
+    """8 bits, four at once, added up in 32.
+
+    A row x is low + step · q with q in 0 … 255, a column of the matrix scale · w with w in −127 … 127, so that
+    Σ x · W = step · scale · Σ q · w + low · scale · Σ w, the last sum being known in advance.
+    """
+
+    inputs = 4
+    normal = COARSE
+    flags = Arithmetic.flags | {"avx512vnni"}
+    constants = 2
+    by_row = True
+    element, elements = I32, WORDS
+    zero = ir.Constant(WORDS, None)
+
+    def rounded(self, matrix: Array) -> NDArray[Any]:
+        """See `Arithmetic`."""
+        found: NDArray[np.int8] = np.rint(matrix / _column_scales(matrix)).astype(np.int8)
+        return found
+
+    def scales(self, matrix: Array) -> Array:
+        """Of the columns, and what a row's lowest value is multiplied by."""
+        scale = _column_scales(matrix)
+        return np.stack([scale, np.rint(matrix / scale).sum(0) * scale]).astype(np.float32)
+
+    def add_product(self, e: Emitter, total: Value, row: Value, weights: Value) -> Value:
+        """See `Arithmetic`."""
+        quadruples = [e.builder.bitcast(value, QUADRUPLES) for value in (row, weights)]
+        return e.call("llvm.x86.avx512.vpdpbusd.512", WORDS, total, *quadruples, overloaded=False)
+
+    def real(self, e: Emitter, total: Value, factors: Value, row: int, constants: list[Value]) -> Value:
+        """See `Arithmetic`."""
+        b, (scale, whole) = e.builder, constants
+        step, low = (e.spread(e.load(FLOAT, factors, WORD * (FACTORS * row + n))) for n in (STEP, LOW))
+        return e.fma(b.sitofp(total, FLOATS), b.fmul(step, scale), b.fmul(low, whole))
+
+    def keep(self, e: Emitter, values: list[Value], target: Value, factors: Value) -> None:
+        """See `Arithmetic`."""
+        b = e.builder
+        low, high = e.lowest(values), e.highest(values)
+        # Never zero, so that a row of equal values stays what it is.
+        reach = b.fadd(b.fsub(high, low), real(TINY))
+        e.store(b.fdiv(reach, real(STEPS)), factors, WORD * STEP)
+        e.store(low, factors, WORD * LOW)
+        low, inverse = e.spread(low), e.spread(b.fdiv(real(STEPS), reach))
+        for n, value in enumerate(values):
+            step = e.fma(b.fsub(value, low), inverse, reals(0.5))
+            e.store(b.trunc(b.fptoui(step, WORDS), BYTES), target, n * LANES)
+
+
+FP32, BF16, INT8 = Arithmetic(), Bf16(), Int8()
+ARITHMETICS = {"fp32": FP32, "bf16": BF16, "int8": INT8}
+
+
+def _column_scales(matrix: Array) -> Array:
+    scale: Array = np.maximum(np.abs(matrix).max(axis=0) / 127, TINY)
+    return scale

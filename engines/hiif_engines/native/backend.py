@@ -1,0 +1,70 @@
+"""The processor's backend with native code for the decoder; the encoder and the maps run as elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from hiif_deploy.backend import HostBackend
+from hiif_deploy.bundle import Bundle
+from hiif_deploy.contract import FIRST_STAGE, GraphContract, joined
+from hiif_deploy.errors import EngineError
+from hiif_deploy.say import Say
+from hiif_deploy.session import LOW, Engine, EngineOptions, Session
+from hiif_deploy.staged import LAST_PASS, WHOLE
+from hiif_engines.native.arithmetic import ARITHMETICS, FP32
+from hiif_engines.native.check import COARSE, EXACT, check_kernels
+from hiif_engines.native.compile import Compiled, require_processor
+from hiif_engines.native.kernel import Kernel, emit_kernels
+from hiif_engines.native.layer import Scratch
+from hiif_engines.native.session import NativeSession, ThreadMemory
+from hiif_engines.native.stage import Stage, check_sizes, join_stages, read_stage
+
+
+class NativeBackend(HostBackend):
+    """ONNX Runtime, or OpenVINO for lower precisions, up to the maps; behind them one kernel per pass."""
+
+    def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
+        """EngineError where the decoder has another form, or this processor lacks the instructions."""
+        require_processor(ARITHMETICS[options.precision or "fp32"], options.precision or "fp32")
+        if not bundle.contract.stages:
+            raise EngineError(
+                f"native code needs a decoder in stages, and bundle {bundle.contract.name} has none: use --engine "
+                "onnxruntime"
+            )
+        engine: Engine = "openvino" if options.precision in LOW else "onnxruntime"
+        super().__init__(bundle, replace(options, engine=engine, call_threads=1))
+
+    @property
+    def _engine(self) -> str:
+        return f"native code and {super()._engine}"
+
+    def _open_stages(self, stages: Mapping[str, GraphContract]) -> dict[str, Session]:
+        graphs = dict(stages)
+        read = {name: read_stage(graph, self._bundle.graphs[graph.key]) for name, graph in stages.items()}
+        last = self.contract.last_pass
+        for name, parts in {LAST_PASS: last, WHOLE: (stages[FIRST_STAGE], *last)}.items():
+            graphs[name] = joined(name, parts)
+            read[name] = join_stages([read[part.name] for part in parts])
+        kernels = {name: self._kernel(stage) for name, stage in read.items()}
+        for name, kernel in kernels.items():
+            check_sizes(kernel, graphs[name].key)
+        scratch = Scratch(max(width for kernel in kernels.values() for width in kernel.widths))
+        self._compiled = Compiled(emit_kernels(kernels, scratch))
+        memory = ThreadMemory(scratch)
+        sessions: dict[str, Session] = {
+            name: NativeSession(graphs[name], read[name], kernel, self._compiled.function(name), memory)
+            for name, kernel in kernels.items()
+        }
+        check_kernels(self._bundle, stages, sessions, EXACT if self.precision == "fp32" else COARSE)
+        return sessions
+
+    def _kernel(self, stage: Stage) -> Kernel:
+        """What sums are of stays in fp32 in every arithmetic."""
+        return stage.kernel(FP32 if stage.sums is not None else ARITHMETICS[self.precision])
+
+
+def open_native(bundle: Bundle, options: EngineOptions, say: Say) -> NativeBackend:
+    """The entry point of `hiif_deploy.backends`."""
+    del say
+    return NativeBackend(bundle, options)

@@ -1,0 +1,60 @@
+"""Kernels against the graphs that they stand for, on random inputs: another form than seemed is found out here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hiif_deploy.bundle import Bundle
+from hiif_deploy.contract import GraphContract
+from hiif_deploy.errors import EngineError
+from hiif_deploy.session import EngineOptions, Session, Tensors, open_session
+
+SIZES = {"pixels": 20, "rows": 5, "columns": 7, "queries": 35}
+"""Of the inputs' open axes."""
+EXACT, COARSE = 1e-4, 0.1
+"""Largest deviation, as a share of the answer's own size, of fp32 and of other arithmetics. Another form is off by more
+than half."""
+
+
+def check_kernels(
+    bundle: Bundle, graphs: Mapping[str, GraphContract], sessions: Mapping[str, Session], allowed: float
+) -> None:
+    """EngineError naming the first graph that is answered otherwise than by ONNX Runtime."""
+    random = np.random.default_rng(0)
+    for name, graph in graphs.items():
+        feeds = {tensor.name: _values(random, tensor.name, tensor.shape) for tensor in graph.inputs}
+        whole = open_session(graph, bundle.graphs[graph.key], EngineOptions(), threads=1, keep_memory=False)
+        deviation = _deviation(sessions[name].run(feeds), whole.run(feeds))
+        if not deviation <= allowed:
+            raise EngineError(
+                f"graph {graph.key} of {bundle.contract.name} is not of the form that native code has: its answers "
+                f"are off by {deviation:.1%}; use --engine onnxruntime"
+            )
+
+
+def _deviation(answers: Tensors, expected: Tensors) -> float:
+    """Root mean square of the largest one."""
+    shares = [np.linalg.norm(answers[name] - value) / np.linalg.norm(value) for name, value in expected.items()]
+    return float(max(shares))
+
+
+def _values(random: np.random.Generator, name: str, shape: tuple[int | str, ...]) -> NDArray[Any]:
+    """Of the kind that this input has."""
+    sizes = [SIZES[size] if isinstance(size, str) else size for size in shape]
+    if name.endswith("_tap"):
+        return random.integers(0, SIZES["pixels"] // 2, sizes)
+    if name.endswith("_bits"):
+        return random.integers(0, 2, sizes)
+    values = random.standard_normal(sizes)
+    if name == "moments":
+        # Σ² is as large as it is of many values, and positive.
+        values = np.abs(values) * [1, 400]
+    elif name.endswith("_distance"):
+        values = np.abs(values)
+    elif name.endswith("_weight"):
+        values /= np.sqrt(sizes[0])
+    return values.astype(np.float32)

@@ -1,0 +1,88 @@
+"""Level 0 in front of its second product: four map rows of a query, weighted, normalised, through GELU.
+
+See design/decoding.md §3a.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hiif_engines.native.emit import FLOAT, FLOATS, I32, I64, LANES, WORD, Emitter, Value, real
+from hiif_engines.native.gelu import EXACT, gelu
+from hiif_engines.native.layer import Norm, bits, inverse_deviation
+
+MAPS = tuple(f"map_{k}" for k in range(4))
+TAPS, DISTANCES = ("row_tap", "column_tap"), ("row_distance", "column_distance")
+GATHERED = (*MAPS, "moments", *TAPS, *DISTANCES, "rows", "columns", "cell_moments", "level_0")
+"""Arguments: the graph's inputs; how many rows and columns; Σ and Σ² of `cell`; level 0's bias and table with it."""
+TAP = 8
+"""Bytes of an index."""
+AREA_SCALE = 2.0**30
+"""As in the exported graphs: a power of two, so that no bit of a ratio changes."""
+AREA_EPSILON = 1.0737418240000000
+"""float32(1e-9) · 2³⁰, rounded as the graphs round it (design/model.md C5)."""
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Sizes."""
+
+    width: int
+    """Values of a map's row."""
+    norm: Norm
+    """Over four rows of features, cell and bits."""
+
+
+def emit_gather(
+    e: Emitter, front: Gather, slots: Mapping[str, Value], first: Value, count: Value, rows: Value, row_bytes: int
+) -> None:
+    """Queries first, …, first + count − 1 of rows × columns → `rows`, in float32."""
+    b = e.builder
+    size = front.width * WORD
+    columns = b.ptrtoint(slots["columns"], I64)
+    with e.loop(count) as turn:
+        query = b.add(first, turn.index)
+        place = b.udiv(query, columns), b.urem(query, columns)
+        pixels, weights = _corners(e, slots, place)
+        code = e.load(I32, slots["codes"], e.times(query, WORD))
+        scale = e.spread(_scale(e, front, slots, pixels, weights, code))
+        weights = [e.spread(weight) for weight in weights]
+        maps = [e.at(slots[name], e.times(pixel, size)) for name, pixel in zip(MAPS, pixels, strict=True)]
+        table = e.at(slots["level_0"], size, e.times(b.zext(code, I64), size))
+        for n in range(0, size, LANES * WORD):
+            value = e.load(FLOATS, table, n)
+            for row, weight in zip(maps, weights, strict=True):
+                value = e.fma(e.load(FLOATS, row, n), weight, value)
+            value = gelu(e, e.fma(value, scale, e.load(FLOATS, slots["level_0"], n)), EXACT)
+            e.store(value, rows, e.times(turn.index, row_bytes), n)
+
+
+def _corners(e: Emitter, slots: Mapping[str, Value], place: tuple[Value, Value]) -> tuple[list[Value], list[Value]]:
+    """Four pixels and the weights of their areas."""
+    b = e.builder
+    counts = [b.ptrtoint(slots[name], I64) for name in ("rows", "columns")]
+    pairs = [[index, b.add(index, count)] for index, count in zip(place, counts, strict=True)]
+    (tops, lefts), (heights, widths) = (
+        [[e.load(kind, slots[name], e.times(n, size)) for n in pair] for name, pair in zip(names, pairs, strict=True)]
+        for names, kind, size in ((TAPS, I64, TAP), (DISTANCES, FLOAT, WORD))
+    )
+    heights = [b.fmul(height, real(AREA_SCALE)) for height in heights]
+    areas = [b.fadd(b.fmul(height, width), real(AREA_EPSILON)) for height in heights for width in widths]
+    total = b.fadd(b.fadd(b.fadd(areas[0], areas[1]), areas[2]), areas[3])
+    # A corner's weight is the area at the opposite one.
+    return [b.add(top, left) for top in tops for left in lefts], [b.fdiv(area, total) for area in reversed(areas)]
+
+
+def _scale(
+    e: Emitter, front: Gather, slots: Mapping[str, Value], pixels: list[Value], weights: list[Value], code: Value
+) -> Value:
+    """1 / σ of what level 0 sees."""
+    b = e.builder
+    ones = bits(e, code)
+    total, square = (b.fadd(ones, e.load(FLOAT, slots["cell_moments"], n * WORD)) for n in range(2))
+    for pixel, weight in zip(pixels, weights, strict=True):
+        mean, power = (e.load(FLOAT, slots["moments"], e.times(pixel, 2 * WORD), n * WORD) for n in range(2))
+        total = b.fadd(total, b.fmul(weight, mean))
+        square = b.fadd(square, b.fmul(b.fmul(weight, weight), power))
+    return inverse_deviation(e, front.norm, total, square)

@@ -1,0 +1,148 @@
+"""Kernels: blocks of queries from maps or a kept state, through layers, to the next state, to colours or to sums.
+
+Every query's answer is computed by itself, in one order: it does not depend on how the queries are cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from llvmlite import ir
+
+from hiif_engines.native.emit import FLOAT, FLOATS, I64, LANES, POINTER, WORD, Emitter, Value, number
+from hiif_engines.native.gather import GATHERED, Gather, emit_gather
+from hiif_engines.native.layer import ROWS, Layer, Scratch, emit_layer
+from hiif_engines.native.sums import KeyValue, emit_sums
+
+BLOCK = 16 * ROWS
+"""Queries that go through a layer before the next one begins: their rows and both of its matrices fit the second
+cache."""
+COLOURS = 3
+COMMON = ("queries", "scratch", "codes", "answer")
+"""Arguments of every kernel."""
+LAYER = ("first", "first_vectors", "second", "second_vectors")
+"""Arguments for each layer, behind its number."""
+SUMS = ("projection", "projection_bias")
+"""Arguments for sums."""
+SLOT = 8
+"""Bytes of an argument, a pointer or a number."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A layer's place."""
+
+    layer: Layer
+    """Sizes and kind."""
+    level: int
+    """Whose bits it takes."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What one kernel does."""
+
+    front: Gather | int
+    """Where rows come from; a number: from a state of so many values."""
+    steps: tuple[Step, ...]
+    """In order; there may be none."""
+    answer: Literal["state", "colour"] | KeyValue
+    """What comes out."""
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Names of its arguments in their order."""
+        front = GATHERED if isinstance(self.front, Gather) else ("state",)
+        layers = (f"{n}.{name}" for n in range(len(self.steps)) for name in LAYER)
+        return (*COMMON, *front, *layers, *(SUMS if isinstance(self.answer, KeyValue) else ()))
+
+    @property
+    def inputs(self) -> int:
+        """Values of a row in front of the first layer."""
+        return self.front.width if isinstance(self.front, Gather) else self.front
+
+    @property
+    def outputs(self) -> int:
+        """Values of a row behind the last one."""
+        return self.steps[-1].layer.outputs if self.steps else self.inputs
+
+    @property
+    def widths(self) -> set[int]:
+        """Of all rows."""
+        layers = [step.layer for step in self.steps]
+        return {self.inputs, *(size for layer in layers for size in (layer.inputs, layer.hidden, layer.outputs))} - {0}
+
+
+def emit_kernels(kernels: Mapping[str, Kernel], scratch: Scratch) -> ir.Module:
+    """A function for each, (its arguments); equal layers are written once."""
+    module = ir.Module("hiif")
+    functions: dict[Layer | KeyValue, ir.Function] = {}
+    for kernel in kernels.values():
+        for layer in [step.layer for step in kernel.steps]:
+            if layer not in functions:
+                functions[layer] = _internal(emit_layer(module, f"part_{len(functions)}", layer, scratch))
+        if isinstance(kernel.answer, KeyValue) and kernel.answer not in functions:
+            functions[kernel.answer] = _internal(emit_sums(module, f"part_{len(functions)}", kernel.answer, scratch))
+    for name, kernel in kernels.items():
+        _emit_kernel(module, name, kernel, scratch, functions)
+    return module
+
+
+def _internal(function: ir.Function) -> ir.Function:
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    return function
+
+
+def _emit_kernel(
+    module: ir.Module, name: str, kernel: Kernel, scratch: Scratch, functions: Mapping[Layer | KeyValue, ir.Function]
+) -> None:
+    e = Emitter(module, name, [POINTER])
+    b = e.builder
+    slots = {slot: e.load(POINTER, e.arguments[0], SLOT * n) for n, slot in enumerate(kernel.slots)}
+    queries = b.ptrtoint(slots["queries"], I64)
+    rows = e.at(slots["scratch"], scratch.block)
+    with e.loop(queries, BLOCK) as block:
+        left = b.sub(queries, block.index)
+        count = b.select(b.icmp_unsigned("<", left, number(BLOCK)), left, number(BLOCK))
+        tiles = b.udiv(b.add(count, number(ROWS - 1)), number(ROWS))
+        if isinstance(kernel.front, Gather):
+            emit_gather(e, kernel.front, slots, block.index, count, rows, scratch.row)
+        else:
+            width = WORD * kernel.front
+            _copy(e, e.at(slots["state"], e.times(block.index, width)), width, rows, scratch.row, count, width)
+        for n, step in enumerate(kernel.steps):
+            codes = e.at(slots["codes"], _codes(e, queries, step.level), e.times(block.index, WORD))
+            arguments = [slots["scratch"], codes, tiles, *(slots[f"{n}.{part}"] for part in LAYER)]
+            b.call(functions[step.layer], arguments)
+        _emit_answer(e, kernel, scratch, slots, functions, block.index, count)
+    e.finish()
+
+
+def _codes(e: Emitter, queries: Value, level: int) -> Value:
+    """Where a level's codes begin, in bytes: there are some more than queries, so that tiles are whole."""
+    return e.times(e.builder.add(queries, number(ROWS)), level * WORD)
+
+
+def _emit_answer(
+    e: Emitter, kernel: Kernel, scratch: Scratch, slots: Mapping[str, Value],
+    functions: Mapping[Layer | KeyValue, ir.Function], first: Value, count: Value,
+) -> None:  # fmt: skip
+    rows = e.at(slots["scratch"], scratch.block)
+    if isinstance(kernel.answer, KeyValue):
+        arguments = [slots["scratch"], count, *(slots[name] for name in SUMS), slots["answer"]]
+        e.builder.call(functions[kernel.answer], arguments)
+        return
+    width = WORD * (COLOURS if kernel.answer == "colour" else kernel.outputs)
+    _copy(e, rows, scratch.row, e.at(slots["answer"], e.times(first, width)), width, count, width)
+
+
+def _copy(e: Emitter, source: Value, source_row: int, target: Value, target_row: int, count: Value, size: int) -> None:
+    """So many bytes of `count` rows."""
+    kind, step = (FLOATS, LANES * WORD) if size % (LANES * WORD) == 0 else (FLOAT, WORD)
+    with e.loop(count) as row:
+        for n in range(0, size, step):
+            value = e.load(kind, source, e.times(row.index, source_row), n)
+            e.store(value, target, e.times(row.index, target_row), n)

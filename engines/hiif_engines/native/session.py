@@ -1,0 +1,140 @@
+"""A kernel as a session: tensors of a stage graph in, its answer out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hiif_deploy.contract import GraphContract
+from hiif_deploy.session import Tensors
+from hiif_engines.native.arithmetic import FP32, Arithmetic
+from hiif_engines.native.gather import DISTANCES, MAPS, TAPS
+from hiif_engines.native.kernel import BLOCK, COLOURS, Kernel
+from hiif_engines.native.layer import ROWS, Scratch, panel_of
+from hiif_engines.native.stage import FirstWeights, Folded, Product, Stage
+from hiif_engines.native.sums import HEAD, KeyValue
+
+Slots = dict[str, NDArray[Any]]
+
+
+class NativeSession:
+    """One kernel. `run` may be called from several threads; each works in its own, and has memory of its own."""
+
+    def __init__(
+        self, graph: GraphContract, stage: Stage, kernel: Kernel, call: Callable[[int], None], memory: ThreadMemory
+    ) -> None:
+        self.graph, self.kernel = graph, kernel
+        self._stage, self._call, self._memory = stage, call, memory
+        self._state = next((tensor.name for tensor in graph.inputs if tensor.name.startswith("state_")), "")
+        self._packed = self._pack()
+        self._folded: dict[str, tuple[Any, Slots]] = {}
+
+    def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+        """See `Session`. Inputs are of the contract's shapes."""
+        slots: Slots = {**self._packed, "scratch": self._memory.bytes}
+        numbers: dict[str, int] = {}
+        if self._stage.front is None:
+            slots["state"] = _array(feeds[self._state], np.float32)
+            queries = len(slots["state"])
+        else:
+            rows, columns = feeds["row_tap"].shape[1], feeds["column_tap"].shape[2]
+            queries, numbers = rows * columns, {"rows": rows, "columns": columns}
+            slots |= _gathered(self._stage.front, feeds)
+        if "row_bits" in feeds:
+            slots["codes"] = _codes(feeds["row_bits"], feeds["column_bits"])
+        for n, layer in enumerate(self._stage.layers):
+            if isinstance(layer.first, Folded):
+                slots |= self._fold(n, layer.first, feeds)
+        numbers["queries"] = queries
+        answer = slots["answer"] = self._answer(queries)
+        # Kept in names until the call is over: the kernel knows nothing but addresses.
+        arguments = np.array(
+            [numbers[name] if name in numbers else _address(slots, name) for name in self.kernel.slots], np.uint64
+        )
+        self._call(arguments.ctypes.data)
+        return self._named(answer)
+
+    def _pack(self) -> Slots:
+        slots: Slots = {}
+        for n, (weights, step) in enumerate(zip(self._stage.layers, self.kernel.steps, strict=True)):
+            if isinstance(weights.first, Product):
+                slots |= _packed(f"{n}.first", weights.first, step.layer.first)
+            slots |= _packed(f"{n}.second", weights.second, step.layer.second)
+        if self._stage.sums is not None:
+            packed = _packed("projection", self._stage.sums.projection, FP32)
+            slots |= {"projection": packed["projection"], "projection_bias": packed["projection_vectors"]}
+        return slots
+
+    def _fold(self, n: int, names: Folded, feeds: Tensors) -> Slots:
+        """A folded matrix, packed once for all calls that bring the same array."""
+        weight = feeds[names.weight]
+        known, packed = self._folded.get(names.weight, (None, {}))
+        if known is not weight:
+            product = Product(_array(weight, np.float32), _array(feeds[names.bias], np.float32))
+            packed = _packed(f"{n}.first", product, self.kernel.steps[n].layer.first)
+            self._folded[names.weight] = weight, packed
+        return packed
+
+    def _answer(self, queries: int) -> NDArray[Any]:
+        kind = self.kernel.answer
+        if isinstance(kind, KeyValue):
+            return np.zeros(kind.size, np.float32)
+        return np.empty((queries, COLOURS if kind == "colour" else self.kernel.outputs), np.float32)
+
+    def _named(self, answer: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        kind = self.kernel.answer
+        names = [tensor.name for tensor in self.graph.outputs]
+        if not isinstance(kind, KeyValue):
+            return {names[0]: answer}
+        outer = kind.heads * HEAD * HEAD
+        parts = answer[:outer].reshape(kind.heads, HEAD, HEAD), *answer[outer:].reshape(2, kind.heads, HEAD)
+        return dict(zip(names, parts, strict=True))
+
+
+class ThreadMemory(threading.local):
+    """Scratch of the calling thread, the same for all sessions."""
+
+    def __init__(self, scratch: Scratch) -> None:
+        self.bytes = np.zeros(scratch.size(BLOCK), np.uint8)
+
+
+def _packed(name: str, product: Product, arithmetic: Arithmetic) -> Slots:
+    """Panels, and the vectors that go with them."""
+    vectors = [product.bias[None], arithmetic.scales(product.weight)]
+    if product.table is not None:
+        vectors.append(product.table)
+    return {
+        name: arithmetic.pack(product.weight, panel_of(product.weight.shape[1])),
+        f"{name}_vectors": np.concatenate(vectors).astype(np.float32),
+    }
+
+
+def _gathered(front: FirstWeights, feeds: Tensors) -> Slots:
+    cell = _array(feeds["cell"], np.float32)
+    level = np.concatenate([front.bias[None], front.table + cell @ front.cell]).astype(np.float32)
+    return {
+        **{name: _array(feeds[name], np.float32) for name in (*MAPS, "moments", *DISTANCES)},
+        **{name: _array(feeds[name], np.int64) for name in TAPS},
+        "cell_moments": np.array([cell.sum(), (cell * cell).sum()], np.float32),
+        "level_0": level,
+    }
+
+
+def _codes(rows: NDArray[Any], columns: NDArray[Any]) -> NDArray[np.int32]:
+    """[levels, queries + ROWS]: 2 · row bit + column bit of every level, some more so that tiles are whole."""
+    levels, queries = len(rows), rows.shape[1] * columns.shape[2]
+    codes = np.zeros((levels, queries + ROWS), np.int32)
+    codes[:, :queries] = (2 * rows + columns).reshape(levels, queries)
+    return codes
+
+
+def _array(value: Any, dtype: type[np.generic]) -> NDArray[Any]:
+    return np.ascontiguousarray(value, dtype)
+
+
+def _address(slots: Slots, name: str) -> int:
+    return slots[name].ctypes.data if name in slots else 0

@@ -1,0 +1,133 @@
+"""The native engine on whole pictures, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from hiif_deploy import EngineError, EngineOptions, OptionError, RenderOptions, Upscaler
+from hiif_deploy.bundle import Bundle, open_bundle
+from hiif_deploy.demo import sample
+from hiif_deploy.session import Arithmetic
+from hiif_deploy.verify import measure
+from hiif_engines.native import compile as native_compile
+from hiif_engines.native.backend import NativeBackend
+from hiif_engines.native.check import EXACT, check_kernels
+
+LEAST = {"fp32": 125.0, "bf16": 62.0, "int8": 55.0}
+"""dB from ONNX Runtime in fp32."""
+SIZE = (131, 90)
+
+
+def engine(arithmetic: Arithmetic | None = None) -> EngineOptions:
+    return EngineOptions(engine="native", precision=arithmetic, threads=2)
+
+
+@pytest.mark.parametrize("arithmetic", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("name", ["hiif-compact", "hiif-video"])
+@pytest.mark.parametrize("statistics", ["exact", "sampled"])
+def test_a_picture_is_the_same_within_the_arithmetic(arithmetic: Arithmetic, name: str, statistics: Any) -> None:
+    image = sample("astronaut")[:40, :28]
+    options = RenderOptions(statistics=statistics, samples=2000)
+    with (
+        Upscaler(name, options=options) as known,
+        Upscaler(known.bundle, engine=engine(arithmetic), options=options) as native,
+    ):
+        expected = known.render_unclamped(known.encode(image), size=SIZE)
+        answer = native.render_unclamped(native.encode(image), size=SIZE)
+        other = "ONNX Runtime" if arithmetic == "fp32" else "OpenVINO"
+        assert native.description.startswith(f"native code and {other}, cpu, {arithmetic}")
+    assert LEAST[arithmetic] < measure(answer, expected).psnr < 200
+
+
+@pytest.mark.parametrize("arithmetic", ["fp32", "bf16", "int8"])
+def test_a_picture_does_not_depend_on_how_it_is_cut(arithmetic: Arithmetic) -> None:
+    image = sample("astronaut")[:30, :20]
+    answers = []
+    for block, memory in ((64, 2 << 20), (4096, 1 << 30)):
+        options = RenderOptions(query_block=block, memory=memory)
+        with Upscaler("hiif-compact", engine=engine(arithmetic), options=options) as upscaler:
+            answers.append(upscaler.render_unclamped(upscaler.encode(image), size=(99, 61)))
+    # Sums over queries are added in another order; in 8 bits a value half way between two steps then takes the other.
+    assert measure(answers[0], answers[1]).psnr > (80 if arithmetic == "int8" else 100)
+
+
+def test_a_part_of_a_picture_is_that_part_of_the_whole() -> None:
+    image = sample("astronaut")[:30, :20]
+    with Upscaler("hiif-video", engine=engine()) as upscaler:
+        whole = upscaler.upscale(image, scale=2.5)
+        part = upscaler.upscale(image, scale=2.5, region=(11, 9, 40, 30))
+    np.testing.assert_array_equal(part, whole[11:51, 9:39])
+
+
+def test_several_threads_share_one_upscaler() -> None:
+    images = [sample(name)[:24, :24] for name in ("astronaut", "coffee", "chelsea")] * 3
+    with Upscaler("hiif-compact", engine=engine()) as upscaler:
+        expected = [upscaler.upscale(image, scale=2) for image in images[:3]] * 3
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda image: upscaler.upscale(image, scale=2), images))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_decoder_without_stages_is_refused() -> None:
+    bundle = open_bundle("hiif-compact")
+    graphs = tuple(graph for graph in bundle.contract.graphs if graph.name not in bundle.contract.stages)
+    whole = dataclasses.replace(bundle, contract=dataclasses.replace(bundle.contract, graphs=graphs))
+    with pytest.raises(EngineError, match=r"needs a decoder in stages.*--engine onnxruntime"):
+        NativeBackend(whole, engine())
+
+
+def test_heads_of_another_size_are_refused(tiny_bundle: Path) -> None:
+    with pytest.raises(EngineError, match=r"graph sums_0 is not of the form.*--engine onnxruntime"):
+        Upscaler(tiny_bundle, engine=engine())
+
+
+def test_a_graph_that_only_seems_to_be_known_is_refused() -> None:
+    with pytest.raises(EngineError, match=r"graph tail of hiif-video is not of the form.*off by \d+"):
+        NativeBackend(with_shortcut(open_bundle("hiif-video")), engine())
+
+
+def with_shortcut(bundle: Bundle) -> Bundle:
+    """Its last graph with equal names and weights, but twice the colours: what only an answer shows."""
+    model = onnx.load_from_string(bundle.graphs["tail"])
+    (last,) = [node for node in model.graph.node if node.output[0] == "colour"]
+    last.output[0] = "half"
+    model.graph.initializer.append(numpy_helper.from_array(np.array(2, np.float32), "two"))
+    model.graph.node.append(onnx.helper.make_node("Mul", ["half", "two"], ["colour"]))
+    return dataclasses.replace(bundle, graphs={**bundle.graphs, "tail": model.SerializeToString()})
+
+
+def test_an_answer_that_is_no_number_is_found_out() -> None:
+    bundle = open_bundle("hiif-video")
+    backend = NativeBackend(bundle, engine())
+    first = backend.contract.stages["first"]
+
+    class Broken:
+        def run(self, feeds: Any) -> dict[str, np.ndarray]:
+            queries = feeds["row_tap"].shape[1] * feeds["column_tap"].shape[2]
+            return {first.outputs[0].name: np.full((queries, 64), np.nan)}
+
+    with pytest.raises(EngineError, match="off by nan"):
+        check_kernels(bundle, {"first": first}, {"first": Broken()}, EXACT)
+    backend.close()
+
+
+def test_a_processor_without_the_instructions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_compile, "_features", lambda: frozenset({"avx2"}))
+    with pytest.raises(EngineError, match=r"native code in fp32 needs instructions.*avx512f.*--engine onnxruntime"):
+        NativeBackend(open_bundle("hiif-compact"), engine())
+
+
+def test_options_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(OptionError, match="on native choose fp32, bf16 or int8"):
+        EngineOptions(engine="native", precision="fp16")
+    with pytest.raises(OptionError, match="a call of native code has one"):
+        EngineOptions(engine="native", call_threads=2)

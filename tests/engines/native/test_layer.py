@@ -1,0 +1,156 @@
+"""Layers as machine code against the same in float64, written out with numpy."""
+
+from __future__ import annotations
+
+from math import erf, sqrt
+
+import numpy as np
+import pytest
+
+from hiif_deploy.contract import GraphContract, TensorContract
+from hiif_engines.native.arithmetic import ARITHMETICS, FP32, INT8
+from hiif_engines.native.compile import Compiled
+from hiif_engines.native.kernel import BLOCK, emit_kernels
+from hiif_engines.native.layer import ROWS, Norm, Scratch
+from hiif_engines.native.session import NativeSession, ThreadMemory
+from hiif_engines.native.stage import Folded, LayerWeights, Product, Stage
+
+ALLOWED = {"fp32": 2e-6, "bf16": 0.01, "int8": 0.03}
+"""Root mean square of the deviation, as a share of the answer's."""
+BITS = 3
+"""Levels that have bits."""
+
+
+def product(random: np.random.Generator, inputs: int, outputs: int, *, table: bool = False) -> Product:
+    def values(*shape: int) -> np.ndarray:
+        return random.standard_normal(shape).astype(np.float32)
+
+    return Product(values(inputs, outputs) / sqrt(inputs), values(outputs), values(4, outputs) if table else None)
+
+
+def level(random: np.random.Generator, inputs: int, hidden: int, outputs: int) -> LayerWeights:
+    first, second = product(random, inputs, hidden, table=True), product(random, hidden, outputs)
+    return LayerWeights(first, second, Norm(inputs + 2, 1e-5), 1)
+
+
+def session_of(layers: list[LayerWeights], arithmetic: str) -> NativeSession:
+    stage = Stage(None, tuple(layers), None)
+    kernel = stage.kernel(ARITHMETICS[arithmetic])
+    scratch = Scratch(max(kernel.widths))
+    code = Compiled(emit_kernels({"test": kernel}, scratch))
+    inputs = (TensorContract("state_0", "float32", ("queries", kernel.inputs)),)
+    outputs = (TensorContract("state_1", "float32", ("queries", kernel.outputs)),)
+    session = NativeSession(
+        GraphContract("test", "test.onnx", "0" * 64, inputs, outputs), stage, kernel, code.function("test"),
+        ThreadMemory(scratch),
+    )  # fmt: skip
+    session.code = code  # type: ignore[attr-defined]  # lives as long as what calls it
+    return session
+
+
+def feeds_of(random: np.random.Generator, rows: int, columns: int, inputs: int) -> dict[str, np.ndarray]:
+    return {
+        "state_0": random.standard_normal((rows * columns, inputs)).astype(np.float32),
+        "row_bits": random.integers(0, 2, (BITS, rows, 1)),
+        "column_bits": random.integers(0, 2, (BITS, 1, columns)),
+        "attention_0_weight": random.standard_normal((inputs, inputs)).astype(np.float32) / np.float32(sqrt(inputs)),
+        "attention_0_bias": random.standard_normal(inputs).astype(np.float32),
+    }
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    return 0.5 * x * (1 + np.vectorize(erf)(x / sqrt(2)))
+
+
+def twin(layers: list[LayerWeights], feeds: dict[str, np.ndarray]) -> np.ndarray:
+    x = feeds["state_0"].astype(np.float64)
+    for layer in layers:
+        second = layer.second
+        if layer.first is None:
+            x = x @ second.weight + second.bias
+        elif isinstance(layer.first, Folded):
+            hidden = gelu(x @ feeds[layer.first.weight] + feeds[layer.first.bias])
+            x = x + hidden @ second.weight + second.bias
+        else:
+            assert layer.norm is not None
+            assert layer.first.table is not None
+            rows, columns = feeds["row_bits"][layer.level], feeds["column_bits"][layer.level]
+            row, column = (value.reshape(-1) for value in np.broadcast_arrays(rows, columns))
+            both = np.concatenate([x, row[:, None], column[:, None]], axis=1)
+            scale = 1 / np.sqrt(both.var(axis=1, keepdims=True) + layer.norm.epsilon)
+            hidden = (x @ layer.first.weight + layer.first.table[2 * row + column]) * scale + layer.first.bias
+            x = gelu(hidden) @ second.weight + second.bias
+    return x
+
+
+def deviation(answer: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(answer - expected) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize("arithmetic", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("width", [16, 48, 64, 256])
+def test_layers_answer_as_they_do_in_float64(arithmetic: str, width: int) -> None:
+    random = np.random.default_rng(width)
+    attention = LayerWeights(Folded("attention_0_weight", "attention_0_bias"), product(random, width, width))
+    layers = [attention, level(random, width, 64, width), LayerWeights(None, product(random, width, 32))]
+    feeds = feeds_of(random, 11, 19, width)
+    answer = session_of(layers, arithmetic).run(feeds)["state_1"]
+    assert 1e-9 < deviation(answer, twin(layers, feeds)) < ALLOWED[arithmetic]
+
+
+@pytest.mark.parametrize("queries", [1, ROWS - 1, ROWS, ROWS + 1, BLOCK, BLOCK + 1, 2 * BLOCK + ROWS + 5])
+def test_any_number_of_queries_is_answered(queries: int) -> None:
+    random = np.random.default_rng(queries)
+    layers = [level(random, 32, 32, 48)]
+    feeds = feeds_of(random, 1, queries, 32)
+    answer = session_of(layers, "fp32").run(feeds)["state_1"]
+    assert answer.shape == (queries, 48)
+    assert deviation(answer, twin(layers, feeds)) < ALLOWED["fp32"]
+
+
+@pytest.mark.parametrize("arithmetic", ["fp32", "bf16", "int8"])
+def test_a_querys_answer_does_not_depend_on_the_queries_beside_it(arithmetic: str) -> None:
+    random = np.random.default_rng(1)
+    layers = [level(random, 32, 64, 32), level(random, 32, 32, 32)]
+    feeds = feeds_of(random, 1, 500, 32)
+    session = session_of(layers, arithmetic)
+    whole = session.run(feeds)["state_1"]
+    for part in (slice(0, 7), slice(7, 300), slice(300, 500)):
+        some = {**feeds, "state_0": feeds["state_0"][part], "column_bits": feeds["column_bits"][:, :, part]}
+        np.testing.assert_array_equal(session.run(some)["state_1"], whole[part])
+
+
+def test_inputs_may_lie_in_memory_in_any_order() -> None:
+    random = np.random.default_rng(2)
+    layers = [level(random, 32, 32, 32)]
+    feeds = feeds_of(random, 5, 9, 32)
+    session = session_of(layers, "fp32")
+    turned = {name: np.asfortranarray(value) for name, value in feeds.items()}
+    np.testing.assert_array_equal(session.run(turned)["state_1"], session.run(feeds)["state_1"])
+
+
+def test_a_folded_matrix_that_changes_is_packed_again() -> None:
+    random = np.random.default_rng(3)
+    layers = [LayerWeights(Folded("attention_0_weight", "attention_0_bias"), product(random, 32, 32))]
+    session = session_of(layers, "fp32")
+    for seed in (4, 5):
+        feeds = feeds_of(np.random.default_rng(seed), 3, 5, 32)
+        assert deviation(session.run(feeds)["state_1"], twin(layers, feeds)) < ALLOWED["fp32"]
+
+
+def test_rows_of_equal_values_survive_8_bits() -> None:
+    random = np.random.default_rng(6)
+    layers = [LayerWeights(None, product(random, 32, 32))]
+    feeds = feeds_of(random, 1, 3, 32)
+    feeds["state_0"][:] = np.array([[0.0], [1.0], [-3.0]], np.float32)
+    answer = session_of(layers, "int8").run(feeds)["state_1"]
+    # What is left is the rounding of the matrix.
+    assert deviation(answer, twin(layers, feeds)) < ALLOWED["int8"]
+
+
+def test_colours_stay_in_float32_where_rows_go_to_8_bits() -> None:
+    random = np.random.default_rng(7)
+    last = level(random, 32, 32, 16).step(INT8).layer
+    between = level(random, 32, 32, 32).step(INT8).layer
+    assert (last.first, last.second) == (INT8, FP32)
+    assert (between.first, between.second) == (INT8, INT8)
