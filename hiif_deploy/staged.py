@@ -34,8 +34,8 @@ class StagedDecoder(Decoder):
         """Pass `n` over blocks of one tile, in one call; their state stays for the next pass that asks them."""
         state = self._state(job, blocks, folded, n)
         if n + 1 < self.contract.decoder.statistics_passes or not blocks[0].is_sample:
-            # A copy: the engine hands out parts of arenas that it doubles, and would hold twice what is kept.
-            job.carry.put(blocks[0].key, n, state.copy())
+            # A copy where the engine hands out parts of arenas that it doubles: it would hold twice what is kept.
+            job.carry.put(blocks[0].key, n, state if state.flags.owndata else state.copy())
         accumulate(sums, self._run(f"sums_{n}", job, blocks[0], {f"state_{n}": state}))
 
     def block_colours(self, job: Job, block: Block, folded: Tensors) -> Array:
