@@ -6,13 +6,16 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import entry_points
 from typing import cast, get_args
 
 from hiif_deploy import tuning
+from hiif_deploy.backend import HostBackend
 from hiif_deploy.bench.case import BenchModel, Image, Opener, Runner, Work
 from hiif_deploy.bench.stages import Stopwatch, open_watched, table_seconds
 from hiif_deploy.bench.work import count_upscale
+from hiif_deploy.engine_choice import open_backend
 from hiif_deploy.errors import HiifError, OptionError
 from hiif_deploy.extras import require_extra
 from hiif_deploy.session import Arithmetic, Engine, EngineOptions
@@ -162,7 +165,14 @@ class Ours:
         """See `Runner`; other engines than the host's are not counted."""
         if self._setting.engine.engine not in ("onnxruntime", "openvino", "native") or self.arithmetic == "fp16":
             return None
-        return count_upscale(self._bundle, self._setting.render, self._setting.engine.thread_count, image, size)
+        counted = partial(count_upscale, self._bundle, self._setting.render, self._setting.engine.thread_count)
+        if self._setting.engine.engine != "native":
+            return counted(image, size)
+        native = open_backend(self._bundle, self._setting.engine)
+        try:
+            return counted(image, size, native if isinstance(native, HostBackend) else None)
+        finally:
+            native.close()
 
     def close(self) -> None:
         """See `Runner`."""

@@ -1,14 +1,15 @@
 """Multiplications and bytes of a picture, counted from what ONNX Runtime says it executed: its profile names every
-operation with the shapes it met. Nothing is estimated from the model's description."""
+operation with the shapes it met. Nothing is estimated from the model's description. Native code tells its own."""
 
 from __future__ import annotations
 
 import json
 import math
 import tempfile
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import onnxruntime as ort
@@ -73,14 +74,48 @@ class _CountingBackend(HostBackend):
         return sum((session.finish() for session in self._counting), Work(0, 0))
 
 
-def count_upscale(bundle: Bundle, render: RenderOptions, threads: int, image: Image, size: Size) -> Work:
-    """One picture on ONNX Runtime in fp32. Other host engines and arithmetics have the same multiplications."""
+@runtime_checkable
+class TellsWork(Protocol):
+    """A session that is no graph in ONNX Runtime, and knows what it does."""
+
+    def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+        """See `Session`."""
+        ...
+
+    def work(self, feeds: Tensors) -> tuple[int, int]:
+        """Multiplications and bytes of one call."""
+        ...
+
+
+class _Told:
+    """Such a session, and all its work so far."""
+
+    def __init__(self, session: TellsWork) -> None:
+        self._session, self._lock = session, threading.Lock()
+        self.total = Work(0, 0)
+
+    def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+        with self._lock:
+            self.total += Work(*self._session.work(feeds))
+        return self._session.run(feeds)
+
+
+def count_upscale(
+    bundle: Bundle, render: RenderOptions, threads: int, image: Image, size: Size, told: HostBackend | None = None
+) -> Work:
+    """One picture on ONNX Runtime in fp32. Other arithmetics, and OpenVINO, have the same multiplications.
+
+    Graphs that `told`, a backend that nothing else uses, runs in sessions of its own way are counted by these.
+    """
     with tempfile.TemporaryDirectory(prefix="hiif-bench-") as folder:
         options = EngineOptions(threads=threads)
         backend = _CountingBackend(bundle, options, Path(folder))
+        sessions = told.decoder.sessions.items() if told else ()
+        found = {name: _Told(session) for name, session in sessions if isinstance(session, TellsWork)}
+        backend.decoder.sessions.update(found)
         with Upscaler(bundle, engine=options, options=render, backend=backend) as upscaler:
             upscaler.upscale(image, size=size)
-            return backend.finish()
+            return sum((session.total for session in found.values()), backend.finish())
 
 
 def count_calls(model: bytes, calls: Iterable[Tensors], threads: int) -> Work:

@@ -16,7 +16,7 @@ from hiif_deploy.bench.gemm import GemmMeter, matmul_model
 from hiif_deploy.bench.run import Bench, Report, run_bench
 from hiif_deploy.bench.stages import STAGES, Stopwatch
 from hiif_deploy.bench.variants import BASELINES, SETTINGS, Ours, Setting, check_variants, open_variant, variant_names
-from hiif_deploy.bench.work import count_calls
+from hiif_deploy.bench.work import count_calls, count_upscale
 from hiif_deploy.bundle import open_bundle
 from hiif_deploy.contract import GraphContract, TensorContract
 from hiif_deploy.errors import HiifError, OptionError
@@ -59,6 +59,23 @@ def test_a_variant_runs_as_native_code_where_that_can_be_had(name: str, tiny_bun
         runner = open_variant(name, BenchModel("model", open_bundle(bundle)), 1)
         assert runner.detail.startswith(f"{engine}, cpu, fp32")
         runner.close()
+
+
+@pytest.mark.usefixtures("native")
+def test_native_code_counts_its_own_multiplications() -> None:
+    """Per query of a pass, beside encoder and maps: by hand for width 64, two attention blocks and six levels."""
+    model, image, size = BenchModel("model", open_bundle("hiif-compact")), picture((16, 16)), (64, 64)
+    runner = open_variant("exact", model, 1)
+    work = runner.work(image, size)
+    runner.close()
+    square, triangle = 64 * 64, (64 + 32) * 32
+    sums = 2 * (2 * square + 4 * 16 * 16)
+    native = 4 * 64 + sums + 3 * square + 2 * square + square + 4 * (square + triangle) + 64 * 16
+    graphs = sums + 3 * square + 2 * square + square + 4 * 2 * square + 64 * 3
+    counted = count_upscale(model.bundle, RenderOptions(), 1, image, size)
+    assert work is not None
+    assert work.macs - 64 * 64 * native == pytest.approx(counted.macs - 64 * 64 * graphs, rel=0.01)
+    assert work.macs < counted.macs
 
 
 def test_the_stages_of_a_picture_sum_up_to_all_of_it(tiny_bundle: Path) -> None:

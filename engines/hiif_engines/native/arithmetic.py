@@ -33,8 +33,8 @@ BRAIN_FLOATS, BRAIN_PAIRS = ir.VectorType(BrainFloat(), LANES), ir.VectorType(Br
 BYTES, QUADRUPLES = ir.VectorType(I8, LANES), ir.VectorType(I8, 4 * LANES)
 FACTORS = 4
 """float32 values kept of a row, among them:"""
-SCALE, STEP, LOW = 0, 1, 2
-"""its LayerNorm's scale, and, in 8 bits, its step and its lowest value."""
+SCALE, STEP, LOW, TOTAL = 0, 1, 2, 3
+"""its LayerNorm's scale; in 8 bits its step and its lowest value; a sum that is kept until the scale is known."""
 TINY = 2.0**-126
 """Smallest normal float32."""
 STEPS = 255.0

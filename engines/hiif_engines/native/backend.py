@@ -15,6 +15,7 @@ from hiif_deploy.staged import LAST_PASS, WHOLE
 from hiif_engines.native.arithmetic import ARITHMETICS, FP32
 from hiif_engines.native.check import COARSE, EXACT, check_kernels
 from hiif_engines.native.compile import Compiled, require_processor
+from hiif_engines.native.compose import composed
 from hiif_engines.native.kernel import Kernel, emit_kernels
 from hiif_engines.native.layer import Scratch
 from hiif_engines.native.session import NativeSession, ThreadMemory
@@ -46,6 +47,7 @@ class NativeBackend(HostBackend):
         for name, parts in {LAST_PASS: last, WHOLE: (stages[FIRST_STAGE], *last)}.items():
             graphs[name] = joined(name, parts)
             read[name] = join_stages([read[part.name] for part in parts])
+        read = {name: replace(stage, layers=composed(stage.layers)) for name, stage in read.items()}
         kernels = {name: self._kernel(stage) for name, stage in read.items()}
         for name, kernel in kernels.items():
             check_sizes(kernel, graphs[name].key)

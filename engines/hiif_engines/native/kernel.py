@@ -12,7 +12,7 @@ from typing import Literal
 from llvmlite import ir
 
 from hiif_engines.native.emit import FLOAT, FLOATS, I64, LANES, POINTER, WORD, Emitter, Value, number
-from hiif_engines.native.gather import GATHERED, Gather, emit_gather
+from hiif_engines.native.gather import GATHERED, MAPS, Gather, emit_gather
 from hiif_engines.native.layer import ROWS, Layer, Scratch, emit_layer
 from hiif_engines.native.sums import KeyValue, emit_sums
 
@@ -22,7 +22,7 @@ cache."""
 COLOURS = 3
 COMMON = ("queries", "scratch", "codes", "answer")
 """Arguments of every kernel."""
-LAYER = ("first", "first_vectors", "second", "second_vectors")
+LAYER = ("first", "first_vectors", "second", "second_vectors", "triangle", "triangle_vectors", "mean")
 """Arguments for each layer, behind its number."""
 SUMS = ("projection", "projection_bias")
 """Arguments for sums."""
@@ -66,7 +66,14 @@ class Kernel:
     @property
     def outputs(self) -> int:
         """Values of a row behind the last one."""
-        return self.steps[-1].layer.outputs if self.steps else self.inputs
+        return (self.steps[-1].layer.outputs or self.steps[-1].layer.hidden) if self.steps else self.inputs
+
+    @property
+    def macs(self) -> int:
+        """Multiplications of a query's matrix products."""
+        products = sum(step.layer.macs for step in self.steps)
+        gathered = len(MAPS) * self.front.width if isinstance(self.front, Gather) else 0
+        return products + gathered + (self.answer.macs if isinstance(self.answer, KeyValue) else 0)
 
     @property
     def widths(self) -> set[int]:

@@ -1,7 +1,11 @@
 """A layer of the decoder for a block of queries: x → second(GELU(first(x))), all between on the chip.
 
-A tile of rows goes through both products while it lies in the first cache; both matrices stay in the second one for
-the whole block. What follows a product is done on its sums before they leave the registers.
+A tile of rows goes through the products while it lies in the first cache; the matrices stay in the second one for the
+whole block. What follows a product is done on its sums before they leave the registers.
+
+Between two levels nothing but the second level's LayerNorm and first product reads x. There the second product of one
+level and the first one of the next are composed to one, and the LayerNorm's scale comes from a triangular product,
+which gives numbers of the same sum of squares (`compose.py`): three quarters of the multiplications.
 """
 
 from __future__ import annotations
@@ -10,8 +14,8 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from hiif_engines.native.arithmetic import FACTORS, SCALE, Arithmetic
-from hiif_engines.native.emit import FLOAT, FLOATS, I32, I64, LANES, POINTER, WORD, Emitter, Value, real, reals
+from hiif_engines.native.arithmetic import FACTORS, FP32, SCALE, TOTAL, Arithmetic
+from hiif_engines.native.emit import FLOAT, FLOATS, I32, I64, LANES, POINTER, WORD, Emitter, Value, number, real, reals
 from hiif_engines.native.gelu import gelu
 
 ROWS = 12
@@ -41,7 +45,7 @@ class Layer:
     hidden: int
     """Values between the two products; 0 where there is the second one alone."""
     outputs: int
-    """Values of a row behind; three colours are padded to a vector."""
+    """Values of a row behind; three colours are padded to a vector. 0 where there is the first one alone."""
     norm: Norm | None
     """Behind the first product; None: an attention block, or no first product."""
     is_added: bool
@@ -50,6 +54,17 @@ class Layer:
     """Of the first product."""
     second: Arithmetic
     """Of the second one."""
+    factored: int = 0
+    """Values that the LayerNorm is over, the bits left out, where a triangular product tells of them; else 0."""
+
+    @property
+    def macs(self) -> int:
+        """Multiplications of a query."""
+        return (
+            triangle_macs(self.inputs, self.factored)
+            + self.inputs * self.hidden
+            + (self.hidden or self.inputs) * self.outputs
+        )
 
 
 @dataclass(frozen=True)
@@ -85,9 +100,14 @@ class Scratch:
         return 3 * ROWS * self.row
 
     @property
+    def squares(self) -> int:
+        """A sum of squares for each of the tile's rows."""
+        return self.factors + WORD * FACTORS * ROWS
+
+    @property
     def block(self) -> int:
         """The block's rows."""
-        return self.factors + WORD * FACTORS * LANES
+        return self.squares + WORD * LANES
 
     def size(self, block: int) -> int:
         """Bytes for a block of so many rows, a multiple of a tile's."""
@@ -112,25 +132,36 @@ class Matrix:
         return panel_of(self.outputs)
 
 
+def triangle_macs(inputs: int, outputs: int) -> int:
+    """Multiplications of a query with a lower triangular matrix: what is left out is left out panel by panel."""
+    step = panel_of(outputs)
+    return sum((inputs - first) * step for first in range(0, outputs, step))
+
+
 def panel_of(outputs: int) -> int:
     """Outputs at once of so many."""
     return PANEL if outputs % PANEL == 0 else LANES
 
 
 def emit_layer(module: ir.Module, name: str, layer: Layer, scratch: Scratch) -> ir.Function:
-    """(scratch, the block's codes of bits, its tiles, first matrix, its vectors, second matrix, its vectors)."""
-    e = Emitter(module, name, [POINTER, POINTER, I64, POINTER, POINTER, POINTER, POINTER])
-    memory, all_codes, tiles, *given = e.arguments
+    """(scratch, the block's codes of bits, its tiles; matrix and vectors of first, second and triangular product; what
+    the mean is a product with)."""
+    e = Emitter(module, name, [POINTER, POINTER, I64, *[POINTER] * 7])
+    memory, all_codes, tiles, *given, mean = e.arguments
     first = Matrix(layer.first, layer.inputs, layer.hidden, *given[:2])
-    second = Matrix(layer.second, layer.hidden or layer.inputs, layer.outputs, *given[2:])
-    tile = TileWriter(e, layer, scratch, memory)
+    second = Matrix(layer.second, layer.hidden or layer.inputs, layer.outputs, *given[2:4])
+    triangle = Matrix(layer.first, layer.inputs, layer.factored, *given[4:])
+    tile = TileWriter(e, layer, scratch, memory, mean)
     with e.loop(tiles) as turn:
         x = e.at(memory, scratch.block, e.times(turn.index, ROWS * scratch.row))
         codes = e.at(all_codes, e.times(turn.index, ROWS * WORD))
         rows = tile.operands(layer.first, layer.inputs, x, scratch.operand, codes)
+        if layer.factored:
+            tile.scale(triangle, rows, codes)
         if layer.hidden:
-            rows = tile.hidden(first, rows, codes)
-        tile.answer(second, rows, x)
+            rows = tile.hidden(first, rows, x, codes)
+        if layer.outputs:
+            tile.answer(second, rows, x)
     e.finish()
     return e.function
 
@@ -138,17 +169,17 @@ def emit_layer(module: ir.Module, name: str, layer: Layer, scratch: Scratch) -> 
 class TileWriter:
     """Writes what is done with one tile."""
 
-    def __init__(self, e: Emitter, layer: Layer, scratch: Scratch, memory: Value) -> None:
-        self.e, self.layer, self.scratch, self.memory = e, layer, scratch, memory
+    def __init__(self, e: Emitter, layer: Layer, scratch: Scratch, memory: Value, mean: Value) -> None:
+        self.e, self.layer, self.scratch, self.memory, self.mean = e, layer, scratch, memory, mean
         self.factors = e.at(memory, scratch.factors)
 
     def operands(self, arithmetic: Arithmetic, inputs: int, x: Value, place: int, codes: Value | None) -> Value:
-        """Rows of float32 as operands, at `place` of the scratch; with codes of bits, their LayerNorm's scale."""
-        e, norm = self.e, self.layer.norm if codes is not None else None
-        target = e.at(self.memory, place)
-        # A layer without a first product writes over the rows it reads.
-        is_kept = arithmetic.inputs > 1 or not self.layer.hidden
-        if norm is None and not is_kept:
+        """Rows of float32 as operands, at `place` of the scratch; with codes of bits, what their LayerNorm needs."""
+        e, target = self.e, self.e.at(self.memory, place)
+        # A layer of one product writes over the rows it reads.
+        is_kept = arithmetic.inputs > 1 or not self.layer.hidden or not self.layer.outputs
+        has_norm = codes is not None and self.layer.norm is not None
+        if not has_norm and not is_kept:
             return x
         with e.loop(ROWS) as row:
             offset, factors = (
@@ -156,17 +187,46 @@ class TileWriter:
                 e.at(self.factors, e.times(row.index, WORD * FACTORS)),
             )
             values = [e.load(FLOATS, x, offset, n * WORD) for n in range(0, inputs, LANES)]
-            if norm is not None:
-                e.store(_scale(e, norm, values, e.load(I32, codes, e.times(row.index, WORD))), factors, WORD * SCALE)
+            if has_norm and self.layer.factored:
+                e.store(_dot(e, values, self.mean), factors, WORD * TOTAL)
+            elif has_norm:
+                total, square = _moments(e, values)
+                self._keep_scale(row.index, codes, total, square)
             if is_kept:
                 arithmetic.keep(e, values, e.at(target, offset), factors)
         return target if is_kept else x
 
-    def hidden(self, matrix: Matrix, rows: Value, codes: Value) -> Value:
-        """The first product, its table of bits, LayerNorm and GELU; returns operands of the second one."""
-        e, second = self.e, self.layer.second
-        place = self.scratch.values if second.by_row else self.scratch.hidden
-        target = e.at(self.memory, place)
+    def scale(self, matrix: Matrix, rows: Value, codes: Value) -> None:
+        """LayerNorm's scale of rows that are not at hand, from the triangular product and the sum that was kept."""
+        e, b, zero = self.e, self.e.builder, reals(0.0)
+        with e.loop(matrix.outputs, matrix.panel, [zero] * ROWS) as panel:
+            # Above the diagonal there are zeros.
+            for r, v, value in self._sums(matrix, rows, panel.index, panel.index):
+                bias = e.load(FLOATS, matrix.vectors, e.times(panel.index, WORD), v * WORD)
+                value = b.fadd(value, bias)
+                panel.values[r] = e.fma(value, value, panel.values[r])
+        squares = e.at(self.memory, self.scratch.squares)
+        e.store(e.totals([*panel.values, *[zero] * (LANES - ROWS)]), squares)
+        with e.loop(ROWS) as row:
+            total = e.load(FLOAT, self.factors, e.times(row.index, WORD * FACTORS), WORD * TOTAL)
+            rest = e.load(FLOAT, squares, e.times(row.index, WORD))
+            square = e.fma(b.fmul(total, total), real(1 / matrix.outputs), rest)
+            self._keep_scale(row.index, codes, total, square)
+
+    def _keep_scale(self, row: Value, codes: Value, total: Value, square: Value) -> None:
+        """1 / σ of [x | bits], given Σ and Σ² of x."""
+        e, norm = self.e, self.layer.norm
+        assert norm is not None
+        ones = bits(e, e.load(I32, codes, e.times(row, WORD)))
+        scale = inverse_deviation(e, norm, e.builder.fadd(total, ones), e.builder.fadd(square, ones))
+        e.store(scale, self.factors, e.times(row, WORD * FACTORS), WORD * SCALE)
+
+    def hidden(self, matrix: Matrix, rows: Value, x: Value, codes: Value) -> Value:
+        """The first product, its table of bits, LayerNorm and GELU, over `x` where that is all; returns operands of the
+        second product."""
+        e, is_all = self.e, not self.layer.outputs
+        second = FP32 if is_all else self.layer.second
+        target = x if is_all else e.at(self.memory, self.scratch.values if second.by_row else self.scratch.hidden)
         with e.loop(matrix.outputs, matrix.panel) as panel:
             for r, v, value in self._sums(matrix, rows, panel.index):
                 vectors = e.at(matrix.vectors, e.times(panel.index, WORD), v * WORD)
@@ -198,18 +258,24 @@ class TileWriter:
         scale = e.spread(e.load(FLOAT, self.factors, WORD * (FACTORS * r + SCALE)))
         return e.fma(e.builder.fadd(value, table), scale, bias)
 
-    def _sums(self, matrix: Matrix, rows: Value, first: Value) -> list[tuple[int, int, Value]]:
-        """Row, output within the panel that begins at output `first`, and a vector of float32 of what was summed."""
-        return sums(self.e, matrix, rows, self.scratch.row, first, self.factors)
+    def _sums(self, matrix: Matrix, rows: Value, first: Value, start: Value | int = 0) -> list[tuple[int, int, Value]]:
+        return sums(self.e, matrix, rows, self.scratch.row, first, self.factors, start)
 
 
 def sums(
-    e: Emitter, matrix: Matrix, rows: Value, row_bytes: int, first: Value, factors: Value
+    e: Emitter, matrix: Matrix, rows: Value, row_bytes: int, first: Value, factors: Value, start: Value | int = 0
 ) -> list[tuple[int, int, Value]]:
-    """A tile's products with the panel that begins at output `first`: row, output within the panel, float32 vector."""
+    """A tile's products with the panel that begins at output `first`: row, output within the panel, float32 vector.
+
+    Inputs in front of `start` do not count.
+    """
     arithmetic, vectors = matrix.arithmetic, matrix.panel // LANES
-    elements = matrix.inputs // arithmetic.inputs
-    weights = e.at(matrix.weights, e.times(first, WORD * elements))
+    elements: Value | int = matrix.inputs // arithmetic.inputs
+    weights = e.at(matrix.weights, e.times(first, WORD * matrix.inputs // arithmetic.inputs))
+    if not isinstance(start, int):
+        skipped = e.builder.udiv(start, number(arithmetic.inputs))
+        elements = e.builder.sub(number(matrix.inputs // arithmetic.inputs), skipped)
+        rows, weights = e.at(rows, e.times(skipped, WORD)), e.at(weights, e.times(skipped, WORD * matrix.panel))
     with e.loop(elements, UNROLL, [arithmetic.zero] * (ROWS * vectors)) as turn:
         at, column = e.at(rows, e.times(turn.index, WORD)), e.at(weights, e.times(turn.index, WORD * matrix.panel))
         for n in range(UNROLL):
@@ -227,13 +293,20 @@ def sums(
     return found
 
 
-def _scale(e: Emitter, norm: Norm, values: list[Value], code: Value) -> Value:
-    """1 / σ of [x | bits]."""
+def _moments(e: Emitter, values: list[Value]) -> tuple[Value, Value]:
+    """Σ and Σ² of a row."""
     total = square = reals(0.0)
     for value in values:
         total, square = e.builder.fadd(total, value), e.fma(value, value, square)
-    ones = bits(e, code)
-    return inverse_deviation(e, norm, e.builder.fadd(e.total(total), ones), e.builder.fadd(e.total(square), ones))
+    return e.total(total), e.total(square)
+
+
+def _dot(e: Emitter, values: list[Value], other: Value) -> Value:
+    """Σ of a row times as many values, and one more value behind them."""
+    total = reals(0.0)
+    for n, value in enumerate(values):
+        total = e.fma(value, e.load(FLOATS, other, n * LANES * WORD), total)
+    return e.builder.fadd(e.total(total), e.load(FLOAT, other, len(values) * LANES * WORD))
 
 
 def bits(e: Emitter, code: Value) -> Value:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hiif_deploy.contract import GraphContract
 from hiif_deploy.session import Tensors
 from hiif_engines.native.arithmetic import FP32, Arithmetic
+from hiif_engines.native.emit import WORD
 from hiif_engines.native.gather import DISTANCES, MAPS, TAPS
 from hiif_engines.native.kernel import BLOCK, COLOURS, Kernel
 from hiif_engines.native.layer import ROWS, Scratch, panel_of
@@ -58,12 +59,24 @@ class NativeSession:
         self._call(arguments.ctypes.data)
         return self._named(answer)
 
+    def work(self, feeds: Tensors) -> tuple[int, int]:
+        """Multiplications of a call, and its bytes: rows in front and behind once, matrices once for each block."""
+        queries = len(feeds[self._state]) if self._state else feeds["row_tap"].shape[1] * feeds["column_tap"].shape[2]
+        matrices = sum(array.nbytes for array in self._packed.values())
+        behind = 0 if isinstance(self.kernel.answer, KeyValue) else self.kernel.outputs
+        rows = queries * WORD * (self.kernel.inputs * (1 if self._state else len(MAPS)) + behind)
+        return queries * self.kernel.macs, rows + -(-queries // BLOCK) * matrices
+
     def _pack(self) -> Slots:
         slots: Slots = {}
         for n, (weights, step) in enumerate(zip(self._stage.layers, self.kernel.steps, strict=True)):
             if isinstance(weights.first, Product):
                 slots |= _packed(f"{n}.first", weights.first, step.layer.first)
-            slots |= _packed(f"{n}.second", weights.second, step.layer.second)
+            if weights.second is not None:
+                slots |= _packed(f"{n}.second", weights.second, step.layer.second)
+            if weights.rest is not None:
+                slots |= _packed(f"{n}.triangle", weights.rest.triangle, step.layer.first)
+                slots[f"{n}.mean"] = weights.rest.mean
         if self._stage.sums is not None:
             packed = _packed("projection", self._stage.sums.projection, FP32)
             slots |= {"projection": packed["projection"], "projection_bias": packed["projection_vectors"]}

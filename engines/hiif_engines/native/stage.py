@@ -47,26 +47,43 @@ class Product:
 
 
 @dataclass(frozen=True)
+class Rest:
+    """What a LayerNorm needs of rows that are not built (`compose.py`)."""
+
+    triangle: Product
+    """Lower triangular [inputs, width]: to numbers of the same sum of squares as the rows without their mean."""
+    mean: Array
+    """[inputs + 1]: to the rows' sum, and what is added to it."""
+
+
+@dataclass(frozen=True)
 class LayerWeights:
     """A layer: x → second(GELU(first(x)))."""
 
     first: Product | Folded | None
     """None: the second product alone."""
-    second: Product
-    """To the next row."""
+    second: Product | None
+    """To the next row; None: the first product alone."""
     norm: Norm | None = None
     """Where there is a table."""
     level: int = 0
     """Whose bits the table is for."""
+    is_last: bool = False
+    """Whether the next row is a colour, padded to a vector."""
+    rest: Rest | None = None
+    """Where the first product is composed with the second one of the level before."""
 
     def step(self, arithmetic: Arithmetic) -> Step:
         """Sizes and kind."""
-        inputs, outputs = self.second.weight.shape
+        hidden, outputs = self.second.weight.shape if self.second else (0, 0)
         if isinstance(self.first, Product):
+            inputs, hidden = self.first.weight.shape
+            factored = self.rest.triangle.weight.shape[1] if self.rest else 0
             # Colours are hardly any work, and show most.
-            last = FP32 if arithmetic.by_row and outputs == LANES else arithmetic
-            return Step(Layer(len(self.first.weight), inputs, outputs, self.norm, False, arithmetic, last), self.level)
-        hidden = inputs if self.first is not None else 0
+            last = FP32 if arithmetic.by_row and self.is_last else arithmetic
+            layer = Layer(inputs, hidden, outputs, self.norm, False, arithmetic, last, factored)
+            return Step(layer, self.level)
+        inputs, hidden = hidden, hidden if self.first else 0
         return Step(Layer(inputs, hidden, outputs, None, hidden > 0, arithmetic, arithmetic), 0)
 
 
@@ -111,7 +128,7 @@ class Stage:
         if self.sums is not None:
             return Kernel(self.sums.sizes.inputs, steps, self.sums.sizes)
         front = self.front.gather if self.front else steps[0].layer.inputs
-        return Kernel(front, steps, "colour" if steps and steps[-1].layer.outputs == LANES else "state")
+        return Kernel(front, steps, "colour" if self.layers and self.layers[-1].is_last else "state")
 
 
 def read_stage(graph: GraphContract, model: bytes) -> Stage:
@@ -179,14 +196,14 @@ def _layers(graph: _Graph) -> Iterator[LayerWeights]:
             raise graph.other_form()
         table = weights[f"{name}.position.table"]
         first = Product(weights[f"{name}.weight"], weights[f"{name}.bias"], table)
-        yield LayerWeights(
-            first, _padded(graph.product(f"{name}.second")), Norm(graph.counts[n], graph.epsilons[n]), n + 1
-        )
+        norm, second = Norm(graph.counts[n], graph.epsilons[n]), graph.product(f"{name}.second")
+        is_last = second.weight.shape[1] == COLOURS
+        yield LayerWeights(first, _padded(second) if is_last else second, norm, n + 1, is_last)
 
 
 def _padded(product: Product) -> Product:
     """Three colours as a vector."""
-    missing = LANES - COLOURS if product.weight.shape[1] == COLOURS else 0
+    missing = LANES - COLOURS
     return Product(np.pad(product.weight, ((0, 0), (0, missing))), np.pad(product.bias, (0, missing)))
 
 

@@ -31,6 +31,11 @@ class KeyValue:
         return 2 * self.heads * HEAD
 
     @property
+    def macs(self) -> int:
+        """Multiplications of a query."""
+        return self.inputs * self.outputs + self.heads * HEAD * HEAD
+
+    @property
     def size(self) -> int:
         """float32 values of the answer: [heads, 16, 16], then [heads, 16] of keys and of values."""
         return self.heads * HEAD * (HEAD + 2)

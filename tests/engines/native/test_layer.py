@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from math import erf, sqrt
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from hiif_deploy.contract import GraphContract, TensorContract
 from hiif_engines.native.arithmetic import ARITHMETICS, FP32, INT8
 from hiif_engines.native.compile import Compiled
+from hiif_engines.native.compose import composed
 from hiif_engines.native.kernel import BLOCK, emit_kernels
 from hiif_engines.native.layer import ROWS, Norm, Scratch
 from hiif_engines.native.session import NativeSession, ThreadMemory
@@ -33,7 +36,7 @@ def level(random: np.random.Generator, inputs: int, hidden: int, outputs: int) -
     return LayerWeights(first, second, Norm(inputs + 2, 1e-5), 1)
 
 
-def session_of(layers: list[LayerWeights], arithmetic: str) -> NativeSession:
+def session_of(layers: Sequence[LayerWeights], arithmetic: str) -> NativeSession:
     stage = Stage(None, tuple(layers), None)
     kernel = stage.kernel(ARITHMETICS[arithmetic])
     scratch = Scratch(max(kernel.widths))
@@ -66,6 +69,7 @@ def twin(layers: list[LayerWeights], feeds: dict[str, np.ndarray]) -> np.ndarray
     x = feeds["state_0"].astype(np.float64)
     for layer in layers:
         second = layer.second
+        assert second is not None
         if layer.first is None:
             x = x @ second.weight + second.bias
         elif isinstance(layer.first, Folded):
@@ -96,6 +100,32 @@ def test_layers_answer_as_they_do_in_float64(arithmetic: str, width: int) -> Non
     feeds = feeds_of(random, 11, 19, width)
     answer = session_of(layers, arithmetic).run(feeds)["state_1"]
     assert 1e-9 < deviation(answer, twin(layers, feeds)) < ALLOWED[arithmetic]
+
+
+@pytest.mark.parametrize("arithmetic", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("width", [48, 64, 256])
+def test_composed_levels_answer_as_the_levels_do(arithmetic: str, width: int) -> None:
+    random = np.random.default_rng(width)
+    layers = [*(level(random, width, width, width) for _ in range(3)), level(random, width, width, 16)]
+    joined = composed(layers)
+    assert [layer.second is None for layer in joined] == [True, True, True, False]
+    feeds = feeds_of(random, 11, 19, width)
+    answer = session_of(joined, arithmetic).run(feeds)["state_1"]
+    assert 1e-9 < deviation(answer, twin(layers, feeds)) < ALLOWED[arithmetic]
+    assert session_of(joined, "fp32").kernel.macs < session_of(layers, "fp32").kernel.macs
+
+
+@pytest.mark.parametrize(("width", "hidden"), [(64, 48), (16, 16), (48, 64)])
+def test_levels_are_not_composed_where_that_is_no_triangle_or_saves_nothing(width: int, hidden: int) -> None:
+    layers = [level(np.random.default_rng(n), width, hidden, width) for n in range(3)]
+    assert composed(layers) == tuple(layers)
+
+
+def test_an_attention_block_is_not_composed_with_the_levels_around_it() -> None:
+    random = np.random.default_rng(0)
+    attention = LayerWeights(Folded("attention_0_weight", "attention_0_bias"), product(random, 64, 64))
+    layers = (level(random, 64, 64, 64), attention, level(random, 64, 64, 64))
+    assert composed(layers) == layers
 
 
 @pytest.mark.parametrize("queries", [1, ROWS - 1, ROWS, ROWS + 1, BLOCK, BLOCK + 1, 2 * BLOCK + ROWS + 5])
@@ -150,7 +180,7 @@ def test_rows_of_equal_values_survive_8_bits() -> None:
 
 def test_colours_stay_in_float32_where_rows_go_to_8_bits() -> None:
     random = np.random.default_rng(7)
-    last = level(random, 32, 32, 16).step(INT8).layer
+    last = dataclasses.replace(level(random, 32, 32, 16), is_last=True).step(INT8).layer
     between = level(random, 32, 32, 32).step(INT8).layer
     assert (last.first, last.second) == (INT8, FP32)
     assert (between.first, between.second) == (INT8, INT8)
