@@ -19,7 +19,7 @@ from hiif_engines.native.compose import composed
 from hiif_engines.native.kernel import Kernel, emit_kernels
 from hiif_engines.native.layer import Scratch
 from hiif_engines.native.session import NativeSession, ThreadMemory
-from hiif_engines.native.stage import Stage, check_sizes, join_stages, read_stage
+from hiif_engines.native.stage import Stage, join_stages, read_stage
 
 
 class NativeBackend(HostBackend):
@@ -47,10 +47,10 @@ class NativeBackend(HostBackend):
         for name, parts in {LAST_PASS: last, WHOLE: (stages[FIRST_STAGE], *last)}.items():
             graphs[name] = joined(name, parts)
             read[name] = join_stages([read[part.name] for part in parts])
+        for stage in read.values():
+            self._kernel(stage)  # refuses layers that do not fit each other, which cannot be composed
         read = {name: replace(stage, layers=composed(stage.layers)) for name, stage in read.items()}
         kernels = {name: self._kernel(stage) for name, stage in read.items()}
-        for name, kernel in kernels.items():
-            check_sizes(kernel, graphs[name].key)
         scratch = Scratch(max(width for kernel in kernels.values() for width in kernel.widths))
         self._compiled = Compiled(emit_kernels(kernels, scratch))
         memory = ThreadMemory(scratch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 from llvmlite import binding as llvm
 from llvmlite import ir
@@ -28,9 +28,11 @@ class Compiled:
         self._engine.finalize_object()
 
     def function(self, name: str) -> Callable[[int], None]:
-        """Valid as long as this object is."""
-        found: Callable[[int], None] = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._engine.get_function_address(name))
-        return found
+        """It takes an address, and keeps the code alive."""
+        return partial(self._call, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._engine.get_function_address(name)))
+
+    def _call(self, function: Callable[[int], None], arguments: int) -> None:
+        function(arguments)
 
 
 def require_processor(arithmetic: Arithmetic, name: str) -> None:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from llvmlite import ir
 
+from hiif_deploy.errors import EngineError
 from hiif_engines.native.emit import FLOAT, FLOATS, I64, LANES, POINTER, WORD, Emitter, Value, number
 from hiif_engines.native.gather import GATHERED, MAPS, Gather, emit_gather
 from hiif_engines.native.layer import ROWS, Layer, Scratch, emit_layer
@@ -51,6 +52,16 @@ class Kernel:
     answer: Literal["state", "colour"] | KeyValue
     """What comes out."""
 
+    def __post_init__(self) -> None:
+        sizes = [self.inputs, *(step.layer.answer for step in self.steps)]
+        wanted = [step.layer.inputs for step in self.steps]
+        if isinstance(self.answer, KeyValue):
+            wanted.append(self.answer.inputs)
+        if sizes[: len(wanted)] != wanted or any(size % LANES for size in self.widths):
+            raise EngineError(
+                f"layers take {wanted} values and get {sizes}: expected the same, in multiples of {LANES}"
+            )
+
     @property
     def slots(self) -> tuple[str, ...]:
         """Names of its arguments in their order."""
@@ -66,7 +77,7 @@ class Kernel:
     @property
     def outputs(self) -> int:
         """Values of a row behind the last one."""
-        return (self.steps[-1].layer.outputs or self.steps[-1].layer.hidden) if self.steps else self.inputs
+        return self.steps[-1].layer.answer if self.steps else self.inputs
 
     @property
     def macs(self) -> int:
@@ -79,7 +90,9 @@ class Kernel:
     def widths(self) -> set[int]:
         """Of all rows."""
         layers = [step.layer for step in self.steps]
-        return {self.inputs, *(size for layer in layers for size in (layer.inputs, layer.hidden, layer.outputs))} - {0}
+        keys = {self.answer.outputs // 2} if isinstance(self.answer, KeyValue) else set()
+        sizes = {size for layer in layers for size in (layer.inputs, layer.hidden, layer.outputs, layer.factored)}
+        return ({self.inputs} | sizes | keys) - {0}
 
 
 def emit_kernels(kernels: Mapping[str, Kernel], scratch: Scratch) -> ir.Module:

@@ -58,13 +58,15 @@ class Layer:
     """Values that the LayerNorm is over, the bits left out, where a triangular product tells of them; else 0."""
 
     @property
+    def answer(self) -> int:
+        """Values of a row behind."""
+        return self.outputs or self.hidden
+
+    @property
     def macs(self) -> int:
         """Multiplications of a query."""
-        return (
-            triangle_macs(self.inputs, self.factored)
-            + self.inputs * self.hidden
-            + (self.hidden or self.inputs) * self.outputs
-        )
+        products = self.inputs * self.hidden + (self.hidden or self.inputs) * self.outputs
+        return products + triangle_macs(self.inputs, self.factored)
 
 
 @dataclass(frozen=True)
@@ -182,10 +184,8 @@ class TileWriter:
         if not has_norm and not is_kept:
             return x
         with e.loop(ROWS) as row:
-            offset, factors = (
-                e.times(row.index, self.scratch.row),
-                e.at(self.factors, e.times(row.index, WORD * FACTORS)),
-            )
+            offset = e.times(row.index, self.scratch.row)
+            factors = e.at(self.factors, e.times(row.index, WORD * FACTORS))
             values = [e.load(FLOATS, x, offset, n * WORD) for n in range(0, inputs, LANES)]
             if has_norm and self.layer.factored:
                 e.store(_dot(e, values, self.mean), factors, WORD * TOTAL)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.contract import GraphContract
+from hiif_deploy.errors import EngineError
 from hiif_deploy.session import Tensors
 from hiif_engines.native.arithmetic import FP32, Arithmetic
 from hiif_engines.native.emit import WORD
@@ -31,11 +32,13 @@ class NativeSession:
         self.graph, self.kernel = graph, kernel
         self._stage, self._call, self._memory = stage, call, memory
         self._state = next((tensor.name for tensor in graph.inputs if tensor.name.startswith("state_")), "")
+        self._require_sizes()
         self._packed = self._pack()
         self._folded: dict[str, tuple[Any, Slots]] = {}
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
-        """See `Session`. Inputs are of the contract's shapes."""
+        """See `Session`. EngineError where an input is not of the contract's shape."""
+        self._require_shapes(feeds)
         slots: Slots = {**self._packed, "scratch": self._memory.bytes}
         numbers: dict[str, int] = {}
         if self._stage.front is None:
@@ -66,6 +69,40 @@ class NativeSession:
         behind = 0 if isinstance(self.kernel.answer, KeyValue) else self.kernel.outputs
         rows = queries * WORD * (self.kernel.inputs * (1 if self._state else len(MAPS)) + behind)
         return queries * self.kernel.macs, rows + -(-queries // BLOCK) * matrices
+
+    def _require_sizes(self) -> None:
+        """EngineError where the contract promises inputs of other sizes than the weights have: addresses know none."""
+        levels = 1 + max((step.level for step in self.kernel.steps), default=0)
+        known: dict[str, tuple[int, ...]] = dict.fromkeys((*TAPS, *DISTANCES, "cell", "moments"), (2,))
+        known |= dict.fromkeys((self._state, *MAPS), (self.kernel.inputs,))
+        for step, layer in zip(self.kernel.steps, self._stage.layers, strict=True):
+            if isinstance(layer.first, Folded):
+                hidden = step.layer.hidden
+                known |= {layer.first.weight: (step.layer.inputs, hidden), layer.first.bias: (hidden,)}
+        for tensor in self.graph.inputs:
+            sizes = tuple(size for size in tensor.shape if isinstance(size, int) and size != 1)
+            is_known = sizes[:1] >= (levels,) if tensor.name.endswith("_bits") else sizes == known.get(tensor.name)
+            if not is_known:
+                raise EngineError(f"graph {self.graph.key}: {tensor.name} is {tensor.shape}, the weights want another")
+
+    def _require_shapes(self, feeds: Tensors) -> None:
+        """EngineError where an input is not what the contract promises, or a tap beyond the maps."""
+        sizes: dict[str, int] = {}
+        for tensor in self.graph.inputs:
+            shape = feeds[tensor.name].shape
+            pairs = zip(tensor.shape, shape, strict=False)
+            expected = tuple(sizes.setdefault(size, found) if isinstance(size, str) else size for size, found in pairs)
+            if len(shape) != len(tensor.shape) or shape != expected:
+                raise EngineError(f"graph {self.graph.name}: {tensor.name} is {shape}, expected {expected}")
+        asked = sizes.get("rows", 0) * sizes.get("columns", 0)
+        if asked and self._state and asked != sizes["queries"]:
+            raise EngineError(
+                f"graph {self.graph.name}: {self._state} is of {sizes['queries']} queries, expected {asked}"
+            )
+        if self._stage.front is not None:
+            rows, columns = (feeds[name] for name in TAPS)
+            if min(rows.min(), columns.min()) < 0 or rows.max() + columns.max() >= sizes["pixels"]:
+                raise EngineError(f"graph {self.graph.name}: taps beyond the {sizes['pixels']} pixels of the maps")
 
     def _pack(self) -> Slots:
         slots: Slots = {}

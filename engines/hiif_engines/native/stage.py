@@ -22,6 +22,8 @@ from hiif_engines.native.layer import Layer, Norm
 from hiif_engines.native.sums import HEAD, KeyValue
 
 Array = NDArray[np.float32]
+CODES = 4
+"""Values of two bits."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,12 @@ class Product:
     """[outputs]."""
     table: Array | None = None
     """[4, outputs] by code of two bits, where they are."""
+
+    def __post_init__(self) -> None:
+        outputs = self.weight.shape[1:]
+        if self.bias.shape != outputs or (self.table is not None and self.table.shape != (CODES, *outputs)):
+            table = "none" if self.table is None else self.table.shape
+            raise EngineError(f"product of {self.weight.shape}, bias {self.bias.shape}, table {table}: they do not fit")
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,10 @@ class LayerWeights:
     rest: Rest | None = None
     """Where the first product is composed with the second one of the level before."""
 
+    def __post_init__(self) -> None:
+        if isinstance(self.first, Product) and self.second and self.first.weight.shape[1] != len(self.second.weight):
+            raise EngineError(f"layer of {self.first.weight.shape} and {self.second.weight.shape}: they do not fit")
+
     def step(self, arithmetic: Arithmetic) -> Step:
         """Sizes and kind."""
         hidden, outputs = self.second.weight.shape if self.second else (0, 0)
@@ -100,6 +112,11 @@ class FirstWeights:
     gather: Gather
     """Sizes."""
 
+    def __post_init__(self) -> None:
+        width = self.gather.width
+        if (self.cell.shape, self.table.shape) != ((2, width), (CODES, width)):
+            raise EngineError(f"level 0 of cell {self.cell.shape} and table {self.table.shape}: expected width {width}")
+
 
 @dataclass(frozen=True)
 class SumWeights:
@@ -109,6 +126,11 @@ class SumWeights:
     """To keys and then values, head by head."""
     sizes: KeyValue
     """Of the sums."""
+
+    def __post_init__(self) -> None:
+        expected = self.sizes.inputs, self.sizes.outputs
+        if self.projection.weight.shape != expected:
+            raise EngineError(f"keys and values of {self.projection.weight.shape}: expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -134,11 +156,14 @@ class Stage:
 def read_stage(graph: GraphContract, model: bytes) -> Stage:
     """EngineError where it is of another form."""
     found = _Graph(graph.key, model)
-    layers = tuple(_layers(found))
-    if "first.cell_weight" in found.weights:
-        return Stage(_first(found), layers, None)
-    if "projection.weight" in found.weights:
-        return Stage(None, layers, _sums(found, graph))
+    try:
+        layers = tuple(_layers(found))
+        if "first.cell_weight" in found.weights:
+            return Stage(_first(found), layers, None)
+        if "projection.weight" in found.weights:
+            return Stage(None, layers, _sums(found, graph))
+    except (KeyError, ValueError) as error:
+        raise found.other_form() from error
     if not layers:
         raise found.other_form()
     return Stage(None, layers, None)
@@ -169,10 +194,7 @@ class _Graph:
 
     def product(self, name: str, table: Array | None = None) -> Product:
         """A torch layer's weight [outputs, inputs] and bias."""
-        try:
-            return Product(self.weights[f"{name}.weight"].T, self.weights[f"{name}.bias"], table)
-        except KeyError as error:
-            raise self.other_form() from error
+        return Product(self.weights[f"{name}.weight"].T, self.weights[f"{name}.bias"], table)
 
     def other_form(self) -> EngineError:
         """What to say."""
@@ -224,9 +246,3 @@ def _sums(graph: _Graph, contract: GraphContract) -> SumWeights:
     return SumWeights(
         Product(weight, graph.weights["unsqueeze"].flatten()), KeyValue(len(weight), heads, graph.epsilons[0])
     )
-
-
-def check_sizes(kernel: Kernel, key: str) -> None:
-    """EngineError where rows are no whole vectors."""
-    if any(width % LANES for width in kernel.widths):
-        raise EngineError(f"graph {key}: native code takes widths that are multiples of {LANES}, not {kernel.widths}")
