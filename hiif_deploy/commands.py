@@ -37,12 +37,13 @@ BundleOption = Annotated[str, typer.Option("--bundle", "-b", help="Bundle folder
 EngineOption = Annotated[
     Engine | None,
     typer.Option(
-        help="Default: onnxruntime. auto: TensorRT, else PyTorch or ONNX Runtime on CUDA, else the processor."
+        help="Default: onnxruntime (auto for bf16 and int8). native: code made for this processor. auto: the fastest "
+        "that can be had, GPUs first."
     ),
 ]
 PrecisionOption = Annotated[
     Arithmetic | None,
-    typer.Option(help="Default: fp16 on TensorRT, fp32 elsewhere. bf16 and int8 are approximate and run on OpenVINO."),
+    typer.Option(help="Default: fp16 on TensorRT, fp32 elsewhere. bf16 and int8 are approximate, of processors only."),
 ]
 StatisticsOption = Annotated[
     video.UpscaleStatistics,

@@ -30,7 +30,7 @@ def plot_results(results: Sequence[Result], path: Path) -> None:
             left.plot(result.quartiles_s, (n, n), color="black")
             left.text(result.quartiles_s[1], n, f"  {_label(result)}", va="center", fontsize=8)
         left.set(title=f"{group[0].model} ×{group[0].scale:g}", xlabel="seconds")
-        left.margins(x=0.35)
+        left.margins(x=0.45)
         right.barh(names, [result.peak_rss_mb or 0 for result in group], color="tab:orange")
         right.set(title="peak resident memory", xlabel="MiB")
         for panel in (left, right):
