@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from hiif_deploy.bench.work import count_upscale
 from hiif_deploy.engine_choice import open_backend
 from hiif_deploy.errors import HiifError, OptionError
 from hiif_deploy.extras import require_extra
+from hiif_deploy.say import say_on_stderr
 from hiif_deploy.session import Arithmetic, Engine, EngineOptions
 from hiif_deploy.sizes import Size
 from hiif_deploy.upscaler import Array, RenderOptions, Upscaler
@@ -88,8 +88,12 @@ def _ours(name: str, model: BenchModel, threads: int) -> Runner:
     setting = SETTINGS[name]
     options = replace(setting.engine, threads=threads)
     if name in NATIVE:
-        with contextlib.suppress(HiifError):
+        try:
             return Ours(name, model, replace(setting, engine=replace(options, engine="native")))
+        except HiifError as error:
+            say_on_stderr(
+                f"hiif-deploy: {model.name}: {name} runs on {options.engine} and not as native code ({error})"
+            )
     return Ours(name, model, replace(setting, engine=options))
 
 

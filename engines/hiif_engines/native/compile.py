@@ -20,12 +20,19 @@ class Compiled:
     """A module's functions, each of one pointer. They may run on several threads at once, without Python's lock."""
 
     def __init__(self, module: ir.Module) -> None:
-        machine = _machine()
-        parsed = llvm.parse_assembly(str(module))
-        parsed.verify()
-        # No passes over the module: they take as long as all else, and find nothing in code that is written so.
-        self._engine = llvm.create_mcjit_compiler(parsed, machine)
-        self._engine.finalize_object()
+        """EngineError where LLVM does not take it, as another version may not."""
+        try:
+            parsed = llvm.parse_assembly(str(module))
+            parsed.verify()
+            # No passes over the module: they take as long as all else, and find nothing in code that is written so.
+            self._engine = llvm.create_mcjit_compiler(parsed, _machine())
+            self._engine.finalize_object()
+        except RuntimeError as error:
+            version = ".".join(map(str, llvm.llvm_version_info))
+            reason = str(error).strip().splitlines()[-1]
+            raise EngineError(
+                f"LLVM {version} does not take native code ({reason}): use --engine onnxruntime"
+            ) from error
 
     def function(self, name: str) -> Callable[[int], None]:
         """It takes an address, and keeps the code alive."""
