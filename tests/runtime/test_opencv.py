@@ -121,7 +121,8 @@ def resident():
 
 with Upscaler("hiif-video", engine="onnxruntime") as upscaler:
     seen = [resident() for _ in upscaled(upscaler, read_frames(sys.argv[1]), scale=1.5)]
-# The encoder's buffers go back to the system with every frame, so one reading is a hundredth more or less by chance.
+# The encoder's buffers go back to the system with every frame, so memory is some hundredths more or less by chance;
+# frames that were kept would be half as much again.
 print(len(seen), int(median(seen[50:150])), int(median(seen[-100:])))
 """
 
@@ -130,9 +131,9 @@ print(len(seen), int(median(seen[50:150])), int(median(seen[-100:])))
 def test_memory_stays_flat_over_a_thousand_frames(tmp_path: Path) -> None:
     with FrameWriter(tmp_path / "long.avi", fps=25) as writer:
         for n in range(1_100):
-            writer.write(np.full((24, 32, 3), n % 256, np.uint8))
+            writer.write(np.full((40, 48, 3), n % 256, np.uint8))
     command = [sys.executable, "-c", MEMORY_OVER_FRAMES, str(tmp_path / "long.avi")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     frames, warm, last = map(int, done.stdout.split())
     assert frames == 1_100
-    assert last <= 1.03 * warm, f"{warm} pages around the hundredth frame, {last} at the end"
+    assert last <= 1.1 * warm, f"{warm} pages around the hundredth frame, {last} at the end"
