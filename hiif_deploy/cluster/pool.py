@@ -248,7 +248,10 @@ def share_of(nodes: list[dict[str, Any]], engine: EngineOptions, most: int) -> S
     Without `threads` the smallest node is one worker. `nodes` is what `ray.nodes()` tells. ClusterError for none.
     """
     if engine.engine == "auto":
-        raise OptionError("--ray: nodes may choose differently, so name the engine: --engine onnxruntime or tensorrt")
+        raise OptionError(
+            "--ray: nodes may choose differently, so name the engine: --engine onnxruntime or tensorrt (for bf16 and "
+            "int8 openvino or native)"
+        )
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     processors = [int(found.get("CPU", 0)) for found in alive if found.get("CPU", 0) >= 1]
     if _wants_gpu(engine):
