@@ -23,7 +23,7 @@ from hiif_deploy.cluster.segments import on_cluster
 from hiif_deploy.deviation import exact_twin
 from hiif_deploy.errors import OptionError
 from hiif_deploy.images import MAX_PIXELS
-from hiif_deploy.session import Arithmetic, Engine, EngineOptions, default_engine
+from hiif_deploy.session import Arithmetic, Engine, EngineOptions, default_engine, library_engine
 from hiif_deploy.target import Target, parse_target
 from hiif_deploy.trt_library import LibraryName
 from hiif_deploy.upscaler import RenderOptions, Upscaler
@@ -242,7 +242,7 @@ def tune(
     if rounds < 1:
         raise OptionError(f"--rounds {rounds}: expected at least 1")
     opened = open_bundle(bundle)
-    chosen = EngineOptions(engine=engine or tuning.default_engine(precision), precision=precision, threads=threads)
+    chosen = EngineOptions(engine=engine or library_engine(precision), precision=precision, threads=threads)
     candidates = tuning.cuts(chosen.thread_count)
     with Progress("tuning", (rounds + 1) * len(candidates), unit="pictures", enabled=not quiet) as progress:
         found = tuning.measure(opened, chosen, candidates, rounds, progress.advance)

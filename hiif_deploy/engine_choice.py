@@ -19,7 +19,7 @@ from hiif_deploy.errors import EngineAbsentError, EngineError, EngineLoadError, 
 from hiif_deploy.extras import require_extra
 from hiif_deploy.ort_backend import DeviceBackend, keeps_tensors
 from hiif_deploy.say import Say, say_on_stderr
-from hiif_deploy.session import LOW, EngineOptions
+from hiif_deploy.session import LOW, EngineOptions, library_engine
 from hiif_deploy.trt_library import Library, load_library
 
 if TYPE_CHECKING:
@@ -186,8 +186,7 @@ def _builder() -> Callable[..., None]:
 
 def _open_best(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
     reasons = []
-    is_low = options.precision in LOW
-    for name, attempt in (PROCESSOR if is_low else {**GPU, **PROCESSOR}).items():
+    for name, attempt in (PROCESSOR if options.precision in LOW else {**GPU, **PROCESSOR}).items():
         try:
             backend = attempt(bundle, options, say)
         except HiifError as error:
@@ -195,7 +194,7 @@ def _open_best(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
             continue
         say(f"engine auto: {backend.description}" + "".join(f"; {reason}" for reason in reasons))
         return backend
-    backend = HostBackend(bundle, replace(options, engine="openvino" if is_low else "onnxruntime", provider="cpu"))
+    backend = HostBackend(bundle, replace(options, engine=library_engine(options.precision), provider="cpu"))
     say(f"engine auto: {backend.description}; {'; '.join(reasons)}")
     return backend
 

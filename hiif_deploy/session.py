@@ -96,6 +96,11 @@ def default_engine(precision: Arithmetic | None) -> Engine:
     return "auto" if precision in LOW else "onnxruntime"
 
 
+def library_engine(precision: Arithmetic | None) -> Engine:
+    """The library that has this arithmetic on any processor."""
+    return "openvino" if precision in LOW else "onnxruntime"
+
+
 def usable_cores(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     """Processor cores that this process may use: affinity and a container's quota respected where the system tells."""
     affinity = getattr(os, "sched_getaffinity", None)

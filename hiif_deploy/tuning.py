@@ -24,7 +24,7 @@ from hiif_deploy.bundle import Bundle
 from hiif_deploy.errors import OptionError
 from hiif_deploy.measured_store import keep_measured, measured_path
 from hiif_deploy.say import say_on_stderr
-from hiif_deploy.session import LOW, Arithmetic, Engine, EngineOptions
+from hiif_deploy.session import EngineOptions
 
 FOLDER = "tuning"
 """Below the store's root."""
@@ -63,11 +63,6 @@ class Tuning:
     """The fastest."""
     seconds: dict[str, float]
     """Median seconds of every cut that was tried, by `BLOCK x THREADS`."""
-
-
-def default_engine(precision: Arithmetic | None) -> Engine:
-    """What is tuned where no engine was named."""
-    return "openvino" if precision in LOW else "onnxruntime"
 
 
 def is_tunable(engine: EngineOptions) -> bool:

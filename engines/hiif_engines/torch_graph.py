@@ -15,7 +15,8 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from hiif_deploy.contract import GraphContract
-from hiif_deploy.errors import BundleError, EngineError
+from hiif_deploy.errors import EngineError
+from hiif_engines.onnx_graph import parse_graph
 from hiif_engines.torch_ops import OPERATIONS
 
 
@@ -41,10 +42,7 @@ class TorchGraph:
     def __init__(self, graph: GraphContract, model: bytes, device: torch.device) -> None:
         """EngineError for an operation that is not in the table, BundleError for a damaged file."""
         self.contract = graph
-        try:
-            parsed = onnx.load_from_string(model).graph
-        except Exception as error:  # protobuf's own, which is not public
-            raise BundleError(f"graph {graph.key}: its file is no ONNX model") from error
+        parsed = parse_graph(graph.key, model)
         self.weights = {tensor.name: _weight(tensor, device) for tensor in parsed.initializer}
         """Initialisers by name; int64 ones, sizes and axes, on the host."""
         self._steps = _steps(graph.key, parsed)

@@ -25,7 +25,7 @@ from hiif_engines.native.emit import (
     Value,
     real,
     reals,
-)  # fmt: skip
+)
 from hiif_engines.native.gelu import COARSE, EXACT, Normal
 
 Array = NDArray[np.float32]

@@ -10,7 +10,7 @@ from hiif_deploy.bundle import Bundle
 from hiif_deploy.contract import FIRST_STAGE, GraphContract, joined
 from hiif_deploy.errors import EngineError
 from hiif_deploy.say import Say
-from hiif_deploy.session import LOW, Engine, EngineOptions, Session
+from hiif_deploy.session import EngineOptions, Session, library_engine
 from hiif_deploy.staged import LAST_PASS, WHOLE
 from hiif_engines.native.arithmetic import ARITHMETICS, FP32
 from hiif_engines.native.check import COARSE, EXACT, check_kernels
@@ -33,8 +33,7 @@ class NativeBackend(HostBackend):
                 f"native code needs a decoder in stages, and bundle {bundle.contract.name} has none: use --engine "
                 "onnxruntime"
             )
-        engine: Engine = "openvino" if options.precision in LOW else "onnxruntime"
-        super().__init__(bundle, replace(options, engine=engine, call_threads=1))
+        super().__init__(bundle, replace(options, engine=library_engine(options.precision), call_threads=1))
 
     @property
     def _engine(self) -> str:
@@ -52,10 +51,9 @@ class NativeBackend(HostBackend):
         read = {name: replace(stage, layers=composed(stage.layers)) for name, stage in read.items()}
         kernels = {name: self._kernel(stage) for name, stage in read.items()}
         scratch = Scratch(max(width for kernel in kernels.values() for width in kernel.widths))
-        self._compiled = Compiled(emit_kernels(kernels, scratch))
-        memory = ThreadMemory(scratch)
+        code, memory = Compiled(emit_kernels(kernels, scratch)), ThreadMemory(scratch)
         sessions: dict[str, Session] = {
-            name: NativeSession(graphs[name], read[name], kernel, self._compiled.function(name), memory)
+            name: NativeSession(graphs[name], read[name], kernel, code.function(name), memory)
             for name, kernel in kernels.items()
         }
         check_kernels(self._bundle, stages, sessions, EXACT if self.precision == "fp32" else COARSE)

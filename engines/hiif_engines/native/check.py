@@ -27,7 +27,7 @@ def check_kernels(
     random = np.random.default_rng(0)
     for name, graph in graphs.items():
         feeds = {tensor.name: _values(random, tensor.name, tensor.shape) for tensor in graph.inputs}
-        whole = open_session(graph, bundle.graphs[graph.key], EngineOptions(), threads=1, keep_memory=False)
+        whole = open_session(graph, bundle.graphs[graph.key], EngineOptions(), threads=1, keep_memory=True)
         deviation = _deviation(sessions[name].run(feeds), whole.run(feeds))
         if not deviation <= allowed:
             raise EngineError(

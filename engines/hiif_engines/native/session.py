@@ -40,20 +40,18 @@ class NativeSession:
         """See `Session`. EngineError where an input is not of the contract's shape."""
         self._require_shapes(feeds)
         slots: Slots = {**self._packed, "scratch": self._memory.bytes}
-        numbers: dict[str, int] = {}
+        queries = self._queries(feeds)
+        numbers = {"queries": queries}
         if self._stage.front is None:
             slots["state"] = _array(feeds[self._state], np.float32)
-            queries = len(slots["state"])
         else:
-            rows, columns = feeds["row_tap"].shape[1], feeds["column_tap"].shape[2]
-            queries, numbers = rows * columns, {"rows": rows, "columns": columns}
+            numbers |= {"rows": feeds["row_tap"].shape[1], "columns": feeds["column_tap"].shape[2]}
             slots |= _gathered(self._stage.front, feeds)
         if "row_bits" in feeds:
             slots["codes"] = _codes(feeds["row_bits"], feeds["column_bits"])
         for n, layer in enumerate(self._stage.layers):
             if isinstance(layer.first, Folded):
                 slots |= self._fold(n, layer.first, feeds)
-        numbers["queries"] = queries
         answer = slots["answer"] = self._answer(queries)
         # Kept in names until the call is over: the kernel knows nothing but addresses.
         arguments = np.array(
@@ -64,11 +62,14 @@ class NativeSession:
 
     def work(self, feeds: Tensors) -> tuple[int, int]:
         """Multiplications of a call, and its bytes: rows in front and behind once, matrices once for each block."""
-        queries = len(feeds[self._state]) if self._state else feeds["row_tap"].shape[1] * feeds["column_tap"].shape[2]
+        queries = self._queries(feeds)
         matrices = sum(array.nbytes for array in self._packed.values())
         behind = 0 if isinstance(self.kernel.answer, KeyValue) else self.kernel.outputs
         rows = queries * WORD * (self.kernel.inputs * (1 if self._state else len(MAPS)) + behind)
         return queries * self.kernel.macs, rows + -(-queries // BLOCK) * matrices
+
+    def _queries(self, feeds: Tensors) -> int:
+        return len(feeds[self._state]) if self._state else feeds["row_tap"].shape[1] * feeds["column_tap"].shape[2]
 
     def _require_sizes(self) -> None:
         """EngineError where the contract promises inputs of other sizes than the weights have: addresses know none."""

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from hiif_deploy.contract import GraphContract
-from hiif_deploy.errors import BundleError, EngineError
+from hiif_deploy.errors import EngineError
 from hiif_engines.native.arithmetic import FP32, Arithmetic
 from hiif_engines.native.emit import LANES
 from hiif_engines.native.gather import Gather
 from hiif_engines.native.kernel import COLOURS, Kernel, Step
 from hiif_engines.native.layer import Layer, Norm
 from hiif_engines.native.sums import HEAD, KeyValue
+from hiif_engines.onnx_graph import parse_graph
 
 Array = NDArray[np.float32]
 CODES = 4
@@ -179,10 +179,7 @@ class _Graph:
 
     def __init__(self, key: str, model: bytes) -> None:
         self.key = key
-        try:
-            graph = onnx.load_from_string(model).graph
-        except Exception as error:  # protobuf's own, which is not public
-            raise BundleError(f"graph {key}: its file is no ONNX model") from error
+        graph = parse_graph(key, model)
         self.weights: dict[str, NDArray[Any]] = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
         self.inputs = [tensor.name for tensor in graph.input]
         below = {name for node in graph.node if node.op_type == "Sqrt" for name in node.input}
@@ -192,9 +189,9 @@ class _Graph:
         means = [node.input[1] for node in graph.node if node.op_type == "Div" and node.input[1] in self.weights]
         self.counts = [int(self.weights[name].item()) for name in means[::2]]
 
-    def product(self, name: str, table: Array | None = None) -> Product:
+    def product(self, name: str) -> Product:
         """A torch layer's weight [outputs, inputs] and bias."""
-        return Product(self.weights[f"{name}.weight"].T, self.weights[f"{name}.bias"], table)
+        return Product(self.weights[f"{name}.weight"].T, self.weights[f"{name}.bias"])
 
     def other_form(self) -> EngineError:
         """What to say."""

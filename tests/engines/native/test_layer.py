@@ -43,12 +43,10 @@ def session_of(layers: Sequence[LayerWeights], arithmetic: str) -> NativeSession
     code = Compiled(emit_kernels({"test": kernel}, scratch))
     inputs = (TensorContract("state_0", "float32", ("queries", kernel.inputs)),)
     outputs = (TensorContract("state_1", "float32", ("queries", kernel.outputs)),)
-    session = NativeSession(
+    return NativeSession(
         GraphContract("test", "test.onnx", "0" * 64, inputs, outputs), stage, kernel, code.function("test"),
         ThreadMemory(scratch),
     )  # fmt: skip
-    session.code = code  # type: ignore[attr-defined]  # lives as long as what calls it
-    return session
 
 
 def feeds_of(random: np.random.Generator, rows: int, columns: int, inputs: int) -> dict[str, np.ndarray]:

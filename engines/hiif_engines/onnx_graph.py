@@ -1,0 +1,15 @@
+"""A bundle's ONNX file as a graph: data, of which nothing is executed."""
+
+from __future__ import annotations
+
+import onnx
+
+from hiif_deploy.errors import BundleError
+
+
+def parse_graph(key: str, model: bytes) -> onnx.GraphProto:
+    """BundleError naming the bundle's graph `key` where the file is damaged."""
+    try:
+        return onnx.load_from_string(model).graph
+    except Exception as error:  # protobuf's own, which is not public
+        raise BundleError(f"graph {key}: its file is no ONNX model") from error
