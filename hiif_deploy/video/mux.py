@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from hiif_deploy.errors import VideoError
+from hiif_deploy.video.copied import find_timecode, fits_track, later_timecode, refusal
 from hiif_deploy.video.encoder import Encoder, configure, read_packets, read_table
 from hiif_deploy.video.probe import Clip, open_clip
 from hiif_deploy.video.pyav import pyav
@@ -27,9 +28,13 @@ QUICKTIME_TAGS = {
     "lyrics", "description", "synopsis", "show", "episode_id", "network", "keywords", "track", "disc", "creation_time",
 }  # fmt: skip
 """Metadata that MP4 and QuickTime have places of their own for; any other is stored by its name."""
+TIMECODE_TRACKS = ("mp4", "mov")
+"""Formats whose writers make a time code track from the metadata of the video stream."""
 LATER = (".mkv", ".webm")
 """Containers whose times begin at zero at the earliest."""
 HALF = Fraction(1, 2)
+KEPT_TYPES = ("video", "audio", "subtitle", "attachment")
+"""Streams of other types are data: where the container does not take them they are left out, and that is reported."""
 FIRST_PACKETS = 256
 """Among so many is the earliest of every stream."""
 
@@ -56,8 +61,9 @@ def write_clip(clip: Clip, encoding: Encoding, segments: Sequence[Path], cut: Cu
     times = [time for _, part in tables for time in part]
     try:
         with open_clip(clip.path) as source, _open_target(str(target), suffix, source.metadata) as made:
-            streams = _add_streams(source, made, clip, encoding)
+            streams = _add_streams(source, made, clip, encoding, left_out(source, clip, suffix))
             _add_facts(source, made, clip, cut)
+            _add_timecode(source, streams[clip.stream], clip, cut)
             made.start_encoding()
             video = streams[clip.stream]
             _check_headers(video, [headers for headers, part in tables if part])
@@ -80,14 +86,13 @@ def check_clip(clip: Clip, encoding: Encoding, times: Sequence[int], suffix: str
     Encoder(encoding)
     try:
         with open_clip(clip.path) as source, _open_target(io.BytesIO(), suffix, source.metadata) as made:
-            streams = _add_streams(source, made, clip, encoding)
-            _add_facts(source, made, clip, Cut(clip.times[0], clip.end))
+            lost = left_out(source, clip, suffix)
+            streams = _add_streams(source, made, clip, encoding, lost)
+            cut = Cut(clip.times[0], clip.end)
+            _add_facts(source, made, clip, cut)
+            _add_timecode(source, streams[clip.stream], clip, cut)
             made.start_encoding()
-            notes = [
-                f"stream {stream.index} ({stream.type}) is lost: {suffix} does not hold it; .mkv or .mov may"
-                for stream in source.streams
-                if stream.index not in streams and not _is_chapters(source, stream)
-            ]
+            notes = list(_losses(source, clip, lost, suffix))
             early = -_earliest(source)
     except (pyav().FFmpegError, ValueError) as error:
         raise VideoError(
@@ -98,6 +103,37 @@ def check_clip(clip: Clip, encoding: Encoding, times: Sequence[int], suffix: str
     if suffix in LATER:
         notes += _rounding(clip, times, suffix)
     return tuple(notes)
+
+
+def left_out(source: Any, clip: Clip, suffix: str) -> frozenset[int]:
+    """Indices of the data streams that the container does not take. VideoError for sound or subtitles that it does not.
+
+    QuickTime's time code track is left out as well: writers make it anew from the metadata.
+    """
+    lost = set()
+    for stream in source.streams:
+        if stream.type in ("video", "attachment") or _is_chapters(source, stream):
+            continue
+        why = refusal(clip.path, stream.index, suffix, _open_target)
+        if why and stream.type in KEPT_TYPES:
+            raise VideoError(
+                f"{clip.path}: stream {stream.index} ({stream.type}) does not go into {suffix} ({why}); choose .mkv"
+            )
+        if why or "timecode" in stream.metadata:
+            lost.add(stream.index)
+    return frozenset(lost)
+
+
+def _losses(source: Any, clip: Clip, lost: frozenset[int], suffix: str) -> Iterator[str]:
+    timecode = find_timecode(source, source.streams[clip.stream])
+    has_track = FORMATS[suffix] in TIMECODE_TRACKS
+    if timecode is not None and has_track and not fits_track(timecode, clip.rate):
+        yield f"lost: the time code {timecode}, which {suffix} does not take at {float(clip.rate):g} frames per second"
+    for index in sorted(lost):
+        if timecode is None or "timecode" not in source.streams[index].metadata:
+            yield f"lost: stream {index} (data), which {suffix} does not take"
+        elif not has_track:
+            yield f"the time code {timecode} (stream {index}) becomes metadata: {suffix} has no track for it"
 
 
 def _rounding(clip: Clip, times: Sequence[int], suffix: str) -> Iterator[str]:
@@ -141,11 +177,13 @@ def _open_target(target: str | BinaryIO, suffix: str, metadata: dict[str, str]) 
     return pyav().open(target, "w", format=FORMATS[suffix], container_options=options)
 
 
-def _add_streams(source: Any, made: Any, clip: Clip, encoding: Encoding) -> dict[int, Any]:
-    """A stream for each of the source, in its order; by the source's index."""
+def _add_streams(
+    source: Any, made: Any, clip: Clip, encoding: Encoding, lost: frozenset[int]
+) -> dict[int, Any]:  # fmt: skip
+    """A stream for each of the source but those that are lost, in its order; by the source's index."""
     streams: dict[int, Any] = {}
     for stream in source.streams:
-        if _is_chapters(source, stream):
+        if stream.index in lost or _is_chapters(source, stream):
             continue
         if stream.index == clip.stream:
             new = made.add_stream(encoding.codec, rate=Fraction(*encoding.rate), options=dict(encoding.options))
@@ -157,12 +195,7 @@ def _add_streams(source: Any, made: Any, clip: Clip, encoding: Encoding) -> dict
             name = stream.metadata.get("filename", f"attachment-{stream.index}")
             new = made.add_attachment(name, stream.mimetype or "application/octet-stream", stream.data)
         else:
-            try:
-                new = made.add_stream_from_template(stream, opaque=True)
-            except ValueError:
-                if stream.type != "data":
-                    raise
-                continue
+            new = made.add_stream_from_template(stream, opaque=True)
         new.metadata.update(_kept(stream.metadata))
         new.disposition = stream.disposition
         streams[stream.index] = new
@@ -170,8 +203,9 @@ def _add_streams(source: Any, made: Any, clip: Clip, encoding: Encoding) -> dict
 
 
 def _is_chapters(source: Any, stream: Any) -> bool:
-    """QuickTime keeps chapters as a track of text as well, which the writer makes itself."""
-    return stream.type == "data" and bool(source.chapters()) and stream.codec_context is None
+    """QuickTime keeps chapters as a track of text as well, which the writer makes itself; FFmpeg gives none of it."""
+    is_discarded = stream.discard == pyav().stream.Discard.all
+    return stream.type == "data" and bool(source.chapters()) and bool(is_discarded)
 
 
 def _add_facts(source: Any, made: Any, clip: Clip, cut: Cut) -> None:
@@ -180,6 +214,17 @@ def _add_facts(source: Any, made: Any, clip: Clip, cut: Cut) -> None:
     if not cut.is_whole:
         chapters = list(_cut_chapters(chapters, cut.start * clip.time_base, cut.end * clip.time_base))
     made.set_chapters(chapters)
+
+
+def _add_timecode(source: Any, video: Any, clip: Clip, cut: Cut) -> None:
+    """On the video stream, where all containers have a place for it; of a part, that of its first frame."""
+    timecode = find_timecode(source, source.streams[clip.stream])
+    if timecode is None:
+        return
+    for key in [key for key in video.metadata if key.lower() == "timecode"]:
+        del video.metadata[key]
+    frames = round((cut.start - clip.times[0]) * clip.time_base * clip.rate)
+    video.metadata["timecode"] = later_timecode(timecode, frames, clip.rate)
 
 
 def _cut_chapters(chapters: Iterable[Any], start: Fraction, end: Fraction) -> Iterator[Any]:

@@ -1,0 +1,73 @@
+"""Streams that are copied: whether a container takes them, and the time code, which is metadata in most containers."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from hiif_deploy.video.probe import open_clip
+from hiif_deploy.video.pyav import pyav
+
+TRIAL_PACKETS = 4
+"""Packets of a stream that are written to memory to learn whether its container takes them."""
+TIMECODE = re.compile(r"(\d\d):(\d\d):(\d\d)([:;.])(\d\d)")
+DROPPED_PER_MINUTE = 2
+"""Frame numbers that a drop-frame time code of 30 frames per second skips, except in every tenth minute."""
+
+
+def refusal(path: Path, index: int, suffix: str, open_target: Callable[..., Any]) -> str:
+    """Why the container that `suffix` names does not take the stream `index` of the clip; empty where it does.
+
+    Some containers accept a stream in their head and refuse its packets, so the first packets are written as well.
+    """
+    try:
+        with open_clip(path) as source, open_target(io.BytesIO(), suffix, {}) as made:
+            stream = source.streams[index]
+            new = made.add_stream_from_template(stream, opaque=True)
+            made.start_encoding()
+            timed = (packet for packet in source.demux(stream) if packet.size and packet.dts is not None)
+            for packet in islice(timed, TRIAL_PACKETS):
+                packet.stream = new
+                made.mux(packet)
+    except (pyav().FFmpegError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+def find_timecode(source: Any, video: Any) -> str | None:
+    """The time code of the first frame: QuickTime has it in a track, MXF in its head, Matroska in a tag."""
+    tracks = [stream for stream in source.streams if stream.type == "data"]
+    for holder in (video, *tracks, source):
+        for key, value in holder.metadata.items():
+            if key.lower() == "timecode" and TIMECODE.fullmatch(value):
+                return str(value)
+    return None
+
+
+def fits_track(timecode: str, rate: Fraction) -> bool:
+    """Whether a QuickTime track takes the code at that rate: FFmpeg drops frame numbers at multiples of 29.97 only."""
+    return timecode.count(":") == 3 or (rate / Fraction(30_000, 1001)).denominator == 1
+
+
+def later_timecode(timecode: str, frames: int, rate: Fraction) -> str:
+    """The time code that is `frames` frames after another one, at `rate` frames per second.
+
+    With `;` or `.` before the frames it is SMPTE 12M's drop-frame count, which skips numbers to keep up with the clock.
+    """
+    found = TIMECODE.fullmatch(timecode)
+    assert found is not None, timecode
+    base, mark = max(1, round(rate)), found[4]
+    dropped = 0 if mark == ":" else DROPPED_PER_MINUTE * max(1, round(base / 30))
+    hours, minutes, seconds, number = (int(found[group]) for group in (1, 2, 3, 5))
+    minutes += 60 * hours
+    count = (60 * minutes + seconds) * base + number - dropped * (minutes - minutes // 10) + frames
+    if dropped:
+        tens, rest = divmod(count, 600 * base - 9 * dropped)
+        count += 9 * dropped * tens + dropped * max(0, (rest - dropped) // (60 * base - dropped))
+    whole, number = divmod(count, base)
+    return f"{whole // 3600 % 24:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}{mark}{number:02d}"
