@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hiif_deploy.contract import to_json
 from hiif_deploy.errors import VideoError
 from hiif_deploy.files import write_aside
 from hiif_deploy.say import Say, say_on_stderr
@@ -25,7 +26,7 @@ from hiif_deploy.video.pyav import pyav
 from hiif_deploy.video.segments import make_segments
 from hiif_deploy.video.task import Segment, SegmentTask
 
-FORMAT = 1
+FORMAT = 2
 """Of the journal and its segments; raised when older ones can no longer be continued."""
 SAMPLE = 1 << 20
 """Bytes of a clip's beginning and end that stand for its content."""
@@ -112,7 +113,8 @@ def is_complete(output: Path) -> bool:
 
 def identity(plan: VideoPlan, upscaler: Upscaler) -> dict[str, Any]:
     """All that the result depends on, as JSON: unfinished work is continued only where none of it changed."""
-    graphs = "".join(sorted(graph.sha256 for graph in upscaler.contract.graphs))
+    # The whole contract: normalisation, bits and passes change the pixels as the graphs do.
+    contract = json.dumps(to_json(upscaler.contract), sort_keys=True)
     tasks = "".join(repr((task.first, task.times)) for task in plan.tasks)
     run = {
         "format": FORMAT,
@@ -121,7 +123,7 @@ def identity(plan: VideoPlan, upscaler: Upscaler) -> dict[str, Any]:
         "encoding": asdict(plan.encoding),
         "--on-error": plan.tasks[0].on_error,
         "--statistics": [plan.tasks[0].statistics, asdict(upscaler.options)],
-        "model": [upscaler.contract.name, _sha256(graphs.encode())],
+        "model": [upscaler.contract.name, _sha256(contract.encode())],
         "engine": upscaler.description,
         "FFmpeg": [pyav().__version__, pyav().ffmpeg_version_info],
     }

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 
 pytest.importorskip("av", reason="needs PyAV")
 
+from hiif_deploy.bundle import open_bundle
 from hiif_deploy.errors import VideoError
 from hiif_deploy.session import EngineOptions
 from hiif_deploy.target import Target
@@ -188,6 +190,22 @@ def test_work_of_other_options_is_not_continued(
     with pytest.raises(VideoError, match=told) as found:
         make(clip("constant"), output, video_upscaler, changed)
     assert "--restart" in str(found.value)
+
+
+def test_work_of_another_model_is_not_continued_though_its_graphs_are_the_same(
+    clip: Clip, video_upscaler: Upscaler, tmp_path: Path
+) -> None:
+    output, bundle = tmp_path / "large.mkv", open_bundle("hiif-video")
+    before = bundle.contract.normalisation
+    other = replace(before, mean=tuple(0.5 * value + 0.1 for value in before.mean))
+    changed = replace(bundle, contract=replace(bundle.contract, normalisation=other))
+    with pytest.raises(VideoError, match="stop"):
+        make(clip("constant"), output, video_upscaler, make=stop_after(1, video_upscaler, VideoError("stop")))
+    with (
+        Upscaler(changed, engine=EngineOptions(threads=1)) as upscaler,
+        pytest.raises(VideoError, match="changed: model"),
+    ):
+        make(clip("constant"), output, upscaler)
 
 
 def test_a_changed_input_is_found_and_restart_begins_anew(clip: Clip, video_upscaler: Upscaler, tmp_path: Path) -> None:
