@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hiif_deploy.contract import ElementType
 from hiif_deploy.errors import EngineError
 from hiif_deploy.onnx_crop import crop_contract, crop_model
-from hiif_deploy.ort_session import PROVIDERS, OrtSession, first_line
+from hiif_deploy.ort_session import OrtSession, first_line, full_provider
 from hiif_deploy.plan import Tile
 
 DEVICES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
@@ -22,7 +22,7 @@ DEVICES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda", "Tens
 
 def device_of(provider: str) -> str | None:
     """Where tensors of a provider (short or full name) lie; None where they cannot be left there."""
-    return DEVICES.get(PROVIDERS.get(provider.lower(), provider))
+    return DEVICES.get(full_provider(provider))
 
 
 @dataclass(frozen=True)

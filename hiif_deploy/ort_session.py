@@ -22,6 +22,11 @@ PROVIDERS = {
 }
 """Short names for execution providers."""
 
+PROCESSOR_PROVIDERS = tuple(
+    f"{name}ExecutionProvider" for name in ("CPU", "OpenVINO", "CoreML", "Dnnl", "XNNPACK", "ACL", "ArmNN")
+)
+"""Those that need no GPU of their own."""
+
 INSTALL = {
     "CUDAExecutionProvider": "pip uninstall -y onnxruntime && pip install onnxruntime-gpu",
     "TensorrtExecutionProvider": "pip uninstall -y onnxruntime && pip install onnxruntime-gpu (and TensorRT 10)",
@@ -36,7 +41,7 @@ class OrtSession:
         self, graph: GraphContract, model: bytes, provider: str, threads: int, *, keep_memory: bool = True
     ) -> None:
         self.name = graph.name
-        self.provider = PROVIDERS.get(provider.lower(), provider)
+        self.provider = full_provider(provider)
         require_provider(self.provider)
         try:
             self._session = ort.InferenceSession(model, _options(threads), providers=[provider_choice(self.provider)])
@@ -58,6 +63,11 @@ class OrtSession:
             shapes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
             raise EngineError(f"graph {self.name} failed on {shapes}: {first_line(error)}") from error
         return dict(zip(self._outputs, values, strict=True))
+
+
+def full_provider(provider: str) -> str:
+    """ONNX Runtime's own name of a provider that may be given by its short one."""
+    return PROVIDERS.get(provider.lower(), provider)
 
 
 def provider_choice(provider: str) -> tuple[str, dict[str, str]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -26,6 +28,8 @@ PATIENCE = 300.0
 """Seconds without any worker after which all is given up."""
 NOTICE = 30.0
 """Seconds of waiting between two notices of it."""
+JOIN_TIMEOUT = 30.0
+"""Seconds in which a cluster has to answer before it is joined."""
 CLOSING = 5.0
 """Seconds that workers get for tidying up."""
 TICK = 1.0
@@ -254,6 +258,8 @@ def share_of(nodes: list[dict[str, Any]], engine: EngineOptions, most: int) -> S
         )
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     processors = [int(found.get("CPU", 0)) for found in alive if found.get("CPU", 0) >= 1]
+    if engine.engine == "torch" and engine.device not in ("cuda", "cpu"):
+        raise OptionError(f"--device {engine.device}: Ray gives each worker a GPU of its own; expected cuda")
     if _wants_gpu(engine):
         workers, share = sum(int(found.get("GPU", 0)) for found in alive), Share(0, 1, 1)
     else:
@@ -266,14 +272,20 @@ def share_of(nodes: list[dict[str, Any]], engine: EngineOptions, most: int) -> S
 
 
 def _wants_gpu(engine: EngineOptions) -> bool:
-    return engine.engine == "tensorrt" or engine.provider not in ("cpu", "openvino")
+    from hiif_deploy.ort_session import PROCESSOR_PROVIDERS, full_provider
+
+    if engine.engine == "torch":
+        return engine.device != "cpu"
+    is_on_processor = engine.engine != "onnxruntime" or full_provider(engine.provider) in PROCESSOR_PROVIDERS
+    return engine.engine == "tensorrt" or not is_on_processor
 
 
 def _join(ray: Any, address: str) -> None:
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address == LOCAL:
-            ray.init(**quiet, include_dashboard=False)
+            # Without an address Ray would join the cluster of RAY_ADDRESS or of the last `ray start`, stale or foreign.
+            ray.init(address=LOCAL, **quiet, include_dashboard=False)
         else:
             _check_answer(address)
             ray.init(address=address, **quiet)
@@ -284,10 +296,20 @@ def _join(ray: Any, address: str) -> None:
 
 
 def _check_answer(address: str) -> None:
-    """OSError where nobody listens at HOST:PORT; Ray itself would wait for minutes."""
+    """OSError where no cluster answers: Ray itself would try for minutes, printing errors of its connections."""
     host, colon, port = address.rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host.rpartition("/")[2], int(port)), timeout=CLOSING).close()
+    # A process of its own, which can be ended: Ray's attempts cannot.
+    command = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=JOIN_TIMEOUT, check=False)
+    except subprocess.TimeoutExpired as error:
+        where = " of RAY_ADDRESS or of the last ray start" if address == "auto" else ""
+        raise ConnectionError(f"the cluster{where} did not answer within {JOIN_TIMEOUT:g} s") from error
+    if found.returncode:
+        lines = found.stderr.strip().splitlines() or ["ray status failed without a word"]
+        raise ConnectionError(lines[-1].strip())
 
 
 def _reason(error: Exception) -> str:

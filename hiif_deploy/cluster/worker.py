@@ -6,11 +6,13 @@ import hashlib
 import os
 import platform
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from hiif_deploy import __version__
 from hiif_deploy.batch import Item, Outcome, WriteOptions, run_batch
@@ -27,6 +29,15 @@ EDGE = 1 << 16
 RELEVANT = ("hiif-deploy", "numpy", "onnxruntime", "av")
 """Distributions on whose versions the result may depend."""
 
+REMOVE_AT_EOF = """
+import os, shutil, sys
+if hasattr(os, "fork") and os.fork():
+    os._exit(0)
+sys.stdin.buffer.read()
+shutil.rmtree(sys.argv[1], ignore_errors=True)
+"""
+"""Deletes a folder when its standard input ends. No child of the worker, for Ray kills a worker's children with it."""
+
 
 @dataclass(frozen=True)
 class Greeting:
@@ -38,6 +49,8 @@ class Greeting:
     """Its number there."""
     versions: dict[str, str | None]
     """Of what the result depends on."""
+    folder: str
+    """Where it keeps its files meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +77,14 @@ class Worker:
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="hiif-worker-"))
+        self._guard = _remove_at_exit(self._folder)
         self._upscaler: Upscaler | None = None
         self._clips: dict[FileMark, Path] = {}
 
     def open(self, bundle: Bundle, engine: EngineOptions, options: RenderOptions) -> Greeting:
         """Load the model. Raises EngineError."""
         self._upscaler = Upscaler(bundle, engine=engine, options=options)
-        return Greeting(platform.node(), os.getpid(), versions())
+        return Greeting(platform.node(), os.getpid(), versions(), str(self._folder))
 
     def segment(self, task: SegmentTask, mark: FileMark, parts: Sequence[Any] | None) -> tuple[Segment, bytes] | None:
         """Make a segment and give its file's bytes; None where the clip is not seen from here and is to be sent.
@@ -102,6 +116,7 @@ class Worker:
         if self._upscaler is not None:
             self._upscaler.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+        self._guard.close()
 
     def _clip(self, path: Path, mark: FileMark, parts: Sequence[Any] | None) -> Path | None:
         """Where the marked file lies here: under its own path, or as it was sent."""
@@ -127,6 +142,17 @@ class Worker:
         if self._upscaler is None:
             raise RuntimeError("the worker's model is not open")
         return self._upscaler
+
+
+def _remove_at_exit(folder: Path) -> IO[bytes]:
+    """Delete the folder when the returned pipe closes, which it does however this process ends."""
+    command = [sys.executable, "-I", "-S", "-c", REMOVE_AT_EOF, str(folder)]
+    null = subprocess.DEVNULL
+    guard = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=null, stderr=null, start_new_session=True)
+    if hasattr(os, "fork"):
+        guard.wait()
+    assert guard.stdin is not None
+    return guard.stdin
 
 
 def is_marked(path: Path, mark: FileMark) -> bool:

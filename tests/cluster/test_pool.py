@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +15,7 @@ from typing import Any
 import pytest
 
 from hiif_deploy.bundle import open_bundle
+from hiif_deploy.cluster import pool as pool_module
 from hiif_deploy.cluster.pool import ClusterOptions, Pool, Share, share_of
 from hiif_deploy.cluster.worker import FileMark, Worker, is_marked
 from hiif_deploy.errors import ClusterError, OptionError
@@ -29,6 +36,10 @@ def node(cpu: float = 0, gpu: float = 0, alive: bool = True) -> dict[str, Any]:
         ([node(8), node(8)], EngineOptions(threads=2), 3, Share(3, 2, 0)),
         ([node(32, 8), node(32, 8), node(16)], EngineOptions(engine="tensorrt"), 0, Share(16, 1, 1)),
         ([node(32, 2)], EngineOptions(provider="cuda"), 0, Share(2, 1, 1)),
+        ([node(32, 2)], EngineOptions(engine="torch"), 0, Share(2, 1, 1)),
+        ([node(32, 2)], EngineOptions(engine="torch", device="cpu", threads=16), 0, Share(2, 16, 0)),
+        ([node(8, 4)], EngineOptions(provider="CPUExecutionProvider", threads=4), 0, Share(2, 4, 0)),
+        ([node(8, 4)], EngineOptions(engine="native", threads=4), 0, Share(2, 4, 0)),
     ],
 )
 def test_each_worker_gets_a_gpu_or_its_share_of_processors(
@@ -47,6 +58,46 @@ def test_a_cluster_without_what_the_engine_needs_is_refused() -> None:
 def test_an_engine_that_each_node_would_choose_for_itself_is_refused() -> None:
     with pytest.raises(OptionError, match="name the engine"):
         share_of([node(8)], EngineOptions(engine="auto"), 0)
+
+
+def test_a_numbered_gpu_is_refused_for_ray_gives_each_worker_its_own() -> None:
+    with pytest.raises(OptionError, match="--device cuda:1: Ray gives each worker a GPU of its own"):
+        share_of([node(8, 2)], EngineOptions(engine="torch", device="cuda:1"), 0)
+
+
+OPEN_LOCAL = """
+import ray
+from hiif_deploy.bundle import open_bundle
+from hiif_deploy.cluster import pool as pool_module
+from hiif_deploy.cluster.pool import ClusterOptions, Pool
+from hiif_deploy.session import EngineOptions
+from hiif_deploy.upscaler import RenderOptions
+pool = Pool(open_bundle("hiif-video"), ClusterOptions("local"), EngineOptions(threads=1), RenderOptions())
+print(ray.get_runtime_context().gcs_address)
+pool._leave()
+"""
+
+
+def test_local_starts_a_cluster_of_its_own_beside_another(cluster: Any) -> None:
+    other = cluster.get_runtime_context().gcs_address
+    child = subprocess.run(
+        [sys.executable, "-c", OPEN_LOCAL], env={**os.environ, "RAY_ADDRESS": other}, capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+    assert child.returncode == 0, child.stderr
+    assert child.stdout.strip() not in ("", other)
+
+
+@pytest.mark.parametrize("is_auto", [True, False])
+def test_an_address_where_no_cluster_answers_is_given_up(monkeypatch: pytest.MonkeyPatch, is_auto: bool) -> None:
+    """Something listens there, but it is not Ray: for example another program at the port of a cluster that ended."""
+    ray = pytest.importorskip("ray", reason="needs Ray")
+    monkeypatch.setattr(pool_module, "JOIN_TIMEOUT", 2.0)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(ClusterError, match=r"did not answer within 2 s\); start one with: ray start --head"):
+            pool_module._join(ray, "auto" if is_auto else address)
 
 
 @pytest.mark.parametrize("values", [{"address": " "}, {"workers": -1}, {"attempts": 0}])
@@ -81,6 +132,21 @@ def test_a_file_is_recognised_by_its_length_and_ends(tmp_path: Path) -> None:
     assert not is_marked(other, mark)
     other.write_bytes(bytes(199_999))
     assert not is_marked(other, mark)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_killed_worker_leaves_no_folder() -> None:
+    options = ClusterOptions("auto", workers=1)
+    with Pool(open_bundle("hiif-video"), options, EngineOptions(threads=1), RenderOptions()) as pool:
+        pool.wait_for(1)
+        (greeting,) = pool.greetings
+        folder = Path(greeting.folder)
+        assert folder.is_dir()
+        os.kill(greeting.process, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while folder.exists():
+            assert time.monotonic() < deadline, f"{folder} is still there"
+            time.sleep(0.05)
 
 
 def test_a_closed_worker_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
