@@ -57,8 +57,13 @@ def folder_aside(folder: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def is_aside(name: str) -> bool:
+    """Whether a file name is one that `write_aside` gives to what is not finished."""
+    return _ASIDE.fullmatch(name) is not None
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete what `write_aside` could not rename because its process was killed."""
     for path in folder.glob(".*"):
-        if _ASIDE.fullmatch(path.name):
+        if is_aside(path.name):
             path.unlink(missing_ok=True)

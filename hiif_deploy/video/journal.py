@@ -6,10 +6,12 @@ and the segments lie beside them. A line is written after its file is whole and 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
 import os
-import shutil
+import re
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -17,12 +19,15 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from hiif_deploy.errors import VideoError
-from hiif_deploy.files import remove_leftovers, write_aside
+from hiif_deploy.errors import OptionError, VideoError
+from hiif_deploy.files import is_aside, remove_leftovers, write_aside
 from hiif_deploy.video.task import Segment, SegmentTask
 
-RUN_FILE = "run.json"
-DONE_FILE = "done.jsonl"
+RUN_FILE, DONE_FILE, LOCK_FILE = "run.json", "done.jsonl", "lock"
+WHOLE_FILE, COMPLETE_FILE = "whole", "complete.json"
+"""The file that becomes the output, and the note that it does."""
+OWN_FILES = (RUN_FILE, DONE_FILE, WHOLE_FILE, LOCK_FILE, COMPLETE_FILE)
+SEGMENT_FILE = re.compile(r"\d{6,}\.segment")
 
 
 class Journal:
@@ -38,17 +43,17 @@ class Journal:
     def open(cls, output: Path, run: dict[str, Any], *, restart: bool = False) -> Self:
         """The journal of `output`, new or to be continued. `run` is everything that the result depends on, as JSON.
 
-        VideoError where another process works on it, or where the journal belongs to another run and not `restart`.
+        VideoError where another process works on it, or where the journal belongs to another run, or the folder holds
+        what no journal writes, and not `restart`. Links are never followed. `restart` deletes a journal's files only:
+        a folder that holds anything else is renamed.
         """
         folder = journal_folder(output)
+        if foreign := foreign_parts(folder):
+            if not restart:
+                raise VideoError(_refused(output, folder, foreign))
+            _set_aside(output, folder)
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise VideoError(
-                f"{output}: another process is making it; wait for it, or choose another output"
-            ) from error
+        lock = _locked(output, folder)
         journal = cls(folder, lock)
         try:
             journal._begin(output, run, restart)
@@ -80,7 +85,7 @@ class Journal:
     def remove(self) -> None:
         """The output is there: nothing is left to resume."""
         self._lock.release()
-        shutil.rmtree(self.folder)
+        remove_files(self.folder)
 
     def _begin(self, output: Path, run: dict[str, Any], restart: bool) -> None:
         path = self.folder / RUN_FILE
@@ -92,7 +97,7 @@ class Journal:
             )
         if found != run:
             for old in self.folder.iterdir():
-                if old.name != "lock":
+                if old.name != LOCK_FILE:
                     old.unlink()
             write_aside(path, lambda file: file.write(json.dumps(run, indent=1).encode()))
         remove_leftovers(self.folder)
@@ -114,10 +119,64 @@ def journal_folder(output: Path) -> Path:
     return target.with_name(f".{target.name}.unfinished")
 
 
+def foreign_parts(folder: Path) -> list[str]:
+    """What no journal writes: names in the folder, or `.` for the folder itself where it is a link or a file."""
+    if not os.path.lexists(folder):
+        return []
+    if folder.is_symlink() or not folder.is_dir():
+        return ["."]
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if not (e.is_file(follow_symlinks=False) and _is_own(e.name)))
+
+
+def remove_files(folder: Path) -> None:
+    """Delete the files of a journal, the note that it is complete last; and the folder unless something else is in it."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == COMPLETE_FILE):
+        if _is_own(path.name) and not path.is_dir():
+            path.unlink()
+    # Whatever else came in meanwhile is not deleted.
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _is_own(name: str) -> bool:
+    return name in OWN_FILES or is_aside(name) or SEGMENT_FILE.fullmatch(name) is not None
+
+
+def _refused(output: Path, folder: Path, foreign: list[str]) -> str:
+    names = "is no folder of its own" if foreign == ["."] else "holds " + ", ".join(foreign[:5])
+    return (
+        f"{output}: {folder}, where unfinished work is kept, {names}; move that away to go on, or give --restart, "
+        "which renames it and begins anew"
+    )
+
+
+def _set_aside(output: Path, folder: Path) -> None:
+    """Rename what is under the journal's name, a link itself and not its target. VideoError where it is in use."""
+    lock = folder / LOCK_FILE
+    if not folder.is_symlink() and lock.is_file() and not lock.is_symlink():
+        _locked(output, folder).release()
+    number = next(n for n in itertools.count(1) if not os.path.lexists(_numbered(folder, n)))
+    folder.rename(_numbered(folder, number))
+
+
+def _numbered(folder: Path, number: int) -> Path:
+    return folder.with_name(f"{folder.name}.{number}")
+
+
+def _locked(output: Path, folder: Path) -> FileLock:
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise VideoError(f"{output}: another process is making it; wait for it, or choose another output") from error
+    return lock
+
+
 def _read_run(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 
@@ -126,7 +185,7 @@ def _read_segment(line: bytes) -> Segment | None:
     try:
         values = json.loads(line)
         return Segment(**{**values, "damaged": tuple(values["damaged"])})
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError, OptionError):
         return None
 
 

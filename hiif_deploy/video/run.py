@@ -6,7 +6,6 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from hiif_deploy.errors import VideoError
 from hiif_deploy.files import write_aside
 from hiif_deploy.say import Say, say_on_stderr
 from hiif_deploy.upscaler import Upscaler
-from hiif_deploy.video.journal import Journal, journal_folder
+from hiif_deploy.video.journal import COMPLETE_FILE, WHOLE_FILE, Journal, foreign_parts, journal_folder, remove_files
 from hiif_deploy.video.monitor import Monitor
 from hiif_deploy.video.mux import write_clip
 from hiif_deploy.video.plan import VideoPlan
@@ -30,8 +29,6 @@ FORMAT = 2
 """Of the journal and its segments; raised when older ones can no longer be continued."""
 SAMPLE = 1 << 20
 """Bytes of a clip's beginning and end that stand for its content."""
-WHOLE, COMPLETE = "whole", "complete.json"
-"""Names in the journal's folder: the file that becomes the output, and the note that it does."""
 
 MakeSegments = Callable[[Sequence[SegmentTask], Path, Monitor], Iterator[Segment]]
 """(tasks, folder, monitor) → finished segments, in any order, whose files lie in the folder."""
@@ -101,13 +98,15 @@ def make_video(
 def is_complete(output: Path) -> bool:
     """Whether `output` was written by a run that was killed while tidying up; then that is done."""
     folder = journal_folder(output)
+    if foreign_parts(folder):
+        return False
     try:
-        noted = json.loads((folder / COMPLETE).read_bytes())["inode"]
+        noted = json.loads((folder / COMPLETE_FILE).read_bytes())["inode"]
         if output.stat().st_ino != noted:
             return False
-    except (OSError, ValueError, KeyError, TypeError):
+        remove_files(folder)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
-    shutil.rmtree(folder, ignore_errors=True)
     return True
 
 
@@ -162,13 +161,13 @@ def _stopped(error: OSError, journal: Journal, plan: VideoPlan, output: Path) ->
 
 def _finish(plan: VideoPlan, journal: Journal, output: Path) -> None:
     """Put the segments together, in the journal's folder; then the file takes its place."""
-    whole = journal.folder / WHOLE
+    whole = journal.folder / WHOLE_FILE
     segments = [journal.path(task) for task in plan.tasks]
     write_clip(plan.clip, plan.encoding, segments, plan.cut, whole, output.suffix.lower())
     with whole.open("rb+") as file:
         os.fsync(file.fileno())
     note = json.dumps({"inode": whole.stat().st_ino}).encode()
-    write_aside(journal.folder / COMPLETE, lambda file: file.write(note))
+    write_aside(journal.folder / COMPLETE_FILE, lambda file: file.write(note))
     whole.replace(output.resolve())
 
 

@@ -107,3 +107,11 @@ class Segment:
     """Worst PSNR of reused statistics against exact ones on the frames where both were computed."""
     resized: int = 0
     """Frames that had another size than the clip's first."""
+
+    def __post_init__(self) -> None:
+        counts = (self.number, self.frames, self.rescued, self.resized, *self.damaged)
+        # Segments are also read from a journal that a crash or a hand may have changed.
+        if not all(type(count) is int and count >= 0 for count in counts):
+            raise OptionError(f"segment {self.number!r}: expected numbers and counts of 0 or more, not {counts}")
+        if type(self.sha256) is not str or not isinstance(self.deviation_db, float | int | None):
+            raise OptionError(f"segment {self.number}: expected a hash and a deviation in dB, or none")

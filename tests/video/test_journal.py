@@ -220,6 +220,84 @@ def test_a_changed_input_is_found_and_restart_begins_anew(clip: Clip, video_upsc
     assert (result.frames, result.resumed) == (14, 0)
 
 
+def put_link(folder: Path) -> None:
+    """The journal's name is a link to a folder with somebody's files."""
+    elsewhere = folder.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "run.json").write_text("mine")
+    folder.symlink_to(elsewhere)
+
+
+def put_file_link(folder: Path) -> None:
+    """One of the journal's names is a link to somebody's file."""
+    folder.mkdir()
+    (folder.parent / "elsewhere").mkdir()
+    (folder.parent / "elsewhere" / "run.json").write_text("mine")
+    (folder / DONE_FILE).symlink_to(folder.parent / "elsewhere" / "run.json")
+
+
+def put_folder(folder: Path) -> None:
+    """Somebody's folder lies in the journal's."""
+    (folder / "elsewhere").mkdir(parents=True)
+    (folder / "elsewhere" / "run.json").write_text("mine")
+
+
+def put_file(folder: Path) -> None:
+    """Somebody's file has the journal's name."""
+    folder.write_text("mine")
+
+
+@pytest.mark.parametrize(
+    ("put", "told"),
+    [
+        (put_link, "is no folder of its own"),
+        (put_file_link, f"holds {DONE_FILE}"),
+        (put_folder, "holds elsewhere"),
+        (put_file, "is no folder of its own"),
+    ],
+)
+def test_what_is_not_the_journals_is_refused_by_name_and_never_followed_or_deleted(
+    clip: Clip, video_upscaler: Upscaler, tmp_path: Path, put: Callable[[Path], None], told: str
+) -> None:
+    output = tmp_path / "large.mkv"
+    put(journal_folder(output))
+    with pytest.raises(VideoError, match=rf"{told}.* --restart"):
+        make(clip("one_frame"), output, video_upscaler)
+    assert make(clip("one_frame"), output, video_upscaler, replace(SHORT, restart=True)).frames == 1
+    kept = [path for path in tmp_path.rglob("*") if path.is_file() and path != output]
+    assert {path.read_text() for path in kept} == {"mine"}
+    assert not os.path.lexists(journal_folder(output))
+
+
+@pytest.mark.parametrize("name", ["run.json", DONE_FILE])
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"number": "x", "sha256": "", "frames": 1, "damaged": []}', "7", '{"number": 1.5}']
+)
+def test_a_journal_that_is_damaged_is_begun_anew(
+    clip: Clip, whole: bytes, video_upscaler: Upscaler, tmp_path: Path, name: str, text: str
+) -> None:
+    output = tmp_path / "large.mkv"
+    with pytest.raises(VideoError, match="stop"):
+        make(clip("everything"), output, video_upscaler, make=stop_after(1, video_upscaler, VideoError("stop")))
+    with (journal_folder(output) / name).open("w" if name == "run.json" else "a") as file:
+        file.write(text + "\n")
+    make(clip("everything"), output, video_upscaler, replace(SHORT, restart=name == "run.json" and text[0] == "{"))
+    assert output.read_bytes() == whole
+
+
+def test_a_file_that_comes_into_the_journals_folder_meanwhile_is_not_deleted(
+    clip: Clip, video_upscaler: Upscaler, tmp_path: Path
+) -> None:
+    output = tmp_path / "large.mkv"
+
+    def made(tasks: Any, folder: Path, monitor: Any) -> Any:
+        (folder / "notes.txt").write_text("mine")
+        yield from one_machine(video_upscaler)(tasks, folder, monitor)
+
+    make(clip("one_frame"), output, video_upscaler, make=made)
+    assert [path.name for path in journal_folder(output).iterdir()] == ["notes.txt"]
+
+
 def test_two_processes_do_not_make_one_output(clip: Clip, video_upscaler: Upscaler, tmp_path: Path) -> None:
     output = tmp_path / "large.mkv"
     with Journal.open(output, {}), pytest.raises(VideoError, match="another process is making it"):
