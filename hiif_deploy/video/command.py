@@ -35,6 +35,8 @@ class VideoOutcome(Outcome):
     """Frames per second that this run made; in a dry run an estimate."""
     damaged_frames: tuple[int, ...] = ()
     """Frames that could not be decoded, and were repeated or left out."""
+    missing_frames: int = 0
+    """Frames that gaps in the clip's times suggest are missing; about."""
     rescued: int = 0
     """Frames or blocks of queries that were made again in fp32."""
     statistics_db: float | None = None
@@ -111,6 +113,7 @@ def _planned(upscaler: Upscaler, item: Item, plan: VideoPlan) -> VideoOutcome:
         round(size[0] * size[1] / 1e6 / pace, 4), memory_mib=(whole + cut.working_bytes) >> 20,
         decoder_calls=plan.frames * passes * -(-size[0] * size[1] // cut.query_block),
         notes=(how, *plan.notes), frames_in=plan.frames, frames=plan.frames, fps=round(1 / pace, 3),
+        missing_frames=plan.clip.missing,
     )  # fmt: skip
 
 
@@ -134,7 +137,8 @@ def _done(item: Item, plan: VideoPlan, result: VideoResult) -> VideoOutcome:
         str(item.source), str(item.target), "done", plan.clip.size[::-1], size[::-1], round(result.seconds, 4),
         round(fps * size[0] * size[1] / 1e6, 4), notes=(*notes, *result.notes), frames_in=result.frames_in,
         frames=result.frames, resumed_frames=result.resumed, fps=round(fps, 3),
-        damaged_frames=result.damaged, rescued=result.rescued, statistics_db=result.deviation_db,
+        damaged_frames=result.damaged, missing_frames=plan.clip.missing, rescued=result.rescued,
+        statistics_db=result.deviation_db,
     )  # fmt: skip
 
 

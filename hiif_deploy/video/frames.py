@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -81,7 +82,8 @@ def _damaged(task: SegmentTask, numbers: list[int], neighbour: Picture | None) -
 
 def _sound_frames(task: SegmentTask) -> Iterator[Any]:
     """Undamaged frames from the task's key frame, or one before it, on."""
-    for frame in _from_key(task):
+    frames = _from_key(task)
+    for frame in _counted(frames, task) if task.counted else frames:
         if frame.pts is None or frame.is_corrupt:
             continue
         if frame.interlaced_frame:
@@ -89,6 +91,26 @@ def _sound_frames(task: SegmentTask) -> Iterator[Any]:
                 f"{task.clip}: frame {frame.pts * frame.time_base} s is interlaced; deinterlace the clip first: "
                 f"ffmpeg -i {task.clip.name} -vf bwdif -c:v ffv1 -c:a copy -c:s copy -map 0 progressive.mkv"
             )
+        yield frame
+
+
+def _counted(frames: Iterator[Any], task: SegmentTask) -> Iterator[Any]:
+    """The frames with the times of their places. What a frame comes with is its packet's time in decoding order.
+
+    A key frame's place is certain: before it all packets are shown that come before it, and of the others those whose
+    frames came out already. From there on frames are counted; what is missing is noticed at the next key frame.
+    """
+    place: int | None = None
+    before: deque[int] = deque(maxlen=len(task.counted))
+    for frame in frames:
+        own = frame.pts
+        if frame.key_frame and own in task.counted and (before or task.key_frame == 0):
+            place = task.counted.index(own) + sum(other > own for other in before)
+        before.append(own)
+        if place is None or place >= len(task.counted):
+            continue
+        frame.pts = task.counted[place]
+        place += 1
         yield frame
 
 

@@ -130,7 +130,7 @@ def foreign_parts(folder: Path) -> list[str]:
 
 
 def remove_files(folder: Path) -> None:
-    """Delete the files of a journal, the note that it is complete last; and the folder unless something else is in it."""
+    """Delete the files of a journal, the note that it is complete last, and the folder if it is empty then."""
     for path in sorted(folder.iterdir(), key=lambda path: path.name == COMPLETE_FILE):
         if _is_own(path.name) and not path.is_dir():
             path.unlink()

@@ -16,6 +16,12 @@ from hiif_deploy.video.options import VideoOptions, choose_encoding
 from hiif_deploy.video.probe import Clip, probe
 from hiif_deploy.video.task import Encoding, SegmentTask
 
+KEYS_TO_COUNT = 2
+"""Key frames before a segment's own from where its frames are counted: of the first, frames that are shown before it
+cannot be decoded, so that only the second one's place is certain, and frames shown before the third one follow it."""
+REORDERED = 32
+"""Packets beyond a segment whose frames may be shown within it: codecs reorder at most 16."""
+
 
 @dataclass(frozen=True)
 class VideoPlan:
@@ -87,10 +93,12 @@ def segment_bounds(keys: tuple[int, ...], first: int, stop: int, length: int) ->
 def _task(
     clip: Clip, encoding: Encoding, options: VideoOptions, number: int, first: int, stop: int
 ) -> SegmentTask:  # fmt: skip
-    key = clip.keys[bisect_right(clip.keys, first) - 1]
+    back = KEYS_TO_COUNT if clip.is_counted else 0
+    key = clip.keys[max(0, bisect_right(clip.keys, first) - 1 - back)]
+    counted = clip.times[key : stop + REORDERED] if clip.is_counted else ()
     return SegmentTask(
         clip.path, clip.stream, number, first, clip.times[first:stop], key, clip.times[key], clip.size,
-        encoding, options.on_error, options.statistics,
+        encoding, options.on_error, options.statistics, counted,
     )  # fmt: skip
 
 

@@ -25,6 +25,10 @@ UNSPECIFIED = 2
 """H.273's number for a matrix, primaries or transfer that is not told."""
 FULL_RANGE = 2
 """FFmpeg's number."""
+GAP = Fraction(3, 2)
+"""A frame that lasts so many times as long as most others is followed by a gap."""
+ALIKE = Fraction(1, 10)
+"""Relative difference up to which two frames last equally long: containers round to milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,11 @@ class Clip:
     1/10000 cd/m²; empty where the clip does not say."""
     light: tuple[int, ...] = ()
     """HDR10's content light level: of the brightest pixel, and of the brightest frame on average; or empty."""
+    is_counted: bool = False
+    """Whether `times` are those of decoding, since the container stores no others: the n-th frame that is shown has the
+    n-th of them, and those of decoded frames do not count."""
+    missing: int = 0
+    """Frames that seem to be missing between others, from gaps in the times."""
     notes: tuple[str, ...] = ()
     """What is odd about the file, one sentence each."""
 
@@ -113,13 +122,16 @@ def probe(path: Path) -> Clip:
     """
     with open_clip(path) as container:
         stream = main_stream(container, path)
-        shown, notes = _read_times(container, stream, path)
+        shown, is_in_order, notes = _read_times(container, stream, path)
         times = tuple(time for time, _ in shown)
         end = shown[-1][0] + max(1, _duration(shown, stream))
         base = stream.time_base
         rate = stream.average_rate or Fraction(len(times)) / ((end - times[0]) * base)
         notes += _truncation(path, _told_duration(stream), end * base, rate)
         index, aspect = stream.index, stream.sample_aspect_ratio
+        is_counted = container.format.name == "avi" and is_in_order
+        missing, gap_notes = _gaps(path, times, base)
+        notes += gap_notes
     first = _first_frame(path)
     if first.interlaced_frame:
         raise VideoError(
@@ -136,12 +148,12 @@ def probe(path: Path) -> Clip:
         path, index, (first.height, first.width), base, times, _keys(shown), end, rate,
         first.format.name, first.format.components[0].bits,
         Colours(first.colorspace, first.color_primaries, first.color_trc, is_full),
-        aspect or None, matrix, mastering, light, notes,
+        aspect or None, matrix, mastering, light, is_counted, missing, notes,
     )  # fmt: skip
 
 
-def _read_times(container: Any, stream: Any, path: Path) -> tuple[list[tuple[int, bool]], tuple[str, ...]]:
-    """(time, is key) of each frame in the order they are shown."""
+def _read_times(container: Any, stream: Any, path: Path) -> tuple[list[tuple[int, bool]], bool, tuple[str, ...]]:
+    """(time, is key) of each frame in the order of times, whether that is the order of decoding, and notes."""
     found: list[tuple[int, bool]] = []
     notes: tuple[str, ...] = ()
     try:
@@ -155,10 +167,10 @@ def _read_times(container: Any, stream: Any, path: Path) -> tuple[list[tuple[int
         notes = (f"{path}: reading stopped early ({error}); the file may be truncated",)
     if not found:
         raise VideoError(f"{path}: its video stream holds no frames")
-    found.sort()
-    if any(one[0] == other[0] for one, other in pairwise(found)):
+    shown = sorted(found)
+    if any(one[0] == other[0] for one, other in pairwise(shown)):
         raise VideoError(_no_times(path, "two frames have the same time", "", "-c copy -c:v ffv1 -fps_mode vfr"))
-    return found, notes
+    return shown, shown == found, notes
 
 
 def _told_duration(stream: Any) -> Fraction:
@@ -178,6 +190,22 @@ def _truncation(path: Path, told: Fraction, found: Fraction, rate: Fraction) -> 
     if told - found <= max(5 / rate, told / 50):
         return ()
     return (f"{path}: ends at {float(found):.4g} s of {float(told):.4g} s, it may be truncated; what is there is made",)
+
+
+def _gaps(path: Path, times: tuple[int, ...], base: Fraction) -> tuple[int, tuple[str, ...]]:
+    """How many frames gaps in the times would hold; 0 where most frames do not last equally long: their rate varies."""
+    lasting = [after - before for before, after in pairwise(times)]
+    usual = sorted(lasting)[len(lasting) // 2] if lasting else 0
+    gaps = [(time, length) for time, length in zip(times, lasting, strict=False) if length > GAP * usual]
+    alike = sum(abs(length - usual) <= max(ALIKE * usual, Fraction(1, 1000) / base) for length in lasting)
+    if not gaps or 2 * alike < len(lasting):
+        return 0, ()
+    missing = sum(round(Fraction(length, usual)) - 1 for _, length in gaps)
+    where = ", ".join(f"{float(time * base):.4g} s" for time, _ in gaps[:5]) + (", …" if len(gaps) > 5 else "")
+    return missing, (
+        f"{path}: about {missing} frames are missing in {len(gaps)} gaps between others (after {where}); the file may "
+        "be damaged, or its rate varies",
+    )
 
 
 def _no_times(path: Path, what: str, before: str, after: str) -> str:

@@ -69,6 +69,8 @@ class SegmentTask:
     """What a damaged frame leads to."""
     statistics: FrameStatistics = "exact"
     """Where the decoder's statistics come from."""
+    counted: tuple[int, ...] = ()
+    """Times of all packets from `key_frame` on, in order, where frames are to be counted (`Clip.is_counted`)."""
 
     def __post_init__(self) -> None:
         if self.on_error not in get_args(OnError):
