@@ -10,6 +10,7 @@ import typer
 
 from hiif_deploy import __version__, commands
 from hiif_deploy.errors import HiifError
+from hiif_deploy.library_output import silence_libraries
 
 ENTRY_POINTS = "hiif_deploy.commands"
 INTERRUPTED = 130
@@ -36,6 +37,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     words = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in words
+    if not debug:
+        silence_libraries()
     try:
         make_app()(args=[word for word in words if word != "--debug"], prog_name="hiif-deploy")
     except HiifError as error:

@@ -7,6 +7,8 @@ and try formats that this project does not read.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import io
 import math
 import struct
@@ -27,11 +29,13 @@ from PIL import (
     PngImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
+    _imaging,
 )
 
 from hiif_deploy import containers
 from hiif_deploy.errors import ImageError
 from hiif_deploy.picture import Picture, turn
+from hiif_deploy.png_pixels import pixels_alone
 
 COLOUR_CHUNKS = (b"cICP", b"sRGB", b"gAMA", b"cHRM")
 DAMAGE: tuple[type[Exception], ...] = (
@@ -107,7 +111,9 @@ def _png(data: bytes, max_pixels: int) -> Picture:
     found = dict(chunks)
     _check_single(int.from_bytes(found.get(b"acTL", b"")[:4], "big"), "frames")
     info = PngImagePlugin.PngImageFile(io.BytesIO(containers.png_front(chunks))).info
-    pixels, alpha = _deep(data, (height, width)) if depth == 16 else _shallow_png(data, palette=colour == 3)
+    pixels, alpha = (
+        _deep(pixels_alone(data), (height, width)) if depth == 16 else _shallow_png(data, palette=colour == 3)
+    )
     if colour in (0, 4) and pixels.ndim == 3:
         pixels = np.ascontiguousarray(pixels[..., 0])
     if colour in (0, 2):
@@ -179,7 +185,15 @@ class _TiffFile(TiffImagePlugin.TiffImageFile):
         ImageFile.ImageFile.load_end(self)
 
 
+@functools.cache
+def _silence_libtiff() -> None:
+    """Pillow's libtiff prints each error on stderr that Pillow raises as well; where it is reached, without that."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
+
+
 def _tiff(data: bytes, max_pixels: int) -> Picture:
+    _silence_libtiff()
     # OpenCV turns the pixels of a TIFF even when asked not to, so it is given an upright one.
     own, data = containers.orientation(data), containers.upright(data)
     image = _TiffFile(io.BytesIO(data))

@@ -2,7 +2,8 @@
 
 Read and written: PNG, JPEG, WebP, TIFF and BMP; 8 and 16 bits (16 in PNG and TIFF); grey, palette, RGB,
 alpha, CMYK (converted to RGB). What a file cannot hold or this project cannot carry is told in notes, never
-lost silently. Nothing here changes a global setting of Pillow or OpenCV, so it may run in several threads.
+lost silently. Nothing here changes a global setting of Pillow or OpenCV that is about pixels, so it may run in
+several threads.
 """
 
 from __future__ import annotations

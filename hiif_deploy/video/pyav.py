@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from hiif_deploy.extras import require_extra
@@ -10,6 +11,8 @@ from hiif_deploy.extras import require_extra
 def pyav() -> Any:
     """The module `av`. MissingExtraError, which says how to install it, where it is absent."""
     require_extra("video")
+    # SVT-AV1 prints its settings on stderr, past FFmpeg's log. 1: errors only; read when the library is first used.
+    os.environ.setdefault("SVT_LOG", "1")
     import av
 
     return av
