@@ -11,6 +11,7 @@ import typer
 from hiif_deploy import __version__, commands
 from hiif_deploy.errors import HiifError
 from hiif_deploy.library_output import silence_libraries
+from hiif_deploy.signals import TERMINATED, sigterm_as_ctrl_c
 
 ENTRY_POINTS = "hiif_deploy.commands"
 INTERRUPTED = 130
@@ -34,33 +35,35 @@ def make_app() -> typer.Typer:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated."""
     words = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in words
     if not debug:
         silence_libraries()
-    try:
-        make_app()(args=[word for word in words if word != "--debug"], prog_name="hiif-deploy")
-    except HiifError as error:
-        if debug:
+    with sigterm_as_ctrl_c() as termination:
+        try:
+            make_app()(args=[word for word in words if word != "--debug"], prog_name="hiif-deploy")
+        except HiifError as error:
+            if debug:
+                raise
+            _fail(str(error), error.exit_code)
+        except SystemExit as stop:
+            # Typer has turned Ctrl-C into this exit code without a word.
+            if stop.code == INTERRUPTED:
+                how, code = ("terminated", TERMINATED) if termination.came else ("interrupted", INTERRUPTED)
+                _fail(f"{how}; no half-written file was left", code)
             raise
-        _fail(str(error), error.exit_code)
-    except SystemExit as stop:
-        # Typer has turned Ctrl-C into this exit code without a word.
-        if stop.code == INTERRUPTED:
-            _fail("interrupted; no half-written file was left", INTERRUPTED)
-        raise
-    except MemoryError as error:
-        if debug:
-            raise
-        _fail(f"out of memory ({error}); a smaller --memory makes smaller tiles", 1)
-    except Exception as error:
-        if debug:
-            raise
-        _fail(
-            f"unexpected {type(error).__name__}: {error}; add --debug for the traceback, and please report it",
-            1,
-        )
+        except MemoryError as error:
+            if debug:
+                raise
+            _fail(f"out of memory ({error}); a smaller --memory makes smaller tiles", 1)
+        except Exception as error:
+            if debug:
+                raise
+            _fail(
+                f"unexpected {type(error).__name__}: {error}; add --debug for the traceback, and please report it",
+                1,
+            )
 
 
 def _show_version(wanted: bool) -> None:

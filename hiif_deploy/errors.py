@@ -13,7 +13,7 @@
     ├── EngineError               an inference engine: unusable, failed, or another than the one asked for
     │   └── EngineLoadError       a stored engine that the library does not take
     ├── ClusterError              a cluster: not reached, without workers, or losing them too often
-    ├── WorkInterruptedError      exit code 130: Ctrl-C ended a command whose work is kept
+    ├── WorkInterruptedError      exit code 130, 143 after SIGTERM: a command ended early and its work is kept
     ├── ParityError               two implementations disagree beyond tolerance
     └── MissingExtraError         an optional package that the asked work needs
 
@@ -21,6 +21,8 @@ A message names the thing, what arrived, what was expected and what to do.
 """
 
 from __future__ import annotations
+
+from hiif_deploy.signals import TERMINATED, Terminated
 
 
 class HiifError(Exception):
@@ -85,9 +87,15 @@ class ClusterError(HiifError):
 
 
 class WorkInterruptedError(HiifError):
-    """Ctrl-C ended a command whose work is kept; tells how to go on. Raised by commands, not by the library."""
+    """Ctrl-C or SIGTERM ended a command whose work is kept; says how to go on. Raised by commands only."""
 
     exit_code = 130
+
+    def __init__(self, stop: KeyboardInterrupt) -> None:
+        """`stop` says how to go on."""
+        super().__init__(str(stop))
+        if isinstance(stop, Terminated):
+            self.exit_code = TERMINATED
 
 
 class ParityError(HiifError):

@@ -27,6 +27,7 @@ class Progress:
         self._said_done = start
         self._began = self._said = time.monotonic()
         self._bar: RichProgress | None = None
+        self._note = ""
 
     def __enter__(self) -> Self:
         self._began = self._said = time.monotonic()
@@ -39,10 +40,11 @@ class Progress:
                 TimeElapsedColumn(),
                 TextColumn("ETA"),
                 TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
                 console=Console(stderr=True),
                 transient=True,
             )
-            self._task = self._bar.add_task(self.title, total=self.total, completed=self.done)
+            self._task = self._bar.add_task(self.title, total=self.total, completed=self.done, note="")
             self._bar.start()
         return self
 
@@ -52,11 +54,12 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def advance(self, count: int = 1) -> None:
-        """`count` more units are done."""
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """`count` more units are done; a `note` is shown behind them from now on."""
         self.done += count
+        self._note = note or self._note
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done)
+            self._bar.update(self._task, completed=self.done, note=self._note)
         elif self.enabled and time.monotonic() - self._said >= PLAIN_INTERVAL:
             print(self._line(time.monotonic()), file=sys.stderr, flush=True)
 
@@ -65,4 +68,5 @@ class Progress:
         pace = (now - self._said) / max(1, self.done - self._said_done)
         self._said, self._said_done = now, self.done
         rest = pace * (self.total - self.done)
-        return f"{self.title}: {self.done}/{self.total} {self.unit}, {now - self._began:.0f} s, ETA {rest:.0f} s"
+        note = f", {self._note}" if self._note else ""
+        return f"{self.title}: {self.done}/{self.total} {self.unit}, {now - self._began:.0f} s, ETA {rest:.0f} s{note}"

@@ -94,7 +94,7 @@ def run_videos(
             if not stop.args:
                 raise
             # Typer turns Ctrl-C into an exit code without a word.
-            raise WorkInterruptedError(str(stop)) from stop
+            raise WorkInterruptedError(stop) from stop
         except HiifError as error:
             yield VideoOutcome(source, made, "failed", error=str(error), exit_code=error.exit_code)
 

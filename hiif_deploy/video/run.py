@@ -144,7 +144,7 @@ def _told(journal: Journal, plan: VideoPlan, output: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"interrupted: {_how_to_go_on(journal, plan, output)}") from stop
+        raise type(stop)(f"interrupted: {_how_to_go_on(journal, plan, output)}") from stop
 
 
 def _how_to_go_on(journal: Journal, plan: VideoPlan, output: Path) -> str:

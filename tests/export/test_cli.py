@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 from conftest import TINY_SPEC
 from hiif_deploy import cli, extras
+from hiif_export import export as export_module
 from hiif_export.cli import every_precision, parse_scales
 from hiif_training.checkpoint import save_checkpoint
 from hiif_training.models.registry import DECODERS, make_model
@@ -44,6 +47,28 @@ def test_a_checkpoint_becomes_a_bundle_that_upscales(tmp_path: Path, capsys: pyt
     sample = Path(cli.__file__).parent / "samples" / "coffee.png"
     assert run("upscale", sample, "-b", bundle, "--scale", "1.5", "-o", tmp_path / "out.png") == 0
     assert (tmp_path / "out.png").stat().st_size > 0
+
+
+def test_sigterm_leaves_no_hidden_folder(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The signal comes while the first graph is written into the folder that is not yet the bundle."""
+    real, seen = export_module.to_onnx, []
+
+    def terminated(graph: Any) -> Any:
+        seen[:] = [path.name for path in tmp_path.iterdir()]
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(graph)
+
+    monkeypatch.setattr(export_module, "to_onnx", terminated)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        assert run("export", checkpoint, "-o", tmp_path / "b") == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "terminated; no half-written file was left" in capsys.readouterr().err
+    assert [name[:3] for name in seen] == [".b-"]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", sorted(DECODERS))

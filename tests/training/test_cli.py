@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from PIL import Image
 from hiif_deploy import cli
 from hiif_training import cli as training_cli
 from hiif_training.checkpoint import load_checkpoint
+from hiif_training.training_module import TrainingModule
 
 RECIPE = """
 steps = 2
@@ -54,6 +58,33 @@ def test_a_recipe_and_pictures_become_a_checkpoint(
     loaded = load_checkpoint(tmp_path / "run" / "model.pth")
     assert loaded.metadata["epoch"] == 2
     assert loaded.model.config.bits == "exact"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_keeps_the_step_it_came_in_and_says_how_to_go_on(
+    tmp_path: Path, words: list[object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    number: int, code: int,
+) -> None:  # fmt: skip
+    step = TrainingModule.training_step
+
+    def signalled(module: TrainingModule, *rest: Any) -> Any:
+        os.kill(os.getpid(), number)
+        return step(module, *rest)
+
+    monkeypatch.setattr(TrainingModule, "training_step", signalled)
+    # A job in the background has Ctrl-C ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        assert run(*words, "-q") == code
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
+    said = capsys.readouterr().err.splitlines()
+    kept = f"1 of 2 steps are kept in {tmp_path / 'run' / 'state.pt'}; the same command goes on from there"
+    assert said == [
+        "stopping after this step, to save it; once more stops at once",
+        f"hiif-deploy: error: interrupted: {kept}",
+    ]
 
 
 def test_an_unknown_recipe_lists_the_shipped_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from hiif_deploy import progress
 from hiif_deploy.errors import CheckpointError, OptionError
+from hiif_deploy.signals import Terminated
+from hiif_training import callbacks
 from hiif_training.checkpoint import load_checkpoint, read_file, write_whole
 from hiif_training.data import Crops, Sample
 from hiif_training.loop import train
@@ -203,6 +209,91 @@ def test_an_interrupted_run_ends_with_the_same_weights_bit_for_bit(
         assert all(value.equal(found[key]) for key, value in expected.items())
 
 
+@pytest.fixture
+def default_signals() -> Iterator[None]:
+    """As in the foreground: a job in the background has Ctrl-C ignored."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def train_until_signal(
+    monkeypatch: pytest.MonkeyPatch, recipe: Recipe, folder: Path, steps: int, number: int, times: int = 1
+) -> str:
+    """Train, and get a signal `times` times in step `steps`; what the interruption says."""
+    counted = iter(range(1, steps + 1))
+    step = TrainingModule.training_step
+
+    def signalled(module: TrainingModule, *rest: Any) -> Tensor:
+        if next(counted) == steps:
+            for _ in range(times):
+                os.kill(os.getpid(), number)
+        return step(module, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingModule, "training_step", signalled)
+        with pytest.raises(KeyboardInterrupt) as stop:
+            train(recipe, folder, show_progress=False)
+    assert isinstance(stop.value, Terminated) == (number == signal.SIGTERM)
+    return str(stop.value)
+
+
+@pytest.mark.usefixtures("default_signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_step_it_came_in_and_says_how_to_go_on(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    train(recipe, tmp_path / "whole", show_progress=False)
+    said = train_until_signal(monkeypatch, recipe, tmp_path / "parts", 4, number)
+    state = tmp_path / "parts" / "state.pt"
+    assert said == f"interrupted: 4 of 6 steps are kept in {state}; the same command goes on from there"
+    assert read_file(state)["global_step"] == 4
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    train(recipe, tmp_path / "parts", show_progress=False)
+    expected, found = (tensors(tmp_path / run / "state.pt") for run in ("whole", "parts"))
+    assert all(value.equal(found[key]) for key, value in expected.items())
+    losses = [[row["loss"] for row in rows(tmp_path / run)] for run in ("whole", "parts")]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.usefixtures("default_signals")
+def test_a_second_signal_ends_a_run_at_once(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert train_until_signal(monkeypatch, recipe, tmp_path, 5, signal.SIGINT, times=2) == ""
+    assert read_file(tmp_path / "state.pt")["global_step"] == 3
+
+
+def test_a_finished_run_goes_on_where_steps_are_raised(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(recipe, tmp_path, show_progress=False)
+    longer = dataclasses.replace(recipe, steps=9)
+    train(longer, tmp_path)
+    assert f"{tmp_path}: going on after step 6 of 9" in capsys.readouterr().err
+    assert [row["step"] for row in rows(tmp_path)] == ["3", "6", "9"]
+    assert float(rows(tmp_path)[-1]["learning_rate"]) == pytest.approx(learning_rate(longer, 8), rel=1e-3)
+    assert load_checkpoint(tmp_path / "model.pth").metadata == {"epoch": 9}
+
+
+def test_steps_of_an_unfinished_run_are_not_changed(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_until(monkeypatch, recipe, tmp_path, 4)
+    with pytest.raises(CheckpointError, match=r"written with another recipe \(steps differ\)"):
+        train(dataclasses.replace(recipe, steps=9), tmp_path, show_progress=False)
+
+
+def test_progress_shows_the_loss(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(callbacks, "LOSS_INTERVAL", 0)
+    monkeypatch.setattr(progress, "PLAIN_INTERVAL", 0)
+    train(dataclasses.replace(recipe, save_every=1), tmp_path)
+    shown = [line.rpartition("loss ")[2] for line in capsys.readouterr().err.splitlines() if "training:" in line]
+    assert shown == [f"{float(row['loss']):.4f}" for row in rows(tmp_path)]
+
+
 def test_a_finished_run_is_only_written_out_again(recipe: Recipe, tmp_path: Path) -> None:
     path = train(recipe, tmp_path, show_progress=False)
     expected = tensors(path)
@@ -232,7 +323,7 @@ def test_the_table_has_a_row_and_the_last_rate_for_each_part(recipe: Recipe, tmp
 
 @pytest.mark.parametrize(
     "change",
-    [{"steps": 12}, {"batch": 3}, {"scale": (1.0, 2.0)}, {"ema": 0.0}, {"model": {**MODEL, "name": "hiifv3"}}],
+    [{"steps": 5}, {"batch": 3}, {"scale": (1.0, 2.0)}, {"ema": 0.0}, {"model": {**MODEL, "name": "hiifv3"}}],
 )
 def test_a_run_is_not_resumed_with_another_recipe(recipe: Recipe, tmp_path: Path, change: dict[str, Any]) -> None:
     train(recipe, tmp_path, show_progress=False)

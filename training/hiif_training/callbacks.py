@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import signal
 import sys
+import threading
 import time
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from hiif_deploy.progress import Progress
+from hiif_deploy.signals import Terminated
 from hiif_training.checkpoint import write_whole
 from hiif_training.data import Sample
 from hiif_training.recipe import Recipe
@@ -26,6 +29,29 @@ from hiif_training.schedule import learning_rate
 STATE_FILE = "state.pt"
 CURVE_FILE = "loss.csv"
 COLUMNS = ("step", "loss", "learning_rate", "seconds")
+
+
+LOSS_INTERVAL = 0.5
+"""Seconds after which progress shows the mean loss of the steps since."""
+
+
+class MeanLoss:
+    """The mean loss of the steps since it was last taken."""
+
+    def __init__(self, accumulate: int) -> None:
+        self._accumulate = accumulate
+        self.total, self.parts = torch.zeros(()), 0
+
+    def add(self, loss: Tensor) -> None:
+        """That of one part; Lightning has divided it by the number of parts of a step."""
+        self.total = self.total.to(loss.device) + loss.detach().float()
+        self.parts += 1
+
+    def take(self) -> Tensor:
+        """The mean, of this process; begins anew."""
+        mean = self.total / max(1, self.parts / self._accumulate)
+        self.total, self.parts = torch.zeros(()), 0
+        return mean
 
 
 class StepCallback(Callback):
@@ -56,9 +82,11 @@ class StepCallback(Callback):
 
 
 class ShowProgress(StepCallback):
-    """Steps, time and ETA on stderr."""
+    """Steps, time, ETA and the loss on stderr."""
 
     def __init__(self, recipe: Recipe, first_step: int, *, enabled: bool) -> None:
+        self._loss = MeanLoss(recipe.accumulate)
+        self._said = time.monotonic()
         self._progress = Progress("training", recipe.steps, unit="steps", enabled=enabled, start=first_step)
 
     @override
@@ -68,9 +96,18 @@ class ShowProgress(StepCallback):
         self._progress.__enter__()
 
     @override
+    def on_part(self, outputs: Any, batch: Sample) -> None:
+        """Sum the loss since it was last shown."""
+        self._loss.add(outputs["loss"])
+
+    @override
     def on_step(self, trainer: Trainer, module: LightningModule) -> None:
-        """One more."""
-        self._progress.advance(1)
+        """One more; now and then the loss, for reading it waits for the GPU."""
+        note = ""
+        if self._progress.enabled and time.monotonic() - self._said >= LOSS_INTERVAL:
+            self._said = time.monotonic()
+            note = f"loss {float(self._loss.take()):.4f}"
+        self._progress.advance(1, note)
 
     @override
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
@@ -106,15 +143,22 @@ class SaveState(StepCallback):
         self._folder = folder
         self._first_step = first_step
         self._began = time.monotonic()
-        self._total = torch.zeros(())
-        self._parts = 0
+        self._loss = MeanLoss(recipe.accumulate)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """The loss since the last row: a run that was stopped between two rows goes on with it."""
+        return {"loss": float(self._loss.total), "parts": self._loss.parts}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See `state_dict`."""
+        self._loss.total, self._loss.parts = torch.tensor(state_dict["loss"]), state_dict["parts"]
 
     @override
     def on_part(self, outputs: Any, batch: Sample) -> None:
         """Sum the loss since the last row."""
-        # Lightning divides the loss by the number of parts before it hands it on.
-        self._total = self._total.to(outputs["loss"].device) + outputs["loss"].detach().float()
-        self._parts += 1
+        self._loss.add(outputs["loss"])
 
     @override
     def on_step(self, trainer: Trainer, module: LightningModule) -> None:
@@ -122,17 +166,11 @@ class SaveState(StepCallback):
         step = trainer.global_step
         if step % self._recipe.save_every and step != self._recipe.steps:
             return
-        loss = self._mean_loss(trainer)
+        loss = float(trainer.strategy.reduce(self._loss.take(), reduce_op="mean"))
         if trainer.is_global_zero:
             self._write_curve(step, loss)
             self._show(module, step, loss)
         trainer.save_checkpoint(self._folder / STATE_FILE)
-
-    def _mean_loss(self, trainer: Trainer) -> float:
-        steps = self._parts / self._recipe.accumulate
-        mean: Tensor = trainer.strategy.reduce(self._total / steps, reduce_op="mean")
-        self._total, self._parts = torch.zeros(()), 0
-        return float(mean)
 
     def _write_curve(self, step: int, loss: float) -> None:
         """Rows beyond this step are of a run that was killed between its curve and its state."""
@@ -157,6 +195,52 @@ class SaveState(StepCallback):
     def _writer(self) -> Any:
         # Events beyond the first step are of a run that was killed after its last state.
         return SummaryWriter(str(self._folder), purge_step=self._first_step + 1)
+
+
+class StopAfterStep(StepCallback):
+    """Ctrl-C and SIGTERM end a run after the step that they come in, with its state on disk; a second one at once.
+
+    KeyboardInterrupt then says how to go on. All processes of a run stop after the same step.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        self._recipe, self._folder = recipe, folder
+        self._asked: type[KeyboardInterrupt] | None = None
+        self._is_stopping = False
+
+    @override
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Take the signals, after Lightning has; not those that are ignored, as Ctrl-C is in the background."""
+        super().on_train_start(trainer, module)
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._ask)
+
+    @override
+    def on_step(self, trainer: Trainer, module: LightningModule) -> None:
+        """Save and stop where any process was asked to. `SaveState` has saved already where it was its turn."""
+        if not trainer.strategy.reduce_boolean_decision(self._asked is not None, all=False):
+            return
+        step = trainer.global_step
+        if step % self._recipe.save_every and step != self._recipe.steps:
+            trainer.save_checkpoint(self._folder / STATE_FILE)
+        self._is_stopping = True
+        raise (self._asked or KeyboardInterrupt)(
+            f"interrupted: {step} of {self._recipe.steps} steps are kept in {self._folder / STATE_FILE}; the same "
+            "command goes on from there"
+        )
+
+    def _ask(self, number: int, _: Any) -> None:
+        asked = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        if self._is_stopping:
+            return
+        if self._asked is not None:
+            self._is_stopping = True
+            raise asked
+        self._asked = asked
+        print("stopping after this step, to save it; once more stops at once", file=sys.stderr, flush=True)
 
 
 def read_curve(path: Path) -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from hiif_deploy.errors import OptionError
+from hiif_deploy.errors import OptionError, WorkInterruptedError
 from hiif_deploy.extras import require_extra
 
 if TYPE_CHECKING:
@@ -61,7 +61,13 @@ def train(
     if dry_run:
         print_plan(chosen, output, machine)
         return
-    path = run(chosen, output, machine=machine, show_progress=not quiet)
+    try:
+        path = run(chosen, output, machine=machine, show_progress=not quiet)
+    except KeyboardInterrupt as stop:
+        if not stop.args:
+            raise
+        # Typer turns Ctrl-C into an exit code without a word.
+        raise WorkInterruptedError(stop) from stop
     if World.of_environment().process == 0:
         print(f"{path}: trained; next: hiif-deploy export {path} -o BUNDLE", file=sys.stderr)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +21,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from hiif_deploy.errors import CheckpointError, OptionError
 from hiif_deploy.files import remove_leftovers
-from hiif_training.callbacks import STATE_FILE, CountDamaged, SaveState, ShowProgress
+from hiif_training.callbacks import STATE_FILE, CountDamaged, SaveState, ShowProgress, StopAfterStep
 from hiif_training.checkpoint import load_weights, read_file, save_checkpoint, write_whole
 from hiif_training.data import Crops, Numbers, SampleLoader
 from hiif_training.machine import Machine, World
@@ -62,6 +64,8 @@ def train(recipe: Recipe, folder: Path, *, machine: Machine | None = None, show_
     state = folder / STATE_FILE
     done = finished_steps(state, recipe) if state.exists() else 0
     if done < recipe.steps:
+        if done and world.process == 0 and show_progress:
+            print(f"{folder}: going on after step {done} of {recipe.steps}", file=sys.stderr, flush=True)
         loader = make_loader(recipe, machine, world, first_step=done)
         callbacks = _callbacks(recipe, folder, done, show_progress and world.process == 0)
         fit(
@@ -121,17 +125,23 @@ def check_precision(recipe: Recipe, machine: Machine) -> None:
 
 
 def finished_steps(path: Path, recipe: Recipe) -> int:
-    """Steps that a state file holds; CheckpointError where it is none, or of another recipe."""
+    """Steps that a state file holds; CheckpointError where it is none, or of another recipe.
+
+    A finished run may be given more steps: it goes on, at the learning rates of the longer schedule.
+    """
     content = read_file(path)
     if not isinstance(content.get("recipe"), dict) or type(content.get("global_step")) is not int:
         raise CheckpointError(f"{path}: not the state of a training run; choose another output folder")
-    changed = [k for k, v in recipe.plain().items() if k != "data" and content["recipe"].get(k) != v]
+    done, before = int(content["global_step"]), content["recipe"]
+    changed = [k for k, v in recipe.plain().items() if k != "data" and before.get(k) != v]
+    if changed == ["steps"] and done == before["steps"] and recipe.steps > done:
+        return done
     if changed:
         raise CheckpointError(
             f"{path}: written with another recipe ({', '.join(changed)} differ); "
             "choose another output folder or restore the recipe"
         )
-    return int(content["global_step"])
+    return done
 
 
 def save_model(recipe: Recipe, state: Path, path: Path) -> None:
@@ -145,7 +155,7 @@ def save_model(recipe: Recipe, state: Path, path: Path) -> None:
 def _callbacks(recipe: Recipe, folder: Path, done: int, show_progress: bool) -> list[Callback]:
     """In the order in which they are called: the state is saved after the average took the step in."""
     progress = ShowProgress(recipe, done, enabled=show_progress)
-    rest: list[Callback] = [CountDamaged(), SaveState(recipe, folder, done), progress]
+    rest: list[Callback] = [CountDamaged(), SaveState(recipe, folder, done), StopAfterStep(recipe, folder), progress]
     if not recipe.ema:
         return rest
     follow = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
@@ -154,17 +164,28 @@ def _callbacks(recipe: Recipe, folder: Path, done: int, show_progress: bool) -> 
 
 def fit(make: Callable[[], Trainer], module: TrainingModule, loader: SampleLoader, state: Path | None = None) -> None:
     """Let the Trainer that `make` gives train, from a state file on where there is one; Ctrl-C stays Ctrl-C."""
-    handler = signal.getsignal(signal.SIGINT)
-    with _quiet():
+    with _quiet(), _kept_signals():
         trainer = make()
         try:
             trainer.fit(module, loader, ckpt_path=state, weights_only=True)
-        except SystemExit:
-            # Lightning turns Ctrl-C into an exit and leaves the signal ignored.
-            if not trainer.interrupted:
-                raise
-            signal.signal(signal.SIGINT, handler)
-            raise KeyboardInterrupt from None
+        except SystemExit as end:
+            # Lightning turns Ctrl-C into an exit.
+            stop = end.__context__
+            raise (stop if isinstance(stop, KeyboardInterrupt) else end) from None
+
+
+@contextmanager
+def _kept_signals() -> Iterator[None]:
+    """Lightning and `StopAfterStep` take signals; Lightning leaves Ctrl-C ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

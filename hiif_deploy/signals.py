@@ -1,0 +1,54 @@
+"""SIGTERM ends a command as Ctrl-C does: what it was at is cleaned up, and what it kept is reported."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+TERMINATED = 128 + signal.SIGTERM
+"""Exit code after SIGTERM, as shells give it."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM; whoever handles Ctrl-C handles it."""
+
+
+@dataclass
+class Termination:
+    """Whether SIGTERM came."""
+
+    came: bool = False
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[Termination]:
+    """Within it the first SIGTERM raises `Terminated`, and further ones do not disturb what that cleans up.
+
+    Only in the main thread, and only where nobody else handles SIGTERM or has it ignored.
+    """
+    found = Termination()
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield found
+        return
+    owner = os.getpid()
+
+    def stop(*_: Any) -> None:
+        if os.getpid() != owner:
+            # A forked child inherits the handler: it has nothing to clean up, and whoever ends it waits for its end.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif not found.came:
+            found.came = True
+            raise Terminated
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield found
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
