@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from hiif_deploy.durations import duration, pixel_rate
 from hiif_deploy.images import Picture, read_image, write_image
 from hiif_deploy.sizes import output_size
 from hiif_deploy.upscaler import Upscaler
@@ -42,7 +43,7 @@ def run_demo(bundle: str, folder: Path, scale: float, *, say: Callable[[str], No
             write_image(path, Picture(large))
             megapixels = size[0] * size[1] / 1e6
             across = f"{small.shape[1]}x{small.shape[0]} → {size[1]}x{size[0]}"
-            say(f"{path}: {across} in {seconds:.2f} s, {megapixels / seconds:.2f} megapixels per second")
+            say(f"{path}: {across} in {duration(seconds)}, {pixel_rate(megapixels / seconds)}")
             rows.append((name, small, large))
     path = folder / "comparison.png"
     write_image(path, Picture(comparison_sheet(rows)))

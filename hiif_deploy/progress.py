@@ -8,11 +8,29 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
 from rich.progress import Progress as RichProgress
+from rich.text import Text
+
+from hiif_deploy.durations import duration
 
 PLAIN_INTERVAL = 10.0
 """Seconds between lines where stderr is not a terminal."""
+
+
+class _Duration(ProgressColumn):
+    """One of Rich's times, in our words."""
+
+    max_refresh = 0.5
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        super().__init__()
+
+    def render(self, task: Task) -> Text:
+        """`?` where nothing is known yet."""
+        seconds = getattr(task, self._name)
+        return Text("?" if seconds is None else duration(seconds))
 
 
 class Progress:
@@ -37,9 +55,9 @@ class Progress:
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn(self.unit),
-                TimeElapsedColumn(),
+                _Duration("elapsed"),
                 TextColumn("ETA"),
-                TimeRemainingColumn(),
+                _Duration("time_remaining"),
                 TextColumn("{task.fields[note]}"),
                 console=Console(stderr=True),
                 transient=True,
@@ -69,4 +87,5 @@ class Progress:
         self._said, self._said_done = now, self.done
         rest = pace * (self.total - self.done)
         note = f", {self._note}" if self._note else ""
-        return f"{self.title}: {self.done}/{self.total} {self.unit}, {now - self._began:.0f} s, ETA {rest:.0f} s{note}"
+        times = f"{duration(now - self._began)}, ETA {duration(rest)}"
+        return f"{self.title}: {self.done}/{self.total} {self.unit}, {times}{note}"

@@ -15,6 +15,7 @@ from rich.table import Table
 from hiif_deploy.batch import Outcome, summary
 from hiif_deploy.bundle import Bundle
 from hiif_deploy.doctor import Finding
+from hiif_deploy.durations import duration, pixel_rate
 from hiif_deploy.shipped import ShippedModel
 from hiif_deploy.tuning import Tuning
 from hiif_deploy.upscaler import Upscaler
@@ -50,7 +51,7 @@ def say_batch(upscaler: Upscaler, outcomes: Sequence[Outcome], *, as_json: bool,
     elif len(outcomes) > 1 and not quiet:
         counts = summary(outcomes)
         text = ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed") if counts[status])
-        print(f"{text} in {counts['seconds']:.1f} s", file=sys.stderr)
+        print(f"{text} in {duration(counts['seconds'])}", file=sys.stderr)
 
 
 def bundle_facts(bundle: Bundle) -> dict[str, Any]:
@@ -129,9 +130,12 @@ def _line(outcome: Outcome) -> str:
     if outcome.status == "skipped":
         return f"{outcome.target}: skipped{notes}"
     assert outcome.target_size is not None
+    assert outcome.seconds is not None
+    assert outcome.megapixels_per_second is not None
     size = f"{outcome.target_size[0]}x{outcome.target_size[1]}"
     far = "" if outcome.deviation_db is None else f", {outcome.deviation_db:.1f} dB from exact"
-    return f"{outcome.target}: {size} in {outcome.seconds:.2f} s, {outcome.megapixels_per_second:.3g} MP/s{far}{notes}"
+    pace = f"{duration(outcome.seconds)}, {pixel_rate(outcome.megapixels_per_second)}"
+    return f"{outcome.target}: {size} in {pace}{far}{notes}"
 
 
 def _plan_table(upscaler: Upscaler, outcomes: Sequence[Outcome]) -> Table:
@@ -146,6 +150,6 @@ def _plan_table(upscaler: Upscaler, outcomes: Sequence[Outcome]) -> Table:
         before, after = (f"{size[0]}x{size[1]}" for size in (outcome.source_size, outcome.target_size))
         table.add_row(
             outcome.source, before, after, outcome.target, f"{outcome.memory_mib} MiB", f"{outcome.decoder_calls:,}",
-            f"{outcome.seconds} s",
+            "" if outcome.seconds is None else duration(outcome.seconds),
         )  # fmt: skip
     return table

@@ -8,6 +8,7 @@ from typing import Any
 
 from hiif_deploy.bundle import Bundle
 from hiif_deploy.contract import Precision
+from hiif_deploy.durations import duration
 from hiif_deploy.engine_choice import check_tensorrt
 from hiif_deploy.engine_entry import StoredEngine
 from hiif_deploy.engine_identity import EngineEnvironment, EngineIdentity
@@ -47,7 +48,9 @@ def build_bundle(
         identity = identify(bundle, name, profile, request, environment)
         builder = _Builder(bundle, name, profile, request, library, cache, say, show_progress)
         engines[name] = store.get_or_build(identity, builder, say)
-        took = f"built in {engines[name].sidecar.build_seconds:.1f} s" if builder.was_called else "was built already"
+        took = (
+            f"built in {duration(engines[name].sidecar.build_seconds)}" if builder.was_called else "was built already"
+        )
         say(f"{name} {request.precision}: {took}, {engines[name].sidecar.size / 1e6:.1f} MB")
     return engines
 

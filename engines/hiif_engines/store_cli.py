@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hiif_deploy.contract import to_json
+from hiif_deploy.durations import duration
 from hiif_deploy.engine_entry import ENGINE, SIDECAR, Entry, RefusedEngine, StoredEngine, checked_entry
 from hiif_deploy.engine_identity import TITLES
 from hiif_deploy.engine_store import EngineStore
@@ -131,7 +132,7 @@ def engine_table(engine: StoredEngine) -> Table:
         "graph": f"{identity.graph} in {identity.precision}",
         "ONNX sha256": identity.onnx_sha256,
         "built by": str(identity.environment),
-        "built": f"{sidecar.created}, in {sidecar.build_seconds:.1f} s",
+        "built": f"{sidecar.created}, in {duration(sidecar.build_seconds)}",
         "size": f"{sidecar.size:,} bytes",
         "sha256": sidecar.sha256,
         "key": identity.key,

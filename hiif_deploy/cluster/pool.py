@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from hiif_deploy.bundle import Bundle
 from hiif_deploy.cluster.worker import Greeting, Worker, versions
+from hiif_deploy.durations import duration
 from hiif_deploy.errors import ClusterError, HiifError, OptionError
 from hiif_deploy.extras import require_extra
 from hiif_deploy.say import Say, say_on_stderr
@@ -232,14 +233,14 @@ class Pool:
         waited = time.monotonic() - last_sign
         if waited > PATIENCE:
             raise ClusterError(
-                f"no worker came for {PATIENCE:.0f} s, each wants {self.share.processors} processors and "
+                f"no worker came for {duration(PATIENCE)}, each wants {self.share.processors} processors and "
                 f"{self.share.gpus} GPUs; see what is free with: ray status"
             )
         if waited < TICK:
             self._next_notice = NOTICE
         elif waited > self._next_notice:
             self._next_notice += NOTICE
-            self._say(f"waiting for a worker since {waited:.0f} s")
+            self._say(f"waiting for a worker since {duration(waited)}")
 
     def _leave(self) -> None:
         if self._is_own:
@@ -306,7 +307,7 @@ def _check_answer(address: str) -> None:
         found = subprocess.run(command, capture_output=True, text=True, timeout=JOIN_TIMEOUT, check=False)
     except subprocess.TimeoutExpired as error:
         where = " of RAY_ADDRESS or of the last ray start" if address == "auto" else ""
-        raise ConnectionError(f"the cluster{where} did not answer within {JOIN_TIMEOUT:g} s") from error
+        raise ConnectionError(f"the cluster{where} did not answer within {duration(JOIN_TIMEOUT)}") from error
     if found.returncode:
         lines = found.stderr.strip().splitlines() or ["ray status failed without a word"]
         raise ConnectionError(lines[-1].strip())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hiif_deploy.batch import Item, Outcome, check_pairs, measure_pace, probe_size
+from hiif_deploy.durations import frame_rate
 from hiif_deploy.errors import HiifError, OptionError, WorkInterruptedError
 from hiif_deploy.target import Target
 from hiif_deploy.upscaler import Upscaler
@@ -122,7 +123,7 @@ def _done(item: Item, plan: VideoPlan, result: VideoResult) -> VideoOutcome:
     made = plan.frames - result.resumed
     fps = made / max(result.seconds, 1e-9)
     before = f", {result.resumed} made before" if result.resumed else ""
-    notes = [f"{result.frames_in} frames in, {result.frames} out, {fps:.2f} fps{before}"]
+    notes = [f"{result.frames_in} frames in, {result.frames} out, {frame_rate(fps)}{before}"]
     if result.damaged:
         how = "repeated" if plan.tasks[0].on_error == "repeat" else "left out"
         notes.append(f"{len(result.damaged)} frames could not be decoded and were {how}: {_some(result.damaged)}")

@@ -33,7 +33,7 @@ def test_long_work_tells_its_state_and_the_time_left(clock: Clock, capsys: pytes
     with Progress("work", 100, unit="tiles") as bar:
         clock.now = 20
         bar.advance(10)
-    assert capsys.readouterr().err == "work: 10/100 tiles, 20 s, ETA 180 s\n"
+    assert capsys.readouterr().err == "work: 10/100 tiles, 20 s, ETA 3 min\n"
 
 
 def test_the_time_left_follows_the_latest_pace(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,7 +42,7 @@ def test_the_time_left_follows_the_latest_pace(clock: Clock, capsys: pytest.Capt
         bar.advance(1)
         clock.now = 60
         bar.advance(9)
-    assert capsys.readouterr().err.splitlines()[-1] == "work: 10/100 blocks, 60 s, ETA 100 s"
+    assert capsys.readouterr().err.splitlines()[-1] == "work: 10/100 blocks, 1 min, ETA 1 min 40 s"
 
 
 def test_resumed_work_counts_from_where_it_starts(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
+from hiif_deploy.durations import duration
 from hiif_training.callbacks import STATE_FILE, StepCallback
 from hiif_training.data import Crops
 from hiif_training.loop import check_precision, finished_steps, fit, make_loader, make_module, make_trainer
@@ -68,7 +69,7 @@ class TrainingPlan:
             ("crops at once", f"{self.share} in each of {self.processes} processes on {self.device}"),
             ("memory", f"{self.memory / 2**20:,.0f} MiB"),
             ("time per step", f"{self.step_seconds:.3f} s (drawing samples alone: {self.data_seconds:.3f} s)"),
-            ("time left", f"{datetime.timedelta(seconds=round(self.seconds))}"),
+            ("time left", duration(self.seconds)),
             ("expected end", f"{end:%Y-%m-%d %H:%M}"),
         ]
 
