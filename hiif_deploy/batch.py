@@ -47,6 +47,10 @@ class WriteOptions:
     max_pixels: int = MAX_PIXELS
     """Inputs of more pixels are refused before they are decoded."""
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.quality <= 100:
+            raise OptionError(f"quality {self.quality}: expected 1 to 100")
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -21,7 +21,8 @@ from hiif_deploy.errors import BundleError
 CONTRACT_FILE = "bundle.json"
 CONTRACT_LIMIT = 4 << 20
 """Bytes of bundle.json beyond which it is refused unread."""
-DEFAULT_MODEL = "hiif-compact"
+DEFAULT_MODEL, VIDEO_MODEL = "hiif-compact", "hiif-video"
+"""The shipped models that pictures and videos take where no other is named."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -15,14 +15,16 @@ from rich.console import Console
 
 from hiif_deploy import batch, doctor, report
 from hiif_deploy.bench.command import bench
-from hiif_deploy.bundle import DEFAULT_MODEL, open_bundle
+from hiif_deploy.bundle import DEFAULT_MODEL, VIDEO_MODEL, open_bundle
 from hiif_deploy.cluster.command import RayOption, WorkersOption, open_pool
 from hiif_deploy.cluster.pictures import run_batch_on
 from hiif_deploy.cluster.pool import Pool
 from hiif_deploy.cluster.segments import on_cluster
 from hiif_deploy.deviation import exact_twin
 from hiif_deploy.errors import OptionError
+from hiif_deploy.given import given_options, refuse_options
 from hiif_deploy.images import MAX_PIXELS
+from hiif_deploy.say import say_on_stderr
 from hiif_deploy.session import Arithmetic, Engine, EngineOptions, default_engine, library_engine
 from hiif_deploy.target import Target, parse_target
 from hiif_deploy.trt_library import LibraryName
@@ -33,7 +35,18 @@ from hiif_deploy.video.options import SEGMENT_FRAMES, VideoOptions
 from hiif_deploy.video.plan import parse_frames, parse_time
 from hiif_deploy.watch import watch
 
+LOSSY = (".jpg", ".jpeg", ".webp")
+"""Suffixes of pictures that have a quality."""
 BundleOption = Annotated[str, typer.Option("--bundle", "-b", help="Bundle folder, or name of a shipped model.")]
+UpscaleBundleOption = Annotated[
+    str,
+    typer.Option(
+        "--bundle",
+        "-b",
+        help="Bundle folder, or name of a shipped model.",
+        show_default=f"{DEFAULT_MODEL}, for videos {VIDEO_MODEL}",
+    ),
+]
 EngineOption = Annotated[
     Engine | None,
     typer.Option(
@@ -77,9 +90,10 @@ def register(app: typer.Typer) -> None:
 
 
 def upscale(
+    context: typer.Context,
     inputs: Annotated[list[Path], typer.Argument(metavar="IN...", help="Pictures, folders of them, or videos.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File or folder; default: beside IN.")] = None,
-    bundle: BundleOption = DEFAULT_MODEL,
+    bundle: UpscaleBundleOption = DEFAULT_MODEL,
     scale: Annotated[str | None, typer.Option(help="Factor such as 3.3, or 2x3.5 (across x down).")] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, both free.")] = None,
     width: Annotated[int | None, typer.Option(help="Output width; the height follows.")] = None,
@@ -120,13 +134,13 @@ def upscale(
 ) -> None:
     """Upscale pictures and videos by any factor or to any size."""
     target = parse_target(scale, size, width, height, max_side)
-    is_published = published_rows is not None
     is_video = are_videos(inputs)
-    if statistics == "reuse" and not is_video:
-        raise OptionError("--statistics reuse is for videos: a picture has no frame before it")
+    video.refuse_misplaced(context, is_video=is_video)
+    bundle = _model(context, bundle, is_video, quiet)
+    write = batch.WriteOptions(quality, lossless, overwrite, min(max_pixels, MAX_PIXELS))
     options = RenderOptions(
-        memory=memory << 20, max_output_pixels=max_pixels, group_rows=published_rows, clip_cell=is_published,
-        statistics="exact" if statistics == "reuse" else statistics,
+        memory=memory << 20, max_output_pixels=max_pixels, group_rows=published_rows,
+        clip_cell=published_rows is not None, statistics="exact" if statistics == "reuse" else statistics,
     )  # fmt: skip
     chosen = EngineOptions(
         engine=engine or default_engine(precision), provider=provider, threads=threads, precision=precision,
@@ -137,8 +151,6 @@ def upscale(
         (parse_time("--from", from_), parse_time("--to", to)), on_error, "reuse" if statistics == "reuse" else "exact",
         segment_frames, restart,
     )  # fmt: skip
-    if report_deviation and (is_video or ray is not None):
-        raise OptionError("--report-deviation is for pictures on one machine")
     with contextlib.ExitStack() as stack:
         upscaler = stack.enter_context(Upscaler(bundle, engine=chosen, options=options))
         exact = stack.enter_context(exact_twin(upscaler)) if report_deviation else None
@@ -151,10 +163,28 @@ def upscale(
             work = run_videos(upscaler, videos, target, wanted, overwrite=overwrite, dry_run=dry_run, style=style,
                               make=make)  # fmt: skip
         else:
-            write = batch.WriteOptions(quality, lossless, overwrite, min(max_pixels, MAX_PIXELS))
             items = batch.list_items(inputs, output, target.label, format_)
+            _refuse_write_options(context, items)
             work = _pictures(upscaler, exact, pool, items, target, write, dry_run, quiet)
         _report(upscaler, work, as_json, quiet, dry_run)
+
+
+def _model(context: typer.Context, bundle: str, is_video: bool, quiet: bool) -> str:
+    """The bundle; for a video the model for moving pictures where none was named, and that is said."""
+    if not is_video or given_options(context, ["bundle"]):
+        return bundle
+    if not quiet:
+        say_on_stderr(f"model: {VIDEO_MODEL}, for moving pictures; --bundle takes another")
+    return VIDEO_MODEL
+
+
+def _refuse_write_options(context: typer.Context, items: Sequence[batch.Item]) -> None:
+    """OptionError for options of formats that no output has."""
+    made = {item.target.suffix.lower() for item in items}
+    if made.isdisjoint(LOSSY):
+        refuse_options(context, ["quality"], f"for {', '.join(LOSSY)}, and no output is one; leave it out")
+    if ".webp" not in made:
+        refuse_options(context, ["lossless"], "for WebP, and no output is one; leave it out, or add --format webp")
 
 
 def _pictures(

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from hiif_deploy.errors import OptionError
+from hiif_deploy.given import refuse_options
 from hiif_deploy.video.task import OnError
 
 CodecOption = Annotated[
@@ -31,6 +32,27 @@ RestartOption = Annotated[bool, typer.Option("--restart", help="Video: throw unf
 JsonProgressOption = Annotated[bool, typer.Option("--json-progress", help="Video: progress as JSON lines on stderr.")]
 UpscaleStatistics = Literal["exact", "sampled", "reuse"]
 """`reuse` is for videos."""
+
+
+VIDEO_ONLY = (
+    "codec", "crf", "preset", "pixel_format", "encoder_option", "frames", "from_", "to", "on_error", "segment_frames",
+    "restart", "json_progress",
+)  # fmt: skip
+"""Parameters of `upscale` that are for videos."""
+PICTURE_ONLY = ("format_", "quality", "lossless", "report_deviation")
+"""Parameters of `upscale` that are for pictures."""
+
+
+def refuse_misplaced(context: typer.Context, *, is_video: bool) -> None:
+    """OptionError for options of videos where pictures are upscaled, and the other way round, or what Ray cannot do."""
+    if is_video:
+        refuse_options(context, PICTURE_ONLY, "for pictures, and the input is a video; leave it out")
+    else:
+        refuse_options(context, VIDEO_ONLY, "for videos, and the input is none; leave it out")
+        if context.params["statistics"] == "reuse":
+            raise OptionError("--statistics reuse is for videos: a picture has no frame before it")
+    if context.params["report_deviation"] and context.params["ray"] is not None:
+        raise OptionError("--report-deviation is for one machine; leave out --ray")
 
 
 def parse_encoder_options(words: list[str] | None) -> tuple[tuple[str, str], ...]:

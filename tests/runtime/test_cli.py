@@ -79,6 +79,12 @@ def test_an_existing_output_is_skipped_unless_overwrite(run: Run, photo: Path, t
     assert made.read_bytes() != b"mine"
 
 
+def test_bad_usage_is_refused_where_the_output_exists_too(run: Run, photo: Path, tiny_bundle: Path) -> None:
+    photo.with_name("photo_x2.png").write_bytes(b"there")
+    result = run("upscale", photo, "-b", tiny_bundle, "--scale", "2", "--quality", "200")
+    assert (result.code, "quality 200: expected 1 to 100" in result.err) == (2, True)
+
+
 def test_a_folder_keeps_its_structure_and_goes_on_past_failures(
     run: Run, photo: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:
@@ -163,7 +169,15 @@ def test_what_a_format_cannot_hold_is_told(run: Run, tiny_bundle: Path, tmp_path
         (["--scale", "nan"], 2, "scale nan: expected"),
         (["--size", "12"], 2, "expected WIDTHxHEIGHT"),
         ([], 2, "exactly one of --scale"),
-        (["--scale", "2", "--quality", "0"], 2, "quality 0"),
+        (["--scale", "2", "--quality", "0"], 2, "quality 0: expected 1 to 100"),
+        (["--scale", "2", "--quality", "80"], 2, "--quality: for .jpg, .jpeg, .webp, and no output is one"),
+        (["--scale", "2", "--lossless"], 2, "--lossless: for WebP, and no output is one"),
+        (["--scale", "2", "--codec", "libx264", "--crf", "5"], 2, "--codec, --crf: for videos, and the input is none"),
+        (["--scale", "2", "--frames", "1:2"], 2, "--frames: for videos"),
+        (["--scale", "2", "--from", "1"], 2, "--from: for videos"),
+        (["--scale", "2", "--on-error", "stop"], 2, "--on-error: for videos"),
+        (["--scale", "2", "--segment-frames", "48"], 2, "--segment-frames: for videos"),
+        (["--scale", "2", "--restart"], 2, "--restart: for videos"),
         (["--size", "5x5"], 2, "this model only enlarges"),
         (["--scale", "1e6"], 2, "over the limit of 1,073,741,824"),
         (["--scale", "2", "--memory", "0"], 2, "memory budget of 0 MiB is too small"),
@@ -298,7 +312,7 @@ def test_verify_repeats_the_stored_comparison(run: Run, tiny_bundle: Path) -> No
 def test_demo_writes_pictures_and_a_comparison(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
     result = run("demo", "-b", tiny_bundle, "-o", tmp_path / "demo", "--scale", "1.5")
     assert result.code == 0
-    assert "megapixels per second" in result.out
+    assert "megapixels/s" in result.out
     names = sorted(path.name for path in (tmp_path / "demo").iterdir())
     assert names == ["astronaut_x1.5.png", "chelsea_x1.5.png", "coffee_x1.5.png", "comparison.png"]
 
