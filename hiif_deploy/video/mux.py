@@ -38,6 +38,10 @@ KEPT_TYPES = ("video", "audio", "subtitle", "attachment")
 FIRST_PACKETS = 256
 """Among so many is the earliest of every stream."""
 
+Lost = frozenset[int]
+"""Indices of streams that a container does not take."""
+NONE_LOST: Lost = frozenset()
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -51,8 +55,10 @@ class Cut:
     """Whether it is all of the clip; then nothing is moved."""
 
 
-def write_clip(clip: Clip, encoding: Encoding, segments: Sequence[Path], cut: Cut, target: Path, suffix: str) -> None:
-    """Write the file of the container that `suffix` names.
+def write_clip(
+    clip: Clip, encoding: Encoding, segments: Sequence[Path], cut: Cut, lost: Lost, target: Path, suffix: str
+) -> None:  # fmt: skip
+    """Write the file of the container that `suffix` names, without the streams that `check_clip` calls lost.
 
     Raises VideoError where the container does not take a stream, OSError where the disk is full.
     """
@@ -61,7 +67,7 @@ def write_clip(clip: Clip, encoding: Encoding, segments: Sequence[Path], cut: Cu
     times = [time for _, part in tables for time in part]
     try:
         with open_clip(clip.path) as source, _open_target(str(target), suffix, source.metadata) as made:
-            streams = _add_streams(source, made, clip, encoding, left_out(source, clip, suffix))
+            streams = _add_streams(source, made, clip, encoding, lost)
             _add_facts(source, made, clip, cut)
             _add_timecode(source, streams[clip.stream], clip, cut)
             made.start_encoding()
@@ -73,20 +79,22 @@ def write_clip(clip: Clip, encoding: Encoding, segments: Sequence[Path], cut: Cu
     except (av.FFmpegError, ValueError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
-        raise VideoError(f"{clip.path}: its streams do not go into {suffix} ({error}); choose .mkv for them") from error
+        raise VideoError(
+            f"{clip.path}: its streams do not go into {suffix} ({error}); choose {_other(suffix)}"
+        ) from error
 
 
-def check_clip(clip: Clip, encoding: Encoding, times: Sequence[int], suffix: str) -> tuple[str, ...]:
+def check_clip(clip: Clip, encoding: Encoding, times: Sequence[int], suffix: str) -> tuple[Lost, tuple[str, ...]]:
     """Write the head of such a file to memory, to learn before the work what the container does not take.
 
-    `times` are those that its frames will have. What is lost or moved, one sentence each. VideoError where it does
-    not go.
+    `times` are those that its frames will have. The streams that are lost, and what is lost or moved, one sentence
+    each. VideoError where it does not go.
     """
     # Its refusals are about the encoder, not the container: they come first.
     Encoder(encoding)
     try:
         with open_clip(clip.path) as source, _open_target(io.BytesIO(), suffix, source.metadata) as made:
-            lost = left_out(source, clip, suffix)
+            lost = _lost_streams(source, clip, suffix)
             streams = _add_streams(source, made, clip, encoding, lost)
             cut = Cut(clip.times[0], clip.end)
             _add_facts(source, made, clip, cut)
@@ -96,16 +104,20 @@ def check_clip(clip: Clip, encoding: Encoding, times: Sequence[int], suffix: str
             early = -_earliest(source)
     except (pyav().FFmpegError, ValueError) as error:
         raise VideoError(
-            f"{clip.path}: does not go into {suffix} ({error}); choose .mkv, or another --codec"
+            f"{clip.path}: does not go into {suffix} ({error}); choose {_other(suffix)}, or another --codec"
         ) from error
     if early > 0 and suffix in LATER:
         notes.append(f"all streams are shown {float(early):.4g} s later, together: {suffix} holds no times before zero")
     if suffix in LATER:
         notes += _rounding(clip, times, suffix)
-    return tuple(notes)
+    return lost, tuple(notes)
 
 
-def left_out(source: Any, clip: Clip, suffix: str) -> frozenset[int]:
+def _other(suffix: str) -> str:
+    return ".mov" if suffix == ".mkv" else ".mkv"
+
+
+def _lost_streams(source: Any, clip: Clip, suffix: str) -> Lost:
     """Indices of the data streams that the container does not take. VideoError for sound or subtitles that it does not.
 
     QuickTime's time code track is left out as well: writers make it anew from the metadata.
@@ -117,21 +129,22 @@ def left_out(source: Any, clip: Clip, suffix: str) -> frozenset[int]:
         why = refusal(clip.path, stream.index, suffix, _open_target)
         if why and stream.type in KEPT_TYPES:
             raise VideoError(
-                f"{clip.path}: stream {stream.index} ({stream.type}) does not go into {suffix} ({why}); choose .mkv"
+                f"{clip.path}: stream {stream.index} ({stream.type}) does not go into {suffix} ({why}); choose "
+                f"{_other(suffix)}"
             )
-        if why or "timecode" in stream.metadata:
+        if why or (stream.type == "data" and "timecode" in stream.metadata):
             lost.add(stream.index)
     return frozenset(lost)
 
 
-def _losses(source: Any, clip: Clip, lost: frozenset[int], suffix: str) -> Iterator[str]:
+def _losses(source: Any, clip: Clip, lost: Lost, suffix: str) -> Iterator[str]:
     timecode = find_timecode(source, source.streams[clip.stream])
     has_track = FORMATS[suffix] in TIMECODE_TRACKS
     if timecode is not None and has_track and not fits_track(timecode, clip.rate):
         yield f"lost: the time code {timecode}, which {suffix} does not take at {float(clip.rate):g} frames per second"
     for index in sorted(lost):
         if timecode is None or "timecode" not in source.streams[index].metadata:
-            yield f"lost: stream {index} (data), which {suffix} does not take"
+            yield f"lost: stream {index} ({source.streams[index].type}), which {suffix} does not take"
         elif not has_track:
             yield f"the time code {timecode} (stream {index}) becomes metadata: {suffix} has no track for it"
 
@@ -178,7 +191,7 @@ def _open_target(target: str | BinaryIO, suffix: str, metadata: dict[str, str]) 
 
 
 def _add_streams(
-    source: Any, made: Any, clip: Clip, encoding: Encoding, lost: frozenset[int]
+    source: Any, made: Any, clip: Clip, encoding: Encoding, lost: Lost
 ) -> dict[int, Any]:  # fmt: skip
     """A stream for each of the source but those that are lost, in its order; by the source's index."""
     streams: dict[int, Any] = {}

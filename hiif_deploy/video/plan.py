@@ -11,7 +11,7 @@ from pathlib import Path
 from hiif_deploy.errors import OptionError
 from hiif_deploy.sizes import Size
 from hiif_deploy.target import Target
-from hiif_deploy.video.mux import Cut, check_clip
+from hiif_deploy.video.mux import NONE_LOST, Cut, Lost, check_clip
 from hiif_deploy.video.options import VideoOptions, choose_encoding
 from hiif_deploy.video.probe import Clip, probe
 from hiif_deploy.video.task import Encoding, SegmentTask
@@ -37,6 +37,8 @@ class VideoPlan:
     """Which part of the clip they are."""
     notes: tuple[str, ...] = ()
     """What differs from what was asked, or is lost."""
+    lost: Lost = NONE_LOST
+    """Streams that the container does not take."""
 
     @property
     def frames(self) -> int:
@@ -53,12 +55,12 @@ def plan_video(source: Path, output: Path, target: Target, options: VideoOptions
     is_whole = (first, stop) == (0, clip.count)
     cut = Cut(clip.times[first], clip.end if stop == clip.count else clip.times[stop], is_whole)
     moved = 0 if is_whole else cut.start
-    lost = check_clip(clip, encoding, [time - moved for time in clip.times[first:stop]], output.suffix.lower())
+    lost, losses = check_clip(clip, encoding, [time - moved for time in clip.times[first:stop]], output.suffix.lower())
     tasks = tuple(
         _task(clip, encoding, options, number, *bounds)
         for number, bounds in enumerate(segment_bounds(clip.keys, first, stop, options.segment_frames))
     )
-    return VideoPlan(clip, encoding, tasks, cut, (*clip.notes, *notes, *lost))
+    return VideoPlan(clip, encoding, tasks, cut, (*clip.notes, *notes, *losses), lost)
 
 
 def chosen_frames(clip: Clip, options: VideoOptions) -> tuple[int, int]:

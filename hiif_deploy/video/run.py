@@ -163,7 +163,7 @@ def _finish(plan: VideoPlan, journal: Journal, output: Path) -> None:
     """Put the segments together, in the journal's folder; then the file takes its place."""
     whole = journal.folder / WHOLE_FILE
     segments = [journal.path(task) for task in plan.tasks]
-    write_clip(plan.clip, plan.encoding, segments, plan.cut, whole, output.suffix.lower())
+    write_clip(plan.clip, plan.encoding, segments, plan.cut, plan.lost, whole, output.suffix.lower())
     with whole.open("rb+") as file:
         os.fsync(file.fileno())
     note = json.dumps({"inode": whole.stat().st_ino}).encode()
