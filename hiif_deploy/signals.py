@@ -26,6 +26,16 @@ class Termination:
 
 
 @contextmanager
+def keep_sigterm() -> Iterator[None]:
+    """Give SIGTERM back to whoever handles it, where a library takes it within: Ray ends the process by itself."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and before not in (signal.SIG_DFL, None):
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def sigterm_as_ctrl_c() -> Iterator[Termination]:
     """Within it the first SIGTERM raises `Terminated`, and further ones do not disturb what that cleans up.
 

@@ -19,6 +19,7 @@ from hiif_deploy.errors import ClusterError, HiifError, OptionError
 from hiif_deploy.extras import require_extra
 from hiif_deploy.say import Say, say_on_stderr
 from hiif_deploy.session import EngineOptions
+from hiif_deploy.signals import keep_sigterm
 from hiif_deploy.upscaler import RenderOptions
 
 LOCAL = "local"
@@ -95,7 +96,8 @@ class Pool:
         self._ray, self._options, self._say = ray, options, say
         self._is_own = not ray.is_initialized()
         if self._is_own:
-            _join(ray, options.address)
+            with keep_sigterm():
+                _join(ray, options.address)
         try:
             self.share = share_of(ray.nodes(), engine, options.workers)
             self._engine = replace(engine, threads=self.share.processors) if self.share.gpus == 0 else engine

@@ -106,7 +106,8 @@ def _counted(frames: Iterator[Any], task: SegmentTask) -> Iterator[Any]:
         own = frame.pts
         if frame.key_frame and own in task.counted and (before or task.key_frame == 0):
             place = task.counted.index(own) + sum(other > own for other in before)
-        before.append(own)
+        if own is not None:
+            before.append(own)
         if place is None or place >= len(task.counted):
             continue
         frame.pts = task.counted[place]

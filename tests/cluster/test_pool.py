@@ -66,26 +66,34 @@ def test_a_numbered_gpu_is_refused_for_ray_gives_each_worker_its_own() -> None:
 
 
 OPEN_LOCAL = """
-import ray
+import os, ray, signal
 from hiif_deploy.bundle import open_bundle
 from hiif_deploy.cluster import pool as pool_module
 from hiif_deploy.cluster.pool import ClusterOptions, Pool
 from hiif_deploy.session import EngineOptions
+from hiif_deploy.signals import sigterm_as_ctrl_c
 from hiif_deploy.upscaler import RenderOptions
-pool = Pool(open_bundle("hiif-video"), ClusterOptions("local"), EngineOptions(threads=1), RenderOptions())
-print(ray.get_runtime_context().gcs_address)
-pool._leave()
+with sigterm_as_ctrl_c():
+    pool = Pool(open_bundle("hiif-video"), ClusterOptions("local"), EngineOptions(threads=1), RenderOptions())
+    print(ray.get_runtime_context().gcs_address)
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except KeyboardInterrupt:
+        print("as Ctrl-C")
+    pool._leave()
 """
 
 
-def test_local_starts_a_cluster_of_its_own_beside_another(cluster: Any) -> None:
+def test_local_starts_a_cluster_of_its_own_beside_another_and_leaves_sigterm_to_the_command(cluster: Any) -> None:
     other = cluster.get_runtime_context().gcs_address
     child = subprocess.run(
         [sys.executable, "-c", OPEN_LOCAL], env={**os.environ, "RAY_ADDRESS": other}, capture_output=True, text=True,
         timeout=120, check=False,
     )  # fmt: skip
     assert child.returncode == 0, child.stderr
-    assert child.stdout.strip() not in ("", other)
+    address, ending = child.stdout.split("\n", 1)
+    assert address not in ("", other)
+    assert ending == "as Ctrl-C\n"
 
 
 @pytest.mark.parametrize("is_auto", [True, False])
