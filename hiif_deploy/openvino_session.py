@@ -7,10 +7,12 @@ on the rows beside it. Which graphs may run so is the backend's choice (design/d
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -96,8 +98,6 @@ class OpenvinoSession:
 
 def join(networks: Sequence[Model]) -> Model:
     """Networks one behind the other as one: tensors of equal names become one tensor."""
-    from openvino import Model
-
     known: dict[str, Any] = {}
     parameters = []
     for network in networks:
@@ -109,7 +109,7 @@ def join(networks: Sequence[Model]) -> Model:
                 known[name] = parameter.output(0)
                 parameters.append(parameter)
         known |= {output.get_any_name(): output.get_node().input_value(0) for output in network.outputs}
-    return Model(networks[-1].get_results(), parameters, networks[-1].get_friendly_name())
+    return load_openvino().Model(networks[-1].get_results(), parameters, networks[-1].get_friendly_name())
 
 
 def quantise(network: Model) -> int:
@@ -117,9 +117,7 @@ def quantise(network: Model) -> int:
 
     The engine then brings what meets them to 8 bits too, with a scale for every group of that size within a row.
     """
-    from openvino import opset13 as ops
-
-    group = 0
+    ops, group = load_openvino().opset13, 0
     for node in network.get_ordered_ops():
         if node.get_type_name() != "MatMul" or node.input_value(1).get_node().get_type_name() != "Constant":
             continue
@@ -164,14 +162,32 @@ def processor_flags(file: Path = Path("/proc/cpuinfo")) -> frozenset[str] | None
 def _core() -> Any:
     # One, and never given up: OpenVINO's processor plugin gives the thread that loads it another stack for signals, and
     # frees that stack on whichever thread its last user ends. The next signal (a child ended) then kills the process.
-    return _openvino().Core()
+    return load_openvino().Core()
 
 
-def _openvino() -> ModuleType:
+@cache
+def load_openvino() -> ModuleType:
+    """The module `openvino`, imported without its telemetry; MissingExtraError where it is not installed."""
+    # Importing openvino sends the system, the version and an identifier, which it keeps in the home folder, to Google
+    # Analytics. No variable switches that off. Where its telemetry package is missing, it uses a stub of its own.
+    with _absent("openvino_telemetry"):
+        try:
+            return import_module("openvino")
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("openvino", "openvino") from error
+
+
+@contextlib.contextmanager
+def _absent(package: str) -> Iterator[None]:
+    """Make `package` look uninstalled to whoever imports it meanwhile."""
+    before = sys.modules.get(package)
+    sys.modules[package] = None  # type: ignore[assignment]  # as the import system documents it
     try:
-        return import_module("openvino")
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("openvino", "openvino") from error
+        yield
+    finally:
+        del sys.modules[package]
+        if before is not None:
+            sys.modules[package] = before
 
 
 def _settings(arithmetic: Arithmetic, threads: int, streams: int) -> dict[str, Any]:

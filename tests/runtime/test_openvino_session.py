@@ -58,9 +58,7 @@ def test_a_low_arithmetic_does_not_depend_on_how_the_work_is_cut(tiny_bundle: Pa
 
 
 def test_matrices_are_brought_to_8_bits(tiny_bundle: Path) -> None:
-    import openvino as ov
-
-    network = ov.Core().read_model(model=open_bundle(tiny_bundle).graphs["tail"], weights=b"")
+    network = session.load_openvino().Core().read_model(model=open_bundle(tiny_bundle).graphs["tail"], weights=b"")
     assert session.quantise(network) > 0
 
 
