@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
+import stat
 import zipfile
 import zlib
 from dataclasses import dataclass, field
@@ -17,12 +19,14 @@ from numpy.typing import NDArray
 
 from hiif_deploy.contract import FORMAT, VERSION, Contract, from_json
 from hiif_deploy.errors import BundleError
+from hiif_deploy.onnx_check import check_model
 
 CONTRACT_FILE = "bundle.json"
 CONTRACT_LIMIT = 4 << 20
 """Bytes of bundle.json beyond which it is refused unread."""
-DEFAULT_MODEL, VIDEO_MODEL = "hiif-compact", "hiif-video"
-"""The shipped models that pictures and videos take where no other is named."""
+REFERENCE_LIMIT = 1 << 28
+"""Bytes of the stored answers, unpacked, beyond which they are refused."""
+DEFAULT_MODEL = "hiif-compact"
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Bundle:
             raise BundleError(f"{self.folder / CONTRACT_FILE} names no reference: export the bundle again")
         data = _checked_bytes(self.folder, entry["file"], entry["sha256"])
         try:
+            _check_unpacked(self.folder / entry["file"], data)
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}
         except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -54,6 +59,8 @@ def open_bundle(location: str | Path = DEFAULT_MODEL) -> Bundle:
     folder = find_bundle(location)
     contract = read_contract(folder)
     graphs = {g.key: _checked_bytes(folder, g.file, g.sha256) for g in contract.graphs}
+    for key, model in graphs.items():
+        check_model(key, model)
     return Bundle(folder, contract, graphs)
 
 
@@ -109,12 +116,23 @@ def read_contract(folder: Path) -> Contract:
     return contract
 
 
+def _check_unpacked(path: Path, archive: bytes) -> None:
+    """BundleError for an archive of arrays that unpacks to far more than pictures and answers take."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+        size = sum(entry.file_size for entry in opened.infolist())
+    if size > REFERENCE_LIMIT:
+        raise BundleError(f"{path}: unpacks to {size} bytes: expected at most {REFERENCE_LIMIT}; export it again")
+
+
 def _checked_bytes(folder: Path, name: str, sha256: str) -> bytes:
     """The file's bytes; only a plain name inside the folder with the promised hash is read."""
     if not name or Path(name).name != name or name in (".", "..") or {"\\", "\0"} & set(name):
         raise BundleError(f"{folder / CONTRACT_FILE}: file name {name!r} leaves the bundle's folder")
     try:
-        data = (folder / name).read_bytes()
+        if stat.S_ISREG((folder / name).stat().st_mode):
+            data = (folder / name).read_bytes()
+        else:
+            raise OSError(errno.EINVAL, "not a regular file")
     except OSError as error:
         raise BundleError(f"{folder / name}: cannot be read ({error.strerror}); export the bundle again") from error
     found = hashlib.sha256(data).hexdigest()

@@ -15,9 +15,17 @@ FORMAT = "hiif-deploy bundle"
 VERSION = 3
 """Raised when an older runtime could no longer read a bundle right; all earlier ones are read. 1 knew no precisions, 2
 no decoder beside HIIF."""
-MOST = {"statistics_passes": 64, "cascade": 8, "levels": 30}
-"""Largest counts that make sense where larger ones would exhaust memory or overflow; others end at `MOST_OTHER`."""
+MOST = {
+    "statistics_passes": 64, "cascade": 8, "levels": 30, "halo": 16, "size_multiple": 256, "receptive_field": 4096,
+    "channels": 1 << 12, "map_channels": 1 << 16, "query_channels": 1 << 18, "tile": 1 << 14, "tile_overlap": 1 << 13,
+}  # fmt: skip
+"""Largest counts: eight times those of published models and more, and few enough that no plan exceeds its memory."""
 MOST_OTHER = 1 << 20
+"""Of other counts, and of the sizes of a tensor."""
+MOST_DIMENSIONS = 8
+MOST_SCALE = 1000.0
+MOST_NORMALISATION = 1e6
+"""Means lie within ± this, standard deviations between this and its inverse."""
 
 FIRST_STAGE = "first"
 """Maps and geometry → state 0 of the queries."""
@@ -46,6 +54,14 @@ class TensorContract:
     """Element type."""
     shape: tuple[int | str, ...]
     """Sizes; a name marks a dynamic axis, and equal names agree within one call."""
+
+    def __post_init__(self) -> None:
+        sizes = [size for size in self.shape if isinstance(size, int)]
+        if len(self.shape) > MOST_DIMENSIONS or not all(0 <= size <= MOST_OTHER for size in sizes):
+            raise BundleError(
+                f"tensor {_short(self.name)} has shape {_short(list(self.shape))}: expected at most {MOST_DIMENSIONS} "
+                f"sizes of 0 to {MOST_OTHER}"
+            )
 
 
 @dataclass(frozen=True)
@@ -152,6 +168,12 @@ class Normalisation:
     def __post_init__(self) -> None:
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise BundleError(f"normalisation {self}: expected three means and three positive standard deviations")
+        is_sane = all(1 / MOST_NORMALISATION <= std <= MOST_NORMALISATION for std in self.std)
+        if not is_sane or not all(abs(mean) <= MOST_NORMALISATION for mean in self.mean):
+            raise BundleError(
+                f"normalisation {self}: expected means up to ±{MOST_NORMALISATION:g} and standard deviations of "
+                f"{1 / MOST_NORMALISATION:g} to {MOST_NORMALISATION:g}"
+            )
 
 
 @dataclass(frozen=True)
@@ -187,8 +209,8 @@ class Contract:
 
     def __post_init__(self) -> None:
         low, high = self.training_scales
-        if not 1 <= low <= high:
-            raise BundleError(f"training scales {low} to {high}: expected 1 ≤ low ≤ high")
+        if not 1 <= low <= high <= MOST_SCALE:
+            raise BundleError(f"training scales {low} to {high}: expected 1 ≤ low ≤ high ≤ {MOST_SCALE:g}")
         keys = [graph.key for graph in self.graphs]
         for precision in self.precisions:
             for key in expected_graphs(self.decoder.statistics_passes, precision, self.decoder.cascade):

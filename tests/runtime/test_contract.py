@@ -206,7 +206,9 @@ def test_standard_deviations_are_positive(value: float) -> None:
         ("encoder", "receptive_field", -1),
         ("encoder", "size_multiple", 0),
         ("encoder", "memory_channels", 0),
+        ("encoder", "size_multiple", 1 << 20),
         ("decoder", "halo", -1),
+        ("decoder", "halo", 1000),
         ("decoder", "statistics_passes", -1),
         ("decoder", "statistics_passes", 10**9),
         ("decoder", "map_channels", 0),
@@ -217,6 +219,20 @@ def test_standard_deviations_are_positive(value: float) -> None:
 )
 def test_a_count_out_of_range_is_refused(section: str, name: str, value: int) -> None:
     refused(replaced((section, name), value), f"{section} {name} is {value}")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("normalisation", "std", 0), 1e-30, "expected means up to"),
+        (("normalisation", "mean", 0), 1e30, "expected means up to"),
+        (("training_scales", 1), 1e9, "expected 1 ≤ low ≤ high ≤ 1000"),
+        (("graphs", 0, "inputs", 0, "shape"), [1] * 40, "expected at most 8 sizes"),
+        (("graphs", 0, "inputs", 0, "shape"), [1 << 40], "expected at most 8 sizes"),
+    ],
+)
+def test_a_number_far_beyond_those_of_any_model_is_refused(path: Path, value: Any, message: str) -> None:
+    refused(replaced(path, value), message)
 
 
 @pytest.mark.parametrize("name", ["encoder", "statistics_0", "fold_0", "decoder"])
