@@ -25,6 +25,8 @@ cosine_lr_warmup: {warmup_t: 50, warmup_lr_init: 2.e-6, lr_min: 2.e-6}
 epoch_save: 50
 resume: ./save/epoch-last.pth
 """
+ALIASES = ", ".join(f"&a{n} [{f'*a{n - 1}, *a{n - 1}' if n else 1}]" for n in range(40))
+"""Each stands for two of the one before."""
 STEPPED = COSINE.replace(
     "cosine_lr_warmup: {warmup_t: 50, warmup_lr_init: 2.e-6, lr_min: 2.e-6}",
     "multi_step_lr: {milestones: [200, 400], gamma: 0.5}",
@@ -78,6 +80,14 @@ def test_the_command_line_names_other_folders_and_values(tmp_path: Path, picture
         ("epoch_max: 1050", "epoch_maxi: 1050", "the file: unknown key 'epoch_maxi'"),
         ("warmup_lr_init: 2.e-6", "warmup_lr_init: 1.e-6", "warmup_lr_init is 1e-06"),
         ("model: {", "model: [", "cannot be read"),
+        ("scale_max: 4", "scale_max: many", "wrapper.args: scale_max is 'many', expected a number"),
+        ("scale_max: 4", "scale_max: .nan", "wrapper.args: scale_max is nan, expected a number"),
+        ("lr: 4.e-4", "lr: [1]", "optimizer.args: lr is [1], expected a number"),
+        ("epoch_max: 1050", f"epoch_max: {10**30}", "the file: epoch_max is larger than"),
+        ("epoch_save: 50", "epoch_save: 2001-99-99", "cannot be read"),
+        ("epoch_save: 50", f"epoch_save: {'[' * 5000}", "cannot be read"),
+        ("epoch_save: 50", f"epoch_save: {'[' * 100 + ']' * 100}", "cannot be read: nested deeper than 64 levels"),
+        ("epoch_save: 50", f"epoch_save: [{ALIASES}]", "cannot be read: nested deeper than 64 levels"),
     ],
 )
 def test_what_this_project_does_otherwise_is_refused(

@@ -34,12 +34,19 @@ from hiif_training.detect import detect_spec
 from hiif_training.mmcv_format import family_tensors, is_mmcv
 from hiif_training.models.implicit import ImplicitModel
 from hiif_training.models.registry import make_model
+from hiif_training.nesting import check_nesting
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
 """What a checkpoint's name may end in when it is written."""
 
 COMPUTED = ("attn_mask", "relative_position_index")
 """Buffers that follow from the sizes: those of a file may be of any shape and are ignored."""
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Types of a weight."""
+
+DESCRIPTION_LIMIT = 4 << 20
+"""Bytes of the JSON file beside a safetensors file."""
 
 _SHOWN = 3
 """How many names an error message lists before it only counts."""
@@ -116,10 +123,13 @@ def read_file(path: Path) -> dict[str, Any]:
     try:
         _check_sums(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refusal(path, str(error))) from error
     except Exception as error:  # a damaged archive can fail in any way
         raise CheckpointError(f"{path}: truncated, damaged or not a checkpoint ({_brief(error)})") from error
+    _check_nesting(path, content)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}: expected a dictionary with 'model'")
     return content
@@ -152,7 +162,12 @@ def _family(content: Mapping[str, Any]) -> tuple[dict[str, Any] | None, Mapping[
         return None
     if model.get("name") is None and not model.get("args"):
         return None, model["sd"]
-    return {"name": model.get("name"), "args": model.get("args") or {}}, model["sd"]
+    spec = {"name": model.get("name"), "args": model.get("args") or {}}
+    if not _is_plain(spec):
+        raise CheckpointError(
+            "the model's name and args are not plain data: expected numbers, texts, lists and dictionaries"
+        )
+    return spec, model["sd"]
 
 
 def _nameless(content: Mapping[str, Any]) -> tuple[None, Mapping[str, Any]]:
@@ -187,9 +202,12 @@ def _read_description(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not path.is_file():
         raise CheckpointError(f"{path}: missing; a safetensors checkpoint needs its name and args beside it")
     try:
+        if path.stat().st_size > DESCRIPTION_LIMIT:
+            raise CheckpointError(f"{path}: larger than {DESCRIPTION_LIMIT} bytes, so it is no description of a model")
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a JSON file: {error}") from error
+    _check_nesting(path, content)
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise CheckpointError(f'{path}: expected {{"model": {{"name": …, "args": …}}}}')
     metadata = content.get("metadata")
@@ -205,12 +223,24 @@ def _check_present(path: Path) -> None:
         raise CheckpointError(f"{path}: the file is empty (0 bytes); copy or download it again")
 
 
+def _check_nesting(path: Path, content: Any) -> None:
+    try:
+        check_nesting(content)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its data is {error}") from error
+
+
 def _check_sums(path: Path) -> None:
     """torch.load does not look at the checksums, and a flipped bit in a weight is a valid weight."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
+        entries = archive.infolist()
+        # torch.save stores and never compresses: anything else may unpack to a thousand times the file.
+        is_stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+        if not is_stored or sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise CheckpointError(f"{path}: a compressed archive: expected one that torch.save wrote; save it again")
+        for entry in entries:
             if entry.CRC:  # zero where torch was told to write none
                 with archive.open(entry) as file:
                     while file.read(1 << 20):
@@ -230,9 +260,12 @@ def _check_names(given: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> None
 
 
 def _check_tensor(key: str, given: Any, wanted: Tensor) -> None:
-    if not isinstance(given, Tensor) or not given.is_floating_point():
+    if not isinstance(given, Tensor) or given.dtype not in FLOATS:
         kind = given.dtype if isinstance(given, Tensor) else type(given).__name__
         raise CheckpointError(f"{key} is {kind}: expected a floating-point tensor")
+    if given.is_meta or given.layout != torch.strided:
+        kind = "has no values (it is on the meta device)" if given.is_meta else f"is stored as {given.layout}"
+        raise CheckpointError(f"{key} {kind}: expected a dense tensor with its values; save it again")
     if given.shape != wanted.shape:
         raise CheckpointError(f"{key} has shape {_shape(given)}: expected {_shape(wanted)}")
     broken = int(given.numel() - given.isfinite().sum())

@@ -20,6 +20,20 @@ Accepted = Mapping[str, tuple[Any, ...] | None]
 """Public arguments that set nothing here → the values they may have; None where no value has an effect."""
 
 
+MOST = {
+    "blocks": 128, "layers": 32, "depths": 32, "attention_blocks": 32, "levels": 30, "stages": 8, "image_size": 512,
+    "window": 64, "reach": 16, "kernel": 15,
+}  # fmt: skip
+"""Field of a configuration → its largest value: some times that of the published models, which a checkpoint's few bytes
+could exceed by any factor."""
+MOST_WIDTH = 4096
+"""Of all other fields."""
+MOST_ENTRIES = 32
+"""Of lists."""
+MOST_NUMBER = 1000.0
+"""Of numbers with a point."""
+
+
 def part_arguments(model: str, spec: Any, expected: str) -> dict[str, Any]:
     """Arguments of a part that can only be one thing; none where the spec leaves the part out."""
     if spec is None:
@@ -36,25 +50,40 @@ def configure(model: str, base: Config, args: Arguments, names: Mapping[str, str
         look_up(name, {**names, **accepted}, f"argument of {model}")
         allowed = accepted.get(name)
         if allowed is not None and value not in allowed:
-            raise CheckpointError(f"{model}: {name} is {value!r}: expected {' or '.join(map(repr, allowed))}")
+            raise CheckpointError(f"{model}: {name} is {_short(value)}: expected {' or '.join(map(repr, allowed))}")
     values = {
-        field: _typed(f"{model}: {name}", args[name], getattr(base, field))
+        field: _typed(f"{model}: {name}", args[name], getattr(base, field), MOST.get(field, MOST_WIDTH))
         for name, field in names.items()
         if name in args
     }
     return replace(base, **values)
 
 
-def _typed(what: str, value: Any, example: Any) -> Any:
-    """`value` where it has the type of `example`, a list as a tuple; CheckpointError otherwise."""
+def _typed(what: str, value: Any, example: Any, most: int) -> Any:
+    """`value` where it has the type of `example`, a list as a tuple, and is in range; CheckpointError otherwise."""
     if isinstance(example, tuple) and isinstance(value, list | tuple):
-        return tuple(_typed(f"{what}[{n}]", entry, example[0]) for n, entry in enumerate(value))
-    if isinstance(example, float) and type(value) is int:
+        if len(value) > MOST_ENTRIES:
+            raise CheckpointError(f"{what} has {len(value)} entries: expected at most {MOST_ENTRIES}")
+        return tuple(_typed(f"{what}[{n}]", entry, example[0], most) for n, entry in enumerate(value))
+    if isinstance(example, float) and type(value) in (int, float):
+        if not -MOST_NUMBER <= value <= MOST_NUMBER:
+            raise CheckpointError(f"{what} is {_short(value)}: expected a number between ±{MOST_NUMBER:g}")
         return float(value)
     if type(value) is not type(example):
         kind = "list" if isinstance(example, tuple) else type(example).__name__
-        raise CheckpointError(f"{what} is {value!r}: expected {kind}")
+        raise CheckpointError(f"{what} is {_short(value)}: expected {kind}")
+    if type(value) is int and value > most:
+        raise CheckpointError(f"{what} is {_short(value)}: expected at most {most}")
     return value
+
+
+def _short(value: Any) -> str:
+    text = (
+        repr(value)
+        if not isinstance(value, int) or value.bit_length() < 200
+        else f"a number of {value.bit_length()} bits"
+    )
+    return text if len(text) <= 80 else f"{text[:77]}…"
 
 
 def read_spec(spec: Mapping[str, Any], kind: str) -> tuple[str, Arguments]:
@@ -63,7 +92,7 @@ def read_spec(spec: Mapping[str, Any], kind: str) -> tuple[str, Arguments]:
     name, args = rest.pop("name", None), rest.pop("args", None)
     args = {} if args is None else args
     if rest or not isinstance(name, str) or not isinstance(args, Mapping):
-        raise CheckpointError(f"{kind} spec is {spec!r}: expected {{'name': text, 'args': {{…}}}}")
+        raise CheckpointError(f"{kind} spec is {_short(spec)}: expected {{'name': text, 'args': {{…}}}}")
     return name, args
 
 
@@ -73,9 +102,9 @@ Value = TypeVar("Value")
 def look_up(name: Any, table: Mapping[str, Value], kind: str) -> Value:
     if isinstance(name, str) and name in table:
         return table[name]
-    raise CheckpointError(f"unknown {kind} {name!r}{_nearest(name, table)}; known: {', '.join(table)}")
+    raise CheckpointError(f"unknown {kind} {_short(name)}{_nearest(name, table)}; known: {', '.join(table)}")
 
 
 def _nearest(name: Any, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(str(name).lower(), known, n=1)
+    near = difflib.get_close_matches(str(name)[:80].lower(), known, n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""

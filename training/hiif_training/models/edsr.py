@@ -79,6 +79,6 @@ def _mean_shift(colours: int, sign: int) -> nn.Conv2d:
     shift = nn.Conv2d(colours, colours, 1)
     mean = torch.tensor([0.4488, 0.4371, 0.4040])[:colours]
     with torch.no_grad():
-        shift.weight.copy_(torch.eye(colours)[:, :, None, None])
+        nn.init.dirac_(shift.weight)
         shift.bias.copy_(sign * mean)  # type: ignore[union-attr]
     return shift.requires_grad_(False)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
+
 from hiif_deploy.errors import CheckpointError
 from hiif_training.models.arguments import Accepted, Arguments, configure, look_up, read_spec
 from hiif_training.models.ciaosr import make_ciaosr
@@ -70,6 +72,10 @@ _SWINIR_FIXED: Accepted = {
 }
 
 
+MOST_VALUES = 1 << 28
+"""Weights and buffers of a model; the largest published one has 50 million."""
+
+
 def make_encoder(spec: Mapping[str, Any]) -> Encoder:
     """The encoder that `spec` describes, freshly initialised; CheckpointError names what is unknown in it."""
     name, args = read_spec(spec, "encoder")
@@ -77,7 +83,19 @@ def make_encoder(spec: Mapping[str, Any]) -> Encoder:
 
 
 def make_model(spec: Mapping[str, Any]) -> ImplicitModel:
-    """The decoder that `spec` describes, around the encoder of its `encoder_spec`, freshly initialised."""
+    """The decoder that `spec` describes, around the encoder of its `encoder_spec`, freshly initialised.
+
+    CheckpointError names what is unknown, or too large, before anything is allocated.
+    """
+    # On the meta device tensors have shapes and no memory.
+    with torch.device("meta"):
+        values = sum(tensor.numel() for tensor in _make(spec).state_dict().values())
+    if values > MOST_VALUES:
+        raise CheckpointError(f"the model that is described has {values:,} weights: expected at most {MOST_VALUES:,}")
+    return _make(spec)
+
+
+def _make(spec: Mapping[str, Any]) -> ImplicitModel:
     decoder = decoder_named(spec)
     name, args = read_spec(spec, "model")
     rest = dict(args)
