@@ -34,7 +34,7 @@ from hiif_deploy.engine_sidecar import Sidecar, make_sidecar, plain, read_sideca
 from hiif_deploy.errors import EngineError
 from hiif_deploy.say import Say, say_on_stderr
 from hiif_deploy.shared_files import asides, locked, remove_files, write_whole
-from hiif_deploy.store_root import ENGINES, TIMING, lock_path, make_fallback, make_folders, wanted_root
+from hiif_deploy.store_root import ENGINES, TIMING, check_owner, lock_path, make_fallback, make_folders, wanted_root
 from hiif_deploy.timing_cache import CACHE, TimingCache
 
 
@@ -62,7 +62,7 @@ class EngineStore:
         """The store at `root`, else at `$HIIF_DEPLOY_STORE`, else in the user's cache folder; created where absent.
 
         One that cannot be written gives way to a temporary one of this user, which is said.
-        EngineError where there is not even that.
+        EngineError where there is not even that, or where others can write to the store that is named.
         """
         wanted = wanted_root(root)
         try:
@@ -71,6 +71,8 @@ class EngineStore:
             make_folders(wanted)
         except OSError as error:
             name = "the store" if wanted is None else f"{wanted}: the store"
+            if wanted is not None:
+                check_owner(wanted)
             fallback = make_fallback()
             say(f"{name} cannot be written ({error.strerror}); engines are kept in {fallback} instead")
             return cls(fallback, wanted)

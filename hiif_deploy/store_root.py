@@ -43,12 +43,33 @@ def lock_path(root: Path, stem: str) -> Path:
 
 
 def make_folders(root: Path) -> None:
-    """Create what a store consists of and try to write there; OSError where that fails."""
+    """Create what a store consists of and try to write there; OSError where that fails.
+
+    EngineError where others can write there.
+    """
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_owner(root)
     for name in (ENGINES, TIMING, LOCKS):
         (root / name).mkdir(exist_ok=True)
         with tempfile.TemporaryFile(dir=root / name):
             pass
+
+
+def check_owner(root: Path) -> None:
+    """EngineError where anyone but this user and the administrator can put engines into the store: they are code."""
+    folders = [path for path in (root, root / ENGINES, root / TIMING) if path.is_dir()]
+    if sys.platform == "win32" or not folders:
+        return
+    # Where others cannot enter the store, what its folders allow does not matter (a umask of 002 opens them).
+    if root.stat().st_mode & (stat.S_IXGRP | stat.S_IXOTH) == 0:
+        folders = folders[:1]
+    for folder in folders:
+        facts = folder.stat()
+        if facts.st_uid not in (os.getuid(), 0) or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise EngineError(
+                f"{folder}: others can write there, so engines from it cannot be trusted; make it yours alone "
+                f"(chmod go-w, chown), or name another folder with --store DIR or {VARIABLE}"
+            )
 
 
 def make_fallback() -> Path:

@@ -189,3 +189,57 @@ def test_where_nothing_can_be_written_the_error_says_what_to_do(tmp_path: Path) 
         EngineError, match=r"cannot be written either \(File exists\); name a folder that can be writ.*STORE"
     ):
         EngineStore.open(tmp_path / "store")
+
+
+def give_away(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a folder that of another user, who is not the administrator."""
+    if os.getuid() == 0:
+        os.chown(folder, 12345, -1)
+    else:
+        monkeypatch.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
+@pytest.mark.parametrize("inner", ["", "engines", "timing"])
+def test_a_named_store_that_others_can_write_is_not_trusted(tmp_path: Path, inner: str, mode: int) -> None:
+    store = tmp_path / "store"
+    (store / "engines").mkdir(parents=True)
+    (store / "timing").mkdir()
+    store.chmod(0o755)
+    (store / inner).chmod(mode)
+    with pytest.raises(EngineError, match=rf"^{re.escape(str(store / inner))}: others can write there, so engines"):
+        EngineStore.open(store)
+    assert not (store / "locks").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
+@pytest.mark.parametrize("inner", ["", "engines"])
+def test_a_named_store_of_another_user_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inner: str
+) -> None:
+    (tmp_path / "store" / "engines").mkdir(parents=True)
+    give_away(tmp_path / "store" / inner, monkeypatch)
+    with pytest.raises(EngineError, match="others can write there"):
+        EngineStore.open(tmp_path / "store")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
+def test_a_store_that_only_another_user_can_write_is_not_read_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    (tmp_path / "store" / "engines").mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    give_away(tmp_path / "store" / "engines", monkeypatch)
+    with pytest.raises(EngineError, match="others can write there"):
+        EngineStore.open(tmp_path / "store")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
+def test_folders_that_a_umask_opens_do_not_matter_where_nobody_can_enter(tmp_path: Path) -> None:
+    store = EngineStore.open(tmp_path / "store", pytest.fail)
+    (store.root / "engines").chmod(0o775)
+    assert EngineStore.open(store.root, pytest.fail).root == store.root
