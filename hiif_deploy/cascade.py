@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.clit_axis import clit_axis, stage_sizes
-from hiif_deploy.decode import Array, Decoder, Job, Statistics, Window, geometry_inputs, query_axes
+from hiif_deploy.decode import Array, Decoder, Job, Statistics, Window, geometry_inputs, query_axes, reshaped
 from hiif_deploy.grid import Axis, relative_cell
 from hiif_deploy.plan import Tile, query_blocks, shift
 from hiif_deploy.sizes import Size
@@ -44,7 +44,7 @@ class CascadedDecoder(Decoder):
             geometry = geometry_inputs(self._names[name], rows[row], columns[column], tile, cell)
             given = np.ascontiguousarray(before[row, column]).reshape(-1, 3)
             answer = self.sessions[name].run({**maps, **geometry, "before": given})["colour"]
-            colours[row, column] = answer.reshape(before[row, column].shape)
+            colours[row, column] = reshaped(answer, before[row, column].shape)
         return colours
 
 

@@ -8,6 +8,7 @@ answer does not depend on how the queries are cut (design/decoding.md §2).
 from __future__ import annotations
 
 import functools
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -144,7 +145,7 @@ class Decoder:
         parts = query_blocks(rows.count, columns.count, job.plan.query_block)
         for row, column, block in _blocks(window, tile, rows, columns, parts, self._maps(job, tile)):
             part = colours[row, column]
-            part[...] = self.block_colours(job, block, statistics.folded).reshape(part.shape)
+            part[...] = reshaped(self.block_colours(job, block, statistics.folded), part.shape)
         return colours
 
     def add_sums(self, sums: Sums, job: Job, blocks: list[Block], folded: Tensors, n: int) -> None:
@@ -316,6 +317,15 @@ def _key(window: Window, tile: Tile, row: Part, column: Part) -> Key:
 
 def _first_of(part: Part) -> int:
     return int(part.start if isinstance(part, slice) else part[0])
+
+
+def reshaped(colours: Array, shape: tuple[int, ...]) -> Array:
+    """A decoder's answers [queries, 3] as [R, W, 3]; BundleError where it answered another number of queries."""
+    if colours.size != math.prod(shape):
+        raise BundleError(
+            f"the decoder answered {list(colours.shape)} to {shape[0]}x{shape[1]} queries: export the bundle again"
+        )
+    return colours.reshape(shape)
 
 
 def accumulate(sums: Sums, part: Tensors) -> None:

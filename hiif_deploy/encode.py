@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.contract import Contract
+from hiif_deploy.errors import BundleError
 from hiif_deploy.pixels import mirror
 from hiif_deploy.plan import Plan, steps, tile_starts
 from hiif_deploy.session import Session
@@ -72,7 +73,13 @@ def prepared(contract: Contract, image: Array) -> Array:
 
 
 def _run(session: Session, contract: Contract, image: Array) -> Array:
-    features: Array = session.run({"image": prepared(contract, image)})["features"][0]
+    given = prepared(contract, image)
+    features: Array = session.run({"image": given})["features"][0]
+    if features.shape != (contract.encoder.channels, *given.shape[2:]):
+        raise BundleError(
+            f"graph encoder: it answered features of shape {list(features.shape)} to a picture of {given.shape[3]}x"
+            f"{given.shape[2]}, the contract promises {contract.encoder.channels} channels; export the bundle again"
+        )
     return features[:, : image.shape[0], : image.shape[1]]
 
 

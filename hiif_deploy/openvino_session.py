@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from hiif_deploy.contract import GraphContract
 from hiif_deploy.errors import EngineError, MissingExtraError
-from hiif_deploy.session import Arithmetic, Tensors
+from hiif_deploy.session import Arithmetic, Tensors, check_outputs
 
 if TYPE_CHECKING:
     from openvino import Model
@@ -54,6 +54,7 @@ class OpenvinoSession:
         """`models` are joined in their order; `threads` work inside one call, and `streams` calls at once."""
         require_instructions(arithmetic)
         self.name = graph.name
+        self._graph = graph
         self._outputs = [tensor.name for tensor in graph.outputs]
         self._dtypes = {tensor.name: np.dtype(tensor.dtype) for tensor in graph.inputs}
         self._settings = _settings(arithmetic, threads, streams)
@@ -76,7 +77,9 @@ class OpenvinoSession:
         except RuntimeError as error:
             shapes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
             raise EngineError(f"graph {self.name} failed on {shapes}: {_last_line(error)}") from error
-        return {name: found[name] for name in self._outputs}
+        outputs = {name: found[name] for name in self._outputs}
+        check_outputs(self._graph, inputs, outputs)
+        return outputs
 
     def _request(self) -> Any:
         """The calling thread's own."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hiif_deploy.contract import GraphContract, TensorContract
 from hiif_deploy.errors import BundleError, EngineError
-from hiif_deploy.session import Tensors
+from hiif_deploy.session import Tensors, check_outputs
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -41,7 +41,8 @@ class OrtSession:
         self, graph: GraphContract, model: bytes, provider: str, threads: int, *, keep_memory: bool = True
     ) -> None:
         self.name = graph.name
-        self.provider = full_provider(provider)
+        self._graph = graph
+        self.provider = PROVIDERS.get(provider.lower(), provider)
         require_provider(self.provider)
         try:
             self._session = ort.InferenceSession(model, _options(threads), providers=[provider_choice(self.provider)])
@@ -62,7 +63,9 @@ class OrtSession:
         except Exception as error:
             shapes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
             raise EngineError(f"graph {self.name} failed on {shapes}: {first_line(error)}") from error
-        return dict(zip(self._outputs, values, strict=True))
+        outputs = dict(zip(self._outputs, values, strict=True))
+        check_outputs(self._graph, inputs, outputs)
+        return outputs
 
 
 def full_provider(provider: str) -> str:

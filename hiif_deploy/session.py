@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, get_args
 from numpy.typing import NDArray
 
 from hiif_deploy.contract import GraphContract, Precision
-from hiif_deploy.errors import EngineError, OptionError
+from hiif_deploy.errors import BundleError, EngineError, OptionError
 from hiif_deploy.trt_library import LibraryName
 
 Engine = Literal["onnxruntime", "openvino", "native", "tensorrt", "torch", "auto"]
@@ -62,6 +62,10 @@ class EngineOptions:
     """Of engine `torch`: `cuda`, `cuda:N`, or `cpu`, which is there for tests."""
 
     def __post_init__(self) -> None:
+        for name in ("threads", "call_threads", "gpu_memory"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+                raise OptionError(f"{name.replace('_', ' ')} is {value!r}: expected a whole number")
         if self.engine not in get_args(Engine):
             raise OptionError(f"engine is {self.engine!r}: expected one of {', '.join(get_args(Engine))}")
         if self.precision not in (None, *get_args(Arithmetic)):
@@ -89,6 +93,23 @@ class EngineOptions:
     def thread_count(self) -> int:
         """`threads`, or what the machine grants this process."""
         return self.threads or usable_cores()
+
+
+def check_outputs(graph: GraphContract, feeds: Tensors, outputs: Tensors) -> None:
+    """BundleError where an output's shape is not the one that the contract promises for these inputs."""
+    sizes: dict[int | str, int] = {}
+    for tensor in graph.inputs:
+        sizes |= dict(zip(tensor.shape, feeds[tensor.name].shape, strict=False))
+    for tensor in graph.outputs:
+        found = outputs[tensor.name].shape
+        wanted = [sizes.get(n, n) if isinstance(n, str) else n for n in tensor.shape]
+        # A name that no input has, such as the number of queries, stands for any size.
+        fitting = [m if isinstance(n, str) else n for n, m in zip(wanted, found, strict=False)]
+        if len(wanted) != len(found) or fitting != list(found):
+            raise BundleError(
+                f"graph {graph.name}: it answered {tensor.name} of shape {list(found)}, and the contract promises "
+                f"{wanted}; export the bundle again"
+            )
 
 
 def default_engine(precision: Arithmetic | None) -> Engine:

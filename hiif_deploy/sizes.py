@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import numbers
 
 from hiif_deploy.errors import ScaleError
 from hiif_deploy.grid import check_axis
@@ -16,6 +16,9 @@ Scale = float | tuple[float, float]
 
 MAX_OUTPUT_PIXELS = 1 << 30
 """Output pixels beyond which a call is refused, unless the caller allows more."""
+MAX_SIDE = 1 << 31
+"""Numbers beyond which a size or region is no number of pixels."""
+MAX_SCALE = 1 << 20
 
 
 def output_size(source: Size, *, scale: Scale | None = None, size: Size | None = None) -> Size:
@@ -23,9 +26,7 @@ def output_size(source: Size, *, scale: Scale | None = None, size: Size | None =
     if (scale is None) == (size is None):
         raise ScaleError("give either scale or size, not both and not neither")
     if size is not None:
-        if len(size) != 2 or any(int(n) != n for n in size):
-            raise ScaleError(f"size {size}: expected two whole numbers (height, width)")
-        target = (int(size[0]), int(size[1]))
+        target = check_size(size)
     else:
         assert scale is not None
         down, across = check_scale(scale)
@@ -35,13 +36,48 @@ def output_size(source: Size, *, scale: Scale | None = None, size: Size | None =
     return target
 
 
+def check_size(size: Size) -> Size:
+    """(height, width) as whole numbers; ScaleError for anything else."""
+    height, width = _whole_numbers("size", size, ("height", "width"))
+    return height, width
+
+
 def check_scale(scale: Scale) -> tuple[float, float]:
     """(vertical, horizontal) factors; ScaleError unless both are finite and at least 1."""
-    factors = scale if isinstance(scale, tuple) else (scale, scale)
+    factors = tuple(scale) if isinstance(scale, (tuple, list)) else (scale, scale)
+    if len(factors) != 2 or not all(_is_real(factor) for factor in factors):
+        raise ScaleError(f"scale {_brief(scale)}: expected a number, or two (vertical, horizontal)")
     for factor in factors:
-        if not math.isfinite(factor) or factor < 1:
-            raise ScaleError(f"scale {factor:g}: expected a finite number of at least 1")
-    return factors
+        if not 1 <= factor <= MAX_SCALE:
+            raise ScaleError(
+                f"scale {_brief(factor)}: expected a finite number of at least 1, and at most {MAX_SCALE:,}"
+            )
+    return float(factors[0]), float(factors[1])
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is of a type of whole numbers, Python's or NumPy's; True and False are none."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _whole_numbers(what: str, values: object, names: tuple[str, ...]) -> list[int]:
+    """As many as there are names; numbers with a point are taken where nothing stands behind it."""
+    found = values if isinstance(values, (tuple, list)) and len(values) == len(names) else (None,)
+    if all(_is_real(value) and abs(value) <= MAX_SIDE and int(value) == value for value in found):
+        return [int(value) for value in found]
+    raise ScaleError(f"{what} {_brief(values)}: expected {len(names)} whole numbers of pixels ({', '.join(names)})")
+
+
+def _brief(value: object) -> str:
+    try:
+        text = f"{value:g}" if isinstance(value, float) else repr(value)
+    except ValueError:  # Python writes no numbers of thousands of digits
+        return "of a huge number"
+    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def check_output(source: Size, target: Size, limit: int) -> None:
@@ -57,7 +93,7 @@ def check_output(source: Size, target: Size, limit: int) -> None:
 
 def check_region(size: Size, region: Region) -> None:
     """ScaleError unless the region lies inside an output of `size`."""
-    top, left, height, width = region
+    top, left, height, width = _whole_numbers("region", region, ("top", "left", "height", "width"))
     if min(top, left) < 0 or min(height, width) < 1 or top + height > size[0] or left + width > size[1]:
         raise ScaleError(
             f"region (top {top}, left {left}, height {height}, width {width}) does not lie inside the output of "

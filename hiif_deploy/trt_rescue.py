@@ -12,6 +12,7 @@ from hiif_deploy.bundle import Bundle
 from hiif_deploy.decode import Job, Statistics, Sums, Window
 from hiif_deploy.plan import make_plan
 from hiif_deploy.say import Say
+from hiif_deploy.sentinel import MOST_COLOUR, check_values
 from hiif_deploy.session import EngineOptions, Tensors
 
 Array = NDArray[np.float32]
@@ -29,12 +30,16 @@ class Rescue:
         """Blocks answered so far."""
 
     def colours(self, job: Job, window: Window, statistics: Statistics) -> Array:
-        """Finished colours [r, c, 3] of the window, from the picture itself."""
+        """Finished colours [r, c, 3] of the window, from the picture itself.
+
+        NotAPictureError where fp32 gives no numbers either.
+        """
         found = np.empty((*window.shape, 3), dtype=np.float32)
         with self._lock:
             host = self._open()
             for rows, columns, colours in host.colours(self._job(host, job), window, statistics, _ignore):
                 found[rows, columns] = colours
+        check_values(found, f"bundle {self._bundle.contract.name} in fp32", MOST_COLOUR)
         return found
 
     def sums(self, job: Job, window: Window, folded: Tensors, n: int) -> Sums:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, get_args
+from typing import TYPE_CHECKING, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +20,15 @@ from hiif_deploy.carry import Carry
 from hiif_deploy.contract import Contract
 from hiif_deploy.decode import Job, Statistics, Window
 from hiif_deploy.engine_choice import open_backend
-from hiif_deploy.errors import OptionError
+from hiif_deploy.errors import EngineError, OptionError
 from hiif_deploy.grid import relative_cell
+from hiif_deploy.inputs import as_frame
 from hiif_deploy.ort_backend import DeviceBackend
-from hiif_deploy.pixels import Frame, FrameFormat, check_frame, from_unit, mirror, to_unit
+from hiif_deploy.pixels import Frame, FrameFormat, from_unit, mirror, to_unit
 from hiif_deploy.plan import DEFAULT_BUDGET, QUERY_BLOCK, TILE_ROWS, Plan, gpu_query_block, make_plan
 from hiif_deploy.sampling import Sampling, enough
-from hiif_deploy.session import Arithmetic, Engine, EngineOptions
+from hiif_deploy.sentinel import MOST_COLOUR, check_not_black, check_values
+from hiif_deploy.session import Arithmetic, Engine, EngineOptions, default_engine
 from hiif_deploy.sizes import (
     MAX_OUTPUT_PIXELS,
     Region,
@@ -33,9 +36,14 @@ from hiif_deploy.sizes import (
     Size,
     check_output,
     check_region,
+    check_size,
+    is_whole,
     output_size,
     published_size,
 )
+
+if TYPE_CHECKING:
+    from hiif_deploy.inputs import Source
 
 Array = NDArray[np.float32]
 Answer = Callable[[Job, Window, Statistics, Callable[[int], None]], Iterator[tuple[slice, slice, Frame]]]
@@ -70,16 +78,14 @@ class RenderOptions:
     """How many queries are sampled at least; None: `sampling.enough`. Pictures of hardly more are exact anyway."""
 
     def __post_init__(self) -> None:
+        for name in ("memory", "query_block", "tile_rows", "max_output_pixels", "group_rows", "samples"):
+            value = getattr(self, name)
+            if value is not None and not (is_whole(value) and value >= 1):
+                raise OptionError(f"{name.replace('_', ' ')} is {value!r}: expected a whole number of at least 1")
         if self.statistics not in get_args(StatisticsMode):
             raise OptionError(f"statistics {self.statistics!r}: expected one of {', '.join(get_args(StatisticsMode))}")
-        if self.query_block is not None and self.query_block < 1:
-            raise OptionError(f"query block {self.query_block}: expected at least 1")
-        if self.samples is not None and self.samples < 1:
-            raise OptionError(f"samples {self.samples}: expected at least 1")
         if self.statistics == "sampled" and self.group_rows is not None:
             raise OptionError("the published evaluation takes statistics of all queries; it cannot be sampled")
-        if self.group_rows is not None and self.group_rows < 1:
-            raise OptionError(f"group of {self.group_rows} rows: expected at least 1")
 
 
 @dataclass(frozen=True)
@@ -100,11 +106,7 @@ class Features:
 
 
 def _ignore(_: int) -> None:
-    """Default of `advance` arguments."""
-
-
-def _ignore_colours(_: Array) -> None:
-    """Default of `inspect`."""
+    """Where nobody is told of progress."""
 
 
 class Upscaler:
@@ -119,19 +121,25 @@ class Upscaler:
         bundle: str | Path | Bundle = DEFAULT_MODEL,
         *,
         engine: EngineOptions | Engine | None = None,
+        precision: Arithmetic | None = None,
         options: RenderOptions | None = None,
         backend: Backend | None = None,
     ) -> None:
         """`bundle` is a folder, a shipped model's name or an opened bundle; `engine` a name (`onnxruntime`, `tensorrt`,
-        `auto`) or all that can be chosen. `backend` is one that is open already. Raises BundleError, EngineError."""
+        `auto`) or all that can be chosen. `precision` alone takes an engine that has it, as the command line does.
+        `backend` is one that is open already. Raises BundleError, EngineError, OptionError."""
+        self.engine = _engine_options(engine, precision)
+        self.options = RenderOptions() if options is None else options
+        if not isinstance(self.options, RenderOptions):
+            raise OptionError(f"options is {options!r}: expected RenderOptions")
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-        self.engine = EngineOptions(engine=engine) if isinstance(engine, str) else engine or EngineOptions()
-        self.options = options or RenderOptions()
         cut = tuning.find(self.bundle, self.engine)
         self._tuned_block = cut.query_block if cut else None
         if cut and self.engine.call_threads is None:
             self.engine = replace(self.engine, call_threads=cut.call_threads)
         self._backend = backend or open_backend(self.bundle, self.engine)
+        self._process = os.getpid()
+        self._closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -141,9 +149,28 @@ class Upscaler:
     ) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        state = ", closed" if self._closed else ""
+        return f"<Upscaler {self.contract.name!r}: {self.description}, {self.engine.thread_count} threads{state}>"
+
     def close(self) -> None:
-        """End the worker threads, free the engine's memory."""
-        self._backend.close()
+        """End the worker threads, free the engine's memory. A second call does nothing."""
+        # A forked child has none of the threads, and waiting for them would never end.
+        if not self._closed and self._process == os.getpid():
+            self._backend.close()
+        self._closed = True
+
+    @property
+    def _ready(self) -> Backend:
+        """The backend, where it can be used; EngineError otherwise."""
+        if self._closed:
+            raise EngineError(f"this upscaler of {self.contract.name} is closed: open another one")
+        if self._process != os.getpid():
+            raise EngineError(
+                f"this upscaler of {self.contract.name} was opened by process {self._process}, and its threads do not "
+                "live on in a forked child: open another one in the child, or start the child with 'spawn'"
+            )
+        return self._backend
 
     @property
     def description(self) -> str:
@@ -172,70 +199,79 @@ class Upscaler:
         return self._backend.memory_bytes
 
     def upscale(
-        self, frame: Frame, *, scale: Scale | None = None, size: Size | None = None, region: Region | None = None,
-        advance: Callable[[int], None] = _ignore,
+        self, frame: Source, *, scale: Scale | None = None, size: Size | None = None, region: Region | None = None,
+        advance: Callable[[int], None] | None = None,
     ) -> Frame:  # fmt: skip
-        """Enlarge a frame by `scale` or to `size` (height, width); `region` renders only that part of the result.
+        """Enlarge a picture by `scale` or to `size` (height, width); `region` (top, left, height, width) renders only
+        that part of the result.
 
-        The frame is [H, W], [H, W, 1] or [H, W, 3] RGB of uint8, uint16 or floats in [0, 1]; the answer has the same
-        dtype and channels. `advance(n)` is told of finished steps (`steps` says how many there are).
-        Raises FrameError, ScaleError.
+        The picture is an array [H, W], [H, W, 1] or [H, W, 3] RGB of uint8, uint16 or floats in [0, 1], a file's path
+        or a Pillow image; the answer is an array of the same dtype and channels. `advance(n)` is told of finished
+        steps (`steps` says how many there are). Raises FrameError, ScaleError, ImageError, EngineError.
         """
-        check_frame(frame)
-        source = (frame.shape[0], frame.shape[1])
+        pixels = as_frame(frame)
+        source = (pixels.shape[0], pixels.shape[1])
         target = output_size(source, scale=scale, size=size)
         padded, whole = self._evaluated(source, target)
         if padded != source:
             region = region or (0, 0, *target)
             check_region(target, region)
-            frame = mirror(frame, padded)
-        return self.render(self.encode(frame, advance=advance), size=whole, region=region, advance=advance)
+            pixels = mirror(pixels, padded)
+        return self.render(self.encode(pixels, advance=advance), size=whole, region=region, advance=advance)
 
-    def encode(self, frame: Frame, *, advance: Callable[[int], None] = _ignore) -> Features:
-        """Run the encoder over a frame."""
-        check_frame(frame)
-        image = to_unit(frame)
+    def encode(self, frame: Source, *, advance: Callable[[int], None] | None = None) -> Features:
+        """Run the encoder over a picture, given as for `upscale`."""
+        backend, pixels = self._ready, as_frame(frame)
+        image = to_unit(pixels)
         plan = self.plan((image.shape[0], image.shape[1]))
-        encoded = self._backend.encode(image, plan, advance)
-        return Features(encoded, image, FrameFormat.of(frame))
+        encoded = backend.encode(image, plan, advance or _ignore)
+        if isinstance(encoded, np.ndarray):
+            check_values(encoded, f"the encoder of {self._name}")
+        return Features(encoded, image, FrameFormat.of(pixels))
 
-    def statistics(self, features: Features, size: Size, *, advance: Callable[[int], None] = _ignore) -> Statistics:
+    def statistics(self, features: Features, size: Size, *, advance: Callable[[int], None] | None = None) -> Statistics:
         """Statistics of all queries of an output `size`; hand them to `render` for many regions of that size."""
+        backend, size = self._ready, check_size(size)
         job = self._job(features, size)
         # Nothing will be decoded by this job, so its last states are of no use.
         job.carry = Carry(0)
-        return self._backend.statistics(job, _whole(size), advance)
+        return backend.statistics(job, _whole(size), advance or _ignore)
 
     def render(
         self, features: Features, *, scale: Scale | None = None, size: Size | None = None,
         region: Region | None = None, statistics: Statistics | None = None,
-        advance: Callable[[int], None] = _ignore, inspect: Callable[[Array], object] = _ignore_colours,
+        advance: Callable[[int], None] | None = None, inspect: Callable[[Array], object] | None = None,
     ) -> Frame:  # fmt: skip
-        """Decode features at any scale or size; a region equals that region of the whole picture.
+        """Decode features at any scale or `size` (height, width); a region equals that region of the whole picture.
 
         `inspect` is shown every part of the answer, [r, c, 3] float32 as the model gave it, before it is rounded.
+        EngineError where the answer is no picture.
         """
+        backend, advance = self._ready, advance or _ignore
         target = output_size(features.size, scale=scale, size=size)
         window = _whole(target) if region is None else _part(target, region)
         like = features.format
         channels = () if like.channels is None else (like.channels,)
         frame: Frame = np.empty((*window.shape, *channels), dtype=like.dtype)
-        if inspect is _ignore_colours and isinstance(self._backend, FrameMaker):
-            made = partial(self._backend.frames, like=like)
+        if inspect is None and isinstance(backend, FrameMaker):
+            made = partial(backend.frames, like=like)
             for rows, columns, part in self._parts(features, target, window, statistics, advance, made):
                 frame[rows, columns] = part
-            return frame
-        for rows, columns, colours in self._parts(features, target, window, statistics, advance, self._backend.colours):
-            inspect(colours)
-            frame[rows, columns] = from_unit(colours, like)
+        else:
+            for rows, columns, colours in self._parts(features, target, window, statistics, advance, backend.colours):
+                if inspect is not None:
+                    inspect(colours)
+                check_values(colours, self._name, MOST_COLOUR)
+                frame[rows, columns] = from_unit(colours, like)
+        if region is None:
+            check_not_black(frame, features.image, self._name)
         return frame
 
     def render_unclamped(self, features: Features, *, size: Size, statistics: Statistics | None = None) -> Array:
         """[H, W, 3] float32 as the model answers, 1 being white: overshoot kept, for measuring deviations."""
+        backend, size = self._ready, check_size(size)
         colours = np.empty((*size, 3), dtype=np.float32)
-        for rows, columns, part in self._parts(
-            features, size, _whole(size), statistics, _ignore, self._backend.colours
-        ):
+        for rows, columns, part in self._parts(features, size, _whole(size), statistics, _ignore, backend.colours):
             colours[rows, columns] = part
         return colours
 
@@ -249,9 +285,9 @@ class Upscaler:
 
     def steps(self, source: Size, target: Size) -> int:
         """How many steps `upscale` reports for a whole picture."""
-        source, target = self._evaluated(source, target)
+        source, target = self._evaluated(check_size(source), check_size(target))
         plan = self.plan(source)
-        return self._backend.steps(plan, source, target, _groups(_whole(target), self.options.group_rows))
+        return self._ready.steps(plan, source, target, _groups(_whole(target), self.options.group_rows))
 
     def _evaluated(self, source: Size, target: Size) -> tuple[Size, Size]:
         """Sizes that are really encoded and decoded: larger than asked where the published evaluation pads."""
@@ -260,6 +296,10 @@ class Upscaler:
         if self.options.group_rows is None or multiple == 1:
             return source, target
         return published_size(source, target, multiple)
+
+    @property
+    def _name(self) -> str:
+        return f"bundle {self.contract.name} ({self.description})"
 
     @property
     def _usual_block(self) -> int:
@@ -293,6 +333,14 @@ class Upscaler:
         samples = self.options.samples or enough(size, self._backend.precision)
         sampling = Sampling.of(size, samples) if self.options.statistics == "sampled" else None
         return Job(self.contract, features.encoded, features.image, size, self.plan(features.size), cell, sampling)
+
+
+def _engine_options(engine: EngineOptions | Engine | None, precision: Arithmetic | None) -> EngineOptions:
+    if isinstance(engine, EngineOptions):
+        if precision not in (None, engine.precision):
+            raise OptionError(f"precision {precision!r} beside EngineOptions of {engine.precision!r}: name it there")
+        return engine
+    return EngineOptions(engine=default_engine(precision) if engine is None else engine, precision=precision)
 
 
 def _whole(size: Size) -> Window:

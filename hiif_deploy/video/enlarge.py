@@ -9,6 +9,7 @@ from hiif_deploy.decode import Statistics
 from hiif_deploy.deviation import fp32_twin
 from hiif_deploy.errors import VideoError
 from hiif_deploy.pixels import to_unit
+from hiif_deploy.sentinel import NotAPictureError
 from hiif_deploy.upscaler import Features, Upscaler
 from hiif_deploy.video.convert import Picture
 from hiif_deploy.video.frames import Source
@@ -20,10 +21,6 @@ THUMBNAIL = 32
 """About so many rows and columns are compared."""
 CHECK_EVERY = 24
 """Of the frames with reused statistics, one in so many is also made with its own, to measure the deviation."""
-
-
-class NotAPictureError(VideoError):
-    """The engine answered numbers that are no picture."""
 
 
 class Enlarger:
@@ -94,13 +91,11 @@ class Enlarger:
             return made
         except NotAPictureError as error:
             if self._upscaler.precision == "fp32":
-                raise NotAPictureError(
-                    f"{self.task.clip}: frame {source.number} became {error} in fp32; verify the bundle: "
-                    "hiif-deploy verify, or --on-error repeat"
-                ) from error
+                where = f"{self.task.clip}: frame {source.number}: the engine"
+                raise NotAPictureError(f"{error.what} in fp32 (--on-error repeat goes on)", where) from error
         self.rescued += 1
         exact = self._in_fp32()
-        return render_checked(exact, exact.encode(source.picture), source.picture, self.task, None)
+        return self._render(exact, exact.encode(source.picture), None)
 
     def _in_fp32(self) -> Upscaler:
         if self._exact is None:
@@ -110,11 +105,15 @@ class Enlarger:
     def _make(self, picture: Picture) -> Picture:
         features = self._upscaler.encode(picture)
         statistics = self._reused(features, picture)
-        made = render_checked(self._upscaler, features, picture, self.task, statistics)
+        made = self._render(self._upscaler, features, statistics)
         if statistics is not None and self._age % CHECK_EVERY == 1:
-            own = render_checked(self._upscaler, features, picture, self.task, None)
+            own = self._render(self._upscaler, features, None)
             found = psnr(made, own)
             self.deviation_db = found if self.deviation_db is None else min(found, self.deviation_db)
+        return made
+
+    def _render(self, upscaler: Upscaler, features: Features, statistics: Statistics | None) -> Picture:
+        made: Picture = upscaler.render(features, size=self.task.encoding.size, statistics=statistics)
         return made
 
     def _reused(self, features: Features, picture: Picture) -> Statistics | None:
@@ -127,27 +126,6 @@ class Enlarger:
         if self._kept is None or before is None or _is_cut(before, thumbnail):
             self._kept, self._age = self._upscaler.statistics(features, self.task.encoding.size), 0
         return self._kept
-
-
-def render_checked(
-    upscaler: Upscaler, features: Features, picture: Picture, task: SegmentTask, statistics: Statistics | None
-) -> Picture:
-    """Render, and look: NotAPictureError where a value is no number, or all is black and the input is not."""
-    broken: list[bool] = []
-
-    def inspect(colours: NDArray[np.float32]) -> None:
-        # A sum is no number as soon as one of its terms is none.
-        with np.errstate(all="ignore"):
-            broken.append(not np.isfinite(colours.sum()))
-
-    # What is no number has no integer either: the frame is thrown away.
-    with np.errstate(invalid="ignore"):
-        made: Picture = upscaler.render(features, size=task.encoding.size, statistics=statistics, inspect=inspect)
-    if any(broken):
-        raise NotAPictureError("no numbers (NaN or infinite)")
-    if not made.any() and float(picture.mean()) > 0.02 * float(np.iinfo(picture.dtype).max):
-        raise NotAPictureError("all black though the input is not")
-    return made
 
 
 def psnr(one: Picture, other: Picture) -> float:

@@ -16,7 +16,7 @@ import av
 from clips import Video, picture
 from hiif_deploy.backend import HostBackend
 from hiif_deploy.bundle import open_bundle
-from hiif_deploy.errors import VideoError
+from hiif_deploy.errors import EngineError
 from hiif_deploy.session import EngineOptions
 from hiif_deploy.upscaler import Upscaler
 from hiif_deploy.video.run import VideoResult
@@ -31,14 +31,14 @@ class Faulty(HostBackend):
     def __init__(self, value: float, frames: set[int], precision: str) -> None:
         super().__init__(open_bundle("hiif-video"), EngineOptions(threads=1))
         self.precision = precision  # type: ignore[assignment]
-        self.value, self.frames, self.count = value, frames, -1
+        self.value, self.numbers, self.count = value, frames, -1
         self.colours = self.spoiled  # type: ignore[method-assign]
 
     def spoiled(self, *arguments: Any) -> Iterator[Any]:
         """Colours, some of them `value`."""
         self.count += 1
         for rows, columns, part in self.decoder.colours(*arguments):
-            if self.count in self.frames:
+            if self.count in self.numbers:
                 part[...] = self.value
             yield rows, columns, part
 
@@ -64,7 +64,7 @@ def test_a_frame_that_half_precision_spoils_is_made_again_in_fp32(
 def test_a_frame_that_fp32_spoils_is_an_error(clip: Clip, enlarge: Enlarge) -> None:
     with (
         Upscaler("hiif-video", backend=Faulty(np.nan, {3}, "fp32")) as upscaler,
-        pytest.raises(VideoError, match=r"frame 3 became no numbers \(NaN or infinite\) in fp32"),
+        pytest.raises(EngineError, match=r"frame 3: the engine answered no numbers \(NaN or infinite\) in fp32"),
     ):
         enlarge(clip("constant"), upscaler=upscaler)
 
