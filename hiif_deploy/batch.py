@@ -142,6 +142,15 @@ def _each(items: Sequence[Item], options: WriteOptions, work: Callable[[int, Ite
             yield work(number, item)
         except HiifError as error:
             yield Outcome(str(item.source), str(item.target), "failed", error=str(error), exit_code=error.exit_code)
+        except Exception as error:
+            # One picture must not take the others with it, whatever happened to it.
+            yield Outcome(str(item.source), str(item.target), "failed", error=_unexpected(item, error), exit_code=1)
+
+
+def _unexpected(item: Item, error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return f"{item.source}: out of memory ({error}); a smaller --memory makes smaller tiles"
+    return f"{item.source}: unexpected {type(error).__name__}: {error}; please report it"
 
 
 def upscale_picture(upscaler: Upscaler, picture: Picture, size: tuple[int, int], title: str | None = None) -> Picture:

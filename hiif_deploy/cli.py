@@ -10,8 +10,7 @@ import typer
 
 from hiif_deploy import __version__, commands
 from hiif_deploy.errors import HiifError
-from hiif_deploy.library_output import silence_libraries
-from hiif_deploy.signals import TERMINATED, sigterm_as_ctrl_c
+from hiif_deploy.say import say_on_stderr
 
 ENTRY_POINTS = "hiif_deploy.commands"
 INTERRUPTED = 130
@@ -83,7 +82,7 @@ def _global_options(
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"hiif-deploy: error: {message}", file=sys.stderr)
+    say_on_stderr(f"hiif-deploy: error: {message}")
     raise SystemExit(code)
 
 

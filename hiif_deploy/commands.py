@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -24,7 +23,7 @@ from hiif_deploy.deviation import exact_twin
 from hiif_deploy.errors import OptionError
 from hiif_deploy.given import given_options, refuse_options
 from hiif_deploy.images import MAX_PIXELS
-from hiif_deploy.say import say_on_stderr
+from hiif_deploy.say import json_text
 from hiif_deploy.session import Arithmetic, Engine, EngineOptions, default_engine, library_engine
 from hiif_deploy.target import Target, parse_target
 from hiif_deploy.trt_library import LibraryName
@@ -215,7 +214,7 @@ def info(
     """Show what a bundle holds and promises, after checking all of it."""
     opened = open_bundle(bundle)
     if as_json:
-        print(json.dumps(report.bundle_facts(opened), indent=1, ensure_ascii=False))
+        print(json_text(report.bundle_facts(opened)))
     else:
         Console().print(report.bundle_table(opened))
 
@@ -229,7 +228,7 @@ def models(
     if name is not None:
         print(model_card(name))
     elif as_json:
-        print(json.dumps([asdict(model) for model in list_models()], indent=1, ensure_ascii=False))
+        print(json_text([asdict(model) for model in list_models()]))
     else:
         Console().print(report.models_table(list_models()))
 
@@ -238,7 +237,7 @@ def show_doctor(as_json: JsonOption = False) -> None:
     """Show versions, engines and shipped models, and the command that adds what is missing."""
     findings = doctor.examine()
     if as_json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=1, ensure_ascii=False))
+        print(json_text([asdict(finding) for finding in findings]))
     else:
         Console().print(report.findings_table(findings))
     if any(finding.status == "broken" for finding in findings):
@@ -278,6 +277,6 @@ def tune(
         found = tuning.measure(opened, chosen, candidates, rounds, progress.advance)
     path = tuning.store(opened, chosen, found)
     if as_json:
-        print(json.dumps({**asdict(found), "file": str(path)}, indent=1, ensure_ascii=False))
+        print(json_text({**asdict(found), "file": str(path)}))
     else:
         Console().print(report.tuning_table(found))

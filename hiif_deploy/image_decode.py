@@ -38,6 +38,8 @@ from hiif_deploy.picture import Picture, turn
 from hiif_deploy.png_pixels import pixels_alone
 
 COLOUR_CHUNKS = (b"cICP", b"sRGB", b"gAMA", b"cHRM")
+FILLER = bytes(range(1, 255)) * 4
+"""Any data of a JPEG, without markers."""
 DAMAGE: tuple[type[Exception], ...] = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, RuntimeError),
     *(struct.error, zlib.error, cv2.error, ImageCms.PyCMSError),
@@ -158,7 +160,23 @@ def _jpeg(data: bytes, max_pixels: int) -> Picture:
         notes.append("the Photoshop and IPTC block is left out")
     if "comment" in image.info:
         notes.append("the JPEG comment is left out")
-    return _upright(_by_pillow(image, tuple(notes)))
+    picture = _by_pillow(image, tuple(notes))
+    if "mp" not in image.info and _ends_early(data, image):
+        picture = replace(picture, notes=(*picture.notes, "the JPEG data ends early: a part of the picture is missing"))
+    return _upright(picture)
+
+
+def _ends_early(data: bytes, image: Image.Image) -> bool:
+    """Whether the decoder ran out of data and made up the rest, which libjpeg does without a word.
+
+    More data in front of the end marker changes the picture only where some was missing.
+    """
+    end = data.rfind(b"\xff\xd9")
+    longer = JpegImagePlugin.JpegImageFile(io.BytesIO(data[:end] + FILLER + data[end:]))
+    try:
+        return not np.array_equal(np.asarray(image), np.asarray(longer))
+    except DAMAGE:
+        return True
 
 
 def _webp(data: bytes, max_pixels: int) -> Picture:

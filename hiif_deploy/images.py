@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 from hiif_deploy.errors import ImageError, OptionError
@@ -87,17 +88,26 @@ def write_image(
 
 
 def _contents(path: Path) -> bytes:
-    if path.is_dir():
-        raise ImageError(f"{path} is a folder; expected a picture file")
     try:
+        # Before it is opened: a pipe waits for a writer, and some devices never end.
+        kind = path.stat().st_mode
+        if stat.S_ISDIR(kind):
+            raise ImageError(f"{path} is a folder; expected a picture file")
+        if not stat.S_ISREG(kind):
+            raise ImageError(f"{path} is {_KINDS.get(stat.S_IFMT(kind), 'no regular file')}; expected a picture file")
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise ImageError(f"{path} does not exist") from error
-    except OSError as error:
-        raise ImageError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not data:
         raise ImageError(f"{path} is empty (0 bytes)")
     return data
+
+
+_KINDS = {
+    stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket",
+}  # fmt: skip
 
 
 def _reason(error: OSError, size: int) -> str:

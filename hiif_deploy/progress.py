@@ -8,11 +8,14 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from hiif_deploy.durations import duration
+
+from hiif_deploy.say import printable
 
 PLAIN_INTERVAL = 10.0
 """Seconds between lines where stderr is not a terminal."""
@@ -37,7 +40,7 @@ class Progress:
     """Context manager; `advance` may be called from one thread at a time."""
 
     def __init__(self, title: str, total: int, *, unit: str = "blocks", enabled: bool = True, start: int = 0) -> None:
-        self.title = title
+        self.title = printable(title)
         self.total = max(total, 1)
         self.unit = unit
         self.enabled = enabled
@@ -62,7 +65,7 @@ class Progress:
                 console=Console(stderr=True),
                 transient=True,
             )
-            self._task = self._bar.add_task(self.title, total=self.total, completed=self.done, note="")
+            self._task = self._bar.add_task(escape(self.title), total=self.total, completed=self.done)
             self._bar.start()
         return self
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -15,7 +14,7 @@ from rich.table import Table
 from hiif_deploy.batch import Outcome, summary
 from hiif_deploy.bundle import Bundle
 from hiif_deploy.doctor import Finding
-from hiif_deploy.durations import duration, pixel_rate
+from hiif_deploy.say import json_text, printable, say_on_stderr
 from hiif_deploy.shipped import ShippedModel
 from hiif_deploy.tuning import Tuning
 from hiif_deploy.upscaler import Upscaler
@@ -24,9 +23,9 @@ from hiif_deploy.upscaler import Upscaler
 def say_outcome(outcome: Outcome, *, quiet: bool) -> None:
     """One line on stderr for a finished file; failures are told even when quiet."""
     if outcome.status == "failed":
-        print(f"hiif-deploy: error: {outcome.error}", file=sys.stderr, flush=True)
+        say_on_stderr(f"hiif-deploy: error: {outcome.error}")
     elif not quiet:
-        print(_line(outcome), file=sys.stderr, flush=True)
+        say_on_stderr(_line(outcome))
 
 
 def say_batch(upscaler: Upscaler, outcomes: Sequence[Outcome], *, as_json: bool, quiet: bool, is_plan: bool) -> None:
@@ -42,16 +41,16 @@ def say_batch(upscaler: Upscaler, outcomes: Sequence[Outcome], *, as_json: bool,
             "files": [asdict(outcome) for outcome in outcomes],
             **summary(outcomes),
         }
-        print(json.dumps(found, indent=1, ensure_ascii=False))
+        print(json_text(found))
     elif is_plan:
         Console().print(_plan_table(upscaler, outcomes))
         for outcome in outcomes:
             for note in outcome.notes:
-                Console().print(escape(f"{outcome.target}: {note}"), soft_wrap=True, highlight=False)
+                Console().print(escape(printable(f"{outcome.target}: {note}")), soft_wrap=True, highlight=False)
     elif len(outcomes) > 1 and not quiet:
         counts = summary(outcomes)
         text = ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed") if counts[status])
-        print(f"{text} in {duration(counts['seconds'])}", file=sys.stderr)
+        say_on_stderr(f"{text} in {counts['seconds']:.1f} s")
 
 
 def bundle_facts(bundle: Bundle) -> dict[str, Any]:
@@ -144,12 +143,13 @@ def _plan_table(upscaler: Upscaler, outcomes: Sequence[Outcome]) -> Table:
     for column in ("input", "from", "to", "output", "memory", "decoder calls", "about"):
         table.add_column(column, overflow="fold")
     for outcome in outcomes:
+        source, target = (escape(printable(name)) for name in (outcome.source, outcome.target))
         if outcome.status != "planned" or not outcome.source_size or not outcome.target_size:
-            table.add_row(outcome.source, "", "", outcome.target, "", "", escape(outcome.error or outcome.status))
+            table.add_row(source, "", "", target, "", "", escape(printable(outcome.error or outcome.status)))
             continue
         before, after = (f"{size[0]}x{size[1]}" for size in (outcome.source_size, outcome.target_size))
         table.add_row(
-            outcome.source, before, after, outcome.target, f"{outcome.memory_mib} MiB", f"{outcome.decoder_calls:,}",
-            "" if outcome.seconds is None else duration(outcome.seconds),
+            source, before, after, target, f"{outcome.memory_mib} MiB", f"{outcome.decoder_calls:,}",
+            f"{outcome.seconds} s",
         )  # fmt: skip
     return table

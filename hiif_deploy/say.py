@@ -1,9 +1,13 @@
-"""Sentences for the user, one at a time."""
+"""Sentences for the user, one at a time, and what must not reach a terminal or a JSON reader as it stands."""
 
 from __future__ import annotations
 
+import json
+import re
 import sys
+import unicodedata
 from collections.abc import Callable
+from typing import Any
 
 Say = Callable[[str], None]
 """Takes one sentence for the user."""
@@ -11,4 +15,30 @@ Say = Callable[[str], None]
 
 def say_on_stderr(line: str) -> None:
     """Where messages go unless the caller wants them elsewhere."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """`text` with control characters and bytes that are no text as escapes: file names must not steer the terminal.
+
+    Line breaks and tabs stay.
+    """
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def json_text(value: Any) -> str:
+    """Indented JSON that any encoding of Unicode holds; file names that are no UTF-8 are escaped and survive reading.
+
+    `json.loads` gives back the very names that `os.fsencode` takes.
+    """
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    return re.sub("[\x7f-\x9f\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _shown(character: str) -> str:
+    if character.isprintable() or character in "\n\t" or unicodedata.category(character) == "Zs":
+        return character
+    # Python holds a byte of a file name that is no UTF-8 as a character from here on.
+    if 0xDC80 <= ord(character) <= 0xDCFF:
+        return f"\\x{ord(character) & 0xFF:02x}"
+    return character.encode("unicode_escape").decode()

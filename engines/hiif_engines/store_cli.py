@@ -15,7 +15,7 @@ from hiif_deploy.engine_entry import ENGINE, SIDECAR, Entry, RefusedEngine, Stor
 from hiif_deploy.engine_identity import TITLES
 from hiif_deploy.engine_store import EngineStore
 from hiif_deploy.errors import EngineError, OptionError
-from hiif_deploy.say import say_on_stderr
+from hiif_deploy.say import json_text, printable, say_on_stderr
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,7 +45,7 @@ def list_engines(store: StoreOption = None, as_json: JsonOption = False) -> None
     entries = opened.entries()
     if as_json:
         facts = {"store": str(opened.root), "engines": [entry_facts(entry) for entry in entries]}
-        print(json.dumps(facts, indent=1, ensure_ascii=False))
+        print(json_text(facts))
     elif entries:
         _print(engines_table(entries, str(opened.root)))
         for entry in entries:
@@ -69,7 +69,7 @@ def inspect(
     if not isinstance(entry, StoredEngine):
         raise EngineError(f"{path if entry is None else entry.path}: {'gone' if entry is None else entry.reason}")
     if as_json:
-        print(json.dumps(entry_facts(entry), indent=1, ensure_ascii=False))
+        print(json_text(entry_facts(entry)))
     else:
         _print(engine_table(entry))
 
@@ -144,7 +144,7 @@ def engine_table(engine: StoredEngine) -> Table:
     table.add_column(overflow="fold")
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(escape(_printable(name)), escape(_printable(value)))
+        table.add_row(escape(printable(name)), escape(printable(value)))
     return table
 
 
@@ -173,7 +173,7 @@ def _row(entry: Entry) -> list[str]:
 def _figures(report: Mapping[str, Any]) -> str:
     plain = {name: value for name, value in report.items() if type(value) in (int, float)}
     shown = [f"{name} {value:.4g}" for name, value in list(plain.items())[:MOST_FIGURES]]
-    return _printable(", ".join(shown)) or "no"
+    return printable(", ".join(shown)) or "no"
 
 
 def _profile(*shapes: tuple[int, ...]) -> str:
@@ -182,11 +182,6 @@ def _profile(*shapes: tuple[int, ...]) -> str:
 
 def _key(entry: Entry, prefix: str) -> bool:
     return entry.identity is not None and entry.identity.key.startswith(prefix)
-
-
-def _printable(text: str) -> str:
-    """Reports are free text, which must not get to steer the terminal."""
-    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _print(table: Table) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +24,7 @@ from hiif_deploy.errors import HiifError, OptionError
 from hiif_deploy.extras import require_extra
 from hiif_deploy.files import write_aside
 from hiif_deploy.progress import Progress
-from hiif_deploy.say import say_on_stderr
+from hiif_deploy.say import json_text, say_on_stderr
 from hiif_deploy.session import Arithmetic, EngineOptions
 from hiif_deploy.target import parse_size
 from hiif_deploy.trt_library import LibraryName
@@ -152,7 +151,7 @@ def open_models(wanted: Sequence[str], checkpoint: Path | None, report: Report, 
 
 def write_json(path: Path, facts: dict[str, Any]) -> None:
     """Whole or not at all."""
-    text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+    text = json_text(facts) + "\n"
     write_aside(path, lambda file: file.write(text.encode()))
 
 

@@ -26,7 +26,7 @@ def run_batch_on(
         if item.target.exists() and not options.overwrite:
             yield Outcome(str(item.source), str(item.target), "skipped", notes=("exists; --overwrite makes it again",))
         elif not (item.source.is_file() and os.access(item.source, os.R_OK)):
-            error = f"{item.source}: no such file, or it cannot be read"
+            error = f"{item.source}: no such file, no regular one, or it cannot be read"
             yield Outcome(str(item.source), str(item.target), "failed", error=error, exit_code=ImageError.exit_code)
         else:
             job = Job(str(item.source), "picture", partial(_arguments, item, target, options))

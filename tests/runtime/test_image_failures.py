@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, TiffImagePlugin
 
 from hiif_deploy.containers import PNG_SIGNATURE, png_chunk
+from hiif_deploy.demo import sample
 from hiif_deploy.errors import FrameError, ImageError, OptionError
 from hiif_deploy.images import Picture, check_target, read_image, write_image
 
@@ -59,6 +60,7 @@ def test_a_file_without_permission_is_told(tmp_path: Path, monkeypatch: pytest.M
     def refuse(_: Path) -> bytes:
         raise PermissionError(errno.EACCES, "Permission denied")
 
+    (tmp_path / "a.png").touch()
     monkeypatch.setattr(Path, "read_bytes", refuse)
     fails_to_read(tmp_path / "a.png", "a.png cannot be read: Permission denied")
 
@@ -388,3 +390,18 @@ def test_an_older_file_keeps_its_mode_and_a_link_its_target(tmp_path: Path) -> N
     assert (tmp_path / "link.png").is_symlink()
     assert read_image(tmp_path / "real.png").size == (4, 5)
     assert (tmp_path / "real.png").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_jpeg_whose_data_ends_early_is_reported(tmp_path: Path, progressive: bool, mode: str) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(sample("chelsea")[:96, :96].copy()).convert(mode).save(path, quality=90, progressive=progressive)
+    data = path.read_bytes()
+    assert read_image(path).notes == ()
+    start = data.rfind(b"\xff\xda")
+    path.write_bytes(data[: (start + len(data)) // 2] + b"\xff\xd9")
+    assert read_image(path).notes == ("the JPEG data ends early: a part of the picture is missing",)
+    path.write_bytes(data[: (start + len(data)) // 2])
+    with pytest.raises(ImageError, match="truncated"):
+        read_image(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -13,6 +12,7 @@ from hiif_deploy.errors import OptionError
 from hiif_deploy.extras import require_extra
 from hiif_deploy.files import write_aside
 from hiif_deploy.progress import Progress
+from hiif_deploy.say import json_text
 
 if TYPE_CHECKING:
     from hiif_training.evaluate import Evaluation
@@ -88,7 +88,7 @@ def write_json(path: Path, found: Evaluation, facts: dict[str, str]) -> None:
 
     what = {"model": found.model, "spec": dict(found.spec), "engine": found.engine, "hiif_deploy": __version__}
     whole = {**what, **facts, "results": as_json(found.results)}
-    text = json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
+    text = json_text(whole) + "\n"
     write_aside(path, lambda file: file.write(text.encode()))
 
 
