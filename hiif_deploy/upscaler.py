@@ -79,9 +79,9 @@ class RenderOptions:
 
     def __post_init__(self) -> None:
         for name in ("memory", "query_block", "tile_rows", "max_output_pixels", "group_rows", "samples"):
-            value = getattr(self, name)
-            if value is not None and not (is_whole(value) and value >= 1):
-                raise OptionError(f"{name.replace('_', ' ')} is {value!r}: expected a whole number of at least 1")
+            value, least = getattr(self, name), 0 if name == "memory" else 1  # a plan says how much is enough
+            if value is not None and not (is_whole(value) and value >= least):
+                raise OptionError(f"{name.replace('_', ' ')} is {value!r}: expected a whole number of at least {least}")
         if self.statistics not in get_args(StatisticsMode):
             raise OptionError(f"statistics {self.statistics!r}: expected one of {', '.join(get_args(StatisticsMode))}")
         if self.statistics == "sampled" and self.group_rows is not None:

@@ -116,7 +116,7 @@ def test_numbers_of_numpy_are_numbers(upscaler: Upscaler, frame: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["memory", "query_block", "tile_rows", "max_output_pixels", "group_rows", "samples"])
-@pytest.mark.parametrize("value", ["1", NAN, -1, 0, 1.5, True])
+@pytest.mark.parametrize("value", ["1", NAN, -1, 1.5, True])
 def test_a_wrong_number_among_the_options_is_an_option_error(name: str, value: Any) -> None:
     with pytest.raises(OptionError, match=f"{name.replace('_', ' ')} is {value!r}: expected a whole number"):
         RenderOptions(**{name: value})
