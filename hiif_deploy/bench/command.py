@@ -23,13 +23,12 @@ from hiif_deploy.bench.variants import check_variants, variant_names
 from hiif_deploy.errors import HiifError, OptionError
 from hiif_deploy.extras import require_extra
 from hiif_deploy.files import write_aside
+from hiif_deploy.options import LibraryOption, ThreadsOption, limited_threads
 from hiif_deploy.progress import Progress
 from hiif_deploy.say import json_text, say_on_stderr
 from hiif_deploy.session import Arithmetic, EngineOptions
+from hiif_deploy.sizes import check_scale
 from hiif_deploy.target import parse_size
-from hiif_deploy.trt_library import LibraryName
-
-LibraryOption = Annotated[LibraryName, typer.Option(help="With --engine tensorrt: which of the two products.")]
 
 SWEPT = ("plain", "exact", "sampled")
 """Variants of a sweep where none are named."""
@@ -47,11 +46,11 @@ def bench(
     variants: Annotated[str | None, typer.Option(help="Names, separated by commas; default: all.")] = None,
     engine: Annotated[list[str] | None, typer.Option(help="Engine to measure, not the variants; repeatable.")] = None,
     precision: Annotated[Arithmetic | None, typer.Option(help="With --engine: what is computed in.")] = None,
-    library: LibraryOption = "tensorrt",
+    library: LibraryOption = None,
     scale: Annotated[list[float] | None, typer.Option(help="Factor; repeatable; default: 2, 3.3 and 4.")] = None,
     input_: Annotated[str, typer.Option("--input", help="WIDTHxHEIGHT of the picture.")] = "128x128",
     rounds: Annotated[int, typer.Option(help="Timed pictures per variant, after one to warm up.")] = 5,
-    threads: Annotated[int, typer.Option(help="Processor threads; 0 takes all that this process may use.")] = 0,
+    threads: ThreadsOption = 0,
     memory: Annotated[bool, typer.Option(help="Measure peak memory, each variant in its own process.")] = True,
     sweep: Annotated[
         bool, typer.Option("--sweep", help="Instead: how time and memory grow with the scale and with the picture.")
@@ -65,8 +64,10 @@ def bench(
     names = _names(variants, engine, precision, SWEPT if sweep else variant_names())
     check_variants(names)
     scales = tuple(scale or (2.0, 3.3, 4.0))
-    options = EngineOptions(library=library)
-    plan = Bench(names, scales, parse_size("--input", input_), rounds, threads, memory, options)
+    for factor in scales:
+        check_scale(factor)
+    options = EngineOptions(library=library or "tensorrt")
+    plan = Bench(names, scales, parse_size("--input", input_), rounds, limited_threads(threads), memory, options)
     earlier = None if against is None else read_run(against)
     if plot is not None:
         require_extra("bench")

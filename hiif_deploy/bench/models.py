@@ -9,6 +9,7 @@ from hiif_deploy.bench.case import BenchModel
 from hiif_deploy.bundle import DEFAULT_MODEL, open_bundle
 from hiif_deploy.errors import OptionError
 from hiif_deploy.extras import require_extra
+from hiif_deploy.install import install_command
 from hiif_deploy.say import Say
 
 ENTRY_POINTS = "hiif_deploy.bench_models"
@@ -26,7 +27,7 @@ def open_model(location: str, checkpoint: Path | None, say: Say, *, show_progres
     require_extra("export")
     points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if FULL not in points:
-        raise OptionError(f"model {FULL} is not registered; install this project again: pip install '.[export]'")
+        raise OptionError(f"model {FULL} is not registered; install this project again: {install_command('export')}")
     made = points[FULL].load()(say, show_progress=show_progress)
     assert isinstance(made, BenchModel)
     return made

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from numpy.typing import NDArray
 
-from hiif_deploy.backend import Advance, Array, Backend, Encoded, HostBackend
+from hiif_deploy.backend import Backend, HostBackend
 from hiif_deploy.bundle import Bundle
-from hiif_deploy.decode import Job, Statistics, Window, query_axes
+from hiif_deploy.decode import Window, query_axes
 from hiif_deploy.engine_choice import open_backend
 from hiif_deploy.ort_backend import DeviceBackend
-from hiif_deploy.plan import Plan
-from hiif_deploy.session import Arithmetic, EngineOptions, Session, Tensors
+from hiif_deploy.session import EngineOptions, Session, Tensors
 from hiif_deploy.sizes import Size
 
 STAGES = ("encode", "tables", "maps", "statistics", "decode", "conversion")
-"""What `Stopwatch.split` tells, in this order."""
+"""What `Stopwatch.split` reports, in this order."""
+CALLS = {"encode": "encode", "statistics": "statistics"}
+"""Method of a backend → the stage that its time counts for."""
+PARTS = ("colours", "frames")
+"""Methods of a backend that yield parts of a decoded picture."""
 
 
 class Stopwatch:
@@ -65,58 +69,6 @@ class Stopwatch:
         return {**found, "conversion": total - sum(found.values())}
 
 
-class WatchedBackend:
-    """A backend with a stopwatch."""
-
-    def __init__(self, backend: Backend, watch: Stopwatch) -> None:
-        self._backend, self._watch = backend, watch
-        self.description = backend.description
-        self.steps = backend.steps
-        self.close = backend.close
-
-    @property
-    def precision(self) -> Arithmetic:
-        """See `Backend`."""
-        return self._backend.precision
-
-    @property
-    def rescued(self) -> int:
-        """See `Backend`."""
-        return self._backend.rescued
-
-    @property
-    def memory_bytes(self) -> int:
-        """See `Backend`."""
-        return self._backend.memory_bytes
-
-    def encode(self, image: Array, plan: Plan, advance: Advance) -> Encoded:
-        """See `Backend`."""
-        began = self._watch.begin("encode")
-        features = self._backend.encode(image, plan, advance)
-        self._watch.end(began)
-        return features
-
-    def statistics(self, job: Job, window: Window, advance: Advance) -> Statistics:
-        """See `Backend`."""
-        began = self._watch.begin("statistics")
-        found = self._backend.statistics(job, window, advance)
-        self._watch.end(began)
-        return found
-
-    def colours(
-        self, job: Job, window: Window, statistics: Statistics, advance: Advance
-    ) -> Iterator[tuple[slice, slice, Array]]:
-        """See `Backend`. What the caller does with a part does not count."""
-        parts = self._backend.colours(job, window, statistics, advance)
-        while True:
-            began = self._watch.begin("decode")
-            part = next(parts, None)
-            self._watch.end(began)
-            if part is None:
-                return
-            yield part
-
-
 class _WatchedSession:
     def __init__(self, graph: str, session: Session, watch: Stopwatch) -> None:
         self._graph, self._session, self._watch = graph, session, watch
@@ -128,13 +80,51 @@ class _WatchedSession:
         return found
 
 
-def open_watched(bundle: Bundle, options: EngineOptions, watch: Stopwatch) -> WatchedBackend:
-    """The backend that `options` name; maps are told apart where they are arrays of the host."""
+def open_watched(bundle: Bundle, options: EngineOptions, watch: Stopwatch) -> Backend:
+    """The backend that `options` name, of its own class, its calls timed; maps apart where they are arrays of the host.
+
+    Upscalers choose the block size and the way of finishing frames by the backend's class, so a wrapper of another
+    class would measure something else than what users get.
+    """
     backend = open_backend(bundle, options)
     if isinstance(backend, HostBackend) and not isinstance(backend, DeviceBackend):
         sessions = backend.decoder.sessions
         sessions.update({name: _WatchedSession(name, session, watch) for name, session in sessions.items()})
-    return WatchedBackend(backend, watch)
+    for name, stage in CALLS.items():
+        if hasattr(backend, name):
+            setattr(backend, name, _timed(getattr(backend, name), stage, watch))
+    for name in PARTS:
+        if hasattr(backend, name):
+            setattr(backend, name, _timed_parts(getattr(backend, name), watch))
+    return backend
+
+
+def _timed(call: Callable[..., Any], stage: str, watch: Stopwatch) -> Callable[..., Any]:
+    @functools.wraps(call)
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        began = watch.begin(stage)
+        found = call(*args, **kwargs)
+        watch.end(began)
+        return found
+
+    return timed
+
+
+def _timed_parts(call: Callable[..., Iterator[Any]], watch: Stopwatch) -> Callable[..., Iterator[Any]]:
+    """What the caller does with a part does not count."""
+
+    @functools.wraps(call)
+    def timed(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        parts = call(*args, **kwargs)
+        while True:
+            began = watch.begin("decode")
+            part = next(parts, None)
+            watch.end(began)
+            if part is None:
+                return
+            yield part
+
+    return timed
 
 
 def table_seconds(job_contract: Any, source: Size, size: Size) -> float:

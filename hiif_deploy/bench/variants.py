@@ -17,6 +17,7 @@ from hiif_deploy.bench.work import count_upscale
 from hiif_deploy.engine_choice import open_backend
 from hiif_deploy.errors import HiifError, OptionError
 from hiif_deploy.extras import require_extra
+from hiif_deploy.install import install_command
 from hiif_deploy.say import say_on_stderr
 from hiif_deploy.session import Arithmetic, Engine, EngineOptions
 from hiif_deploy.sizes import Size
@@ -101,7 +102,7 @@ def _baseline(name: str) -> Opener:
     require_extra("export")
     points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if name not in points:
-        raise OptionError(f"variant {name} is not registered; install this project again: pip install '.[export]'")
+        raise OptionError(f"variant {name} is not registered; install this project again: {install_command('export')}")
     opener: Opener = points[name].load()
     return opener
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hiif_deploy import cli, extras, tuning
+from hiif_deploy import cli, engine_choice, extras, tuning
+from hiif_deploy.backend import FrameMaker
 from hiif_deploy.bench import memory
 from hiif_deploy.bench.case import BenchModel, Work, picture
 from hiif_deploy.bench.gemm import GemmMeter, matmul_model
@@ -20,7 +21,9 @@ from hiif_deploy.bench.work import count_calls, count_upscale
 from hiif_deploy.bundle import open_bundle
 from hiif_deploy.contract import GraphContract, TensorContract
 from hiif_deploy.errors import HiifError, OptionError
+from hiif_deploy.ort_backend import DeviceBackend
 from hiif_deploy.ort_session import OrtSession
+from hiif_deploy.plan import QUERY_BLOCK
 from hiif_deploy.session import EngineOptions
 from hiif_deploy.upscaler import RenderOptions, Upscaler
 
@@ -79,6 +82,33 @@ def test_native_code_counts_its_own_multiplications() -> None:
     assert work is not None
     assert work.macs - 64 * 64 * native == pytest.approx(counted.macs - 64 * 64 * graphs, rel=0.01)
     assert work.macs < counted.macs
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "torch"])
+def test_what_is_timed_is_what_users_get(engine: Any, tiny_bundle: Path) -> None:
+    if engine == "torch":
+        pytest.importorskip("torch")
+    options, image, size = EngineOptions(engine=engine, device="cpu", threads=1), picture((12, 14)), (24, 28)
+    runner = Ours(engine, model_of(tiny_bundle), Setting(options))
+    with Upscaler(tiny_bundle, engine=options) as plain:
+        timed, real = runner._upscaler, plain
+        assert type(timed._backend) is type(real._backend)
+        assert isinstance(timed._backend, FrameMaker) == isinstance(real._backend, FrameMaker) == (engine == "torch")
+        assert timed.plan(image.shape[:2]) == real.plan(image.shape[:2])
+        np.testing.assert_array_equal(runner.upscale(image, size), plain.upscale(image, size=size))
+    assert runner.stages()["decode"] > 0
+    runner.close()
+
+
+def test_a_device_backend_is_timed_with_its_own_blocks(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime's way for GPUs, its tensors on the processor."""
+    monkeypatch.setattr(engine_choice, "keeps_tensors", lambda *_: True)
+    options = EngineOptions(threads=1)
+    runner = Ours("cuda", model_of(tiny_bundle), Setting(options))
+    with Upscaler(tiny_bundle, engine=options) as plain:
+        assert isinstance(plain._backend, DeviceBackend)
+        assert runner._upscaler.plan((64, 64)).query_block == plain.plan((64, 64)).query_block > QUERY_BLOCK
+    runner.close()
 
 
 def test_the_stages_of_a_picture_sum_up_to_all_of_it(tiny_bundle: Path) -> None:
@@ -211,6 +241,7 @@ def test_the_command_prints_tables_and_writes_json(
     ("words", "message"),
     [
         (("--rounds", "0"), "--rounds 0"),
+        (("--scale", "0.5"), "scale 0.5"),
         (("--input", "7"), "--input '7'"),
         (("--engine", "warp"), "unknown variant 'warp'"),
         (("--variants", "exact,fast"), "unknown variant 'fast'"),
