@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from PIL import Image
 
 from conftest import TINY_SPEC
-from hiif_deploy import cli
+from hiif_deploy import Upscaler, cli
 from hiif_deploy.errors import OptionError
 from hiif_training.checkpoint import save_checkpoint
 from hiif_training.evaluate import Evaluation, Measure, evaluate, parse_scales
@@ -67,7 +69,7 @@ def test_onnx_runtime_and_pytorch_agree(
         (tmp_path / part).parent.mkdir(exist_ok=True)
         (tmp_path / part).symlink_to(shared / "data" / "Set5" / part)
     exported, plain = (measured(model, tmp_path, [scale], group_rows=rows) for model in (tiny_bundle, checkpoint))
-    assert (exported.engine, plain.engine) == ("onnxruntime cpu", "torch cpu")
+    assert (exported.engine, plain.engine) == ("ONNX Runtime, cpu, fp32", "torch cpu")
     for one, other in zip(exported.results, plain.results, strict=True):
         for a, b in zip(one.pictures, other.pictures, strict=True):
             assert a.psnr == pytest.approx(b.psnr, abs=1e-3)
@@ -129,7 +131,14 @@ def test_the_command_writes_figures_a_table_and_a_sheet(
     [
         (["hiif-compact", "--engine", "torch"], "--engine torch runs checkpoints, and hiif-compact is none"),
         (["CHECKPOINT", "--engine", "onnxruntime"], "first hiif-deploy export CHECKPOINT -o DIR, then evaluate DIR"),
-        (["bicubic", "--engine", "caffe"], "--engine 'caffe': expected one of auto, torch, onnxruntime, tensorrt"),
+        (
+            ["bicubic", "--engine", "caffe"],
+            "--engine 'caffe': expected one of auto, torch, onnxruntime, openvino, native, tensorrt",
+        ),
+        (["bicubic", "--provider", "cuda"], "--provider cuda: bicubic runs on the processor"),
+        (["hiif-video", "--engine", "native", "--provider", "cuda"], "--provider cuda is for ONNX Runtime and PyTorch"),
+        (["CHECKPOINT", "--provider", "cuda:1"], "--provider cuda:1: a checkpoint runs on cpu or cuda"),
+        (["bicubic", "--threads", "-1"], "threads is -1"),
         (["bicubic", "--protocol", "mine"], "--protocol 'mine': expected one of benchmark, div2k"),
         (["bicubic", "--statistics", "some"], "--statistics 'some': expected global, or output rows per group"),
         (["bicubic", "--lr", "nearest"], "--lr 'nearest': expected matlab or pil"),
@@ -151,3 +160,23 @@ def test_what_cannot_be_evaluated_is_refused(
 def test_an_unknown_model_is_named(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("evaluate", "nothing.pth", "--data", pictures) == 1
     assert "nothing.pth: no such folder, and no shipped model of that name" in capsys.readouterr().err
+
+
+def test_a_bundle_is_evaluated_without_pytorch_and_the_report_names_its_engine(pictures: Path, tmp_path: Path) -> None:
+    words = ["evaluate", "hiif-video", "--data", pictures, "--scales", "2", "-q", "--json", tmp_path / "all.json"]
+    program = (
+        "import sys; sys.modules['torch'] = None; from hiif_deploy.cli import main; "
+        f"main({[str(word) for word in words]!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "all.json").read_text())
+    assert found["engine"] == "ONNX Runtime, cpu, fp32"
+    assert found["results"][0]["mean"]["ssim"] > 0.9
+
+
+def test_the_engine_in_the_report_is_the_one_that_ran(pictures: Path) -> None:
+    pytest.importorskip("openvino")
+    found = measured("hiif-video", pictures, [2], engine="openvino")
+    with Upscaler("hiif-video", engine="openvino") as upscaler:
+        assert found.engine == upscaler.description

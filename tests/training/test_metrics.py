@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hiif_deploy.errors import FrameError
-from hiif_training.metrics import psnr_luma, psnr_rgb, ssim
+from hiif_training.metrics import luma, psnr_luma, psnr_rgb, ssim
 
 TRUTH = np.random.default_rng(4).random((40, 30, 3), dtype=np.float32) * np.float32(0.8)
 
@@ -47,6 +47,25 @@ def test_ssim_is_one_for_equal_pictures_and_falls_with_noise(on_luma: bool) -> N
     assert ssim(TRUTH, TRUTH, 2, on_luma=on_luma) == pytest.approx(1)
     little, much = (ssim(TRUTH + noise * np.float32(factor), TRUTH, 2, on_luma=on_luma) for factor in (0.3, 1))
     assert 1 > little > much > 0
+
+
+@pytest.mark.parametrize("on_luma", [True, False])
+def test_ssim_is_that_of_torchmetrics(on_luma: bool) -> None:
+    torch, image = pytest.importorskip("torch"), pytest.importorskip("torchmetrics.functional.image")
+    noisy = np.clip(TRUTH + np.random.default_rng(6).normal(0, 0.05, TRUTH.shape).astype(np.float32), 0, 1)
+    pair = []
+    for picture in (noisy, TRUTH):
+        inner = picture[3:-3, 3:-3].astype(np.float64)
+        channels = luma(inner)[..., None] if on_luma else inner
+        pair.append(torch.from_numpy(np.ascontiguousarray(channels.transpose(2, 0, 1)))[None])
+    expected = float(image.structural_similarity_index_measure(*pair, data_range=1.0))
+    # Both in float64 but for its window, which is float32: 121 weights of relative error 2^-24 each.
+    assert ssim(noisy, TRUTH, 3, on_luma=on_luma) == pytest.approx(expected, abs=121 * 2**-24)
+
+
+def test_ssim_of_a_picture_smaller_than_its_window_is_refused() -> None:
+    with pytest.raises(FrameError, match="SSIM needs more than 5 pixels on a side, and 4x14 are left"):
+        ssim(TRUTH, TRUTH, 13, on_luma=True)
 
 
 def test_ssim_of_a_constant_shift_is_its_luminance_term() -> None:

@@ -30,13 +30,13 @@ from torch import Tensor, nn
 
 from hiif_deploy.errors import CheckpointError
 from hiif_deploy.files import write_aside
+from hiif_training.checkpoint_suffixes import SUFFIXES
 from hiif_training.detect import detect_spec
 from hiif_training.mmcv_format import family_tensors, is_mmcv
 from hiif_training.models.implicit import ImplicitModel
 from hiif_training.models.registry import make_model
 from hiif_training.nesting import check_nesting
 
-SUFFIXES = (".pth", ".pt", ".safetensors")
 """What a checkpoint's name may end in when it is written."""
 
 COMPUTED = ("attn_mask", "relative_position_index")

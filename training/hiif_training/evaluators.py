@@ -9,21 +9,20 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from hiif_deploy.bundle import open_bundle
 from hiif_deploy.errors import OptionError
+from hiif_deploy.extras import require_extra
 from hiif_deploy.session import Engine as EngineName
 from hiif_deploy.session import EngineOptions
 from hiif_deploy.sizes import Size
 from hiif_deploy.upscaler import RenderOptions, Upscaler
-from hiif_training.checkpoint import SUFFIXES, load_checkpoint
-from hiif_training.overlapping import Tiles, enlarge_overlapping
+from hiif_training.checkpoint_suffixes import SUFFIXES
+from hiif_training.overlapping import Tiles
 from hiif_training.resize import enlarge_bicubic
-from hiif_training.torch_engine import enlarge
 
-Engine = Literal["auto", "torch", "onnxruntime", "tensorrt"]
+Engine = Literal["auto", "torch", "onnxruntime", "openvino", "native", "tensorrt"]
 BICUBIC = "bicubic"
 """Name of the baseline among the models."""
 WHOLE = 1 << 30
@@ -57,40 +56,13 @@ class Bicubic:
         return enlarge_bicubic(low, size)
 
 
-class TorchEvaluator:
-    """A checkpoint, run by the plain PyTorch module."""
-
-    spec: Mapping[str, Any]
-
-    def __init__(self, path: Path, scale: float, options: EvaluatorOptions) -> None:
-        device = "cuda" if options.provider == "cuda" else "cpu"
-        if options.threads:
-            torch.set_num_threads(options.threads)
-        loaded = load_checkpoint(path)
-        self.name = path.stem
-        self.spec = loaded.spec
-        self.engine = f"torch {device}"
-        self._model = loaded.model.to(device)
-        self._rows = group_rows(options.group_rows, self._model.encoder.size_multiple, scale)
-        self._tiles = options.tiles if scale in (2, 3, 4) else None
-
-    def enlarge(self, low: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
-        """See `Evaluator`."""
-        if self._tiles is None:
-            return self._enlarge(low, size)
-        return enlarge_overlapping(self._enlarge, low, size, self._tiles)
-
-    def _enlarge(self, low: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
-        return enlarge(self._model, low, size, group_rows=self._rows, clip_cell=True)
-
-
 class BundleEvaluator:
     """A bundle, run by the runtime."""
 
     def __init__(self, upscaler: Upscaler) -> None:
         self.name = upscaler.contract.name
         self.spec = upscaler.contract.model
-        self.engine = f"onnxruntime {upscaler.engine.provider}"
+        self.engine = upscaler.description
         self._upscaler = upscaler
 
     def enlarge(self, low: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
@@ -121,6 +93,8 @@ class EvaluatorOptions:
     def __post_init__(self) -> None:
         if self.engine not in get_args(Engine):
             raise OptionError(f"--engine {self.engine!r}: expected one of {', '.join(get_args(Engine))}")
+        if self.provider != "cpu" and self.engine not in ("auto", "torch", "onnxruntime"):
+            raise OptionError(f"--provider {self.provider} is for ONNX Runtime and PyTorch, not for {self.engine}")
 
 
 @contextmanager
@@ -132,10 +106,15 @@ def open_evaluator(model: str, scale: float, options: EvaluatorOptions) -> Itera
     is_checkpoint = Path(model).is_file() and Path(model).suffix in SUFFIXES
     engine = options.engine
     if model == BICUBIC:
+        if options.provider != "cpu":
+            raise OptionError(f"--provider {options.provider}: bicubic runs on the processor; leave it out")
         yield Bicubic()
     elif engine == "torch" or (engine == "auto" and is_checkpoint):
         if not is_checkpoint:
             raise OptionError(f"--engine torch runs checkpoints, and {model} is none: name the .pth it was made from")
+        require_extra("train")
+        from hiif_training.torch_evaluator import TorchEvaluator
+
         yield TorchEvaluator(Path(model), scale, options)
     elif is_checkpoint:
         raise OptionError(f"--engine {engine} runs bundles: first hiif-deploy export {model} -o DIR, then evaluate DIR")
@@ -143,7 +122,7 @@ def open_evaluator(model: str, scale: float, options: EvaluatorOptions) -> Itera
         bundle = open_bundle(model)
         rows = group_rows(options.group_rows, bundle.contract.encoder.size_multiple, scale)
         render = RenderOptions(group_rows=rows, clip_cell=True)
-        name: EngineName = "tensorrt" if engine == "tensorrt" else "onnxruntime"
+        name: EngineName = "onnxruntime" if engine == "auto" else engine
         chosen = EngineOptions(engine=name, provider=options.provider, threads=options.threads)
         with Upscaler(bundle, engine=chosen, options=render) as upscaler:
             yield BundleEvaluator(upscaler)
