@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +16,31 @@ import numpy as np
 from hiif_deploy.alpha import fill_under_alpha, upscale_alpha
 from hiif_deploy.deviation import deviation
 from hiif_deploy.errors import HiifError, ImageError, OptionError
-from hiif_deploy.images import MAX_PIXELS, SUFFIXES, Picture, check_target, read_image, write_image
+from hiif_deploy.images import (
+    MAX_PIXELS,
+    READABLE,
+    STREAM,
+    SUFFIXES,
+    Picture,
+    check_stream,
+    check_target,
+    copy_image,
+    format_of,
+    read_image,
+    readable_suffixes,
+    write_image,
+)
+from hiif_deploy.picture_options import Larger
 from hiif_deploy.plan import carried_bytes
 from hiif_deploy.progress import Progress
 from hiif_deploy.target import Target
 from hiif_deploy.upscaler import Upscaler
+from hiif_deploy.video.suffixes import SUFFIXES as VIDEO_SUFFIXES
 
+LOG = logging.getLogger("hiif_deploy")
+"""Tracebacks of what was caught, for --debug."""
+STATUSES = ("done", "skipped", "copied", "failed", "planned")
+"""What can become of a picture."""
 PROBE = 48
 """Pixels of the sides of the picture that is timed for an estimate."""
 
@@ -32,6 +53,8 @@ class Item:
     """To read."""
     target: Path
     """To write."""
+    suffix: str | None = None
+    """Of the format, where the target's name does not tell: the standard output's."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +68,9 @@ class WriteOptions:
     overwrite: bool = False
     """Whether existing outputs are made again; otherwise they are skipped."""
     max_pixels: int = MAX_PIXELS
-    """Inputs of more pixels are refused before they are decoded."""
+    """Inputs of more pixels, or more than `MAX_PIXELS`, are refused before they are decoded."""
+    larger: Larger = "error"
+    """What becomes of a picture that is larger than the size that was asked for."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.quality <= 100:
@@ -60,8 +85,8 @@ class Outcome:
     """Input path."""
     target: str
     """Output path."""
-    status: Literal["done", "skipped", "failed", "planned"]
-    """`planned` in a dry run."""
+    status: Literal["done", "skipped", "copied", "failed", "planned"]
+    """`copied`: written as it is, being larger already. `planned`: in a dry run."""
     source_size: tuple[int, int] | None = None
     """(width, height) of the input."""
     target_size: tuple[int, int] | None = None
@@ -87,29 +112,56 @@ class Outcome:
 def list_items(inputs: Sequence[Path], output: Path | None, label: str, suffix: str | None = None) -> list[Item]:
     """Pair inputs with outputs. Folders are searched recursively, their structure is kept below `output`.
 
-    Without `output` the result lies beside its input, `photo_x3.3.jpg`, and is not taken for an input itself.
-    OptionError where two inputs would give one output or an input would be overwritten; ImageError where a folder
-    holds no pictures.
+    Without `output` the result lies beside its input, `photo_x3.3.jpg`, and is not taken for an input itself; for the
+    standard input it is the standard output. OptionError where two inputs would give one output, an input would be
+    overwritten, or `output` cannot be what it is named as; ImageError where a folder holds no pictures.
     """
     wanted = None if suffix is None else "." + suffix.lower().lstrip(".")
-    as_file = output is not None and len(inputs) == 1 and not inputs[0].is_dir() and _names_file(output)
+    if wanted is not None and wanted not in SUFFIXES:
+        raise OptionError(f"--format {suffix}: cannot be written; use one of {', '.join(s[1:] for s in SUFFIXES)}")
+    as_file = output is not None and _check_output(inputs, output, wanted)
     items = []
     for root in inputs:
         for source in _pictures(root, output):
-            end = wanted or source.suffix
+            end = wanted or (source.suffix if source.suffix.lower() in SUFFIXES else ".png")
             if as_file and output is not None:
                 target = output
             elif output is not None:
-                inner = source.relative_to(root) if root.is_dir() else Path(source.name)
-                target = output / inner.with_suffix(end)
+                inner = (
+                    source.relative_to(root) if root.is_dir() else Path("stdin" if is_stream(source) else source.name)
+                )
+                target = output / _named(inner, end)
             else:
-                target = source.with_name(f"{source.stem}_{label}{end}")
-            items.append(Item(source, target))
-    # A second run over a folder must not enlarge what the first one made there.
+                target = STREAM if is_stream(source) else _named(source, end, f"_{label}")
+            items.append(Item(source, target, end if is_stream(target) else None))
+    # A second run over a folder must not upscale what the first one made there.
     made = {item.target for item in items if item.target != item.source}
-    items = [item for item in items if item.source not in made]
+    items = [item for item in items if item.source not in made or is_stream(item.source)]
     check_pairs(items)
     return items
+
+
+def _named(source: Path, end: str, label: str = "") -> Path:
+    """The output's name. A file that is only read keeps its own ending in it: `a.gif` may lie beside `a.png`."""
+    stem = source.stem if source.suffix.lower() in (*SUFFIXES, "") else source.name
+    return source.with_name(f"{stem}{label}{end}")
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path is `-`, the standard input or output."""
+    return path == STREAM
+
+
+def usual_larger(inputs: Sequence[Path]) -> Larger:
+    """Among many pictures one that is larger already is skipped; one that was named by itself is an error."""
+    return "error" if len(inputs) == 1 and not inputs[0].is_dir() else "skip"
+
+
+def left_out(inputs: Sequence[Path]) -> dict[str, int]:
+    """Suffix → how many files in the folders among `inputs` are videos, or pictures that cannot be read here."""
+    kinds = {*VIDEO_SUFFIXES, *READABLE}.difference(readable_suffixes())
+    found = (path.suffix.lower() for root in inputs if root.is_dir() for path in root.rglob("*") if path.is_file())
+    return dict(sorted(Counter(suffix for suffix in found if suffix in kinds).items()))
 
 
 def run_batch(
@@ -135,7 +187,7 @@ def plan_batch(upscaler: Upscaler, items: Sequence[Item], target: Target, option
 def _each(items: Sequence[Item], options: WriteOptions, work: Callable[[int, Item], Outcome]) -> Iterator[Outcome]:
     """`work` on every item, numbered from 1, that is not there already; a failure becomes an outcome."""
     for number, item in enumerate(items, 1):
-        if item.target.exists() and not options.overwrite:
+        if item.target.exists() and not options.overwrite and not is_stream(item.target):
             yield Outcome(str(item.source), str(item.target), "skipped", notes=("exists; --overwrite makes it again",))
             continue
         try:
@@ -143,13 +195,14 @@ def _each(items: Sequence[Item], options: WriteOptions, work: Callable[[int, Ite
         except HiifError as error:
             yield Outcome(str(item.source), str(item.target), "failed", error=str(error), exit_code=error.exit_code)
         except Exception as error:
+            LOG.debug("%s", item.source, exc_info=True)
             # One picture must not take the others with it, whatever happened to it.
             yield Outcome(str(item.source), str(item.target), "failed", error=_unexpected(item, error), exit_code=1)
 
 
 def _unexpected(item: Item, error: Exception) -> str:
     if isinstance(error, MemoryError):
-        return f"{item.source}: out of memory ({error}); a smaller --memory makes smaller tiles"
+        return f"{item.source}: out of memory; a smaller --memory makes smaller tiles"
     return f"{item.source}: unexpected {type(error).__name__}: {error}; please report it"
 
 
@@ -166,14 +219,15 @@ def upscale_picture(upscaler: Upscaler, picture: Picture, size: tuple[int, int],
 def _make(
     upscaler: Upscaler, item: Item, target: Target, options: WriteOptions, title: str | None, exact: Upscaler | None
 ) -> Outcome:
-    picture = read_image(item.source, max_pixels=options.max_pixels)
+    picture = read_image(item.source, max_pixels=min(options.max_pixels, MAX_PIXELS))
+    if target.shrinks(picture.size) and options.larger != "error":
+        return _larger(item, picture, options)
     size = target.size(picture.size)
-    item.target.parent.mkdir(parents=True, exist_ok=True)
-    check_target(item.target, size)
+    _prepare(item, size)
     began, rescued = time.perf_counter(), upscaler.rescued
     result = upscale_picture(upscaler, picture, size, title)
     seconds, rescued = time.perf_counter() - began, upscaler.rescued - rescued
-    lost = write_image(item.target, result, quality=options.quality, lossless=options.lossless)
+    lost = write_image(item.target, result, quality=options.quality, lossless=options.lossless, suffix=item.suffix)
     again = (f"{rescued} blocks were no numbers in half precision and were decoded again in fp32",) if rescued else ()
     return Outcome(
         str(item.source), str(item.target), "done", _across_down(picture.size), _across_down(size),
@@ -183,12 +237,44 @@ def _make(
     )  # fmt: skip
 
 
+def _larger(item: Item, picture: Picture, options: WriteOptions, *, is_plan: bool = False) -> Outcome:
+    """A picture that is larger than the size that was asked for: left out, or written as it is."""
+    known = (str(item.source), str(item.target))
+    size = _across_down(picture.size)
+    if options.larger == "skip":
+        note = f"{size[0]}x{size[1]} is larger already; --larger copy writes it as it is"
+        return Outcome(*known, "skipped", size, notes=(note,))
+    if is_plan:
+        return Outcome(*known, "planned", size, size, 0.0, memory_mib=0, decoder_calls=0, notes=("is larger: copied",))
+    _prepare(item, picture.size)
+    if not is_stream(item.source) and item.source.suffix.lower() == (item.suffix or item.target.suffix).lower():
+        copy_image(item.source, item.target)
+        return Outcome(*known, "copied", size, size)
+    lost = write_image(item.target, picture, quality=options.quality, lossless=options.lossless, suffix=item.suffix)
+    note = "converted to another format, not upscaled"
+    return Outcome(*known, "copied", size, size, notes=(note, *picture.notes, *lost))
+
+
+def _prepare(item: Item, size: tuple[int, int]) -> None:
+    """Make the output's folder, and refuse what could not be written after the work."""
+    if is_stream(item.target):
+        check_stream(item.suffix or item.target.suffix, size)
+        return
+    try:
+        item.target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageError(f"{item.target.parent}: the folder cannot be created ({error.strerror})") from error
+    check_target(item.target, size)
+
+
 def _plan(
     upscaler: Upscaler, item: Item, target: Target, options: WriteOptions, pace: Callable[[tuple[int, int]], Pace]
 ) -> Outcome:
-    picture = read_image(item.source, max_pixels=options.max_pixels)
+    picture = read_image(item.source, max_pixels=min(options.max_pixels, MAX_PIXELS))
+    if target.shrinks(picture.size) and options.larger != "error":
+        return _larger(item, picture, options, is_plan=True)
     size = target.size(picture.size)
-    if item.target.parent.is_dir():
+    if item.target.parent.is_dir() and not is_stream(item.target):
         check_target(item.target, size)
     plan = upscaler.plan(picture.size)
     # For its refusals: a plan must fail where the run would.
@@ -247,28 +333,51 @@ def exit_code(outcomes: Sequence[Outcome]) -> int:
 
 def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Counts by status and the time of all."""
-    counts = {status: sum(o.status == status for o in outcomes) for status in ("done", "skipped", "failed", "planned")}
+    counts = {status: sum(o.status == status for o in outcomes) for status in STATUSES}
     return {**counts, "seconds": round(sum(o.seconds or 0 for o in outcomes), 4)}
 
 
 def _pictures(root: Path, output: Path | None) -> list[Path]:
-    if not root.is_dir():
+    if is_stream(root) or not root.is_dir():
         return [root]
-    inside = output.resolve() if output is not None else None
+    inside, readable = output.resolve() if output is not None else None, readable_suffixes()
     found = sorted(
         path
         for path in root.rglob("*")
-        if path.suffix.lower() in SUFFIXES
+        if path.suffix.lower() in readable
         and path.is_file()
         and (inside is None or inside not in path.resolve().parents)
     )
     if not found:
-        raise ImageError(f"{root}: no pictures in this folder; expected files ending in {', '.join(SUFFIXES)}")
+        others = ", ".join(f"{count} {suffix}" for suffix, count in left_out([root]).items())
+        hint = f"; name what it holds ({others}) one by one" if others else ""
+        raise ImageError(f"{root}: no pictures in this folder; expected files ending in {', '.join(READABLE)}{hint}")
     return found
 
 
-def _names_file(output: Path) -> bool:
-    return output.suffix.lower() in SUFFIXES and not output.is_dir()
+def _check_output(inputs: Sequence[Path], output: Path, suffix: str | None) -> bool:
+    """Whether `output` names one file, and not a folder. OptionError where it cannot be either, or is not `suffix`."""
+    blocked = next((part for part in output.parents if part.exists() and not part.is_dir()), None)
+    if blocked is not None:
+        raise OptionError(f"{output}: {blocked} is a file, not a folder; choose another output (-o)")
+    if output.is_dir():
+        return False
+    is_one = len(inputs) == 1 and not inputs[0].is_dir()
+    if is_stream(output) or output.suffix.lower() in SUFFIXES:
+        if not is_one:
+            what = f"{inputs[0]} is a folder" if len(inputs) == 1 else f"there are {len(inputs)} inputs"
+            raise OptionError(f"{output} names one file, and {what}: name a folder (-o)")
+        if suffix and not is_stream(output) and format_of(output) is not format_of(Path(f"picture{suffix}")):
+            raise OptionError(f"--format {suffix[1:]} and {output} name two formats: leave --format out")
+        return True
+    if output.exists():
+        raise OptionError(f"{output} is a file, and not a picture of a known kind: choose another output (-o)")
+    if output.suffix and not any(path.is_dir() for path in inputs):
+        raise OptionError(
+            f"{output}: cannot write pictures of type {output.suffix}; use one of {', '.join(SUFFIXES)}, or an "
+            "existing folder"
+        )
+    return False
 
 
 def check_pairs(items: Sequence[Item]) -> None:
@@ -276,7 +385,7 @@ def check_pairs(items: Sequence[Item]) -> None:
     made: dict[Path, Path] = {}
     for item in items:
         target = item.target.resolve()
-        if target == item.source.resolve():
+        if target == item.source.resolve() and not is_stream(item.source):
             raise OptionError(f"{item.source}: the output would replace the input; choose another output (-o)")
         if target in made:
             raise OptionError(f"{made[target]} and {item.source} would both become {item.target}; run them separately")

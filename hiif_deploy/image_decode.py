@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import (
     BmpImagePlugin,
+    GifImagePlugin,
     Image,
     ImageCms,
     ImageFile,
@@ -63,20 +64,16 @@ def decode(data: bytes, max_pixels: int) -> Picture:
 
 def _decoder(data: bytes) -> tuple[str, Callable[[bytes, int], Picture]]:
     """Name of the format and its decoder, by the first bytes: suffixes lie."""
-    for marks, kind, decoder in _SIGNATURES:
-        if data.startswith(marks) and (kind != "WebP" or data[8:12] == b"WEBP"):
+    for at, marks, kind, decoder in _SIGNATURES:
+        if data[at : at + 16].startswith(marks):
             return kind, decoder
     other = next((name for at, mark, name in _FOREIGN if data[at : at + len(mark)] == mark), None)
-    known = ", ".join(kind for _, kind, _ in _SIGNATURES)
+    known = ", ".join(dict.fromkeys(kind for _, _, kind, _ in _SIGNATURES))
     what = f"a {other} file, which is not supported" if other else "not a picture file of a known kind"
     raise ImageError(f"this is {what}; expected one of {known}")
 
 
 _FOREIGN = (
-    (0, b"GIF8", "GIF"),
-    (4, b"ftypavif", "AVIF"),
-    (4, b"ftyphei", "HEIC"),
-    (4, b"ftypmif1", "HEIC"),
     (4, b"ftyp", "video (MP4)"),
     (0, b"\x1aE\xdf\xa3", "video (Matroska)"),
     (0, b"%PDF", "PDF"),
@@ -190,6 +187,41 @@ def _webp(data: bytes, max_pixels: int) -> Picture:
 def _bmp(data: bytes, max_pixels: int) -> Picture:
     image = BmpImagePlugin.BmpImageFile(io.BytesIO(data))
     _check_size(*image.size, max_pixels)
+    return _upright(_by_pillow(image))
+
+
+def _gif(data: bytes, max_pixels: int) -> Picture:
+    image = GifImagePlugin.GifImageFile(io.BytesIO(data))
+    _check_size(*image.size, max_pixels)
+    # A still picture is what is asked for; an animation is a clip.
+    notes = (f"the first of {image.n_frames} frames; the others are left out",) if image.n_frames > 1 else ()
+    return _by_pillow(image, notes)
+
+
+def _avif(data: bytes, max_pixels: int) -> Picture:
+    try:
+        from PIL import AvifImagePlugin
+
+        is_there = AvifImagePlugin.SUPPORTED
+    except ImportError:
+        is_there = False
+    if not is_there:
+        raise ImageError("this Pillow reads no AVIF; install a newer one: pip install -U Pillow")
+    image = AvifImagePlugin.AvifImageFile(io.BytesIO(data))
+    _check_size(*image.size, max_pixels)
+    _check_single(getattr(image, "n_frames", 1), "frames")
+    return _upright(_by_pillow(image))
+
+
+def _heic(data: bytes, max_pixels: int) -> Picture:
+    if b"avif" in data[8:64]:  # a compatible brand behind the general "mif1"
+        return _avif(data, max_pixels)
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        raise ImageError("Pillow reads HEIC with a package of its own: pip install pillow-heif") from None
+    image = HeifImageFile(io.BytesIO(data))
+    _check_size(image.width, image.height, max_pixels)
     return _upright(_by_pillow(image))
 
 
@@ -334,10 +366,14 @@ def _upright(picture: Picture, stored: int | None = None) -> Picture:
     )
 
 
-_SIGNATURES: tuple[tuple[tuple[bytes, ...], str, Callable[[bytes, int], Picture]], ...] = (
-    ((containers.PNG_SIGNATURE,), "PNG", _png),
-    ((b"\xff\xd8\xff",), "JPEG", _jpeg),
-    ((b"RIFF",), "WebP", _webp),
-    ((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF", _tiff),
-    ((b"BM",), "BMP", _bmp),
+_SIGNATURES: tuple[tuple[int, tuple[bytes, ...], str, Callable[[bytes, int], Picture]], ...] = (
+    (0, (containers.PNG_SIGNATURE,), "PNG", _png),
+    (0, (b"\xff\xd8\xff",), "JPEG", _jpeg),
+    (8, (b"WEBP",), "WebP", _webp),
+    (0, (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF", _tiff),
+    (0, (b"BM",), "BMP", _bmp),
+    (0, (b"GIF8",), "GIF", _gif),
+    (4, (b"ftypavif", b"ftypavis"), "AVIF", _avif),
+    (4, (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1"), "HEIC", _heic),
 )
+"""Where the first bytes of a format stand, these bytes, its name and its decoder."""

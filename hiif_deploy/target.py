@@ -37,10 +37,17 @@ class Target:
             if value is not None and value < 1:
                 raise ScaleError(f"--{name.replace('_', '-')} {value}: expected at least 1")
 
+    def shrinks(self, source: tuple[int, int]) -> bool:
+        """Whether a picture of that (height, width) is larger than the size that was asked for."""
+        return self.scale is None and any(asked < had for asked, had in zip(self._named(source), source, strict=True))
+
     def size(self, source: tuple[int, int]) -> tuple[int, int]:
         """(height, width) for a picture of that (height, width); ScaleError where it would shrink."""
         if self.scale is not None:
             return output_size(source, scale=self.scale)
+        return output_size(source, size=self._named(source))
+
+    def _named(self, source: tuple[int, int]) -> tuple[int, int]:
         rows, columns = source
         width, height = self.width, self.height
         if self.max_side is not None:
@@ -51,7 +58,7 @@ class Target:
             width = round(columns * height / rows)
         assert width is not None
         assert height is not None
-        return output_size(source, size=(max(1, height), max(1, width)))
+        return max(1, height), max(1, width)
 
     @property
     def label(self) -> str:
@@ -83,11 +90,18 @@ def parse_size(option: str, text: str) -> tuple[int, int]:
 
 
 def parse_scale(text: str) -> Scale:
-    """`3.3`, or `2x3.5` for 2 across and 3.5 down."""
+    """`3.3`, `3.3x`, `x3.3` or `330%`, or `2x3.5` for 2 across and 3.5 down."""
+    words = re.fullmatch(r"[x×]?(.+?)[x×]?", text.strip().lower())
     try:
-        factors = [float(part) for part in re.split("[x×]", text.strip())]
+        factors = [_factor(part) for part in re.split("[x×]", words[1])] if words else []
     except ValueError:
         factors = []
     if len(factors) not in (1, 2):
-        raise ScaleError(f"--scale {text!r}: expected a number such as 3.3, or two such as 2x3.5 (across x down)")
+        raise ScaleError(
+            f"--scale {text!r}: expected a number such as 3.3, 4x or 250%, or two such as 2x3.5 (across x down)"
+        )
     return factors[0] if len(factors) == 1 else (factors[1], factors[0])
+
+
+def _factor(text: str) -> float:
+    return float(text[:-1]) / 100 if text.endswith("%") else float(text)

@@ -107,7 +107,7 @@ class Worker:
             own.source.parent.mkdir()
             own.source.write_bytes(data)
             (outcome,) = run_batch(self._opened(), [own], target, options, show_progress=False)
-            made = own.target.read_bytes() if outcome.status == "done" else None
+            made = own.target.read_bytes() if outcome.status in ("done", "copied") else None
             error = outcome.error and outcome.error.replace(str(own.source), str(item.source))
             return replace(outcome, source=str(item.source), target=str(item.target), error=error), made
 

@@ -15,11 +15,7 @@ from hiif_deploy.video.mux import FORMATS
 from hiif_deploy.video.options import VideoOptions
 from hiif_deploy.video.plan import VideoPlan, plan_video
 from hiif_deploy.video.run import MakeSegments, VideoResult, is_complete, make_video
-
-SUFFIXES = (
-    *FORMATS, ".avi", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".wmv", ".flv", ".mxf", ".ogv", ".y4m", ".nut", ".3gp",
-)  # fmt: skip
-"""File names that end so are videos."""
+from hiif_deploy.video.suffixes import SUFFIXES
 
 
 @dataclass(frozen=True)
