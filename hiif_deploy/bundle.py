@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import hashlib
 import io
@@ -26,7 +27,8 @@ CONTRACT_LIMIT = 4 << 20
 """Bytes of bundle.json beyond which it is refused unread."""
 REFERENCE_LIMIT = 1 << 28
 """Bytes of the stored answers, unpacked, beyond which they are refused."""
-DEFAULT_MODEL = "hiif-compact"
+DEFAULT_MODEL, VIDEO_MODEL = "hiif-compact", "hiif-video"
+"""The shipped models that pictures and videos take where no other is named."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,15 @@ def find_bundle(location: str | Path) -> Path:
         )
     if folder.is_dir():
         raise BundleError(f"{folder} holds no {CONTRACT_FILE}, so it is not a bundle")
-    names = ", ".join(shipped) or "none"
-    raise BundleError(f"{location}: no such folder, and no shipped model of that name (shipped: {names})")
+    raise BundleError(f"{location}: no such folder, and {unknown_model(str(location))}")
+
+
+def unknown_model(name: str) -> str:
+    """`no shipped model of that name`, with the one that may have been meant."""
+    names = list(shipped_models())
+    meant = difflib.get_close_matches(name, names, n=1)
+    guess = f"; did you mean {meant[0]}?" if meant else ""
+    return f"no shipped model of that name (shipped: {', '.join(names) or 'none'}){guess}"
 
 
 def read_contract(folder: Path) -> Contract:

@@ -2,34 +2,82 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import sys
 from importlib.metadata import entry_points
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from hiif_deploy import __version__, commands
+from hiif_deploy import __version__
 from hiif_deploy.errors import HiifError
+from hiif_deploy.lazy_command import EXPERT, MEASURE, MODELS, USE, LazyCommand, add_commands, new_app
+from hiif_deploy.library_output import silence_libraries
 from hiif_deploy.say import say_on_stderr
+from hiif_deploy.signals import TERMINATED, sigterm_as_ctrl_c
 
 ENTRY_POINTS = "hiif_deploy.commands"
+"""Entry points, each a function (`typer.Typer`) → None that adds sub-commands, cheap to import."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
+PARSER_WORDS = (
+    ("Value error, ", ""),
+    ("Input should be a valid integer.*", "expected a whole number"),
+    ("Input should be a valid number.*", "expected a number"),
+    ("Input should be greater than or equal to", "expected at least"),
+)
+"""What Typer's library for values says → what we say."""
+COMMANDS = (
+    LazyCommand(
+        "upscale", "hiif_deploy.commands:upscale", "Upscale pictures and videos by any factor or to any size.", USE
+    ),
+    LazyCommand(
+        "watch", "hiif_deploy.watch:watch", "Show a clip or a camera beside its enlargement, live, in a window.", USE
+    ),
+    LazyCommand(
+        "demo", "hiif_deploy.commands:demo",
+        "Upscale the pictures that the package carries, and write a sheet that compares them with bicubic.", USE,
+    ),
+    LazyCommand(
+        "models", "hiif_deploy.commands:models",
+        "List the models that ship, or show the card of one: data, licence, recipe, figures, limits.", MODELS,
+    ),
+    LazyCommand(
+        "info", "hiif_deploy.commands:info", "Show what a bundle holds and promises, after checking all of it.", MODELS
+    ),
+    LazyCommand(
+        "doctor", "hiif_deploy.commands:show_doctor",
+        "Show versions, engines and shipped models, and the command that adds what is missing.", MEASURE,
+    ),
+    LazyCommand(
+        "bench", "hiif_deploy.bench.command:bench",
+        "Measure ways to enlarge a picture, in turns: seconds, memory, and how far their answers are from float64.",
+        MEASURE,
+    ),
+    LazyCommand(
+        "tune", "hiif_deploy.commands:tune",
+        "Find the fastest way of cutting the decoder's work on this machine, and store it for later runs.", EXPERT,
+    ),
+)  # fmt: skip
+"""The runtime's own sub-commands."""
 
 
 def make_app() -> typer.Typer:
     """The command with every installed area's sub-commands."""
-    app = typer.Typer(
+    app = new_app(
         help="Continuous super-resolution: upscale pictures by any factor, export checkpoints, verify.",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
+        add_completion=True,
     )
     app.callback()(_global_options)
-    commands.register(app)
+    add_commands(app, *COMMANDS)
     for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
-        entry.load()(app)
+        try:
+            register = entry.load()
+        except ImportError as error:  # an area of another version: the others still work
+            say_on_stderr(f"hiif-deploy: the commands of {entry.value} cannot be loaded ({error}): install it again")
+            continue
+        register(app)
     return app
 
 
@@ -37,32 +85,44 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated."""
     words = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in words
-    if not debug:
+    words = [word for word in words if word != "--debug"]
+    if debug:
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("hiif_deploy").setLevel(logging.DEBUG)
+    else:
         silence_libraries()
     with sigterm_as_ctrl_c() as termination:
         try:
-            make_app()(args=[word for word in words if word != "--debug"], prog_name="hiif-deploy")
-        except HiifError as error:
-            if debug:
-                raise
-            _fail(str(error), error.exit_code)
-        except SystemExit as stop:
-            # Typer has turned Ctrl-C into this exit code without a word.
-            if stop.code == INTERRUPTED:
-                how, code = ("terminated", TERMINATED) if termination.came else ("interrupted", INTERRUPTED)
-                _fail(f"{how}; no half-written file was left", code)
-            raise
-        except MemoryError as error:
-            if debug:
-                raise
-            _fail(f"out of memory ({error}); a smaller --memory makes smaller tiles", 1)
+            code = make_app()(args=words or ["--help"], prog_name="hiif-deploy", standalone_mode=False)
         except Exception as error:
             if debug:
                 raise
-            _fail(
-                f"unexpected {type(error).__name__}: {error}; add --debug for the traceback, and please report it",
-                1,
-            )
+            _fail(*_explained(error))
+        if code == INTERRUPTED:
+            # Typer has turned Ctrl-C into this exit code without a word.
+            how, code = ("terminated", TERMINATED) if termination.came else ("interrupted", INTERRUPTED)
+            _fail(f"{how}; no half-written file was left", code)
+    raise SystemExit(code or 0)
+
+
+def _explained(error: Exception) -> tuple[str, int]:
+    """One sentence for the user, and the exit code."""
+    if isinstance(error, HiifError):
+        return str(error), error.exit_code
+    if isinstance(error, MemoryError):
+        return f"out of memory ({error}); a smaller --memory makes smaller tiles", 1
+    if hasattr(error, "format_message"):
+        return _usage(error), 2
+    return f"unexpected {type(error).__name__}: {error}; add --debug for the traceback, and please report it", 1
+
+
+def _usage(error: Any) -> str:
+    """What the argument parser says of a wrong command line. Its classes are private to Typer, so any shape is met."""
+    text = str(error.format_message()).rstrip(".")
+    for theirs, ours in PARSER_WORDS:
+        text = re.sub(theirs, ours, text)
+    context = getattr(error, "ctx", None)
+    return f"{text}; see {context.command_path} --help" if context else text
 
 
 def _show_version(wanted: bool) -> None:

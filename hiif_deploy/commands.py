@@ -1,42 +1,71 @@
-"""The runtime's sub-commands: upscale, info, models, doctor, demo, bench, tune, watch."""
+"""The runtime's sub-commands: upscale, info, models, doctor, demo, tune. What is heavy is imported when one runs."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from hiif_deploy import batch, doctor, report
-from hiif_deploy.bench.command import bench
-from hiif_deploy.bundle import DEFAULT_MODEL, VIDEO_MODEL, open_bundle
-from hiif_deploy.cluster.command import RayOption, WorkersOption, open_pool
-from hiif_deploy.cluster.pictures import run_batch_on
-from hiif_deploy.cluster.pool import Pool
-from hiif_deploy.cluster.segments import on_cluster
-from hiif_deploy.deviation import exact_twin
+from hiif_deploy.cluster.options import RayOption, WorkersOption
 from hiif_deploy.errors import OptionError
 from hiif_deploy.given import given_options, refuse_options
-from hiif_deploy.images import MAX_PIXELS
-from hiif_deploy.say import json_text
-from hiif_deploy.session import Arithmetic, Engine, EngineOptions, default_engine, library_engine
+from hiif_deploy.options import (
+    MODEL,
+    BundleOption,
+    DeviceOption,
+    EngineOption,
+    JsonOption,
+    LibraryOption,
+    MemoryOption,
+    PrecisionOption,
+    ProviderOption,
+    QuietOption,
+    ThreadsOption,
+    engine_options,
+)
+from hiif_deploy.picture_options import (
+    DeviationOption,
+    DryRunOption,
+    FormatOption,
+    HeightOption,
+    InputsArgument,
+    LargerOption,
+    LosslessOption,
+    MaxPixelsOption,
+    MaxSideOption,
+    OutputOption,
+    OverwriteOption,
+    PublishedOption,
+    QualityOption,
+    ScaleOption,
+    SizeOption,
+    StatisticsOption,
+    WidthOption,
+)
+from hiif_deploy.say import json_text, say_on_stderr
+from hiif_deploy.session import EngineOptions, library_engine
 from hiif_deploy.target import Target, parse_target
-from hiif_deploy.trt_library import LibraryName
-from hiif_deploy.upscaler import RenderOptions, Upscaler
 from hiif_deploy.video import arguments as video
-from hiif_deploy.video.command import are_videos, list_videos, run_videos
-from hiif_deploy.video.options import SEGMENT_FRAMES, VideoOptions
-from hiif_deploy.video.plan import parse_frames, parse_time
-from hiif_deploy.watch import watch
+from hiif_deploy.video.task import SEGMENT_FRAMES
 
+if TYPE_CHECKING:
+    from hiif_deploy import batch
+    from hiif_deploy.cluster.pool import Pool
+    from hiif_deploy.upscaler import RenderOptions, Upscaler
+    from hiif_deploy.video.options import VideoOptions
+
+    Work = Callable[[Upscaler, Pool | None], Iterable[batch.Outcome]]
+    """Upscales what was asked for, on the cluster where there is one."""
+
+DEFAULT_MODEL, VIDEO_MODEL = "hiif-compact", "hiif-video"
+"""As in `bundle`, which is not imported for --help."""
 LOSSY = (".jpg", ".jpeg", ".webp")
 """Suffixes of pictures that have a quality."""
-BundleOption = Annotated[str, typer.Option("--bundle", "-b", help="Bundle folder, or name of a shipped model.")]
 UpscaleBundleOption = Annotated[
     str,
     typer.Option(
@@ -44,75 +73,37 @@ UpscaleBundleOption = Annotated[
         "-b",
         help="Bundle folder, or name of a shipped model.",
         show_default=f"{DEFAULT_MODEL}, for videos {VIDEO_MODEL}",
+        rich_help_panel=MODEL,
     ),
 ]
-EngineOption = Annotated[
-    Engine | None,
-    typer.Option(
-        help="Default: onnxruntime (auto for bf16 and int8). native: code made for this processor. auto: the fastest "
-        "that can be had, GPUs first."
-    ),
-]
-PrecisionOption = Annotated[
-    Arithmetic | None,
-    typer.Option(help="Default: fp16 on TensorRT, fp32 elsewhere. bf16 and int8 are approximate, of processors only."),
-]
-StatisticsOption = Annotated[
-    video.UpscaleStatistics,
-    typer.Option(help="Faster and approximate: sampled, of a part of the queries; reuse, for videos: per scene."),
-]
-DeviationOption = Annotated[
-    bool, typer.Option(help="Run exactly too, and tell how far this approximate run is from it.")
-]
-PublishedOption = Annotated[
-    int | None,
-    typer.Option(help="Published evaluation: statistics per so many output rows (300 or 100), seams included."),
-]
-LibraryOption = Annotated[LibraryName, typer.Option(help="With --engine tensorrt: which of the two products.")]
-ProviderOption = Annotated[str, typer.Option(help="ONNX Runtime execution provider; never replaced silently.")]
-DeviceOption = Annotated[str, typer.Option(help="With --engine torch: cuda, cuda:N, or cpu.")]
-ThreadsOption = Annotated[int, typer.Option(help="Processor threads; 0 takes all that this process may use.")]
-MemoryOption = Annotated[int, typer.Option(help="Working memory in MiB, beside input, features and output.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Report as JSON on stdout.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the runtime's sub-commands."""
-    app.command()(upscale)
-    app.command()(info)
-    app.command()(models)
-    app.command(name="doctor")(show_doctor)
-    app.command()(demo)
-    app.command()(bench)
-    app.command()(tune)
-    app.command()(watch)
 
 
 def upscale(
     context: typer.Context,
-    inputs: Annotated[list[Path], typer.Argument(metavar="IN...", help="Pictures, folders of them, or videos.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File or folder; default: beside IN.")] = None,
+    inputs: InputsArgument,
+    output: OutputOption = None,
+    scale: ScaleOption = None,
+    size: SizeOption = None,
+    width: WidthOption = None,
+    height: HeightOption = None,
+    max_side: MaxSideOption = None,
+    larger: LargerOption = None,
     bundle: UpscaleBundleOption = DEFAULT_MODEL,
-    scale: Annotated[str | None, typer.Option(help="Factor such as 3.3, or 2x3.5 (across x down).")] = None,
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, both free.")] = None,
-    width: Annotated[int | None, typer.Option(help="Output width; the height follows.")] = None,
-    height: Annotated[int | None, typer.Option(help="Output height; the width follows.")] = None,
-    max_side: Annotated[int | None, typer.Option(help="Pixels of the longer side.")] = None,
-    format_: Annotated[str | None, typer.Option("--format", help="png, jpg, webp, tif or bmp; default: as IN.")] = None,
-    quality: Annotated[int, typer.Option(help="1 to 100, for JPEG and WebP.")] = 95,
-    lossless: Annotated[bool, typer.Option(help="Lossless WebP.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Make outputs again that exist; otherwise they are skipped.")] = False,
+    format_: FormatOption = None,
+    quality: QualityOption = 95,
+    lossless: LosslessOption = False,
+    overwrite: OverwriteOption = False,
+    max_pixels: MaxPixelsOption = 1 << 30,
     memory: MemoryOption = 1024,
     threads: ThreadsOption = 0,
     engine: EngineOption = None,
-    provider: ProviderOption = "cpu",
+    provider: ProviderOption = None,
     precision: PrecisionOption = None,
-    library: LibraryOption = "tensorrt",
-    device: DeviceOption = "cuda",
+    library: LibraryOption = None,
+    device: DeviceOption = None,
     statistics: StatisticsOption = "exact",
     report_deviation: DeviationOption = False,
     published_rows: PublishedOption = None,
-    max_pixels: Annotated[int, typer.Option(help="Largest input and output, in pixels.")] = 1 << 30,
     codec: video.CodecOption = None,
     crf: video.CrfOption = None,
     preset: video.PresetOption = None,
@@ -127,45 +118,115 @@ def upscale(
     json_progress: video.JsonProgressOption = False,
     ray: RayOption = None,
     workers: WorkersOption = 0,
-    dry_run: Annotated[bool, typer.Option(help="Print the plan (sizes, memory, time) and write nothing.")] = False,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
-    """Upscale pictures and videos by any factor or to any size."""
+    """Upscale pictures and videos by any factor or to any size.
+
+    \b
+    hiif-deploy upscale photo.jpg --scale 3.3
+    hiif-deploy upscale holidays/ -o large/ --max-side 4000
+    """
+    from hiif_deploy import batch
+    from hiif_deploy.upscaler import RenderOptions
+    from hiif_deploy.video.command import are_videos
+    from hiif_deploy.video.options import VideoOptions
+    from hiif_deploy.video.plan import parse_frames, parse_time
+
     target = parse_target(scale, size, width, height, max_side)
     is_video = are_videos(inputs)
     video.refuse_misplaced(context, is_video=is_video)
-    bundle = _model(context, bundle, is_video, quiet)
-    write = batch.WriteOptions(quality, lossless, overwrite, min(max_pixels, MAX_PIXELS))
     options = RenderOptions(
         memory=memory << 20, max_output_pixels=max_pixels, group_rows=published_rows,
         clip_cell=published_rows is not None, statistics="exact" if statistics == "reuse" else statistics,
     )  # fmt: skip
-    chosen = EngineOptions(
-        engine=engine or default_engine(precision), provider=provider, threads=threads, precision=precision,
-        library=library, device=device,
-    )  # fmt: skip
-    wanted = VideoOptions(
-        codec, crf, preset, pixel_format, video.parse_encoder_options(encoder_option), parse_frames(frames),
-        (parse_time("--from", from_), parse_time("--to", to)), on_error, "reuse" if statistics == "reuse" else "exact",
-        segment_frames, restart,
-    )  # fmt: skip
-    with contextlib.ExitStack() as stack:
-        upscaler = stack.enter_context(Upscaler(bundle, engine=chosen, options=options))
-        exact = stack.enter_context(exact_twin(upscaler)) if report_deviation else None
-        pool = stack.enter_context(open_pool(ray, workers, upscaler, is_plan=dry_run))
-        work: Iterable[batch.Outcome]
-        if is_video:
-            style = "json" if json_progress else "none" if quiet else None
-            videos = list_videos(inputs, output, target.label)
-            make = None if pool is None else on_cluster(pool)
-            work = run_videos(upscaler, videos, target, wanted, overwrite=overwrite, dry_run=dry_run, style=style,
-                              make=make)  # fmt: skip
-        else:
-            items = batch.list_items(inputs, output, target.label, format_)
-            _refuse_write_options(context, items)
-            work = _pictures(upscaler, exact, pool, items, target, write, dry_run, quiet)
-        _report(upscaler, work, as_json, quiet, dry_run)
+    chosen = engine_options(engine, precision, threads, provider=provider, library=library, device=device)
+    if is_video:
+        times = parse_time("--from", from_), parse_time("--to", to)
+        wanted = VideoOptions(
+            codec, crf, preset, pixel_format, video.parse_encoder_options(encoder_option), parse_frames(frames), times,
+            on_error, "reuse" if statistics == "reuse" else "exact", segment_frames, restart,
+        )  # fmt: skip
+        style = "json" if json_progress else "none" if quiet else None
+        work = _videos(inputs, output, target, wanted, overwrite=overwrite, dry_run=dry_run, style=style)
+    else:
+        write = batch.WriteOptions(quality, lossless, overwrite, max_pixels, larger or batch.usual_larger(inputs))
+        items = _items(context, inputs, output, target, format_)
+        work = _pictures(items, target, write, dry_run=dry_run, quiet=quiet, report_deviation=report_deviation)
+    opening = Opening(_model(context, bundle, is_video, quiet), chosen, options)
+    _run(opening, work, ray, workers, as_json=as_json, quiet=quiet, dry_run=dry_run)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What an upscaler is opened with."""
+
+    bundle: str
+    """Folder or shipped name."""
+    engine: EngineOptions
+    """What runs it."""
+    options: RenderOptions
+    """How the work is cut."""
+
+
+def _run(
+    opening: Opening, work: Work, ray: str | None, workers: int, *, as_json: bool, quiet: bool, dry_run: bool
+) -> None:
+    """Open the model, and the cluster where there is one, do the work, and report it."""
+    from hiif_deploy import batch, report
+    from hiif_deploy.cluster.command import open_pool
+    from hiif_deploy.upscaler import Upscaler
+
+    outcomes = []
+    with (
+        Upscaler(opening.bundle, engine=opening.engine, options=opening.options) as upscaler,
+        open_pool(ray, workers, upscaler, is_plan=dry_run) as pool,
+    ):
+        for outcome in work(upscaler, pool):
+            outcomes.append(outcome)
+            report.say_outcome(outcome, quiet=quiet or dry_run)
+        report.say_batch(upscaler, outcomes, as_json=as_json, quiet=quiet, is_plan=dry_run)
+    if code := batch.exit_code(outcomes):
+        raise typer.Exit(code)
+
+
+def _videos(
+    inputs: list[Path], output: Path | None, target: Target, options: VideoOptions, *, overwrite: bool, dry_run: bool,
+    style: str | None,
+) -> Work:  # fmt: skip
+    from hiif_deploy.cluster.segments import on_cluster
+    from hiif_deploy.video.command import list_videos, run_videos
+
+    videos = list_videos(inputs, output, target.label)
+
+    def work(upscaler: Upscaler, pool: Pool | None) -> Iterable[batch.Outcome]:
+        make = None if pool is None else on_cluster(pool)
+        return run_videos(
+            upscaler, videos, target, options, overwrite=overwrite, dry_run=dry_run, style=style, make=make
+        )
+
+    return work
+
+
+def _pictures(
+    items: list[batch.Item], target: Target, write: batch.WriteOptions, *, dry_run: bool, quiet: bool,
+    report_deviation: bool,
+) -> Work:  # fmt: skip
+    from hiif_deploy import batch
+    from hiif_deploy.cluster.pictures import run_batch_on
+    from hiif_deploy.deviation import exact_twin
+
+    def work(upscaler: Upscaler, pool: Pool | None) -> Iterable[batch.Outcome]:
+        with exact_twin(upscaler) if report_deviation else contextlib.nullcontext() as exact:
+            if dry_run:
+                yield from batch.plan_batch(upscaler, items, target, write)
+            elif pool is not None:
+                yield from run_batch_on(pool, items, target, write, show_progress=not quiet)
+            else:
+                yield from batch.run_batch(upscaler, items, target, write, show_progress=not quiet, exact=exact)
+
+    return work
 
 
 def _model(context: typer.Context, bundle: str, is_video: bool, quiet: bool) -> str:
@@ -177,34 +238,28 @@ def _model(context: typer.Context, bundle: str, is_video: bool, quiet: bool) -> 
     return VIDEO_MODEL
 
 
-def _refuse_write_options(context: typer.Context, items: Sequence[batch.Item]) -> None:
-    """OptionError for options of formats that no output has."""
-    made = {item.target.suffix.lower() for item in items}
+def _items(
+    context: typer.Context, inputs: list[Path], output: Path | None, target: Target, suffix: str | None
+) -> list[batch.Item]:
+    """Pictures and their outputs. OptionError for options that none can follow; videos in folders are reported."""
+    from hiif_deploy import batch
+
+    items = batch.list_items(inputs, output, target.label, suffix)
+    made = {(item.suffix or item.target.suffix).lower() for item in items}
     if made.isdisjoint(LOSSY):
         refuse_options(context, ["quality"], f"for {', '.join(LOSSY)}, and no output is one; leave it out")
     if ".webp" not in made:
         refuse_options(context, ["lossless"], "for WebP, and no output is one; leave it out, or add --format webp")
-
-
-def _pictures(
-    upscaler: Upscaler, exact: Upscaler | None, pool: Pool | None, items: list[batch.Item], target: Target,
-    write: batch.WriteOptions, dry_run: bool, quiet: bool,
-) -> Iterable[batch.Outcome]:  # fmt: skip
-    if dry_run:
-        return batch.plan_batch(upscaler, items, target, write)
-    if pool is not None:
-        return run_batch_on(pool, items, target, write, show_progress=not quiet)
-    return batch.run_batch(upscaler, items, target, write, show_progress=not quiet, exact=exact)
-
-
-def _report(upscaler: Upscaler, work: Iterable[batch.Outcome], as_json: bool, quiet: bool, dry_run: bool) -> None:
-    outcomes = []
-    for outcome in work:
-        outcomes.append(outcome)
-        report.say_outcome(outcome, quiet=quiet or dry_run)
-    report.say_batch(upscaler, outcomes, as_json=as_json, quiet=quiet, is_plan=dry_run)
-    if code := batch.exit_code(outcomes):
-        raise typer.Exit(code)
+    if context.params["scale"] is not None:
+        refuse_options(context, ["larger"], "for sizes in pixels; a scale suits every picture")
+    if any(batch.is_stream(path) for item in items for path in (item.source, item.target)):
+        refuse_options(context, ["ray"], "for picture files, not the standard input or output")
+    if any(batch.is_stream(item.target) for item in items) and not context.params["dry_run"]:
+        refuse_options(context, ["as_json"], "for reports on stdout, where the picture goes; name a file (-o)")
+    if videos := batch.left_out(inputs):
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in videos.items())
+        say_on_stderr(f"left out of the folders, being videos or unreadable: {kinds}; name them one by one")
+    return items
 
 
 def info(
@@ -212,17 +267,21 @@ def info(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a bundle holds and promises, after checking all of it."""
+    from hiif_deploy import report
+    from hiif_deploy.bundle import open_bundle
+
     opened = open_bundle(bundle)
     if as_json:
         print(json_text(report.bundle_facts(opened)))
     else:
-        Console().print(report.bundle_table(opened))
+        report.show(report.bundle_table(opened))
 
 
 def models(
     name: Annotated[str | None, typer.Argument(help="Show this model's card.")] = None, as_json: JsonOption = False
 ) -> None:
     """List the models that ship, or show the card of one: data, licence, recipe, figures, limits."""
+    from hiif_deploy import report
     from hiif_deploy.shipped import list_models, model_card
 
     if name is not None:
@@ -230,16 +289,21 @@ def models(
     elif as_json:
         print(json_text([asdict(model) for model in list_models()]))
     else:
-        Console().print(report.models_table(list_models()))
+        report.show(report.models_table(list_models()))
 
 
 def show_doctor(as_json: JsonOption = False) -> None:
     """Show versions, engines and shipped models, and the command that adds what is missing."""
+    from hiif_deploy import doctor, report
+
     findings = doctor.examine()
     if as_json:
         print(json_text([asdict(finding) for finding in findings]))
     else:
-        Console().print(report.findings_table(findings))
+        for title, is_optional in (("required", False), ("optional", True)):
+            rows = [finding for finding in findings if finding.is_optional == is_optional]
+            report.show(report.findings_table(rows, title))
+        print(doctor.verdict(findings))
     if any(finding.status == "broken" for finding in findings):
         raise typer.Exit(1)
 
@@ -262,16 +326,17 @@ def tune(
     threads: ThreadsOption = 0,
     rounds: Annotated[int, typer.Option(help="Pictures per way of cutting, after one to warm up.")] = 3,
     as_json: JsonOption = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Find the fastest way of cutting the decoder's work on this machine, and store it for later runs."""
-    from hiif_deploy import tuning
+    from hiif_deploy import report, tuning
+    from hiif_deploy.bundle import open_bundle
     from hiif_deploy.progress import Progress
 
     if rounds < 1:
         raise OptionError(f"--rounds {rounds}: expected at least 1")
     opened = open_bundle(bundle)
-    chosen = EngineOptions(engine=engine or library_engine(precision), precision=precision, threads=threads)
+    chosen = engine_options(engine, precision, threads, default=library_engine(precision))
     candidates = tuning.cuts(chosen.thread_count)
     with Progress("tuning", (rounds + 1) * len(candidates), unit="pictures", enabled=not quiet) as progress:
         found = tuning.measure(opened, chosen, candidates, rounds, progress.advance)
@@ -279,4 +344,4 @@ def tune(
     if as_json:
         print(json_text({**asdict(found), "file": str(path)}))
     else:
-        Console().print(report.tuning_table(found))
+        report.show(report.tuning_table(found))

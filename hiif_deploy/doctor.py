@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import onnxruntime
@@ -14,6 +15,7 @@ from hiif_deploy.bundle import open_bundle, shipped_models
 from hiif_deploy.device import DeviceLayer, device_layers
 from hiif_deploy.errors import HiifError
 from hiif_deploy.extras import EXTRAS, OPTIONAL_PACKAGES, installed_version
+from hiif_deploy.install import install_command
 from hiif_deploy.ort_session import INSTALL, PROVIDERS
 from hiif_deploy.session import EngineOptions, usable_cores
 from hiif_deploy.tuning import stored
@@ -33,6 +35,8 @@ class Finding:
     """Version, list or error."""
     advice: str = ""
     """Command that mends or adds it."""
+    is_optional: bool = False
+    """Whether pictures and the shipped models do without it."""
 
 
 def examine() -> list[Finding]:
@@ -43,12 +47,27 @@ def examine() -> list[Finding]:
         Finding("system", "ok", f"{system}, {usable_cores()} usable cores"),
         *(_required(name) for name in RUNTIME_PACKAGES),
         _onnxruntime(),
-        *(_provider(short, full) for short, full in PROVIDERS.items()),
         *(_model(name) for name in shipped_models()),
+        *(replace(finding, is_optional=True) for finding in _optional_findings()),
+    ]
+
+
+def _optional_findings() -> list[Finding]:
+    return [
+        *(_provider(short, full) for short, full in PROVIDERS.items()),
         *_tunings(),
         *(_optional(name) for name in OPTIONAL_PACKAGES),
         *(_device_layer(layer) for layer in device_layers()),
     ]
+
+
+def verdict(findings: Sequence[Finding]) -> str:
+    """One sentence: whether hiif-deploy works here, or what to mend first."""
+    broken = [finding for finding in findings if finding.status == "broken"]
+    if broken:
+        return f"Broken: {', '.join(finding.name for finding in broken)}. First: {broken[0].advice or broken[0].found}"
+    absent = sum(finding.status == "absent" for finding in findings)
+    return f"All is well: pictures can be upscaled. {absent} optional parts are absent; add what you need."
 
 
 def _required(name: str) -> Finding:
@@ -110,5 +129,5 @@ def _optional(name: str) -> Finding:
         name,
         "absent",
         "not installed",
-        f"pip install 'hiif-deploy[{extra}]'" if extra else f"pip install {name}",
+        install_command(extra) if extra else f"pip install {name}",
     )

@@ -17,6 +17,7 @@ from hiif_deploy.engine_store import EngineStore, Found
 from hiif_deploy.engine_verify import require_verified
 from hiif_deploy.errors import EngineAbsentError, EngineError, EngineLoadError, HiifError
 from hiif_deploy.extras import require_extra
+from hiif_deploy.install import install_command
 from hiif_deploy.ort_backend import DeviceBackend, keeps_tensors
 from hiif_deploy.say import Say, say_on_stderr
 from hiif_deploy.session import LOW, EngineOptions, library_engine
@@ -177,7 +178,7 @@ def _builder() -> Callable[..., None]:
     points = list(entry_points(group=BUILDERS))
     if not points:
         raise EngineAbsentError(
-            "no engine builder is installed; add it with: pip install 'hiif-deploy[engines]', or build elsewhere on "
+            f"no engine builder is installed; add it with: {install_command('engines')}, or build elsewhere on "
             "the same kind of machine and copy the store"
         )
     builder: Callable[..., None] = points[0].load()

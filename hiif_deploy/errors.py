@@ -4,6 +4,7 @@
     ├── UsageError                exit code 2: what was asked cannot be done
     │   ├── ScaleError            a scale, size or region
     │   ├── EngineAbsentError     an inference engine that is not installed
+    │   ├── MissingExtraError     an optional package that the asked work needs
     │   └── OptionError           any other option or argument
     ├── FrameError                an array handed to the upscaler
     ├── ImageError                a picture file: unreadable, truncated, too large, unwritable
@@ -14,14 +15,14 @@
     │   └── EngineLoadError       a stored engine that the library does not take
     ├── ClusterError              a cluster: not reached, without workers, or losing them too often
     ├── WorkInterruptedError      exit code 130, 143 after SIGTERM: a command ended early and its work is kept
-    ├── ParityError               two implementations disagree beyond tolerance
-    └── MissingExtraError         an optional package that the asked work needs
+    └── ParityError               two implementations disagree beyond tolerance
 
 A message names the thing, what arrived, what was expected and what to do.
 """
 
 from __future__ import annotations
 
+from hiif_deploy.install import install_command
 from hiif_deploy.signals import TERMINATED, Terminated
 
 
@@ -102,10 +103,10 @@ class ParityError(HiifError):
     """Two implementations of the same function disagree beyond tolerance."""
 
 
-class MissingExtraError(HiifError):
+class MissingExtraError(UsageError):
     """An optional package is not installed."""
 
     def __init__(self, package: str, extra: str) -> None:
         self.package = package
         self.extra = extra
-        super().__init__(f"{package} is not installed; add it with: pip install 'hiif-deploy[{extra}]'")
+        super().__init__(f"{package} is not installed; add it with: {install_command(extra)}")

@@ -9,7 +9,7 @@ from hiif_deploy.errors import MissingExtraError
 
 EXTRAS = {
     "export": ("torch", "safetensors", "onnx", "onnxscript", "polygraphy"),
-    "train": ("torch", "safetensors", "lightning", "tensorboard", "torchmetrics", "yaml"),
+    "train": ("torch", "safetensors", "lightning", "tensorboard", "yaml"),
     "engines": ("onnx", "polygraphy"),
     "openvino": ("openvino",),
     "native": ("llvmlite", "onnx"),

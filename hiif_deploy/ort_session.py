@@ -42,7 +42,7 @@ class OrtSession:
     ) -> None:
         self.name = graph.name
         self._graph = graph
-        self.provider = PROVIDERS.get(provider.lower(), provider)
+        self.provider = full_provider(provider)
         require_provider(self.provider)
         try:
             self._session = ort.InferenceSession(model, _options(threads), providers=[provider_choice(self.provider)])

@@ -9,12 +9,11 @@ from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from hiif_deploy.durations import duration
-
 from hiif_deploy.say import printable
 
 PLAIN_INTERVAL = 10.0
@@ -65,7 +64,7 @@ class Progress:
                 console=Console(stderr=True),
                 transient=True,
             )
-            self._task = self._bar.add_task(escape(self.title), total=self.total, completed=self.done)
+            self._task = self._bar.add_task(escape(self.title), total=self.total, completed=self.done, note="")
             self._bar.start()
         return self
 

@@ -7,17 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from hiif_deploy.batch import Outcome, summary
+from hiif_deploy.batch import STATUSES, Outcome, summary
 from hiif_deploy.bundle import Bundle
 from hiif_deploy.doctor import Finding
+from hiif_deploy.durations import duration, pixel_rate
 from hiif_deploy.say import json_text, printable, say_on_stderr
 from hiif_deploy.shipped import ShippedModel
 from hiif_deploy.tuning import Tuning
 from hiif_deploy.upscaler import Upscaler
+
+
+def show(table: RenderableType) -> None:
+    """Print a table on stdout."""
+    Console().print(table)
 
 
 def say_outcome(outcome: Outcome, *, quiet: bool) -> None:
@@ -49,8 +55,8 @@ def say_batch(upscaler: Upscaler, outcomes: Sequence[Outcome], *, as_json: bool,
                 Console().print(escape(printable(f"{outcome.target}: {note}")), soft_wrap=True, highlight=False)
     elif len(outcomes) > 1 and not quiet:
         counts = summary(outcomes)
-        text = ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed") if counts[status])
-        say_on_stderr(f"{text} in {counts['seconds']:.1f} s")
+        text = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+        say_on_stderr(f"{text} in {duration(counts['seconds'])}")
 
 
 def bundle_facts(bundle: Bundle) -> dict[str, Any]:
@@ -115,9 +121,9 @@ def models_table(models: Sequence[ShippedModel]) -> Table:
     return table
 
 
-def findings_table(findings: Sequence[Finding]) -> Table:
+def findings_table(findings: Sequence[Finding], title: str) -> Table:
     """What `doctor` found."""
-    table = Table("", "found", "what to do", title="hiif-deploy doctor", title_justify="left")
+    table = Table("", "found", "what to do", title=title, title_justify="left")
     marks = {"ok": "[green]ok[/]", "absent": "[yellow]--[/]", "broken": "[red]!![/]"}
     for finding in findings:
         table.add_row(f"{marks[finding.status]} {finding.name}", escape(finding.found), escape(finding.advice))
@@ -126,8 +132,8 @@ def findings_table(findings: Sequence[Finding]) -> Table:
 
 def _line(outcome: Outcome) -> str:
     notes = "".join(f"\n  note: {note}" for note in outcome.notes)
-    if outcome.status == "skipped":
-        return f"{outcome.target}: skipped{notes}"
+    if outcome.status in ("skipped", "copied"):
+        return f"{outcome.target}: {outcome.status}{notes}"
     assert outcome.target_size is not None
     assert outcome.seconds is not None
     assert outcome.megapixels_per_second is not None
@@ -150,6 +156,6 @@ def _plan_table(upscaler: Upscaler, outcomes: Sequence[Outcome]) -> Table:
         before, after = (f"{size[0]}x{size[1]}" for size in (outcome.source_size, outcome.target_size))
         table.add_row(
             source, before, after, target, f"{outcome.memory_mib} MiB", f"{outcome.decoder_calls:,}",
-            f"{outcome.seconds} s",
+            "" if outcome.seconds is None else duration(outcome.seconds),
         )  # fmt: skip
     return table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hiif_deploy.bundle import DEFAULT_MODEL, read_contract, shipped_models
+from hiif_deploy.bundle import DEFAULT_MODEL, read_contract, shipped_models, unknown_model
 from hiif_deploy.errors import BundleError
 
 CARD_FILE = "CARD.md"
@@ -44,5 +44,5 @@ def list_models() -> list[ShippedModel]:
 def model_card(name: str) -> str:
     """Markdown; BundleError for a name that is not shipped."""
     if name not in shipped_models():
-        raise BundleError(f"{name}: no shipped model of that name (shipped: {', '.join(shipped_models())})")
+        raise BundleError(f"{name}: {unknown_model(name)}")
     return (shipped_models()[name] / CARD_FILE).read_text(encoding="utf-8")

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from hiif_deploy.errors import EngineAbsentError, EngineError, OptionError
+from hiif_deploy.install import install_command
 
 if TYPE_CHECKING:
     import tensorrt as trt  # noqa: TID251 (for the type checker alone)
@@ -25,7 +26,7 @@ MODULES: dict[LibraryName, tuple[str, ...]] = {
 }
 """Names under which a library is imported, the first that is there."""
 INSTALL: dict[LibraryName, str] = {
-    "tensorrt": "pip install 'hiif-deploy[tensorrt]' (or: pip install tensorrt-cu13 cuda-bindings)",
+    "tensorrt": f"{install_command('tensorrt')} (or: pip install tensorrt-cu13 cuda-bindings)",
     "tensorrt-rtx": "pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings cuda-bindings",
 }
 """What adds a library."""

@@ -15,7 +15,7 @@ import typer
 
 from hiif_deploy.errors import OptionError
 from hiif_deploy.opencv import Frame, read_frames, upscaled
-from hiif_deploy.session import Engine, EngineOptions
+from hiif_deploy.options import EngineOption, PrecisionOption, ThreadsOption, engine_options
 from hiif_deploy.upscaler import Upscaler
 
 TITLE = "hiif-deploy watch: q or Esc ends"
@@ -88,13 +88,14 @@ def watch(
     source: Annotated[str, typer.Argument(help="Video file, or a camera's index such as 0.")],
     scale: Annotated[float, typer.Option(help="Factor.")] = 2.0,
     bundle: Annotated[str, typer.Option("--bundle", "-b", help="Bundle folder, or a shipped model.")] = "hiif-video",
-    engine: Annotated[Engine, typer.Option(help="What runs the model.")] = "onnxruntime",
-    threads: Annotated[int, typer.Option(help="Processor threads; 0 takes all that this process may use.")] = 0,
+    engine: EngineOption = None,
+    precision: PrecisionOption = None,
+    threads: ThreadsOption = 0,
 ) -> None:
     """Show a clip or a camera beside its enlargement, live, in a window."""
     frames = _started(read_frames(parse_source(source)))
     require_window()
-    with Upscaler(bundle, engine=EngineOptions(engine=engine, threads=threads)) as upscaler:
+    with Upscaler(bundle, engine=engine_options(engine, precision, threads)) as upscaler:
         count = show(sheets(upscaler, frames, scale))
     print(f"{count} frames were shown", file=sys.stderr)
 

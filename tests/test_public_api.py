@@ -15,6 +15,7 @@ import pytest
 
 import hiif_deploy
 from hiif_deploy import errors
+from hiif_deploy.install import install_command
 
 ERRORS: dict[str, type[Exception]] = {
     name: kind for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, Exception)
@@ -52,6 +53,13 @@ def test_a_public_name_can_be_imported(name: str) -> None:
     space: dict[str, Any] = {}
     exec(f"from hiif_deploy import {name}", space)
     assert space[name] is getattr(hiif_deploy, name)
+
+
+@pytest.mark.parametrize("name", ["errors", "bundle", "upscaler", "session", "sizes"])
+def test_a_module_of_public_names_is_reached_from_the_package(name: str) -> None:
+    program = f"import hiif_deploy; print(hiif_deploy.{name}.__name__)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"hiif_deploy.{name}"
 
 
 def test_every_name_that_lies_open_is_public_or_a_module() -> None:
@@ -95,7 +103,7 @@ def test_exit_codes_are_those_drawn_in_the_tree() -> None:
 def test_a_missing_extra_is_answered_with_the_command_that_adds_it() -> None:
     error = errors.MissingExtraError("torch", "train")
     assert (error.package, error.extra) == ("torch", "train")
-    assert str(error) == "torch is not installed; add it with: pip install 'hiif-deploy[train]'"
+    assert str(error) == f"torch is not installed; add it with: {install_command('train')}"
 
 
 def test_nothing_is_told_to_anyone_of_its_use(tmp_path: Path) -> None:

@@ -1,146 +1,25 @@
-"""The sub-commands `build`, `tune-kernels` and `engines`. Nothing heavy is imported before one of them runs."""
+"""The sub-commands of this area. Nothing else is imported before one of them runs."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
 import typer
 
-from hiif_deploy.contract import Precision
-from hiif_deploy.errors import OptionError
-from hiif_deploy.say import say_on_stderr
-from hiif_deploy.trt_library import Library, LibraryName, load_library
-from hiif_engines.build import BuildFlags, HardwareLevel
-from hiif_engines.emit import Emit, EmitOptions, emit
-from hiif_engines.profiles import parse_sizes
-from hiif_engines.store_cli import StoreOption, register_store
+from hiif_deploy.lazy_command import EXPERT, MODELS, LazyCommand, add_commands
 
-if TYPE_CHECKING:
-    from hiif_deploy.bundle import Bundle
-    from hiif_deploy.engine_entry import StoredEngine
-    from hiif_engines.build_bundle import BuildRequest
+COMMANDS = (
+    LazyCommand(
+        "build", "hiif_engines.build_command:build",
+        "Turn a bundle's graphs into TensorRT engines for the GPU at hand, and prove them against PyTorch's answers.",
+        MODELS,
+    ),
+    LazyCommand(
+        "tune-kernels", "hiif_engines.build_command:tune_kernels",
+        "Measure how engine torch's fused kernels are cut best on this GPU, and store that for later runs.", EXPERT,
+    ),
+    LazyCommand("engines", "hiif_engines.store_command:engines", "List, inspect and remove stored engines.", EXPERT),
+)  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
     """Add this area's sub-commands."""
-    app.command()(build)
-    app.command()(tune_kernels)
-    register_store(app)
-
-
-def build(
-    bundle: Annotated[str, typer.Argument(help="Bundle folder, or name of a shipped model.")],
-    precision: Annotated[Precision, typer.Option(help="Of the graphs, and so of the engines.")] = "fp16",
-    preset: Annotated[str | None, typer.Option(help="Largest input picture: 720p, 1080p (default) or 4k.")] = None,
-    max_input: Annotated[str | None, typer.Option(help="The same as WIDTHxHEIGHT; larger pictures are cut.")] = None,
-    queries: Annotated[int | None, typer.Option(help="Most queries per decoder call (default 65536).")] = None,
-    scale: Annotated[float | None, typer.Option(help="Scale to be fastest for (default 2); others work too.")] = None,
-    library: Annotated[LibraryName, typer.Option(help="TensorRT, or TensorRT-RTX.")] = "tensorrt",
-    target: Annotated[
-        str | None, typer.Option(help="tensorrt-rtx: build for this compute capability (8.9) without its GPU.")
-    ] = None,
-    level: Annotated[int, typer.Option(help="Optimisation level, 0 (at once) to 5 (tries everything).")] = 3,
-    hardware: Annotated[HardwareLevel, typer.Option(help="Run on other GPUs too, slower.")] = "none",
-    version_compatible: Annotated[bool, typer.Option(help="Run in newer versions of TensorRT too, slower.")] = False,
-    store: StoreOption = None,
-    device_layer: Annotated[str, typer.Option(help="Python layer to the GPU: cuda-python, pycuda or auto.")] = "auto",
-    force: Annotated[bool, typer.Option(help="Keep engines that are out of tolerance.")] = False,
-    emit_: Annotated[
-        Emit | None,
-        typer.Option("--emit", help="Write this instead of building: commands, a server's folder, a fused graph."),
-    ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="With --emit: file or folder to write.")] = None,
-    backend: Annotated[
-        Literal["tensorrt", "onnxruntime"], typer.Option(help="With --emit triton: what the server runs.")
-    ] = "tensorrt",
-    overwrite: Annotated[bool, typer.Option(help="With --emit: replace what is there.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
-) -> None:
-    """Turn a bundle's graphs into TensorRT engines for the GPU at hand, and prove them against PyTorch's answers."""
-    if output is not None and emit_ is None:
-        raise OptionError("--output goes with --emit; engines go into the store (--store)")
-    from hiif_deploy.bundle import open_bundle
-    from hiif_engines.build_bundle import BuildRequest
-
-    sizes = parse_sizes(preset, max_input, queries, scale)
-    request = BuildRequest(precision, sizes, BuildFlags(level, hardware, version_compatible, target))
-    if emit_ is not None and (emit_ != "triton" or backend == "onnxruntime"):
-        _emit(open_bundle(bundle), request, EmitOptions(emit_, output, scale, overwrite))
-        return
-    # The library first: without it nothing else is worth doing.
-    loaded = load_library(library)
-    opened = open_bundle(bundle)
-    engines = _build(opened, request, loaded, store, device_layer, force=force, show_progress=not quiet)
-    if emit_ is not None:
-        data = {name: engine.load() for name, engine in engines.items()}
-        _emit(opened, request, EmitOptions(emit_, output, scale, overwrite, data))
-
-
-def tune_kernels(
-    bundle: Annotated[str, typer.Argument(help="Bundle folder, or name of a shipped model.")],
-    precision: Annotated[Precision, typer.Option(help="Of the kernels.")] = "fp16",
-    device: Annotated[str, typer.Option(help="cuda or cuda:N.")] = "cuda",
-) -> None:
-    """Measure how engine torch's fused kernels are cut best on this GPU, and store that for later runs."""
-    from hiif_deploy.bundle import open_bundle
-    from hiif_deploy.extras import require_extra
-
-    require_extra("cuda-torch")
-    from hiif_engines.fused import tune_kernels as tune
-    from hiif_engines.torch_device import open_device
-
-    if not device.startswith("cuda"):
-        raise OptionError(f"device {device!r}: kernels run on a GPU: expected cuda or cuda:N")
-    for name, measured in tune(open_bundle(bundle), precision, open_device(device)).items():
-        for cut, seconds in sorted(measured.seconds.items(), key=lambda pair: pair[1]):
-            print(f"{name}: {1000 * seconds:.3f} ms, {cut}")
-        for cut, reason in measured.failed.items():
-            print(f"{name}: {cut}: {reason}")
-
-
-def _build(
-    bundle: Bundle, request: BuildRequest, library: Library, root: Path | None, layer: str, *,
-    force: bool, show_progress: bool,
-) -> dict[str, StoredEngine]:  # fmt: skip
-    from hiif_deploy.device import open_device
-    from hiif_deploy.engine_choice import describe, load_engines
-    from hiif_deploy.engine_identity import EngineEnvironment
-    from hiif_deploy.engine_store import EngineStore
-    from hiif_deploy.engine_verify import verify_engines
-    from hiif_deploy.session import EngineOptions
-    from hiif_engines.build_bundle import build_bundle
-
-    store, target = EngineStore.open(root, say_on_stderr), request.flags.target
-    if target is not None:
-        environment = EngineEnvironment(library.name, library.version, f"any of capability {target}", target, "0")
-        engines = build_bundle(bundle, request, library, environment, store, say_on_stderr, show_progress=show_progress)
-        say_on_stderr(
-            f"{store.root}: built for {target}, not run and so not verified: that happens when they are first loaded"
-        )
-        return engines
-    device = open_device(layer)
-    try:
-        environment = describe(library, device)
-        engines = build_bundle(bundle, request, library, environment, store, say_on_stderr, show_progress=show_progress)
-        options = EngineOptions(engine="tensorrt", precision=request.precision, library=library.name)
-        backend = load_engines(bundle, request.precision, engines, library, device, options, say_on_stderr)
-    except BaseException:
-        device.close()
-        raise
-    try:
-        found = verify_engines(bundle, backend, engines, request.precision, store, say_on_stderr, force=force)
-    finally:
-        backend.close()
-    for case, difference in found.items():
-        print(f"{case}: largest deviation {difference.largest:.2e}, {difference.psnr:.0f} dB")
-    say_on_stderr(
-        f"{store.root}: ready; try: hiif-deploy upscale PICTURE --bundle {bundle.folder} --engine tensorrt --scale 2"
-    )
-    return engines
-
-
-def _emit(bundle: Bundle, request: BuildRequest, options: EmitOptions) -> None:
-    text = emit(bundle, request, options, say_on_stderr)
-    if text is not None:
-        print(text, end="")
+    add_commands(app, *COMMANDS)

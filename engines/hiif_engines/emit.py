@@ -37,7 +37,10 @@ class EmitOptions:
 def emit(bundle: Bundle, request: BuildRequest, options: EmitOptions, say: Say) -> str | None:
     """Write it, or return the text to print. OptionError where an option is missing or does not go with the kind."""
     if options.kind in ("trtexec", "polygraphy"):
-        return _script(bundle, request, options)
+        text = _script(bundle, request, options)
+        if options.output is not None:
+            say(f"{options.output}: the commands of {options.kind}, to be run beside the bundle's ONNX files")
+        return text
     if options.output is None:
         raise OptionError(
             f"--emit {options.kind} needs --output, the {'folder' if options.kind == 'triton' else 'file'}"
@@ -46,7 +49,10 @@ def emit(bundle: Bundle, request: BuildRequest, options: EmitOptions, say: Say) 
         _triton(bundle, request, options.output, options)
         say(f"{options.output}: a Triton Inference Server model repository; its README.md says how to start it")
         return None
-    return _vs_mlrt(bundle, options.output, options)
+    text = _vs_mlrt(bundle, options.output, options)
+    size = options.output.stat().st_size / 1e6
+    say(f"{options.output}: one ONNX file of {size:.1f} MB for VapourSynth's vs-mlrt, x{options.scale or 2:g}")
+    return text
 
 
 def _script(bundle: Bundle, request: BuildRequest, options: EmitOptions) -> str | None:

@@ -62,14 +62,16 @@ def export_bundle(
     precisions: Sequence[Precision] = ("fp32",),
     suite: list[Case] | None = None,
     overwrite: bool = False,
+    threads: int = 0,
     say: Say = lambda _: None,
     show_progress: bool = False,
 ) -> list[Deviation]:
     """Write a bundle to `folder` and return what its fp32 verification measured.
 
-    `precisions` names fp32 and what else the graphs shall exist in. `say` is told of each stage, and `show_progress`
-    shows how far the verification is. ParityError where the graphs deviate from `model` by more than the tolerance;
-    then, as after any other failure, nothing is left behind and an existing folder is as it was.
+    `precisions` names fp32 and what else the graphs shall exist in. `threads` (0: all) run the verification. `say`
+    takes one line per finished stage, and `show_progress` shows a bar during it. ParityError where the graphs deviate
+    from `model` by more than the tolerance; then, as after any other failure, nothing is left behind and an existing
+    folder is as it was.
     """
     if folder.exists() and not overwrite:
         raise OptionError(f"{folder} exists already; choose another folder or add --overwrite")
@@ -79,12 +81,12 @@ def export_bundle(
     form = make_form(model, spec)
     all_graphs = [*(graph for precision in precisions for graph in form.graphs(precision)), *form.stage_graphs()]
     with folder_aside(folder) as aside:
-        graphs = [_write_graph(graph, aside, say) for graph in all_graphs]
+        graphs = _write_graphs(all_graphs, aside, say, show_progress)
         contract = _contract(form, spec, name, training_scales, graphs, provenance)
         _write_contract(contract, aside)
         bundle = open_bundle(aside)
         asked = suite if suite is not None else cases()
-        found = {p: _verify(model, bundle, p, asked, say, show_progress) for p in precisions}
+        found = {p: _verify(model, bundle, p, asked, threads, say, show_progress) for p in precisions}
         reference = _write_reference(model, bundle, aside)
         parity: dict[str, Any] = {p: verification.facts() for p, verification in found.items()}
         parity = {**parity.pop("fp32"), **parity}
@@ -113,20 +115,32 @@ class Verification:
 
 
 def _verify(
-    model: ImplicitModel, bundle: Bundle, precision: Precision, suite: list[Case], say: Say, show_progress: bool
-) -> Verification:
-    say(f"verifying {precision} against PyTorch")
+    model: ImplicitModel, bundle: Bundle, precision: Precision, suite: list[Case], threads: int, say: Say,
+    show_progress: bool,
+) -> Verification:  # fmt: skip
     graphs = compare_graphs(model, bundle, precision)
     check_graphs(graphs, precision)
-    progress = Progress("verifying", len(suite), unit="cases", enabled=show_progress)
-    with Upscaler(bundle, engine=EngineOptions(precision=precision)) as upscaler, progress:
+    progress = Progress(f"verifying {precision}", len(suite), unit="cases", enabled=show_progress)
+    with Upscaler(bundle, engine=EngineOptions(precision=precision, threads=threads)) as upscaler, progress:
         found = compare(model, upscaler, suite, progress.advance)
     check(found, TOLERANCES[precision])
+    largest, worst = max(case.colours for case in found), min(case.psnr for case in found)
+    say(f"verified {precision}: {len(found)} cases within {largest:.1e} of PyTorch, at worst {worst:.0f} dB")
     return Verification(found, graphs)
 
 
-def _write_graph(graph: Graph, folder: Path, say: Say) -> GraphContract:
-    say(f"exporting {graph.name} in {graph.precision}")
+def _write_graphs(graphs: Sequence[Graph], folder: Path, say: Say, show_progress: bool) -> list[GraphContract]:
+    written = []
+    with Progress("exporting", len(graphs), unit="graphs", enabled=show_progress) as progress:
+        for graph in graphs:
+            written.append(_write_graph(graph, folder))
+            progress.advance()
+    size = sum((folder / graph.file).stat().st_size for graph in written)
+    say(f"exported {len(written)} graphs, {size / 1e6:.1f} MB")
+    return written
+
+
+def _write_graph(graph: Graph, folder: Path) -> GraphContract:
     data = to_onnx(graph).SerializeToString()
     inputs, outputs = tensor_contracts(graph)
     contract = GraphContract(graph.name, "", hashlib.sha256(data).hexdigest(), inputs, outputs, graph.precision)

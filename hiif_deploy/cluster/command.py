@@ -1,23 +1,14 @@
-"""`hiif-deploy upscale --ray`: the options, and a pool for one command."""
+"""`hiif-deploy upscale --ray`: a pool for one command."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
-
-import typer
 
 from hiif_deploy.cluster.pool import ClusterOptions, Pool
 from hiif_deploy.errors import OptionError
 from hiif_deploy.say import say_on_stderr
 from hiif_deploy.upscaler import Upscaler
-
-RayOption = Annotated[
-    str | None,
-    typer.Option("--ray", metavar="ADDRESS", help="Spread the work over a Ray cluster: local, auto or HOST:PORT."),
-]
-WorkersOption = Annotated[int, typer.Option(help="With --ray: at most so many; 0 takes all that the cluster holds.")]
 
 
 @contextmanager

@@ -8,28 +8,48 @@ import typer
 
 from hiif_deploy.errors import OptionError
 from hiif_deploy.given import refuse_options
+from hiif_deploy.options import VIDEO
 from hiif_deploy.video.task import OnError
 
 CodecOption = Annotated[
-    str | None, typer.Option(help="Video: FFmpeg's encoder, such as libx265, libsvtav1 or hevc_nvenc.")
+    str | None, typer.Option(help="FFmpeg's encoder, such as libx265, libsvtav1 or hevc_nvenc.", rich_help_panel=VIDEO)
 ]
-CrfOption = Annotated[int | None, typer.Option(help="Video: the encoder's constant quality; lower is better.")]
-PresetOption = Annotated[str | None, typer.Option(help="Video: the encoder's preset, such as slow.")]
-PixelFormatOption = Annotated[str | None, typer.Option(help="Video: such as yuv420p10le; default: the clip's.")]
+CrfOption = Annotated[
+    int | None, typer.Option(help="The encoder's constant quality; lower is better.", rich_help_panel=VIDEO)
+]
+PresetOption = Annotated[str | None, typer.Option(help="The encoder's preset, such as slow.", rich_help_panel=VIDEO)]
+PixelFormatOption = Annotated[
+    str | None, typer.Option(help="Such as yuv420p10le; default: the clip's.", rich_help_panel=VIDEO)
+]
 EncoderOption = Annotated[
-    list[str] | None, typer.Option("--encoder-option", metavar="NAME=VALUE", help="Video: more for the encoder.")
+    list[str] | None,
+    typer.Option("--encoder-option", metavar="NAME=VALUE", help="More for the encoder.", rich_help_panel=VIDEO),
 ]
-FramesOption = Annotated[str | None, typer.Option(metavar="A:B", help="Video: frames A to B-1 only, from 0.")]
+FramesOption = Annotated[
+    str | None, typer.Option(metavar="A:B", help="Frames A to B-1 only, from 0.", rich_help_panel=VIDEO)
+]
 FromOption = Annotated[
-    str | None, typer.Option("--from", metavar="TIME", help="Video: from 90.5 or 1:30.5 on, its first frame being 0.")
+    str | None,
+    typer.Option(
+        "--from", metavar="TIME", help="From 90.5 or 1:30.5 on, its first frame being 0.", rich_help_panel=VIDEO
+    ),
 ]
-ToOption = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Video: up to that time.")]
-OnErrorOption = Annotated[OnError, typer.Option(help="Video: what a frame that cannot be decoded leads to.")]
+ToOption = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Up to that time.", rich_help_panel=VIDEO)]
+OnErrorOption = Annotated[
+    OnError, typer.Option(help="What a frame that cannot be decoded leads to.", rich_help_panel=VIDEO)
+]
 SegmentOption = Annotated[
-    int, typer.Option(metavar="N", help="Video: about so many frames are kept at a time, when work is interrupted.")
+    int,
+    typer.Option(
+        metavar="N", help="About so many frames are kept at a time, when work is interrupted.", rich_help_panel=VIDEO
+    ),
 ]
-RestartOption = Annotated[bool, typer.Option("--restart", help="Video: throw unfinished work of another run away.")]
-JsonProgressOption = Annotated[bool, typer.Option("--json-progress", help="Video: progress as JSON lines on stderr.")]
+RestartOption = Annotated[
+    bool, typer.Option("--restart", help="Throw unfinished work of another run away.", rich_help_panel=VIDEO)
+]
+JsonProgressOption = Annotated[
+    bool, typer.Option("--json-progress", help="Progress as JSON lines on stderr.", rich_help_panel=VIDEO)
+]
 UpscaleStatistics = Literal["exact", "sampled", "reuse"]
 """`reuse` is for videos."""
 
@@ -39,7 +59,7 @@ VIDEO_ONLY = (
     "restart", "json_progress",
 )  # fmt: skip
 """Parameters of `upscale` that are for videos."""
-PICTURE_ONLY = ("format_", "quality", "lossless", "report_deviation")
+PICTURE_ONLY = ("format_", "quality", "lossless", "larger", "report_deviation")
 """Parameters of `upscale` that are for pictures."""
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import dataclass
 
+from hiif_deploy.durations import duration, frame_rate, pixel_rate
 from hiif_deploy.say import printable
 from hiif_deploy.video.segments import AHEAD, Fill
 
@@ -77,8 +78,9 @@ class Monitor:
             return
         rest = "?" if pace.eta is None else duration(pace.eta)
         line = (
-            f"{printable(self.title)}: {pace.done}/{pace.total} frames, {pace.fps:.2f} fps, "
-            f"{pace.megapixels_per_second:.2f} MP/s, queues {pace.decoded}/{AHEAD} {pace.enlarged}/{AHEAD}, ETA {rest}"
+            f"{printable(self.title)}: {pace.done}/{pace.total} frames, {frame_rate(pace.fps)}, "
+            f"{pixel_rate(pace.megapixels_per_second)}, "
+            f"queues {pace.decoded}/{AHEAD} {pace.enlarged}/{AHEAD}, ETA {rest}"
         )
         end = {"terminal": ""}.get(self.style, "\n")
         print(f"\r\x1b[K{line}" if not end else line, end=end, file=sys.stderr, flush=True)

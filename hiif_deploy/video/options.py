@@ -12,10 +12,8 @@ from hiif_deploy.video.convert import RGB_MATRIX, likely_matrix
 from hiif_deploy.video.mux import FORMATS
 from hiif_deploy.video.probe import UNSPECIFIED, Clip
 from hiif_deploy.video.pyav import pyav
-from hiif_deploy.video.task import Encoding, FrameStatistics, OnError
+from hiif_deploy.video.task import SEGMENT_FRAMES, Encoding, FrameStatistics, OnError
 
-SEGMENT_FRAMES = 48
-"""Frames of a segment, about: what a killed run loses at most."""
 MATRICES = (RGB_MATRIX, 1, UNSPECIFIED, 4, 5, 6, 7, 9)
 """Those, by H.273, that colours are converted with."""
 

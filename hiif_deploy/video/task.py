@@ -11,6 +11,8 @@ from hiif_deploy.sizes import Size
 
 OnError = Literal["stop", "repeat", "skip"]
 """What a frame that cannot be decoded leads to."""
+SEGMENT_FRAMES = 48
+"""Frames of a segment, about: what a killed run loses at most."""
 FrameStatistics = Literal["exact", "reuse"]
 """Where the decoder's statistics come from: this frame, or the first one since the last scene cut."""
 

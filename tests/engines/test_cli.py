@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from fake_device import FakeDevice
 from hiif_deploy import cli, device
 from hiif_deploy.device import DeviceFacts
 from hiif_deploy.images import read_image
+from hiif_deploy.install import install_command
 from tensorrt_double.install import installed
 
 SAMPLE = Path(cli.__file__).parent / "samples" / "coffee.png"
@@ -74,7 +76,7 @@ def test_without_tensorrt_build_explains_what_to_install_and_exits_2(
         import tensorrt  # noqa: F401
     except ModuleNotFoundError:
         assert run("build", "hiif-compact") == 2
-        assert "tensorrt is not installed; add it with: pip install 'hiif-deploy[tensorrt]'" in capsys.readouterr().err
+        assert f"tensorrt is not installed; add it with: {install_command('tensorrt')}" in capsys.readouterr().err
     else:
         pytest.skip("TensorRT is installed here")
 
@@ -258,10 +260,12 @@ def test_verify_runs_on_tensorrt(run: Run, half_bundle: Path, capsys: pytest.Cap
 
 @pytest.mark.parametrize("kind", ["trtexec", "polygraphy"])
 def test_equivalent_commands_are_printed_without_tensorrt(
-    run: Run, half_bundle: Path, kind: str, capsys: pytest.CaptureFixture[str]
+    run: Run, half_bundle: Path, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("build", half_bundle, "--emit", kind) == 0
     text = capsys.readouterr().out
+    assert run("build", half_bundle, "--emit", kind, "-o", tmp_path / "commands.sh") == 0
+    assert f"{tmp_path / 'commands.sh'}: the commands of {kind}" in capsys.readouterr().err
     assert text.count("decoder.fp16.onnx") >= 1
     assert text.startswith("#!/bin/sh")
 
@@ -289,20 +293,44 @@ def test_a_servers_folder_without_engines_is_asked_for_by_name(
     assert list(folder.rglob("model.onnx"))
 
 
+def test_without_tensorrt_a_server_gets_the_graphs_and_that_is_reported(
+    run: Run, half_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if importlib.util.find_spec("tensorrt") is not None:
+        pytest.skip("TensorRT is installed here")
+    folder = tmp_path / "repository"
+    assert run("build", half_bundle, "--emit", "triton", "-o", folder) == 0
+    assert "the server uses the ONNX Runtime backend: tensorrt is not installed" in capsys.readouterr().err
+    assert list(folder.rglob("model.onnx"))
+    assert run("build", half_bundle, "--emit", "triton", "--backend", "tensorrt", "-o", tmp_path / "other") == 2
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_servers_backend_without_a_server_is_refused(
+    run: Run, half_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("build", half_bundle, "--backend", "onnxruntime") == 2
+    assert "--backend onnxruntime goes with --emit triton" in capsys.readouterr().err
+
+
 def test_a_fused_graph_is_written_and_its_deviation_printed(
     run: Run, half_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "fused.onnx"
     assert run("build", half_bundle, "--emit", "vs-mlrt", "--scale", "2.5", "-o", path) == 2
     assert run("build", half_bundle, "--emit", "vs-mlrt", "--scale", "2", "-o", path) == 0
-    assert "dB from the exact answer" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "dB from the exact answer" in said.out
+    assert f"{path}: one ONNX file of" in said.err
     assert path.stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("-o", "x"), "--output goes with --emit"),
+        (("-o", "x"), "--output: for --emit"),
+        (("--overwrite",), "--overwrite: for --emit"),
+        (("--emit", "vs-mlrt", "--force"), "--force: for engines that are built"),
         (("--preset", "8k"), "--preset '8k'"),
         (("--level", "9"), "optimisation level is 9"),
         (("--precision", "int8"), "int8"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import pytest
 
 from conftest import TINY_SPEC
 from hiif_deploy import cli, extras
+from hiif_deploy.install import install_command
 from hiif_export import export as export_module
-from hiif_export.cli import every_precision, parse_scales
+from hiif_export.export_command import every_precision, parse_scales
 from hiif_training.checkpoint import save_checkpoint
 from hiif_training.models.registry import DECODERS, make_model
 
@@ -37,8 +39,12 @@ def test_a_checkpoint_becomes_a_bundle_that_upscales(tmp_path: Path, capsys: pyt
     bundle = tmp_path / "bundle"
     assert run("export", tmp_path / "small.safetensors", "-o", bundle, "--name", "small", "--scales", "1-3") == 0
     said = capsys.readouterr()
-    assert "deviation from PyTorch" in said.out
-    assert "written; try: hiif-deploy upscale" in said.err
+    assert said.out == ""
+    lines = [line for line in said.err.splitlines() if "ETA" not in line]
+    assert re.fullmatch(r"exported \d+ graphs, [\d.]+ MB", lines[0])
+    assert [line[:13] for line in lines[1:3]] == ["verified fp32", "verified fp16"]
+    assert re.search(r"written, equal to PyTorch within \d\.\de-\d\d .*; try: hiif-deploy upscale", lines[3])
+    assert len(lines) == 4
     contract = json.loads((bundle / "bundle.json").read_text())
     assert (contract["name"], contract["training_scales"]) == ("small", [1.0, 3.0])
     assert contract["provenance"]["checkpoint"] == "small.safetensors"
@@ -113,6 +119,22 @@ def test_verify_refuses_another_models_checkpoint(
     assert "graph encoder: output features differs from PyTorch" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--scales", "2"), "--scales: for --published NAME"),
+        (("--data", "x"), "--data: for --published NAME"),
+        (("--published", "liif-edsr-baseline", "--engine", "native"), "--engine: for bundles"),
+        (("--published", "liif-edsr-baseline", "--tolerance", "1"), "--tolerance: for bundles"),
+    ],
+)
+def test_options_of_the_other_kind_of_verification_are_refused(
+    words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("verify", "hiif-video", *words) == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["export", "verify"])
 def test_a_missing_checkpoint_is_told(
     command: str, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -129,8 +151,8 @@ def test_without_pytorch_the_command_names_the_extra(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(extras, "find_spec", lambda _: None)
-    assert run("export", checkpoint, "-o", tmp_path / "b") == 1
-    assert "torch is not installed; add it with: pip install 'hiif-deploy[export]'" in capsys.readouterr().err
+    assert run("export", checkpoint, "-o", tmp_path / "b") == 2
+    assert f"torch is not installed; add it with: {install_command('export')}" in capsys.readouterr().err
 
 
 def test_scales_are_two_numbers() -> None:

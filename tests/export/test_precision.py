@@ -19,7 +19,7 @@ from hiif_deploy.errors import BundleError, OptionError
 from hiif_deploy.session import EngineOptions
 from hiif_deploy.upscaler import Upscaler
 from hiif_deploy.verify import TOLERANCES, check_stored, compare_stored
-from hiif_export.cli import parse_precisions
+from hiif_export.export_command import parse_precisions
 from hiif_export.hiif_graphs import hiif_graphs
 from hiif_export.hiif_modules import KeyValue
 from hiif_export.parity import cases, check, compare

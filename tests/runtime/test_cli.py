@@ -186,7 +186,7 @@ def test_what_a_format_cannot_hold_is_told(run: Run, tiny_bundle: Path, tmp_path
         (["--scale", "2", "--provider", "bogus"], 1, "bogus is not in this ONNX Runtime"),
         (["--scale", "2", "-b", "nowhere"], 1, "no such folder, and no shipped model of that name"),
         (["--scale", "2", "--max-pixels", "100"], 1, "--max-pixels"),
-        (["--scale", "2", "--format", "gif"], 1, "gif"),
+        (["--scale", "2", "--format", "gif"], 2, "--format gif"),
         (["--scale", "2", "--no-such-option"], 2, "No such option"),
     ],
 )
@@ -279,7 +279,7 @@ def test_an_unexpected_error_asks_for_debug(run: Run, monkeypatch: pytest.Monkey
     def fail(_: Any) -> None:
         raise RuntimeError("surprise")
 
-    monkeypatch.setattr("hiif_deploy.commands.open_bundle", fail)
+    monkeypatch.setattr("hiif_deploy.bundle.open_bundle", fail)
     result = run("info", tiny_bundle)
     assert (result.code, "unexpected RuntimeError: surprise; add --debug" in result.err) == (1, True)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from hiif_deploy import MissingExtraError, extras
+from hiif_deploy.install import install_command
 
 
 def test_a_missing_package_is_named_with_the_command_that_adds_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "onnx" else name)
-    message = r"onnx is not installed; add it with: pip install 'hiif-deploy\[export\]'"
+    message = re.escape(f"onnx is not installed; add it with: {install_command('export')}")
     with pytest.raises(MissingExtraError, match=message):
         extras.require_extra("export")
     extras.require_extra("train")

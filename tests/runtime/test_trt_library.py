@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 
 from hiif_deploy.errors import EngineAbsentError, EngineError, OptionError
+from hiif_deploy.install import install_command
 from hiif_deploy.trt_library import MODULES, Messages, check_version, load_library
 from tensorrt_double.install import installed
 
@@ -19,7 +20,7 @@ def test_an_absent_library_is_a_usage_error_with_the_command_that_adds_it(monkey
         load_library()
     assert caught.value.exit_code == 2
     assert str(caught.value) == (
-        "tensorrt is not installed; add it with: pip install 'hiif-deploy[tensorrt]' "
+        f"tensorrt is not installed; add it with: {install_command('tensorrt')} "
         "(or: pip install tensorrt-cu13 cuda-bindings)"
     )
 

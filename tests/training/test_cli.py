@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from hiif_deploy import cli
-from hiif_training import cli as training_cli
+from hiif_training import train_command
 from hiif_training.checkpoint import load_checkpoint
 from hiif_training.training_module import TrainingModule
 
@@ -29,6 +29,7 @@ blocks = 2
 hidden_dim = 8
 mlp_dim = 8
 levels = 2
+attention_blocks = 0
 bits = "exact"
 encoder_spec = { name = "edsr-mini", args = { n_resblocks = 1, n_feats = 4, no_upsampling = true } }
 """
@@ -96,10 +97,10 @@ def test_an_unknown_recipe_lists_the_shipped_ones(tmp_path: Path, capsys: pytest
 
 
 def test_help_names_every_shipped_recipe() -> None:
-    folder = Path(training_cli.__file__).parent / "recipes"
+    folder = Path(train_command.__file__).parent / "recipes"
     names = {path.stem for path in folder.glob("*.toml")}
     assert {"compact", "liif", "srno"} <= names
-    assert training_cli.RECIPE_HELP.removesuffix(".").split(": ")[1].split(", ") == sorted(names)
+    assert train_command.RECIPE_HELP.removesuffix(".").split(": ")[1].split(", ") == sorted(names)
 
 
 def test_a_folder_without_pictures_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,9 +184,9 @@ def test_from_pictures_to_a_larger_picture(
     assert run(*words, "-q") == 0
     assert run(*words, "-q") == 0
     bundle, picture = tmp_path / "bundle", tmp_path / "data" / "a.png"
-    assert run("export", tmp_path / "run" / "model.pth", "-o", bundle, "-q") == 0
+    assert run("export", tmp_path / "run" / "model.pth", "-o", bundle, "--precision", "fp32", "-q") == 0
     assert run("evaluate", bundle, "--data", tmp_path / "data", "--scales", "2", "--no-ssim", "-q") == 0
-    assert "bundle, onnxruntime cpu, benchmark protocol" in capsys.readouterr().out
+    assert "bundle, ONNX Runtime, cpu, fp32, benchmark protocol" in capsys.readouterr().out
     assert run("upscale", picture, "-o", tmp_path / "large.png", "--scale", "2.5", "-b", bundle, "-q") == 0
     with Image.open(tmp_path / "large.png") as large:
         assert large.size == (60, 75)

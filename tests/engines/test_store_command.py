@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
 from hiif_deploy import cli
 from hiif_deploy.engine_entry import StoredEngine
 from hiif_deploy.engine_store import EngineStore
-from hiif_engines.store_cli import register_store, size_text
+from hiif_engines.store_command import size_text
 from sample_engine import HERE, make_identity, plan_bytes
 
 Output = pytest.CaptureFixture[str]
@@ -21,10 +20,7 @@ Output = pytest.CaptureFixture[str]
 
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command of these sub-commands alone, a wide terminal, and a default store of this test's own."""
-    app = typer.Typer(pretty_exceptions_enable=False)
-    register_store(app)
-    monkeypatch.setattr(cli, "make_app", lambda: app)
+    """A wide terminal, and a default store of this test's own."""
     monkeypatch.setenv("COLUMNS", "250")
     monkeypatch.setenv("HIIF_DEPLOY_STORE", str(tmp_path / "store"))
 

@@ -11,16 +11,12 @@ from hiif_deploy import __version__
 from hiif_deploy.errors import OptionError
 from hiif_deploy.extras import require_extra
 from hiif_deploy.files import write_aside
+from hiif_deploy.options import limited_threads
 from hiif_deploy.progress import Progress
 from hiif_deploy.say import json_text
 
 if TYPE_CHECKING:
     from hiif_training.evaluate import Evaluation
-
-
-def register(app: typer.Typer) -> None:
-    """Add the sub-command."""
-    app.command()(evaluate)
 
 
 def evaluate(
@@ -31,7 +27,7 @@ def evaluate(
     protocol: Annotated[str, typer.Option(help="benchmark (luma) or div2k (colours).")] = "benchmark",
     statistics: Annotated[str, typer.Option(help="global, or rows per group as published: 300 or 100.")] = "global",
     low: Annotated[str | None, typer.Option("--lr", help="Make every small picture: matlab or pil.")] = None,
-    engine: Annotated[str, typer.Option(help="auto, torch (checkpoints), onnxruntime or tensorrt (bundles).")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, torch (checkpoints), or a runtime engine (bundles).")] = "auto",
     provider: Annotated[str, typer.Option(help="Execution provider, or cuda for torch.")] = "cpu",
     threads: Annotated[int, typer.Option(help="Processor threads; 0 takes all that this process may use.")] = 0,
     with_ssim: Annotated[bool, typer.Option("--ssim/--no-ssim", help="Measure SSIM too.")] = True,
@@ -43,7 +39,8 @@ def evaluate(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Measure a model on test sets by the published protocol."""
-    require_extra("train")
+    if with_lpips:
+        require_extra("train")
     from hiif_training.evaluate import Measure, parse_scales
     from hiif_training.evaluate import evaluate as run
     from hiif_training.evaluators import EvaluatorOptions
@@ -52,7 +49,7 @@ def evaluate(
 
     check_choice("--compare", compare, ("paper",))
     check_choice("--lr", low, ("matlab", "pil"))
-    options = EvaluatorOptions(cast(Any, engine), parse_statistics(statistics), provider, threads)
+    options = EvaluatorOptions(cast(Any, engine), parse_statistics(statistics), provider, limited_threads(threads))
     factors, sets = parse_scales(scales), [PictureSet(folder, cast(Any, low), limit) for folder in data]
     measure = Measure(cast(Any, protocol), with_ssim, Lpips() if with_lpips else None)
     for path in (json_file, markdown_file, sheet_file):

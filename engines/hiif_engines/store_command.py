@@ -15,6 +15,7 @@ from hiif_deploy.engine_entry import ENGINE, SIDECAR, Entry, RefusedEngine, Stor
 from hiif_deploy.engine_identity import TITLES
 from hiif_deploy.engine_store import EngineStore
 from hiif_deploy.errors import EngineError, OptionError
+from hiif_deploy.lazy_command import new_app
 from hiif_deploy.say import json_text, printable, say_on_stderr
 
 if TYPE_CHECKING:
@@ -28,15 +29,6 @@ StoreOption = Annotated[
     typer.Option("--store", help="Folder of the store; default: $HIIF_DEPLOY_STORE, else below the cache folder."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Report as JSON on stdout.")]
-
-
-def register_store(app: typer.Typer) -> None:
-    """Add the sub-commands around the engine store."""
-    engines = typer.Typer(help="List, inspect and remove stored engines.", no_args_is_help=True, rich_markup_mode=None)
-    engines.command(name="list")(list_engines)
-    engines.command()(inspect)
-    engines.command()(prune)
-    app.add_typer(engines, name="engines")
 
 
 def list_engines(store: StoreOption = None, as_json: JsonOption = False) -> None:
@@ -188,3 +180,9 @@ def _print(table: Table) -> None:
     from rich.console import Console
 
     Console().print(table)
+
+
+engines = new_app(help="List, inspect and remove stored engines.")
+engines.command(name="list")(list_engines)
+engines.command()(inspect)
+engines.command()(prune)

@@ -1,0 +1,295 @@
+"""The sub-commands `export`, `verify` and `decoders`. Nothing heavy is imported before one runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+
+from hiif_deploy.contract import Precision
+from hiif_deploy.errors import HiifError, OptionError
+from hiif_deploy.extras import require_extra
+from hiif_deploy.given import refuse_options
+from hiif_deploy.options import (
+    REPORT,
+    EngineOption,
+    LibraryOption,
+    PrecisionOption,
+    ProviderOption,
+    QuietOption,
+    ThreadsOption,
+    engine_options,
+    limited_threads,
+)
+from hiif_deploy.progress import Progress
+from hiif_deploy.say import Say, say_on_stderr
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from hiif_export.graph_parity import GraphDeviation
+    from hiif_export.parity import Deviation
+    from hiif_export.tensor_parity import TensorDeviation
+    from hiif_training.published import Compared
+
+
+BUNDLE_ONLY = ("checkpoint", "engine", "precision", "library", "threads", "tolerance")
+"""Parameters of `verify` that are for bundles."""
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Trained weights: .pth of the LIIF family, or .safetensors.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the bundle to write.")],
+    name: Annotated[str | None, typer.Option(help="Name of the model; default: the folder's.")] = None,
+    scales: Annotated[str, typer.Option(help="Scales seen in training, LOW-HIGH.")] = "1-4",
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Of the graphs: fp32, or fp32,fp16; default: every one that the decoder can be written in."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a bundle that is there.")] = False,
+    threads: ThreadsOption = 0,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print the table of every case.", rich_help_panel=REPORT)
+    ] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Turn a checkpoint into a bundle, and prove it against PyTorch."""
+    require_extra("export")
+    import torch
+
+    from hiif_export.export import export_bundle, file_provenance
+    from hiif_training.checkpoint import load_checkpoint
+
+    asked = None if precision is None else parse_precisions(precision)
+    threads = limited_threads(threads)
+    if threads:
+        torch.set_num_threads(threads)
+    say = _silent if quiet else say_on_stderr
+    loaded = load_checkpoint(checkpoint)
+    precisions = asked or every_precision(loaded.spec, say)
+    found = export_bundle(
+        loaded.model,
+        loaded.spec,
+        output,
+        name=name or output.name,
+        provenance=file_provenance(checkpoint, loaded.metadata),
+        training_scales=parse_scales(scales),
+        precisions=precisions,
+        overwrite=overwrite,
+        threads=threads,
+        say=say,
+        show_progress=not quiet,
+    )
+    if verbose:
+        print_deviations(found)
+    say_on_stderr(
+        f"{output}: written, equal to PyTorch within {max(case.colours for case in found):.1e} (colours in [0, 1]); "
+        f"try: hiif-deploy upscale PICTURE --bundle {output} --scale 3.3"
+    )
+
+
+def verify(
+    context: typer.Context,
+    bundle: Annotated[
+        str, typer.Argument(help="Bundle folder, or name of a shipped model; with --published, a checkpoint.")
+    ],
+    checkpoint: Annotated[Path | None, typer.Option(help="Compare with this checkpoint run by PyTorch.")] = None,
+    published: Annotated[
+        str | None, typer.Option(help="Name of the published checkpoint, such as liif-edsr-baseline: measure it.")
+    ] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="With --published: folder of a test set, named as the set; repeatable.")
+    ] = None,
+    scales: Annotated[str, typer.Option(help="With --published: factors, separated by commas.")] = "2,3,4",
+    engine: EngineOption = None,
+    provider: ProviderOption = None,
+    precision: PrecisionOption = None,
+    library: LibraryOption = None,
+    threads: ThreadsOption = 0,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Largest deviation, colours in [0, 1]; default: what an export must keep.")
+    ] = None,
+) -> None:
+    """Check a bundle: against PyTorch's stored answers, or with --checkpoint against PyTorch itself.
+
+    With --published: check a published checkpoint against the figures that were published of it.
+    """
+    if published is not None:
+        refuse_options(context, BUNDLE_ONLY, "for bundles, and --published measures a checkpoint; leave it out")
+        verify_against_paper(published, Path(bundle), data or [], scales, provider or "cpu")
+        return
+    refuse_options(context, ("data", "scales"), "for --published NAME; leave it out")
+    from hiif_deploy.upscaler import Upscaler
+    from hiif_deploy.verify import TOLERANCES, Tolerance, check_stored, compare_stored
+
+    options = engine_options(engine, precision, threads, provider=provider, library=library)
+    with Upscaler(bundle, engine=options) as upscaler:
+        precision = upscaler.precision
+        allowed = TOLERANCES[precision] if tolerance is None else Tolerance(tolerance, tolerance, psnr=0)
+        place = f"within {allowed.largest:.1e} ({upscaler.description})"
+        if checkpoint is None:
+            stored = compare_stored(upscaler)
+            for name, found in stored.items():
+                print(f"{name}: largest deviation {found.largest:.2e}, {found.psnr:.0f} dB")
+            check_stored(stored, allowed)
+            say_on_stderr(f"{bundle}: answers as PyTorch did at export, {place}")
+            return
+        require_extra("export")
+        import torch
+
+        from hiif_export.graph_parity import check_graphs, compare_graphs
+        from hiif_export.parity import cases, check, compare
+        from hiif_export.tensor_parity import compare_tensors
+        from hiif_training.checkpoint import load_checkpoint
+
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        model = load_checkpoint(checkpoint).model
+        # Polygraphy runs the graphs on ONNX Runtime, whichever engine runs the whole and in whichever arithmetic.
+        graphs = compare_graphs(model, upscaler.bundle, options.graphs)
+        print_graph_deviations(graphs)
+        check_graphs(graphs, options.graphs)
+        if options.graphs != "fp32":
+            print_tensor_deviations(compare_tensors(model, upscaler.bundle, options.graphs))
+        suite = cases()
+        with Progress("verifying", len(suite), unit="cases") as progress:
+            deviations = compare(model, upscaler, suite, progress.advance)
+        print_deviations(deviations)
+        check(deviations, allowed)
+        say_on_stderr(f"{bundle}: equals {checkpoint} run by PyTorch {place}")
+
+
+def decoders(
+    rows: Annotated[list[str] | None, typer.Argument(help="DECODER:ENCODER, repeatable; default: all.")] = None,
+    input_: Annotated[str, typer.Option("--input", help="WIDTHxHEIGHT of the picture that is timed.")] = "256x256",
+    scale: Annotated[float, typer.Option(help="Factor.")] = 4.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed pictures of either way, after a small one.")] = 1,
+    threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 takes all that may be used.")] = 0,
+    memory: Annotated[int, typer.Option(min=1, help="Working memory of this project's way, in MiB.")] = 1280,
+    keep: Annotated[
+        Path | None, typer.Option(help="JSON file that keeps the rows: what is in it is not measured again.")
+    ] = None,
+) -> None:
+    """Measure every decoder around every encoder against PyTorch, with random weights; Markdown on stdout.
+
+    Encoding is timed in every row, decoding once per decoder in a run: its time stands in the rows of the other
+    encoders too. A row that would not fit into memory is refused with what it needs.
+    """
+    require_extra("export")
+    from hiif_deploy.session import usable_cores
+    from hiif_deploy.target import parse_size
+    from hiif_export import decoder_table as table
+
+    pairs = [table.pair(row) for row in rows or [f"{d}:{e}" for d in table.DECODERS for e in table.ENCODERS]]
+    setting = table.Setting(
+        parse_size("--input", input_), scale, rounds, limited_threads(threads) or usable_cores(), memory << 20
+    )
+    with Progress("measuring", len(pairs), unit="rows") as progress:
+        found, missing = table.measure_all(pairs, setting, keep, say_on_stderr, progress.advance)
+    print(table.markdown(found, setting), end="")
+    if missing:
+        raise HiifError(f"rows that could not be had: {', '.join(missing)}")
+
+
+def verify_against_paper(name: str, checkpoint: Path, data: Sequence[Path], scales: str, provider: str) -> None:
+    """Measure a published checkpoint on test sets; ParityError where a figure is not the published one."""
+    require_extra("train")
+    from hiif_training.evaluate import parse_scales
+    from hiif_training.picture_sets import PictureSet
+    from hiif_training.published import check_published, verify_published
+
+    if not data:
+        raise OptionError("--published needs --data FOLDER, the test set to measure on: for example --data Set5")
+    sets, factors = [PictureSet(folder) for folder in data], parse_scales(scales)
+    total = sum(len(part.paths) for part in sets) * len(factors)
+    with Progress("measuring", total, unit="pictures") as progress:
+        found = verify_published(name, checkpoint, sets, factors, provider=provider, advance=progress.advance)
+    print_compared(found)
+    check_published(found)
+    say_on_stderr(f"{checkpoint}: measures as published for {name}")
+
+
+def parse_precisions(text: str) -> list[Precision]:
+    """`fp32,fp16` → those, fp32 first and always there."""
+    known: tuple[Precision, ...] = get_args(Precision)
+    asked = [word.strip() for word in text.split(",")]
+    if "fp32" not in asked or not set(asked) <= set(known) or len(set(asked)) < len(asked):
+        raise OptionError(f"--precision {text!r}: expected fp32, or fp32,fp16 (fp32 is what the others are held to)")
+    return [precision for precision in known if precision in asked]
+
+
+def every_precision(spec: Mapping[str, Any], say: Say) -> tuple[Precision, ...]:
+    """What the decoder that `spec` describes can be written in; `say` is told what it cannot."""
+    from hiif_export.form import form_of
+
+    found = form_of(spec).precisions
+    if missing := [precision for precision in get_args(Precision) if precision not in found]:
+        say(f"{spec['name']} is written in {', '.join(found)} only: its graphs have no {', '.join(missing)} form")
+    return found
+
+
+def parse_scales(text: str) -> tuple[float, float]:
+    """`1-4` → (1.0, 4.0)."""
+    try:
+        low, high = (float(part) for part in text.split("-"))
+    except ValueError:
+        raise OptionError(f"--scales {text!r}: expected LOW-HIGH, for example 1-4") from None
+    return low, high
+
+
+def print_deviations(found: Sequence[Deviation]) -> None:
+    """The parity table on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("picture", "from", "to", "features", "colours", "PSNR (dB)", title="deviation from PyTorch")
+    for deviation in found:
+        before, after = (f"{size[1]}x{size[0]}" for size in (deviation.source, deviation.target))
+        table.add_row(
+            deviation.picture, before, after, f"{deviation.features:.1e}", f"{deviation.colours:.1e}",
+            f"{deviation.psnr:.0f}",
+        )  # fmt: skip
+    Console().print(table)
+
+
+def print_graph_deviations(found: Sequence[GraphDeviation]) -> None:
+    """The table of single graphs on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        "graph", "output", "largest value", "deviation", "relative", title="each graph by itself (Polygraphy)"
+    )
+    for deviation in found:
+        numbers = (f"{value:.1e}" for value in (deviation.largest, deviation.error, deviation.relative))
+        table.add_row(deviation.graph, deviation.output, *numbers)
+    Console().print(table)
+
+
+def print_tensor_deviations(found: Sequence[TensorDeviation]) -> None:
+    """The table of half precision's parts on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("graph", "tensor", "rms", "rms error", "largest", "dB", title="where the error comes from (PyTorch)")
+    for deviation in found:
+        numbers = (f"{value:.1e}" for value in (deviation.rms, deviation.error, deviation.largest))
+        table.add_row(deviation.graph, deviation.tensor, *numbers, f"{deviation.ratio_db:.0f}")
+    Console().print(table)
+
+
+def print_compared(found: Sequence[Compared]) -> None:
+    """The table of measured and published figures on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("set", "scale", "measured", "published", "difference", title="PSNR (dB)")
+    for row in found:
+        numbers = (f"{row.measured:.3f}", f"{row.printed:.2f}", f"{row.measured - row.printed:+.3f}")
+        table.add_row(row.set, f"×{row.scale:g}", *numbers)
+    Console().print(table)
+
+
+def _silent(_: str) -> None:
+    """In place of `say_on_stderr` when quiet."""

@@ -1,0 +1,67 @@
+"""Sub-commands whose module is imported when they run, so that `--help` and `--version` stay quick."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+from typer.main import get_command
+
+USE, MODELS, MEASURE, EXPERT = "Use", "Models", "Check and measure", "Expert"
+"""Panels of `hiif-deploy --help`."""
+
+
+@dataclass(frozen=True)
+class LazyCommand:
+    """One sub-command, or a group of them."""
+
+    name: str
+    """As typed."""
+    target: str
+    """`module:attribute`: the function of a command, or the `typer.Typer` of a group."""
+    help: str
+    """Its line in `hiif-deploy --help`: the first one of the function's docstring."""
+    panel: str = USE
+    """Where `hiif-deploy --help` lists it."""
+
+    def load(self) -> Any:
+        """The click command, built from the imported target."""
+        module, attribute = self.target.split(":")
+        found = getattr(importlib.import_module(module), attribute)
+        if not isinstance(found, typer.Typer):
+            app = new_app()
+            app.command(name=self.name)(found)
+            found = app
+        command = get_command(found)
+        command.name = self.name
+        return command
+
+
+def new_app(**settings: Any) -> typer.Typer:
+    """A `typer.Typer` with the settings that all commands of this project share."""
+    return typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich", **{"add_completion": False, **settings})
+
+
+def add_commands(app: typer.Typer, *commands: LazyCommand) -> None:
+    """Add sub-commands to `app` without importing them."""
+    for command in commands:
+        app.command(name=command.name, cls=_placeholder(command), help=command.help, rich_help_panel=command.panel)(
+            _never_called
+        )
+
+
+def _placeholder(command: LazyCommand) -> type[TyperCommand]:
+    """A click command that stands in `--help`, and hands its arguments to the real one when it is run or completed."""
+
+    class Placeholder(TyperCommand):
+        def make_context(self, *args: Any, **kwargs: Any) -> Any:
+            return command.load().make_context(*args, **kwargs)
+
+    return Placeholder
+
+
+def _never_called() -> None:
+    """Stands for a command that has not been imported."""

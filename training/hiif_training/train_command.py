@@ -1,0 +1,92 @@
+"""The sub-command `train`. Nothing heavy is imported before it runs."""
+
+from __future__ import annotations
+
+import sys
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from hiif_deploy.errors import OptionError, WorkInterruptedError
+from hiif_deploy.extras import require_extra
+from hiif_deploy.options import limited_threads
+
+if TYPE_CHECKING:
+    from hiif_training.machine import Machine
+    from hiif_training.recipe import Recipe
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Name → file of the recipes that come with the package."""
+    with as_file(files("hiif_training") / "recipes") as folder:
+        return {recipe.stem: recipe for recipe in sorted(folder.glob("*.toml"))}
+
+
+RECIPE_HELP = f"TOML file, LIIF-family YAML, or name of a shipped recipe: {', '.join(shipped_recipes())}."
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help=RECIPE_HELP)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for checkpoints; a run there is resumed.")],
+    data: Annotated[list[Path] | None, typer.Option(help="Folder of pictures; may be given several times.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: steps=2000.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda; several GPUs: torchrun.")] = "auto",
+    threads: Annotated[int, typer.Option(help="Processor threads; 0 leaves it to PyTorch.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that draw samples; 0 draws them in between.")] = 0,
+    cache: Annotated[int, typer.Option(help="MiB of decoded pictures that are kept.")] = 1024,
+    compile_: Annotated[bool, typer.Option("--compile", help="Use torch.compile; minutes to start.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Probe a few steps, print the plan and write nothing.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Train a model by a recipe; run it again to go on where it stopped."""
+    require_extra("train")
+    import torch
+
+    from hiif_training.loop import train as run
+    from hiif_training.machine import Machine, World
+    from hiif_training.recipe import read_recipe
+
+    if threads := limited_threads(threads):
+        torch.set_num_threads(threads)
+    chosen = read_recipe(find_recipe(recipe), changes or (), [str(folder) for folder in data or ()])
+    machine = Machine(cast(Any, device), workers, cache << 20, compile_)
+    if dry_run:
+        print_plan(chosen, output, machine)
+        return
+    try:
+        path = run(chosen, output, machine=machine, show_progress=not quiet)
+    except KeyboardInterrupt as stop:
+        if not stop.args:
+            raise
+        # Typer turns Ctrl-C into an exit code without a word.
+        raise WorkInterruptedError(stop) from stop
+    if World.of_environment().process == 0:
+        print(f"{path}: trained; next: hiif-deploy export {path} -o BUNDLE", file=sys.stderr)
+
+
+def print_plan(recipe: Recipe, output: Path, machine: Machine) -> None:
+    """The plan of a run on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from hiif_training.plan import plan
+
+    table = Table(title=f"plan: {output}", show_header=False, title_justify="left")
+    for row in plan(recipe, output, machine).rows():
+        table.add_row(*row)
+    Console().print(table)
+
+
+def find_recipe(name: str) -> Path:
+    """A recipe file by path or by shipped name; OptionError lists the shipped ones."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if name not in shipped:
+        raise OptionError(f"recipe {name!r}: no such file, and no shipped recipe of that name ({', '.join(shipped)})")
+    return shipped[name]
