@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import time
@@ -19,11 +20,14 @@ from hiif_deploy.contract import GraphContract, TensorContract, joined
 from hiif_deploy.demo import sample
 from hiif_deploy.session import Arithmetic, open_session
 from hiif_deploy.verify import measure
+from tolerances import decibels, detail, products, rounding_error
+
+pytestmark = pytest.mark.processor
 
 session = pytest.importorskip("hiif_deploy.openvino_session", exc_type=ImportError, reason="OpenVINO is not installed")
 SIZE = (70, 61)
-LEAST: dict[Arithmetic, float] = {"fp32": 100, "bf16": 45, "int8": 40}
-"""dB that are kept even by random weights, whose colours lie far from the picture."""
+TERMS = 576
+"""Of the largest sum in a product: 64 channels of a 3×3 convolution."""
 
 
 def needs(arithmetic: Arithmetic) -> None:
@@ -42,7 +46,8 @@ def test_openvino_answers_as_onnx_runtime_within_the_arithmetic(tiny_bundle: Pat
         expected = exact.render_unclamped(exact.encode(image), size=SIZE)
         answer = other.render_unclamped(other.encode(image), size=SIZE)
         assert other.description == f"OpenVINO, cpu, {arithmetic}"
-    assert measure(answer, expected).psnr > LEAST[arithmetic]
+    error = rounding_error(arithmetic, products(exact.bundle), TERMS)
+    assert measure(answer, expected).psnr > decibels(error, detail(expected, image))
 
 
 @pytest.mark.parametrize("arithmetic", ["bf16", "int8"])
@@ -54,7 +59,9 @@ def test_a_low_arithmetic_does_not_depend_on_how_the_work_is_cut(tiny_bundle: Pa
     for block in (64, 4096):
         with Upscaler(tiny_bundle, engine=engine, options=RenderOptions(query_block=block)) as upscaler:
             answers.append(upscaler.render_unclamped(upscaler.encode(image), size=(60, 60)))
-    assert measure(answers[0], answers[1]).psnr > 60
+    # The library may round at other places in calls of another size: each is off by its own rounding.
+    error = math.sqrt(2) * rounding_error(arithmetic, products(upscaler.bundle))
+    assert measure(answers[0], answers[1]).psnr > decibels(error, detail(answers[1], image))
 
 
 def test_matrices_are_brought_to_8_bits(tiny_bundle: Path) -> None:
@@ -62,16 +69,15 @@ def test_matrices_are_brought_to_8_bits(tiny_bundle: Path) -> None:
     assert session.quantise(network) > 0
 
 
-def test_rows_that_meet_a_matrix_in_8_bits_are_in_8_bits_too() -> None:
+def test_every_row_that_meets_a_matrix_in_8_bits_has_steps_of_its_own() -> None:
     needs("int8")
     size = 64
     x = np.zeros((2, size), dtype=np.float32)
-    # Of two values in a row the small one is below half a step of the large one's scale; alone it is kept.
     x[0, :2], x[1, 1] = (1.0, 0.001), 0.001
     answer = session.OpenvinoSession(*identity(size), "int8", threads=1, streams=1).run({"x": x})["y"]
-    assert answer[0, 0] == pytest.approx(1, rel=0.01)
-    assert answer[0, 1] == 0
-    assert answer[1, 1] == pytest.approx(0.001, rel=0.01)
+    # Half a step of a row's range, by weights that are off by half a step of theirs; a processor may be more exact.
+    for row, found in zip(x, answer, strict=True):
+        assert np.abs(found - row).max() <= np.abs(row).max() * (1 / 2 / 127 + 1 / 2 / 127)
 
 
 def test_a_call_of_one_thread_works_in_the_callers_thread() -> None:

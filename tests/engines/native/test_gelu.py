@@ -12,6 +12,8 @@ from hiif_engines.native.compile import Compiled
 from hiif_engines.native.emit import FLOATS, LANES, POINTER, WORD, Emitter
 from hiif_engines.native.gelu import COARSE, EXACT, Normal, gelu
 
+pytestmark = pytest.mark.processor
+
 
 def compiled_gelu(x: np.ndarray, normal: Normal) -> np.ndarray:
     module = ir.Module("test")

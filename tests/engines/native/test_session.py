@@ -19,6 +19,8 @@ from hiif_engines.native.layer import Norm
 from hiif_engines.native.stage import FirstWeights, Product
 from hiif_engines.native.sums import KeyValue
 
+pytestmark = pytest.mark.processor
+
 ENGINE = EngineOptions(engine="native", threads=1)
 
 

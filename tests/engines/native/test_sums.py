@@ -12,9 +12,12 @@ from hiif_engines.native.backend import NativeBackend
 from hiif_engines.native.check import check_kernels
 from hiif_engines.native.kernel import BLOCK
 
+pytestmark = pytest.mark.processor
+
 
 @pytest.fixture(scope="module")
-def backend() -> NativeBackend:
+def backend(request: pytest.FixtureRequest) -> NativeBackend:
+    request.getfixturevalue("native")
     return NativeBackend(open_bundle("hiif-compact"), EngineOptions(engine="native", threads=1))
 
 
