@@ -4,23 +4,32 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
+JOBS ?= auto
+PYTEST = $(VENV)/bin/python -m pytest -q --numprocesses $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Processors that this one can imitate: the newest one first, whose tests are those of `make test`.
+ISAS = avx2 avx512 avx512-bf16
 
-.PHONY: help demo test check venv clean
+.PHONY: help demo test quick test-isa check venv clean
 
 help:
 	@echo 'make demo    install the light runtime in $(VENV) and upscale the sample pictures into demo/'
 	@echo 'make test    install everything in $(VENV), PyTorch included, and run the tests'
+	@echo 'make quick   the tests that need no export and no PyTorch, in a minute'
 	@echo 'make check   lint, formatting and types'
 	@echo 'make venv    only create $(VENV)'
 	@echo 'make clean   remove what the other targets write, but keep $(VENV)'
 	@echo
-	@echo 'Variables: PYTHON=$(PYTHON) (3.11 or newer), VENV=$(VENV), TORCH=$(TORCH)'
+	@echo 'Variables: PYTHON=$(PYTHON) (3.11 or newer), VENV=$(VENV), TORCH=$(TORCH), JOBS=$(JOBS), TESTS=options of pytest'
 
 demo: $(VENV)/.runtime-installed
 	@$(VENV)/bin/hiif-deploy demo -o demo
 
 test: $(VENV)/.dev-installed
-	@$(VENV)/bin/python -m pytest -q
+	@$(PYTEST) $(TESTS)
+	@for isa in $(ISAS); do $(PYTEST) --isa $$isa $(TESTS) || exit 1; done
+
+quick: $(VENV)/.quick-installed
+	@$(PYTEST) --quick $(TESTS)
 
 check: $(VENV)/.dev-installed
 	$(VENV)/bin/ruff check .
@@ -30,7 +39,7 @@ check: $(VENV)/.dev-installed
 venv: $(VENV)/.created
 
 clean:
-	rm -rf demo dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf demo dist .mypy_cache .pytest_cache .ruff_cache .test-cache
 	find hiif_deploy export engines training tests -name __pycache__ -prune -exec rm -rf {} +
 
 # Without a usable pip the folder is no finished environment: create it (again).
@@ -49,8 +58,12 @@ $(VENV)/.runtime-installed: $(VENV)/.created pyproject.toml
 	@$(PIP) install -qq -e .
 	@touch $@
 
+$(VENV)/.quick-installed: $(VENV)/.runtime-installed
+	@test -e $(VENV)/.dev-installed || $(PIP) install -qq 'pytest>=8.4' 'pytest-xdist>=3.8'
+	@touch $@
+
 $(VENV)/.dev-installed: $(VENV)/.created pyproject.toml
 	@echo 'Installing $(TORCH) and the development tools in $(VENV) ...'
 	@$(PIP) install -qq '$(TORCH)'
 	@$(PIP) install -qq -e '.[train,export,engines,dev]'
-	@touch $(VENV)/.runtime-installed $@
+	@touch $(VENV)/.runtime-installed $(VENV)/.quick-installed $@

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from imitated_processor import ISAS, imitate, lacking
+
 # Triton reads this when it is first imported: kernels then run as numpy, block by block, without a GPU.
 os.environ.setdefault("TRITON_INTERPRET", "1")
+# One thread per worker: two of them share two cores, and more threads only get in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+EXPORTED = {"tiny_model", "tiny_bundle", "half_bundle", "pairs", "encoder_bundle"}
+"""Fixtures that need PyTorch and an export."""
+HEAVY = re.compile(r"^\s*(?:import|from) (?:torch|onnx|hiif_(?:training|export|engines)|decoder_pairs)\b", re.MULTILINE)
+"""What a test imports that needs more than the runtime."""
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"
 
@@ -23,6 +36,64 @@ TINY_SPEC: dict[str, Any] = {
         "bits": "exact",
     },
 }
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="only tests that need no export and no PyTorch")
+    parser.addoption("--no-slow", action="store_true", help="leave out what takes more than about ten seconds")
+    parser.addoption(
+        "--isa", choices=list(ISAS), help="only tests that depend on the processor, as if it were this one"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Imitate a processor, before any library is imported that looks at it; HIIF_TEST_ISA does so for all tests."""
+    name = config.getoption("--isa") or os.environ.get("HIIF_TEST_ISA")
+    if name and not lacking(name):
+        imitate(name)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With --quick: whether a file needs more than the light install."""
+    if config.getoption("--quick") and collection_path.suffix == ".py" and collection_path.name.startswith("test_"):
+        return True if HEAVY.search(collection_path.read_text(encoding="utf-8")) else None
+    return None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Files with slow tests begin, so that no worker is left with one at the end."""
+    quick, without_slow = config.getoption("--quick"), config.getoption("--no-slow")
+    isa = config.getoption("--isa")
+    absent = lacking(isa) if isa else frozenset()
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    chosen, left = list[pytest.Item](), list[pytest.Item]()
+    for item in items:
+        is_slow = item.get_closest_marker("slow") is not None
+        needs_export = bool(EXPORTED & set(getattr(item, "fixturenames", ())))
+        is_left = (quick and (is_slow or needs_export)) or (without_slow and is_slow)
+        is_left = is_left or (isa is not None and item.get_closest_marker("processor") is None)
+        if absent:
+            item.add_marker(pytest.mark.skip(reason=f"imitating {isa} needs {', '.join(sorted(absent))}"))
+        (left if is_left else chosen).append(item)
+    config.hook.pytest_deselected(items=left)
+    items[:] = sorted(chosen, key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> Iterator[None]:
+    """Ctrl-C works as in the foreground: shells ignore it for background jobs, and children would inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cached_exports() -> None:
+    """Exports take graphs that were traced before from a cache."""
+    if all(find_spec(name) for name in ("torch", "onnxscript")):
+        from cached_export import use_cached_exports
+
+        use_cached_exports()
 
 
 @pytest.fixture(scope="session")
@@ -48,35 +119,33 @@ def tiny_model() -> Any:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tiny_model` as a bundle, exported once per run of the tests."""
+def tiny_bundle(tiny_model: Any) -> Path:
+    """`tiny_model` as a bundle; tests only read it."""
     pytest.importorskip("onnxscript")
-    from hiif_export.export import export_bundle
-    from hiif_export.parity import cases
+    from cached_export import shared_bundle
 
-    folder = tmp_path_factory.mktemp("bundle") / "tiny"
-    suite = cases(sizes=((6, 9),), scales=(2.0, 3.3))
-    export_bundle(tiny_model, TINY_SPEC, folder, name="tiny", provenance={"weights": "random"}, suite=suite)
-    return folder
+    return shared_bundle(tiny_model, TINY_SPEC, "tiny")
 
 
 @pytest.fixture(scope="session")
-def half_bundle(tiny_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tiny_model` as a bundle in both precisions, exported once per run of the tests."""
+def half_bundle(tiny_model: Any) -> Path:
+    """`tiny_model` as a bundle in both precisions; tests only read it."""
     pytest.importorskip("onnxscript")
-    from hiif_export.export import export_bundle
-    from hiif_export.parity import cases
+    from cached_export import shared_bundle
 
-    folder = tmp_path_factory.mktemp("bundle") / "half"
-    suite = cases(sizes=((6, 9),), scales=(2.0, 3.3))
-    export_bundle(
-        tiny_model, TINY_SPEC, folder, name="half", provenance={"weights": "random"}, suite=suite,
-        precisions=("fp32", "fp16"),
-    )  # fmt: skip
-    return folder
+    return shared_bundle(tiny_model, TINY_SPEC, "half", precisions=("fp32", "fp16"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def pairs() -> Any:
+    """`decoder_pairs.Pairs`: each is trained and exported once."""
+    pytest.importorskip("onnxscript")
+    from decoder_pairs import Pairs
+
+    return Pairs()
+
+
+@pytest.fixture(scope="session")
 def native() -> None:
     """Skips where there is no native code, because of what is installed or of the processor."""
     pytest.importorskip("llvmlite", reason="llvmlite is not installed")

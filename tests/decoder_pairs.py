@@ -1,27 +1,23 @@
-"""Every decoder around every kind of encoder, small, briefly trained and exported once per run of the tests."""
+"""Every decoder around every kind of encoder, small, briefly trained and exported once."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from pathlib import Path
 from typing import Any
 
-import onnx
-import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, l1_loss
 
+from cached_export import shared_bundle
 from hiif_deploy.contract import Precision
 from hiif_deploy.demo import sample
-from hiif_export import export
-from hiif_export.graph import Graph
-from hiif_export.onnx_file import to_onnx
 from hiif_export.parity import cases
 from hiif_training.models.encoder import Encoder
 from hiif_training.models.implicit import ImplicitModel
 from hiif_training.models.registry import make_encoder, make_model
+from shared_cache import GRAPH_SOURCES, shared, sources_key
 
 ENCODERS: dict[str, dict[str, Any]] = {
     "edsr-baseline": {"n_resblocks": 1, "n_feats": 16},
@@ -63,22 +59,20 @@ def variant(decoder: str, encoder: str) -> str:
 
 
 class Pairs:
-    """Models and bundles, made when they are asked for. LIIF trains the encoders, the others find them trained."""
+    """Models and bundles, made when they are used first. LIIF trains the encoders, the others find them trained."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
         torch.set_num_threads(1)
         torch.manual_seed(5)
-        self._folder = folder
-        self._graphs: dict[str, onnx.ModelProto] = {}
         self._encoders = {name: make_encoder(spec("liif", name)["args"]["encoder_spec"]) for name in ENCODERS}
-        self._decoders = {"liif": train(spec("liif", "rdn"), self._encoders)}
+        self._decoders = {"liif": self._trained("liif", "rdn")}
         for encoder in self._encoders.values():
             encoder.eval().requires_grad_(False)
 
     def model(self, decoder: str, encoder: str) -> ImplicitModel:
         """The decoder's weights are the same around each encoder."""
         if (known := variant(decoder, encoder)) not in self._decoders:
-            self._decoders[known] = train(spec(decoder, encoder), self._encoders)
+            self._decoders[known] = self._trained(decoder, encoder)
         around = {f"encoder.{key}": value for key, value in self._encoders[encoder].state_dict().items()}
         model = make_model(spec(decoder, encoder))
         model.load_state_dict({**self._decoders[known], **around})
@@ -86,26 +80,30 @@ class Pairs:
 
     def bundle(self, decoder: str, encoder: str) -> Path:
         """Verified at sizes and scales that no graph was traced with."""
-        folder = self._folder / f"{decoder}-{encoder}"
-        if not folder.exists():
-            suite = cases(sizes=((1, 1), (7, 5)), scales=(2.0, 3.3, 6.0, (1.5, 2.75)))
-            precisions: list[Precision] = ["fp32"]
-            if decoder in HALF and encoder == "edsr-baseline":
-                precisions.append("fp16")
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(export, "to_onnx", self._once)
-                export.export_bundle(
-                    self.model(decoder, encoder), spec(decoder, encoder), folder, name=folder.name, provenance={},
-                    suite=suite, precisions=precisions,
-                )  # fmt: skip
-        return folder
+        suite = cases(sizes=((1, 1), (7, 5)), scales=(2.0, 3.3, 6.0, (1.5, 2.75)))
+        half = decoder in HALF and encoder == "edsr-baseline"
+        precisions: tuple[Precision, ...] = ("fp32", "fp16") if half else ("fp32",)
+        return shared_bundle(
+            self.model(decoder, encoder), spec(decoder, encoder), f"{decoder}-{encoder}", provenance={}, suite=suite,
+            precisions=precisions,
+        )  # fmt: skip
 
-    def _once(self, graph: Graph) -> onnx.ModelProto:
-        # Tracing takes seconds. Were two graphs taken for one, the export's comparison with PyTorch would tell.
-        key = fingerprint(graph)
-        if key not in self._graphs:
-            self._graphs[key] = to_onnx(graph)
-        return self._graphs[key]
+    def _trained(self, decoder: str, encoder: str) -> dict[str, Tensor]:
+        """Weights of a decoder, and of the encoders where it is LIIF, after some steps; kept between runs."""
+        described = spec(decoder, encoder)
+        key = f"{sources_key(GRAPH_SOURCES)} {STEPS} {described} {ENCODERS}"
+
+        def make(folder: Path) -> None:
+            folder.mkdir()
+            found = {"decoder": train(described, self._encoders)}
+            encoders = {name: model.state_dict() for name, model in self._encoders.items()}
+            torch.save({**found, "encoders": encoders}, folder / "weights.pt")
+
+        found = torch.load(shared(f"weights-{decoder}", key, make) / "weights.pt", weights_only=True)
+        for name, weights in found["encoders"].items():
+            self._encoders[name].load_state_dict(weights)
+        decoder_weights: dict[str, Tensor] = found["decoder"]
+        return decoder_weights
 
 
 def train(described: dict[str, Any], encoders: dict[str, Encoder]) -> dict[str, Tensor]:
@@ -125,14 +123,3 @@ def train(described: dict[str, Any], encoders: dict[str, Encoder]) -> dict[str, 
         l1_loss(model(small, model.ask((8, 8), crop.shape[:2])), large.reshape(1, -1, 3)).backward()
         optimizer.step()
     return {key: value for key, value in model.state_dict().items() if not key.startswith("encoder.")}
-
-
-def fingerprint(graph: Graph) -> str:
-    """Of the modules and weights of a graph, and of what goes in."""
-    shapes = {name: shape for name, (_, shape) in graph.inputs.items()}
-    found = hashlib.sha256(
-        f"{graph.name} {graph.precision} {graph.module} {shapes} {list(graph.outputs.items())}".encode()
-    )
-    for key, value in graph.module.state_dict().items():
-        found.update(key.encode() + value.contiguous().numpy().tobytes())
-    return found.hexdigest()

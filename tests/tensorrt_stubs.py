@@ -21,6 +21,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from filelock import FileLock
+
+from shared_cache import cache_folder
+
 VERSIONS = ("10.13.3.9", "10.16.1.11", "11.4.0.106")
 """The oldest TensorRT that this project supports, the last 10, the newest 11."""
 
@@ -62,25 +66,38 @@ class StubsUnavailableError(Exception):
     """No stubs can be made here; the message says what is missing."""
 
 
+def stubs_folder() -> Path:
+    """Where stubs are kept between runs."""
+    folder = cache_folder() / "tensorrt-stubs"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 def make_stubs(out: Path, version: str) -> Path:
     """The folder for MYPYPATH, made once; StubsUnavailableError without PyPI, gcc or pybind11-stubgen."""
     folder = out / version
-    if not (folder / "enums.json").exists():
-        with tempfile.TemporaryDirectory(prefix="tensorrt-stubs-") as name:
-            scratch = Path(name)
-            _unpack(_download(version, scratch / "wheel"), scratch / "site")
-            _compile_libraries(scratch / "lib", version.partition(".")[0])
-            paths = {"PYTHONPATH": str(scratch / "site"), "LD_LIBRARY_PATH": str(scratch / "lib")}
-            _generate("tensorrt_bindings.tensorrt", folder, scratch, paths)
+    with FileLock(out / f"{version}.lock"):
+        if not (folder / "enums.json").exists():
+            _make_stubs(folder, version)
     return folder
+
+
+def _make_stubs(folder: Path, version: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="tensorrt-stubs-") as name:
+        scratch = Path(name)
+        _unpack(_download(version, scratch / "wheel"), scratch / "site")
+        _compile_libraries(scratch / "lib", version.partition(".")[0])
+        paths = {"PYTHONPATH": str(scratch / "site"), "LD_LIBRARY_PATH": str(scratch / "lib")}
+        _generate("tensorrt_bindings.tensorrt", folder, scratch, paths)
 
 
 def make_rtx_stubs(out: Path) -> Path:
     """The same of the TensorRT-RTX that is installed, whose real libraries are there too."""
     folder = out / "rtx"
-    if not (folder / "enums.json").exists():
-        with tempfile.TemporaryDirectory(prefix="tensorrt-stubs-") as name:
-            _generate("tensorrt_rtx_bindings.tensorrt_rtx", folder, Path(name), {})
+    with FileLock(out / "rtx.lock"):
+        if not (folder / "enums.json").exists():
+            with tempfile.TemporaryDirectory(prefix="tensorrt-stubs-") as name:
+                _generate("tensorrt_rtx_bindings.tensorrt_rtx", folder, Path(name), {})
     return folder
 
 

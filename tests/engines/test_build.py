@@ -29,7 +29,10 @@ SMALL = BuildSizes((40, 48), (20, 24), queries=1024)
 def test_every_graph_of_every_encoder_is_built_for_every_preset(
     rtx: Library, encoder_bundle: Bundle, preset: str, precision: Precision
 ) -> None:
-    for name, profile in make_profiles(encoder_bundle.contract, precision, PRESETS[preset]).items():
+    profiles = make_profiles(encoder_bundle.contract, precision, PRESETS[preset])
+    if encoder_bundle.contract.name != "edsr-baseline":
+        profiles = {"encoder": profiles["encoder"]}  # the decoder's graphs are the same around each
+    for name, profile in profiles.items():
         graph = encoder_bundle.contract.graph(name, precision)
         built = build_engine(rtx, graph, encoder_bundle.graphs[graph.key], profile, ADA)
         assert len(built.data) > 10_000

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from hiif_deploy.bundle import Bundle, open_bundle
-from hiif_deploy.contract import GraphContract, TensorContract
+from hiif_deploy.contract import GraphContract, Precision, TensorContract
 from hiif_deploy.errors import EngineError, OptionError
 from hiif_deploy.session import EngineOptions
 from hiif_deploy.upscaler import RenderOptions, Upscaler
@@ -264,17 +264,9 @@ def test_half_precision_is_described_as_such() -> None:
 
 @pytest.mark.slow
 def test_graphs_of_half_precision_answer_as_they_do_in_the_upscaler(
-    tiny_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    half_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("onnxscript")
-    from conftest import TINY_SPEC
-    from hiif_export.export import export_bundle
-    from hiif_export.parity import cases
-
-    suite = cases(sizes=((8, 8),), scales=(2.0,))
-    both = ("fp32", "fp16")
-    export_bundle(tiny_model, TINY_SPEC, tmp_path / "b", name="b", provenance={}, suite=suite, precisions=both)
-    bundle = open_bundle(tmp_path / "b")
+    bundle = open_bundle(half_bundle)
     write_triton(bundle, tmp_path / "out", precision="fp16", options=OPTIONS)
     server = Server(tmp_path / "out")
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", server.module())
@@ -282,7 +274,8 @@ def test_graphs_of_half_precision_answer_as_they_do_in_the_upscaler(
     answer = frame_of(ask(front, image=picture(), scale=np.array([2.5], np.float32)))
     front.finalize()
     frames = []
-    for precision in both:
+    precisions: tuple[Precision, ...] = ("fp32", "fp16")
+    for precision in precisions:
         with Upscaler(bundle, engine=EngineOptions(precision=precision), options=OPTIONS) as upscaler:
             frames.append(upscaler.upscale(picture(), scale=2.5))
     assert np.any(frames[0] != frames[1])

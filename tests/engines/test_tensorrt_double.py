@@ -25,7 +25,7 @@ from fake_device import SCHEDULES, FakeDevice
 from hiif_deploy.bundle import open_bundle
 from hiif_deploy.device import DeviceFacts
 from tensorrt_double.install import installed
-from tensorrt_stubs import VERSIONS, StubsUnavailableError, make_rtx_stubs, make_stubs
+from tensorrt_stubs import VERSIONS, StubsUnavailableError, make_rtx_stubs, make_stubs, stubs_folder
 
 RANGE = ((1, 4), (8, 4), (16, 4))
 ANOTHER_LOGGER = "differs from one already registered"
@@ -243,42 +243,37 @@ def wrong_numbers(double: Any, surface: Surface) -> list[str]:
     return found
 
 
-def surface_of(version: str, config: pytest.Config) -> Surface:
-    assert config.cache is not None
-    folder = config.cache.mkdir("tensorrt-stubs")
+def surface_of(version: str) -> Surface:
+    folder = stubs_folder()
     try:
         return Surface(make_rtx_stubs(folder) if version == "rtx" else make_stubs(folder, version))
     except StubsUnavailableError as error:
         pytest.skip(f"no stubs of TensorRT {version}: {error}")
 
 
-def rtx_surface(config: pytest.Config) -> Surface:
+def rtx_surface() -> Surface:
     load_rtx()
     pytest.importorskip("pybind11_stubgen")
-    return surface_of("rtx", config)
+    return surface_of("rtx")
 
 
-def test_the_double_has_nothing_that_tensorrt_rtx_lacks(double: Any, request: pytest.FixtureRequest) -> None:
-    surface = rtx_surface(request.config)
+def test_the_double_has_nothing_that_tensorrt_rtx_lacks(double: Any) -> None:
+    surface = rtx_surface()
     assert surplus(double, surface) == []
     assert wrong_numbers(double, surface) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_double_has_nothing_that_tensorrt_lacks(
-    double: Any, version: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    surface = surface_of(version, request.config)
+def test_the_double_has_nothing_that_tensorrt_lacks(double: Any, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    surface = surface_of(version)
     monkeypatch.setattr(double, "__version__", version)
     assert surplus(double, surface) == []
     assert wrong_numbers(double, surface) == []
 
 
-def test_an_invented_member_of_the_double_is_found_out(
-    double: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    surface = rtx_surface(request.config)
+def test_an_invented_member_of_the_double_is_found_out(double: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    surface = rtx_surface()
 
     def renamed(self: Any, tensor: str, shape: Any) -> bool:
         raise NotImplementedError
@@ -294,10 +289,8 @@ def test_an_invented_member_of_the_double_is_found_out(
     ]  # fmt: skip
 
 
-def test_numbers_of_another_version_are_found_out(
-    double: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    surface = rtx_surface(request.config)
+def test_numbers_of_another_version_are_found_out(double: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    surface = rtx_surface()
     monkeypatch.setattr(double, "__version__", "10.13.3.9")
     assert "NetworkDefinitionCreationFlag.STRONGLY_TYPED is 1, really 0" in wrong_numbers(double, surface)
 

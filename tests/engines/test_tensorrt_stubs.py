@@ -1,6 +1,6 @@
 """Our code uses only what the real TensorRT bindings have, from the oldest version supported to the newest.
 
-The stubs are made from the bindings on PyPI into pytest's cache; see tensorrt_stubs.py.
+The stubs are made from the bindings on PyPI; see tensorrt_stubs.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tensorrt_stubs import MAYBE_NONE, VERSIONS, StubsUnavailableError, make_stubs, repair
+from tensorrt_stubs import MAYBE_NONE, VERSIONS, StubsUnavailableError, make_stubs, repair, stubs_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 AREAS = ("hiif_deploy", "engines/hiif_engines")
@@ -51,13 +51,12 @@ def build(config: trt.IBuilderConfig, engine: trt.ICudaEngine, context: trt.IExe
 
 @pytest.fixture(scope="module", params=VERSIONS)
 def stubs(request: pytest.FixtureRequest) -> Path:
-    return stubs_of(request.param, request.config)
+    return stubs_of(request.param)
 
 
-def stubs_of(version: str, config: pytest.Config) -> Path:
-    assert config.cache is not None
+def stubs_of(version: str) -> Path:
     try:
-        return make_stubs(config.cache.mkdir("tensorrt-stubs"), version)
+        return make_stubs(stubs_folder(), version)
     except StubsUnavailableError as error:
         pytest.skip(f"no stubs of TensorRT {version}: {error}")
 
@@ -72,7 +71,7 @@ def mypy(stubs: Path, *arguments: str, root: Path = ROOT) -> str:
             "--strict",
             "--no-warn-unused-ignores",
             "--cache-dir",
-            str(stubs / "mypy-cache"),
+            str(stubs.parent / "mypy-cache"),  # one for all versions: only what imports TensorRT is checked again
             *arguments,
         ],
         cwd=root,
@@ -112,10 +111,8 @@ def test_our_code_uses_only_what_the_bindings_have(stubs: Path) -> None:
 @pytest.mark.parametrize(
     ("used", "removed"), [("STRONGLY_TYPED", "EXPLICIT_BATCH"), ("execute_async_v3", "execute_async_v2")]
 )
-def test_our_code_with_a_removed_name_is_found_out(
-    used: str, removed: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    stubs = stubs_of(VERSIONS[-1], request.config)
+def test_our_code_with_a_removed_name_is_found_out(used: str, removed: str, tmp_path: Path) -> None:
+    stubs = stubs_of(VERSIONS[-1])
     users = [path for path in copy_of_our_code(tmp_path) if f".{used}" in path.read_text(encoding="utf-8")]
     assert users
     for path in users:
@@ -132,10 +129,8 @@ def test_right_use_is_accepted_by_every_version(stubs: Path, tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wrong", REMOVED)
-def test_wrong_use_is_found_out_by_the_newest_version(
-    wrong: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    stubs = stubs_of(VERSIONS[-1], request.config)
+def test_wrong_use_is_found_out_by_the_newest_version(wrong: str, tmp_path: Path) -> None:
+    stubs = stubs_of(VERSIONS[-1])
     found = check_snippet(stubs, tmp_path, REMOVED[wrong])
     line = USED.splitlines().index("    {statement}") + 1
     assert f"snippet.py:{line}: error:" in found
@@ -166,6 +161,6 @@ def test_what_the_generator_gets_wrong_is_repaired() -> None:
     assert "not ours" not in repaired
 
 
-def test_methods_that_may_fail_are_spelt_as_in_the_bindings(request: pytest.FixtureRequest) -> None:
-    text = (stubs_of(VERSIONS[-1], request.config) / "tensorrt" / "__init__.pyi").read_text(encoding="utf-8")
+def test_methods_that_may_fail_are_spelt_as_in_the_bindings() -> None:
+    text = (stubs_of(VERSIONS[-1]) / "tensorrt" / "__init__.pyi").read_text(encoding="utf-8")
     assert {name for name in MAYBE_NONE if f"def {name}(" in text} == MAYBE_NONE

@@ -12,6 +12,7 @@ import pytest
 
 from hiif_deploy.contract import Contract, expected_graphs, from_json, to_json
 from hiif_deploy.errors import BundleError
+from rows import every
 from sample_contract import contract_value, make_contract
 
 Path = tuple[str | int, ...]
@@ -61,7 +62,7 @@ def wrong_values() -> list[Any]:
         if "shape" in path[:-1] and isinstance(value, str):
             legal = [7]
         wrong = [new for new in WRONG[type(value)] if new not in legal or isinstance(new, bool)]
-        found += [pytest.param(path, new, id=f"{place(path)}={new!r}") for new in wrong]
+        found += [(path, new) for new in wrong]
     return found
 
 
@@ -129,7 +130,7 @@ def test_the_graphs_of_a_bundle_follow_from_its_passes(passes: int, names: list[
     assert expected_graphs(passes) == names
 
 
-@pytest.mark.parametrize(("path", "new"), wrong_values())
+@every("path, new", wrong_values())
 def test_a_value_of_the_wrong_type_is_named_with_its_place(path: Path, new: Any) -> None:
     refused(replaced(path, new), f"{place(path)} is {new!r}: expected ")
 
@@ -147,7 +148,7 @@ def test_an_unknown_choice_is_answered_with_the_known_ones(path: Path, expected:
         from_json(Contract, replaced(path, "other"))
 
 
-@pytest.mark.parametrize("path", KEYS, ids=place)
+@every("path", KEYS)
 def test_a_missing_key_is_named(path: Path) -> None:
     value = contract_value()
     inner = value

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hiif_deploy.errors import OptionError, ScaleError
 from hiif_deploy.grid import Axis, axis_table, relative_cell
+from rows import every
 
 Size = tuple[int, int]
 
@@ -51,15 +52,11 @@ def same_bits(found: NDArray[np.float32], expected: NDArray[np.float32]) -> bool
     return bool((found.view(np.int32) == np.ascontiguousarray(expected).view(np.int32)).all())
 
 
-def identifier(value: Any) -> str:
-    return "-".join(str(n) for pair in np.atleast_2d(value) for n in pair)
-
-
 def test_at_least_two_hundred_different_axes_are_compared() -> None:
     assert len(set(PAIRS)) >= 200
 
 
-@pytest.mark.parametrize("grid", [*GRIDS, *SQUARE], ids=identifier)
+@every("grid", [*GRIDS, *SQUARE])
 def test_an_axis_table_equals_eager_pytorch_bit_for_bit(grid: tuple[Size, Size], eager: Any) -> None:
     (source, target), (other_source, other_target) = grid
     rows, columns = axis_table(source, target), axis_table(other_source, other_target)
@@ -76,7 +73,7 @@ def test_an_axis_table_equals_eager_pytorch_bit_for_bit(grid: tuple[Size, Size],
     assert (columns.bits[:, None] == whole.bits[..., 1].numpy()).all()
 
 
-@pytest.mark.parametrize("grid", [*GRIDS[::7], *SQUARE], ids=identifier)
+@every("grid", [*GRIDS[::7], *SQUARE])
 def test_the_queries_in_training_weigh_the_corners_as_eager_pytorch(grid: tuple[Size, Size], eager: Any) -> None:
     queries = pytest.importorskip("hiif_training.queries")
     source, target = (grid[0][0], grid[1][0]), (grid[0][1], grid[1][1])
@@ -109,7 +106,7 @@ def test_the_relative_cell_equals_float32_torch(source: Size, factor: tuple[floa
     assert same_bits(relative_cell(source, target), eager.relative_cell(source, target).numpy())
 
 
-@pytest.mark.parametrize("pair", [*PAIRS[::5], (2, 5)], ids=str)
+@every("pair", [*PAIRS[::5], (2, 5)])
 def test_the_skip_equals_bilinear_interpolation(pair: Size) -> None:
     torch = pytest.importorskip("torch")
     picture = np.random.default_rng(pair[1]).random((pair[0], 3))
@@ -133,7 +130,7 @@ def test_a_window_equals_that_slice_of_the_whole(pair: Size, bits: Any) -> None:
             np.testing.assert_array_equal(getattr(window, name), getattr(part, name))
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=str)
+@every("pair", PAIRS)
 def test_both_taps_lie_in_the_source_and_around_the_query(pair: Size) -> None:
     axis = axis_table(*pair)
     assert axis.taps.min() >= 0
@@ -144,7 +141,7 @@ def test_both_taps_lie_in_the_source_and_around_the_query(pair: Size) -> None:
     assert axis.distance.max() <= 1 + 1e-6 * pair[0]
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=str)
+@every("pair", PAIRS)
 def test_weights_and_local_coordinates_are_fractions(pair: Size) -> None:
     axis, exact = axis_table(*pair), axis_table(*pair, bits="exact")
     assert 0 <= axis.skip_weight.min() <= axis.skip_weight.max() < 1
@@ -153,7 +150,7 @@ def test_weights_and_local_coordinates_are_fractions(pair: Size) -> None:
     assert 0 <= axis.local.min() <= axis.local.max() <= (1.5 if pair[0] == 1 else 1.01)
 
 
-@pytest.mark.parametrize("pair", [p for p in PAIRS if p[1] <= 2100], ids=str)
+@every("pair", [p for p in PAIRS if p[1] <= 2100])
 def test_exact_bits_are_the_binary_digits_of_the_true_position(pair: Size) -> None:
     source, target = pair
     axis = axis_table(source, target, bits="exact")

@@ -15,6 +15,7 @@ from hiif_deploy.encode import encoder_calls
 from hiif_deploy.errors import OptionError
 from hiif_deploy.grid import axis_table
 from hiif_deploy.plan import BLEND_OVERLAP, decoder_tiles, encoder_tiles, make_plan, query_blocks
+from rows import every
 from sample_contract import make_contract
 
 MIB = 1 << 20
@@ -63,7 +64,7 @@ def suggestion(error: OptionError) -> int:
     return int(found[1]) * MIB
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@every("seed", SEEDS)
 def test_a_plan_fits_its_budget(seed: int) -> None:
     random = np.random.default_rng(seed)
     contract, source, options = random_contract(random), random_size(random), random_options(random)
@@ -79,7 +80,7 @@ def test_a_plan_fits_its_budget(seed: int) -> None:
         assert (plan.decoder_tile[0], plan.query_block) == (options["tile_rows"], options["query_block"])
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@every("seed", SEEDS)
 def test_a_budget_too_small_for_the_threads_is_refused_with_one_that_suffices(seed: int) -> None:
     random = np.random.default_rng(seed)
     contract, source, options = random_contract(random), random_size(random), random_options(random)
@@ -90,7 +91,7 @@ def test_a_budget_too_small_for_the_threads_is_refused_with_one_that_suffices(se
     make_plan(contract, source, budget=suggestion(caught.value), **options)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@every("seed", SEEDS)
 def test_a_budget_too_small_for_the_encoder_is_refused_with_one_that_suffices(seed: int) -> None:
     random = np.random.default_rng(seed)
     encoder = {**ENCODERS[str(random.choice(list(ENCODERS)))], "memory_channels": 10_000}
@@ -146,7 +147,7 @@ def test_empty_blocks_and_tiles_are_refused(options: dict[str, int]) -> None:
         make_plan(make_contract(), (8, 8), **options)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@every("seed", SEEDS)
 def test_decoder_tiles_cover_every_query_once_and_hold_their_taps(seed: int) -> None:
     random = np.random.default_rng(seed)
     source = [int(n) for n in np.minimum(random_size(random), 300)]
