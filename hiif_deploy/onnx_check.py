@@ -38,6 +38,15 @@ REFUSED: dict[tuple[str, int], str] = {
     ("tensor", 14): "external data, which would be read from another file",
 }
 """(message, field) → what it is; `hiif-deploy export` writes none of them."""
+SINGULAR: dict[str, frozenset[int]] = {
+    "model": frozenset({1, 2, 3, 4, 5, 6, 7}),
+    "graph": frozenset({2, 10}),
+    "node": frozenset({3, 4, 6, 7, 8}),
+    "attribute": frozenset({1, 2, 3, 4, 5, 6, 13, 14, 20, 21, 22}),
+    "tensor": frozenset({2, 3, 8, 9, 12, 14}),
+}
+"""Fields that a message holds once. Of several, protobuf merges messages and takes the last of anything else, so a
+check of each by itself would see another model than the engine."""
 GRAPH = 7
 """Field of a model."""
 INPUTS, OPERATOR, DOMAIN = 1, 4, 7
@@ -46,6 +55,8 @@ TENSOR_NAME = 8
 """Field of a tensor."""
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 """Wire types; the two others, groups, are long out of use."""
+TEXTS: dict[str, frozenset[int]] = {"node": frozenset({INPUTS, OPERATOR, DOMAIN}), "tensor": frozenset({TENSOR_NAME})}
+"""Fields whose text is checked."""
 
 
 def check_model(key: str, model: bytes) -> None:
@@ -62,12 +73,17 @@ def _check(key: str, kind: str, data: memoryview, constants: set[str]) -> None:
     """One message and what it holds; `constants` gathers the names of tensors that no input reaches."""
     inner = MESSAGES.get(kind, {})
     fields = list(_fields(data))
+    found: set[int] = set()
     for number, wire, value in fields:
         what = REFUSED.get((kind, number))
         if what is not None and not (wire == VARINT and value == 0):
             raise _refusal(key, what)
-        if number in inner and not isinstance(value, memoryview):
-            raise ValueError(f"field {number} of a {kind} is a number")
+        if number in found & SINGULAR.get(kind, set()):
+            raise _refusal(key, f"field {number} of {kind} twice")
+        if wire != BYTES and (number in inner or number in TEXTS.get(kind, ())):
+            # protobuf would skip it as unknown, and the check of the nodes would count it.
+            raise ValueError(f"field {number} of a {kind} has wire type {wire}")
+        found.add(number)
     # Weights stand behind the nodes that read them.
     for number, _, value in sorted(fields, key=lambda field: -field[0]) if kind == "graph" else fields:
         if number in inner and isinstance(value, memoryview):
@@ -105,7 +121,11 @@ def _fields(data: memoryview) -> Iterator[Field]:
     """(number, wire type, value) of every field of a message; ValueError or IndexError where the bytes are none."""
     at = 0
     while at < len(data):
+        start = at
         tag, at = _varint(data, at)
+        # protobuf keeps the lowest 32 bits of a tag: a longer one would be another field to it than to this check.
+        if tag >= 1 << 32 or tag < 1 << 3 or (at - start > 1 and data[at - 1] == 0):
+            raise ValueError(f"field tag {bytes(data[start:at]).hex()}")
         number, wire = tag >> 3, tag & 7
         if wire == VARINT:
             value, at = _varint(data, at)
