@@ -104,7 +104,7 @@ def read_contract(folder: Path) -> Contract:
     try:
         if path.stat().st_size > CONTRACT_LIMIT:
             raise BundleError(f"{path}: larger than {CONTRACT_LIMIT} bytes, so it is not a contract")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(_read_regular(path).decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path}: damaged or not JSON ({error})") from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
@@ -133,15 +133,19 @@ def _check_unpacked(path: Path, archive: bytes) -> None:
         raise BundleError(f"{path}: unpacks to {size} bytes: expected at most {REFERENCE_LIMIT}; export it again")
 
 
+def _read_regular(path: Path) -> bytes:
+    """The file's bytes; OSError for a device or a named pipe, which may never end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    return path.read_bytes()
+
+
 def _checked_bytes(folder: Path, name: str, sha256: str) -> bytes:
     """The file's bytes; only a plain name inside the folder with the promised hash is read."""
     if not name or Path(name).name != name or name in (".", "..") or {"\\", "\0"} & set(name):
         raise BundleError(f"{folder / CONTRACT_FILE}: file name {name!r} leaves the bundle's folder")
     try:
-        if stat.S_ISREG((folder / name).stat().st_mode):
-            data = (folder / name).read_bytes()
-        else:
-            raise OSError(errno.EINVAL, "not a regular file")
+        data = _read_regular(folder / name)
     except OSError as error:
         raise BundleError(f"{folder / name}: cannot be read ({error.strerror}); export the bundle again") from error
     found = hashlib.sha256(data).hexdigest()

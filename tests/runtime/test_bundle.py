@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import re
 import shutil
 import zipfile
@@ -292,6 +294,16 @@ def test_a_device_in_the_place_of_a_graph_is_not_read(sample: Path) -> None:
     (sample / "maps.onnx").unlink()
     (sample / "maps.onnx").symlink_to("/dev/zero")
     refused(lambda: open_bundle(sample), f"{sample / 'maps.onnx'}: cannot be read (not a regular file)")
+
+
+def test_a_device_or_a_pipe_in_the_place_of_the_contract_is_not_read(sample: Path) -> None:
+    path = sample / CONTRACT_FILE
+    path.unlink()
+    path.symlink_to(os.devnull)
+    refused(lambda: read_contract(sample), f"{path}: damaged or not JSON ([Errno {errno.EINVAL}] not a regular file)")
+    path.unlink()
+    os.mkfifo(path)
+    refused(lambda: read_contract(sample), "not a regular file")
 
 
 def test_a_reference_that_unpacks_to_gigabytes_is_refused_packed(sample: Path) -> None:
