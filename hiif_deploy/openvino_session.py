@@ -168,12 +168,17 @@ def _core() -> Any:
     return load_openvino().Core()
 
 
+_IMPORTING = threading.Lock()
+"""Held while `openvino_telemetry` looks uninstalled: `cache` lets several threads in at once, and the first one to
+leave would uncover it for the others."""
+
+
 @cache
 def load_openvino() -> ModuleType:
     """The module `openvino`, imported without its telemetry; MissingExtraError where it is not installed."""
     # Importing openvino sends the system, the version and an identifier, which it keeps in the home folder, to Google
     # Analytics. No variable switches that off. Where its telemetry package is missing, it uses a stub of its own.
-    with _absent("openvino_telemetry"):
+    with _IMPORTING, _absent("openvino_telemetry"):
         try:
             return import_module("openvino")
         except ModuleNotFoundError as error:
@@ -188,7 +193,7 @@ def _absent(package: str) -> Iterator[None]:
     try:
         yield
     finally:
-        del sys.modules[package]
+        sys.modules.pop(package, None)
         if before is not None:
             sys.modules[package] = before
 

@@ -101,6 +101,34 @@ def test_threads_of_callers_do_not_share_a_compiled_graph() -> None:
         np.testing.assert_array_equal(x, y)
 
 
+TOGETHER = """
+import sys, threading
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from hiif_deploy import openvino_session
+
+def imported(name):
+    # Both threads are on their way before either is through.
+    try:
+        both.wait(0.3)
+    except threading.BrokenBarrierError:
+        pass
+    return import_module(name)
+
+both = threading.Barrier(2)
+openvino_session.import_module = imported
+with ThreadPoolExecutor(2) as pool:
+    first, second = (pool.submit(openvino_session.load_openvino) for _ in range(2))
+    assert first.result() is second.result()
+print(sorted(name for name in sys.modules if name.startswith("openvino_telemetry")))
+"""
+
+
+def test_two_threads_open_openvino_at_once() -> None:
+    done = subprocess.run([sys.executable, "-c", TOGETHER], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
 SIGNALLED = """
 import faulthandler, signal, subprocess, sys, threading
 from pathlib import Path
