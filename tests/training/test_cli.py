@@ -88,6 +88,24 @@ def test_a_signal_keeps_the_step_it_came_in_and_says_how_to_go_on(
     ]
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_second_signal_has_its_own_exit_code(
+    words: list[object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    def signalled(*_: Any) -> Any:
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(TrainingModule, "training_step", signalled)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        assert run(*words, "-q") == code
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
+    assert capsys.readouterr().err.endswith("hiif-deploy: error: interrupted at once: no step had been saved\n")
+
+
 def test_an_unknown_recipe_lists_the_shipped_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("train", "compactt", "-o", tmp_path) == 2
     err = capsys.readouterr().err

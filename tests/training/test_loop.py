@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -260,9 +261,33 @@ def test_a_signal_saves_the_step_it_came_in_and_says_how_to_go_on(
 
 
 @pytest.mark.usefixtures("default_signals")
-def test_a_second_signal_ends_a_run_at_once(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert train_until_signal(monkeypatch, recipe, tmp_path, 5, signal.SIGINT, times=2) == ""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_a_run_at_once(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    said = train_until_signal(monkeypatch, recipe, tmp_path, 5, number, times=2)
+    assert said == f"interrupted at once: the same command goes on from {tmp_path / 'state.pt'}"
     assert read_file(tmp_path / "state.pt")["global_step"] == 3
+
+
+@pytest.mark.usefixtures("default_signals")
+def test_ctrl_c_that_reaches_the_workers_as_well_keeps_the_step_it_came_in(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = TrainingModule.training_step
+
+    def signalled(module: TrainingModule, *rest: Any) -> Tensor:
+        # As a terminal does; the run itself gets it late, when a worker that ended would have been missed.
+        for child in multiprocessing.active_children():
+            os.kill(child.pid or 0, signal.SIGINT)
+        if module.trainer.global_step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(module, *rest)
+
+    monkeypatch.setattr(TrainingModule, "training_step", signalled)
+    with pytest.raises(KeyboardInterrupt, match="5 of 6 steps are kept"):
+        train(recipe, tmp_path, machine=Machine("cpu", workers=1), show_progress=False)
+    assert read_file(tmp_path / "state.pt")["global_step"] == 5
 
 
 def test_a_finished_run_goes_on_where_steps_are_raised(

@@ -238,9 +238,13 @@ class StopAfterStep(StepCallback):
             return
         if self._asked is not None:
             self._is_stopping = True
-            raise asked
+            raise asked(f"interrupted at once: {self._kept()}")
         self._asked = asked
         print("stopping after this step, to save it; once more stops at once", file=sys.stderr, flush=True)
+
+    def _kept(self) -> str:
+        state = self._folder / STATE_FILE
+        return f"the same command goes on from {state}" if state.exists() else "no step had been saved"
 
 
 def read_curve(path: Path) -> list[dict[str, str]]:

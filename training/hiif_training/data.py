@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -148,6 +149,7 @@ class SampleLoader(DataLoader[Sample]):
             collate_fn=Sample.concatenate,
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=_ignore_ctrl_c,
             # Samples never ask the global generators; a generator of its own leaves them untouched.
             generator=torch.Generator().manual_seed(crops.recipe.seed),
         )
@@ -158,6 +160,12 @@ class SampleLoader(DataLoader[Sample]):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Nothing to restore."""
+
+
+def _ignore_ctrl_c(_: int) -> None:
+    # A terminal sends Ctrl-C to workers as well, but it is the run that decides when to stop, and it needs them to
+    # finish its step. SIGTERM stays as PyTorch handles it in workers: it is how they are ended.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def to_tensor_domain(picture: NDArray[np.uint8], traits: Traits) -> NDArray[np.float32]:
