@@ -206,8 +206,8 @@ class Upscaler:
         that part of the result.
 
         The picture is an array [H, W], [H, W, 1] or [H, W, 3] RGB of uint8, uint16 or floats in [0, 1], a file's path
-        or a Pillow image; the answer is an array of the same dtype and channels. `advance(n)` is told of finished
-        steps (`steps` says how many there are). Raises FrameError, ScaleError, ImageError, EngineError.
+        or a Pillow image (both are made upright as EXIF says); the answer is an array of the same dtype and channels.
+        `advance(n)` is told of finished steps (`steps` says how many there are). Raises FrameError, ScaleError, ImageError, EngineError.
         """
         pixels = as_frame(frame)
         source = (pixels.shape[0], pixels.shape[1])

@@ -25,6 +25,7 @@ from hiif_deploy import (
     Upscaler,
 )
 from hiif_deploy.demo import sample
+from hiif_deploy.inputs import as_frame
 from hiif_deploy.openvino_session import require_instructions
 
 Work = Callable[[Upscaler], object]
@@ -67,6 +68,45 @@ def test_transparency_is_not_dropped_silently(upscaler: Upscaler, frame: Any, mo
     image.save(tmp_path / "a.png")
     with pytest.raises(FrameError, match=r"a\.png: has transparency"):
         upscaler.upscale(tmp_path / "a.png", scale=2)
+
+
+def test_pillow_pictures_of_16_bits_keep_them_in_any_byte_order() -> None:
+    deep = np.array([[0, 1, 257], [256, 40_000, 65_535]], np.uint16)
+    big = Image.frombytes("I;16B", (3, 2), deep.astype(">u2").tobytes())
+    for image in (Image.fromarray(deep), big):
+        found = as_frame(image)
+        assert found.dtype == np.uint16
+        assert found.dtype.isnative
+        np.testing.assert_array_equal(found, deep)
+
+
+@pytest.mark.parametrize("mode", ["I", "F", "LAB"])
+def test_a_pillow_picture_of_no_known_range_is_refused_by_its_mode(mode: str) -> None:
+    with pytest.raises(FrameError, match=f"mode '{mode}' are of no known range; expected 8 or 16 bits"):
+        as_frame(Image.new(mode, (3, 2)))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_truncated_pillow_picture_is_an_image_error(frame: Any, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(np.tile(frame, (9, 9, 1))).save(path)
+    path.write_bytes(path.read_bytes()[:-200])
+    with Image.open(path) as image, pytest.raises(ImageError, match="this RGB picture of Pillow cannot be read"):
+        as_frame(image)
+
+
+@pytest.mark.parametrize("orientation", range(1, 10))
+def test_the_orientation_of_exif_is_applied_to_paths_and_pillow_pictures_alike(
+    frame: Any, orientation: int, tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for suffix in ("png", "tif"):
+        path = tmp_path / f"a.{suffix}"
+        Image.fromarray(frame).save(path, exif=exif)
+        with Image.open(path) as image:
+            np.testing.assert_array_equal(as_frame(image), as_frame(path))
+    assert as_frame(path).shape == ((9, 8, 3) if orientation not in (5, 6, 7, 8) else (8, 9, 3))
 
 
 def test_a_missing_file_and_what_is_no_picture_are_errors_of_ours(upscaler: Upscaler, tmp_path: Path) -> None:
