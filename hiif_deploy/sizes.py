@@ -91,14 +91,15 @@ def check_output(source: Size, target: Size, limit: int) -> None:
         )
 
 
-def check_region(size: Size, region: Region) -> None:
-    """ScaleError unless the region lies inside an output of `size`."""
+def check_region(size: Size, region: Region) -> Region:
+    """The region in whole numbers; ScaleError unless it lies inside an output of `size`."""
     top, left, height, width = _whole_numbers("region", region, ("top", "left", "height", "width"))
     if min(top, left) < 0 or min(height, width) < 1 or top + height > size[0] or left + width > size[1]:
         raise ScaleError(
             f"region (top {top}, left {left}, height {height}, width {width}) does not lie inside the output of "
             f"{size[0]} rows and {size[1]} columns"
         )
+    return top, left, height, width
 
 
 def padded_size(size: Size, multiple: int) -> Size:

@@ -150,8 +150,8 @@ class Upscaler:
         self.close()
 
     def __repr__(self) -> str:
-        state = ", closed" if self._closed else ""
-        return f"<Upscaler {self.contract.name!r}: {self.description}, {self.engine.thread_count} threads{state}>"
+        described, state = self._described(self._backend), ", closed" if self._closed else ""
+        return f"<Upscaler {self.contract.name!r}: {described}, {self.engine.thread_count} threads{state}>"
 
     def close(self) -> None:
         """End the worker threads, free the engine's memory. A second call does nothing."""
@@ -175,8 +175,11 @@ class Upscaler:
     @property
     def description(self) -> str:
         """Engine, precision and device in use, and what is approximate."""
+        return self._described(self._ready)
+
+    def _described(self, backend: Backend) -> str:
         sampled = ", sampled statistics" if self.options.statistics == "sampled" else ""
-        return f"{self._backend.description}{sampled}"
+        return f"{backend.description}{sampled}"
 
     @property
     def precision(self) -> Arithmetic:
@@ -186,7 +189,7 @@ class Upscaler:
     @property
     def rescued(self) -> int:
         """Blocks of queries that half precision could not answer and that were decoded again in fp32."""
-        return self._backend.rescued
+        return self._ready.rescued
 
     @property
     def contract(self) -> Contract:
@@ -196,7 +199,7 @@ class Upscaler:
     @property
     def memory_bytes(self) -> int:
         """GPU memory held beside the weights; 0 on the processor."""
-        return self._backend.memory_bytes
+        return self._ready.memory_bytes
 
     def upscale(
         self, frame: Source, *, scale: Scale | None = None, size: Size | None = None, region: Region | None = None,
@@ -207,15 +210,15 @@ class Upscaler:
 
         The picture is an array [H, W], [H, W, 1] or [H, W, 3] RGB of uint8, uint16 or floats in [0, 1], a file's path
         or a Pillow image (both are made upright as EXIF says); the answer is an array of the same dtype and channels.
-        `advance(n)` is told of finished steps (`steps` says how many there are). Raises FrameError, ScaleError, ImageError, EngineError.
+        `advance(n)` is told of finished steps (`steps` says how many there are). Raises FrameError, ScaleError,
+        ImageError, EngineError.
         """
         pixels = as_frame(frame)
         source = (pixels.shape[0], pixels.shape[1])
         target = output_size(source, scale=scale, size=size)
         padded, whole = self._evaluated(source, target)
         if padded != source:
-            region = region or (0, 0, *target)
-            check_region(target, region)
+            region = check_region(target, (0, 0, *target) if region is None else region)
             pixels = mirror(pixels, padded)
         return self.render(self.encode(pixels, advance=advance), size=whole, region=region, advance=advance)
 
@@ -277,7 +280,8 @@ class Upscaler:
 
     def plan(self, source: Size) -> Plan:
         """How a picture of that (height, width) is cut."""
-        options = self.options
+        _, options = self._ready, self.options
+        source = output_size(check_size(source), size=source)  # which has at least one pixel
         return make_plan(
             self.contract, source, budget=options.memory, threads=self.engine.thread_count,
             query_block=options.query_block or self._tuned_block or self._usual_block, tile_rows=options.tile_rows,
@@ -348,8 +352,7 @@ def _whole(size: Size) -> Window:
 
 
 def _part(size: Size, region: Region) -> Window:
-    check_region(size, region)
-    top, left, height, width = region
+    top, left, height, width = check_region(size, region)
     return Window((top, top + height), (left, left + width))
 
 

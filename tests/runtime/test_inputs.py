@@ -155,6 +155,19 @@ def test_numbers_of_numpy_are_numbers(upscaler: Upscaler, frame: Any) -> None:
         np.testing.assert_array_equal(upscaler.upscale(frame, **values), expected)  # type: ignore[arg-type]
 
 
+def test_whole_numbers_with_a_point_are_pixels_of_a_region_and_a_plan(upscaler: Upscaler, frame: Any) -> None:
+    whole = upscaler.upscale(frame, scale=2)
+    region: Any = (2.0, np.float64(1), 8, np.int16(4))
+    np.testing.assert_array_equal(upscaler.upscale(frame, scale=2, region=region), whole[2:10, 1:5])
+    assert upscaler.plan((9.0, 8)) == upscaler.plan((9, 8))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [(16.0, "a"), (16, 8.5), 16, (0, 4)])
+def test_a_plan_of_no_size_is_a_scale_error(upscaler: Upscaler, size: Any) -> None:
+    with pytest.raises(ScaleError, match="size"):
+        upscaler.plan(size)
+
+
 @pytest.mark.parametrize("name", ["memory", "query_block", "tile_rows", "max_output_pixels", "group_rows", "samples"])
 @pytest.mark.parametrize("value", ["1", NAN, -1, 1.5, True])
 def test_a_wrong_number_among_the_options_is_an_option_error(name: str, value: Any) -> None:
@@ -196,7 +209,11 @@ EVERYTHING: dict[str, Work] = {
     "render": lambda u: u.render(None, scale=2),  # type: ignore[arg-type]
     "render_unclamped": lambda u: u.render_unclamped(None, size=(8, 8)),  # type: ignore[arg-type]
     "statistics": lambda u: u.statistics(None, (8, 8)),  # type: ignore[arg-type]
+    "plan": lambda u: u.plan((4, 4)),
     "steps": lambda u: u.steps((4, 4), (8, 8)),
+    "description": lambda u: u.description,
+    "rescued": lambda u: u.rescued,
+    "memory_bytes": lambda u: u.memory_bytes,
 }
 
 
@@ -207,7 +224,7 @@ def test_after_close_every_method_raises_one_clear_error() -> None:
     for name, work in EVERYTHING.items():
         with pytest.raises(EngineError, match="this upscaler of hiif-video is closed: open another one"):
             work(upscaler)
-        assert callable(getattr(upscaler, name))
+        assert hasattr(Upscaler, name)
     assert repr(upscaler) == "<Upscaler 'hiif-video': ONNX Runtime, cpu, fp32, 1 threads, closed>"
 
 
