@@ -4,34 +4,49 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from fractions import Fraction
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
-from hiif_deploy.video.probe import open_clip
 from hiif_deploy.video.pyav import pyav
 
 TRIAL_PACKETS = 4
 """Packets of a stream that are written to memory to learn whether its container takes them."""
+TRIAL_BYTES = 1 << 27
+"""Bytes of a clip in which these packets are looked for: a sparse track's may lie anywhere in it."""
 TIMECODE = re.compile(r"(\d\d):(\d\d):(\d\d)([:;.])(\d\d)")
 DROPPED_PER_MINUTE = 2
 """Frame numbers that a drop-frame time code of 30 frames per second skips, except in every tenth minute."""
 
 
-def refusal(path: Path, index: int, suffix: str, open_target: Callable[..., Any]) -> str:
-    """Why the container that `suffix` names does not take the stream `index` of the clip; empty where it does.
+def first_packets(source: Any, indices: Iterable[int], limit: int = TRIAL_BYTES) -> dict[int, list[Any]]:
+    """The first packets of each stream by its index, from one pass over the clip that ends after `limit` bytes.
+
+    A sparse track, such as subtitles of a few signs, may have none up to there.
+    """
+    found: dict[int, list[Any]] = {index: [] for index in indices}
+    with suppress(pyav().FFmpegError):  # the end of a truncated file
+        for packet in source.demux() if found else ():
+            limit -= packet.size
+            held = found.get(packet.stream_index, [])
+            if packet.stream_index in found and len(held) < TRIAL_PACKETS and packet.size and packet.dts is not None:
+                held.append(packet)
+            if limit <= 0 or all(len(packets) == TRIAL_PACKETS for packets in found.values()):
+                break
+    return found
+
+
+def refusal(stream: Any, packets: Iterable[Any], suffix: str, open_target: Callable[..., Any]) -> str:
+    """Why the container that `suffix` names does not take a stream with these packets; empty where it does.
 
     Some containers accept a stream in their head and refuse its packets, so the first packets are written as well.
     """
     try:
-        with open_clip(path) as source, open_target(io.BytesIO(), suffix, {}) as made:
-            stream = source.streams[index]
+        with open_target(io.BytesIO(), suffix, {}) as made:
             new = made.add_stream_from_template(stream, opaque=True)
             made.start_encoding()
-            timed = (packet for packet in source.demux(stream) if packet.size and packet.dts is not None)
-            for packet in islice(timed, TRIAL_PACKETS):
+            for packet in packets:
                 packet.stream = new
                 made.mux(packet)
     except (pyav().FFmpegError, ValueError) as error:

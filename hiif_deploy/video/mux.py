@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from hiif_deploy.errors import VideoError
-from hiif_deploy.video.copied import find_timecode, fits_track, later_timecode, refusal
+from hiif_deploy.video.copied import find_timecode, first_packets, fits_track, later_timecode, refusal
 from hiif_deploy.video.encoder import Encoder, configure, read_packets, read_table
 from hiif_deploy.video.probe import Clip, open_clip
 from hiif_deploy.video.pyav import pyav
@@ -94,7 +94,7 @@ def check_clip(clip: Clip, encoding: Encoding, times: Sequence[int], suffix: str
     Encoder(encoding)
     try:
         with open_clip(clip.path) as source, _open_target(io.BytesIO(), suffix, source.metadata) as made:
-            lost = _lost_streams(source, clip, suffix)
+            lost = _lost_streams(clip, suffix)
             streams = _add_streams(source, made, clip, encoding, lost)
             cut = Cut(clip.times[0], clip.end)
             _add_facts(source, made, clip, cut)
@@ -117,23 +117,24 @@ def _other(suffix: str) -> str:
     return ".mov" if suffix == ".mkv" else ".mkv"
 
 
-def _lost_streams(source: Any, clip: Clip, suffix: str) -> Lost:
+def _lost_streams(clip: Clip, suffix: str) -> Lost:
     """Indices of the data streams that the container does not take. VideoError for sound or subtitles that it does not.
 
     QuickTime's time code track is left out as well: writers make it anew from the metadata.
     """
     lost = set()
-    for stream in source.streams:
-        if stream.type in ("video", "attachment") or _is_chapters(source, stream):
-            continue
-        why = refusal(clip.path, stream.index, suffix, _open_target)
-        if why and stream.type in KEPT_TYPES:
-            raise VideoError(
-                f"{clip.path}: stream {stream.index} ({stream.type}) does not go into {suffix} ({why}); choose "
-                f"{_other(suffix)}"
-            )
-        if why or (stream.type == "data" and "timecode" in stream.metadata):
-            lost.add(stream.index)
+    with open_clip(clip.path) as source:
+        copied = [s for s in source.streams if s.type not in ("video", "attachment") and not _is_chapters(source, s)]
+        packets = first_packets(source, [stream.index for stream in copied])
+        for stream in copied:
+            why = refusal(stream, packets[stream.index], suffix, _open_target)
+            if why and stream.type in KEPT_TYPES:
+                raise VideoError(
+                    f"{clip.path}: stream {stream.index} ({stream.type}) does not go into {suffix} ({why}); choose "
+                    f"{_other(suffix)}"
+                )
+            if why or (stream.type == "data" and "timecode" in stream.metadata):
+                lost.add(stream.index)
     return frozenset(lost)
 
 

@@ -14,7 +14,7 @@ import av
 
 from clips import Video, add_video, video_packets
 from hiif_deploy.target import Target
-from hiif_deploy.video.copied import later_timecode
+from hiif_deploy.video.copied import first_packets, later_timecode
 from hiif_deploy.video.options import VideoOptions
 from hiif_deploy.video.plan import plan_video
 from hiif_deploy.video.probe import probe
@@ -52,6 +52,33 @@ def timecode(path: Path) -> str | None:
     """Of the video stream, as players read it."""
     with av.open(str(path)) as container:
         return {key.lower(): value for key, value in container.streams.video[0].metadata.items()}.get("timecode")
+
+
+def sparse(path: Path) -> Path:
+    """Eight frames, and a track of data whose second packet comes after all of them."""
+    video = Video(frames=8)
+    with av.open(path, "w", format="mpegts") as container:
+        pictures, data = add_video(container, video), container.add_data_stream("bin_data")
+        container.start_encoding()
+        for time, packets in ((0, video_packets(pictures, video)), (400, ())):
+            packet = av.Packet(b"position" * 4)
+            packet.stream, packet.time_base = data, Fraction(1, 1000)
+            packet.pts = packet.dts = time
+            container.mux([packet, *packets])
+    return path
+
+
+def test_all_streams_are_tried_in_one_pass_of_bounded_length(tmp_path: Path) -> None:
+    with av.open(sparse(tmp_path / "sparse.ts")) as source:
+        index = source.streams.data[0].index
+        assert len(first_packets(source, [index], limit=1000)[index]) == 1
+        assert any(packet.size for packet in source.demux())
+    with av.open(tmp_path / "sparse.ts") as source:
+        found = first_packets(source, [index, source.streams.video[0].index])
+        assert [len(packets) for packets in found.values()] == [2, 4]
+    with av.open(tmp_path / "sparse.ts") as source:
+        assert first_packets(source, []) == {}
+        assert sum(packet.size > 0 for packet in source.demux()) == 10
 
 
 @pytest.mark.parametrize("suffix", [".mov", ".mp4"])
