@@ -29,10 +29,12 @@ class Termination:
 def keep_sigterm() -> Iterator[None]:
     """Give SIGTERM back to whoever handles it, where a library takes it within: Ray ends the process by itself."""
     before = signal.getsignal(signal.SIGTERM)
-    yield
-    is_main = threading.current_thread() is threading.main_thread()
-    if is_main and before not in (signal.SIG_DFL, None):
-        signal.signal(signal.SIGTERM, before)
+    try:
+        yield
+    finally:
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and before not in (signal.SIG_DFL, None):
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

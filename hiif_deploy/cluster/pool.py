@@ -52,6 +52,12 @@ class ClusterOptions:
     def __post_init__(self) -> None:
         if not self.address.strip():
             raise OptionError("--ray: expected local, auto or host:port of a head node")
+        if "://" in self.address:
+            # Ray Client runs the driver elsewhere: whether such an address answers cannot be asked in bounded time.
+            raise OptionError(
+                f"--ray {self.address}: addresses of Ray Client are not supported; expected local, auto or host:port "
+                "of a head node (its own port, usually 6379), on a machine that belongs to the cluster"
+            )
         if self.workers < 0:
             raise OptionError(f"--workers {self.workers}: expected 0 (all that the cluster holds) or more")
         if self.attempts < 1:
@@ -302,7 +308,7 @@ def _check_answer(address: str) -> None:
     """OSError where no cluster answers: Ray itself would try for minutes, printing errors of its connections."""
     host, colon, port = address.rpartition(":")
     if colon and port.isdecimal():
-        socket.create_connection((host.rpartition("/")[2], int(port)), timeout=CLOSING).close()
+        socket.create_connection((host, int(port)), timeout=CLOSING).close()
     # A process of its own, which can be ended: Ray's attempts cannot.
     command = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
     try:

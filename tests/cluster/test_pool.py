@@ -114,6 +114,13 @@ def test_options_that_make_no_sense_are_refused(values: dict[str, Any]) -> None:
         ClusterOptions(**values)
 
 
+def test_an_address_of_ray_client_is_refused_in_words() -> None:
+    with pytest.raises(
+        OptionError, match=r"--ray ray://head:10001: addresses of Ray Client are not supported; expected"
+    ):
+        ClusterOptions("ray://head:10001")
+
+
 @pytest.mark.usefixtures("cluster")
 def test_a_worker_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hiif_deploy.cluster.pool.versions", lambda: {"hiif-deploy": "0.0.1"})

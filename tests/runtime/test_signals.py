@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from hiif_deploy.errors import WorkInterruptedError
-from hiif_deploy.signals import TERMINATED, Terminated, sigterm_as_ctrl_c
+from hiif_deploy.signals import TERMINATED, Terminated, keep_sigterm, sigterm_as_ctrl_c
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX signals")
 
@@ -42,6 +42,21 @@ def test_where_it_is_ignored_or_handled_it_stays_so() -> None:
     with sigterm_as_ctrl_c() as termination:
         os.kill(os.getpid(), signal.SIGTERM)
     assert not termination.came
+
+
+def test_a_library_that_takes_it_and_then_fails_does_not_keep_it() -> None:
+    def own(*_: object) -> None:
+        """Of whoever handles it."""
+
+    def fails() -> None:
+        with keep_sigterm():
+            signal.signal(signal.SIGTERM, lambda *_: None)
+            raise ConnectionError
+
+    signal.signal(signal.SIGTERM, own)
+    with pytest.raises(ConnectionError):
+        fails()
+    assert signal.getsignal(signal.SIGTERM) is own
 
 
 def test_a_forked_child_ends_by_it() -> None:
