@@ -115,7 +115,7 @@ def read_contract(folder: Path) -> Contract:
     if version > VERSION:
         raise BundleError(
             f"{path}: format version {version} is newer than this program reads ({VERSION}); "
-            "update with: pip install -U hiif-deploy"
+            "update hiif-deploy, in its clone: git pull && pip install ."
         )
     try:
         contract = from_json(Contract, value)

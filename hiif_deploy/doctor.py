@@ -22,6 +22,11 @@ from hiif_deploy.tuning import stored
 
 RUNTIME_PACKAGES = ("numpy", "opencv-python", "Pillow", "typer", "rich")
 
+RESTORE = (
+    "git checkout -- hiif_deploy/models && pip install --force-reinstall --no-deps . (in the clone of hiif-deploy)"
+)
+"""Brings the shipped models back; no index has this package."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -64,10 +69,15 @@ def _optional_findings() -> list[Finding]:
 def verdict(findings: Sequence[Finding]) -> str:
     """One sentence: whether hiif-deploy works here, or what to mend first."""
     broken = [finding for finding in findings if finding.status == "broken"]
-    if broken:
-        return f"Broken: {', '.join(finding.name for finding in broken)}. First: {broken[0].advice or broken[0].found}"
+    required = [finding for finding in broken if not finding.is_optional]
+    if required:
+        names = ", ".join(finding.name for finding in required)
+        return f"Broken: {names}. First: {required[0].advice or required[0].found}"
     absent = sum(finding.status == "absent" for finding in findings)
-    return f"All is well: pictures can be upscaled. {absent} optional parts are absent; add what you need."
+    counts = f"{absent} optional parts are absent; add what you need."
+    if broken:
+        counts = f"{len(broken)} optional parts are broken ({', '.join(finding.name for finding in broken)}); {counts}"
+    return f"All is well: pictures can be upscaled. {counts}"
 
 
 def _required(name: str) -> Finding:
@@ -98,7 +108,7 @@ def _model(name: str) -> Finding:
     try:
         contract = open_bundle(name).contract
     except HiifError as error:
-        return Finding(f"model {name}", "broken", str(error), "pip install --force-reinstall hiif-deploy")
+        return Finding(f"model {name}", "broken", str(error), RESTORE)
     return Finding(f"model {name}", "ok", f"{contract.parameters:,} parameters")
 
 

@@ -108,7 +108,10 @@ def test_a_deep_object_inside_free_fields_does_no_harm(sample: Path) -> None:
 @pytest.mark.parametrize("version", [4, 17])
 def test_a_newer_bundle_is_answered_with_the_update_command(sample: Path, version: int) -> None:
     rewrite(sample, lambda value: value.update(version=version, news="unknown to this program"))
-    refused(lambda: open_bundle(sample), f"format version {version} is newer than this program reads (3); update with")
+    refused(
+        lambda: open_bundle(sample),
+        f"format version {version} is newer than this program reads (3); update hiif-deploy, in its clone: git",
+    )
 
 
 @pytest.mark.parametrize("version", [None, "1", 0, -1, 1.0, True])
