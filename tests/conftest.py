@@ -40,7 +40,7 @@ TINY_SPEC: dict[str, Any] = {
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="only tests that need no export and no PyTorch")
-    parser.addoption("--no-slow", action="store_true", help="leave out what takes more than about ten seconds")
+    parser.addoption("--slow", action="store_true", help="also what is marked slow: too long for every run")
     parser.addoption(
         "--isa", choices=list(ISAS), help="only tests that depend on the processor, as if it were this one"
     )
@@ -61,22 +61,22 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Files with slow tests begin, so that no worker is left with one at the end."""
-    quick, without_slow = config.getoption("--quick"), config.getoption("--no-slow")
+    """Files with long tests begin, so that no worker is left with one at the end; slow tests run with --slow only."""
+    quick, with_slow = config.getoption("--quick"), config.getoption("--slow")
     isa = config.getoption("--isa")
     absent = lacking(isa) if isa else frozenset()
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    early = {item.path for item in items if item.get_closest_marker("early")}
     chosen, left = list[pytest.Item](), list[pytest.Item]()
     for item in items:
-        is_slow = item.get_closest_marker("slow") is not None
+        is_slow, is_long = (item.get_closest_marker(name) is not None for name in ("slow", "early"))
         needs_export = bool(EXPORTED & set(getattr(item, "fixturenames", ())))
-        is_left = (quick and (is_slow or needs_export)) or (without_slow and is_slow)
+        is_left = (quick and (is_long or needs_export)) or (is_slow and not with_slow)
         is_left = is_left or (isa is not None and item.get_closest_marker("processor") is None)
         if absent:
             item.add_marker(pytest.mark.skip(reason=f"imitating {isa} needs {', '.join(sorted(absent))}"))
         (left if is_left else chosen).append(item)
     config.hook.pytest_deselected(items=left)
-    items[:] = sorted(chosen, key=lambda item: item.path not in slow)
+    items[:] = sorted(chosen, key=lambda item: item.path not in early)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -127,7 +127,7 @@ def test_a_window_transformer_is_asked_for_multiples_of_its_window() -> None:
     assert shapes == {"image": (1, 3, 48, 48)}
 
 
-@pytest.mark.slow
+@pytest.mark.early
 def test_the_commands_work_as_far_as_they_need_no_gpu(bundle: Bundle, tmp_path: Path) -> None:
     """Built by TensorRT-RTX, answered by ONNX Runtime; only running the engine needs a GPU."""
     pytest.importorskip("tensorrt_rtx_bindings")
@@ -135,7 +135,10 @@ def test_the_commands_work_as_far_as_they_need_no_gpu(bundle: Bundle, tmp_path: 
 
     names = "from tensorrt_rtx_bindings import *\nfrom tensorrt_rtx_bindings import __version__\n"
     (tmp_path / "tensorrt_rtx.py").write_text(names)
-    for words in commands(script_for(bundle, tmp_path)):
+    # Every graph's commands have the same form; these two are the smallest and the largest.
+    tried = [words for words in commands(script_for(bundle, tmp_path)) if {"maps", "decoder.fp16"} & _graphs(words)]
+    assert {words[0] for words in tried} == {"convert", "run"}
+    for words in tried:
         if words[0] == "convert":
             done = run_polygraphy(words, tmp_path)
             assert done.returncode == 0, done.stdout + done.stderr
@@ -151,6 +154,11 @@ def test_the_commands_work_as_far_as_they_need_no_gpu(bundle: Bundle, tmp_path: 
         else:
             done = run_polygraphy(words, tmp_path)
             assert done.returncode == 0 or "Could not deserialize engine" in done.stdout + done.stderr
+
+
+def _graphs(words: list[str]) -> set[str]:
+    """Graphs whose files a command names."""
+    return {Path(word).name.rpartition(".")[0] for word in words if word.endswith((".onnx", ".engine", ".json"))}
 
 
 def _values(words: list[str], option: str) -> list[str]:

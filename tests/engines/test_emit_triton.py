@@ -262,7 +262,7 @@ def test_half_precision_is_described_as_such() -> None:
     assert 'name: "features" data_type: TYPE_FP16 dims: [ 1, 4, -1, -1 ]' in graph_config("m", graph, "tensorrt_plan")
 
 
-@pytest.mark.slow
+@pytest.mark.early
 def test_graphs_of_half_precision_answer_as_they_do_in_the_upscaler(
     half_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -166,7 +166,7 @@ def test_the_file_says_what_it_is_and_how_far_it_is_off(bundle: Bundle, tmp_path
     assert [entry.name for entry in path.parent.iterdir()] == ["x2.onnx"]
 
 
-@pytest.mark.slow
+@pytest.mark.early
 def test_the_shipped_model_stays_close_with_the_packages_samples(bundle: Bundle, tmp_path: Path) -> None:
     found = write_vs_mlrt(bundle, 2, tmp_path / "x2.onnx")
     assert found.keys() == {"astronaut", "coffee", "chelsea"}

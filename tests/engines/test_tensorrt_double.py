@@ -263,7 +263,7 @@ def test_the_double_has_nothing_that_tensorrt_rtx_lacks(double: Any) -> None:
     assert wrong_numbers(double, surface) == []
 
 
-@pytest.mark.slow
+@pytest.mark.early
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_double_has_nothing_that_tensorrt_lacks(double: Any, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     surface = surface_of(version)

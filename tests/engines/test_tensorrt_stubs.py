@@ -49,7 +49,10 @@ def build(config: trt.IBuilderConfig, engine: trt.ICudaEngine, context: trt.IExe
 """
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(v, marks=() if v in (VERSIONS[0], VERSIONS[-1]) else pytest.mark.slow) for v in VERSIONS],
+)
 def stubs(request: pytest.FixtureRequest) -> Path:
     return stubs_of(request.param)
 
@@ -97,17 +100,17 @@ def copy_of_our_code(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.py"))
 
 
-@pytest.mark.slow
+@pytest.mark.early
 def test_the_stub_itself_has_no_unknown_names(stubs: Path) -> None:
     assert mypy(stubs, "-p", "tensorrt") == ""
 
 
-@pytest.mark.slow
+@pytest.mark.early
 def test_our_code_uses_only_what_the_bindings_have(stubs: Path) -> None:
     assert mypy(stubs, "-p", "hiif_deploy", "-p", "hiif_engines") == ""
 
 
-@pytest.mark.slow
+@pytest.mark.early
 @pytest.mark.parametrize(
     ("used", "removed"), [("STRONGLY_TYPED", "EXPLICIT_BATCH"), ("execute_async_v3", "execute_async_v2")]
 )
@@ -122,12 +125,12 @@ def test_our_code_with_a_removed_name_is_found_out(used: str, removed: str, tmp_
         assert any(path.name in line and removed in line for line in found.splitlines()), found
 
 
-@pytest.mark.slow
+@pytest.mark.early
 def test_right_use_is_accepted_by_every_version(stubs: Path, tmp_path: Path) -> None:
     assert check_snippet(stubs, tmp_path, "pass") == ""
 
 
-@pytest.mark.slow
+@pytest.mark.early
 @pytest.mark.parametrize("wrong", REMOVED)
 def test_wrong_use_is_found_out_by_the_newest_version(wrong: str, tmp_path: Path) -> None:
     stubs = stubs_of(VERSIONS[-1])

@@ -148,7 +148,9 @@ def test_the_reference_answers_are_pytorchs_own(tiny_model: Hiif, export: Export
 def test_the_stages_are_announced_in_order(export: Export, tmp_path: Path) -> None:
     said: list[str] = []
     export(tmp_path / "bundle", say=said.append)
-    assert said == [*(f"exporting {name} in fp32" for name in GRAPHS), "verifying fp32 against PyTorch"]
+    assert [line.partition(":")[0].partition(",")[0] for line in said] == [
+        f"exported {len(GRAPHS)} graphs", "verified fp32",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -198,9 +200,7 @@ def test_graphs_that_deviate_leave_an_existing_bundle_as_it_was(
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    "stage", ["exporting encoder in fp32", "exporting fold_1 in fp32", "verifying fp32 against PyTorch"]
-)
+@pytest.mark.parametrize("stage", ["exported", "verified"])
 @pytest.mark.parametrize("exists", [False, True])
 def test_an_interrupted_export_changes_nothing(export: Export, tmp_path: Path, stage: str, exists: bool) -> None:
     if exists:
@@ -208,7 +208,7 @@ def test_an_interrupted_export_changes_nothing(export: Export, tmp_path: Path, s
     before = contents(tmp_path)
 
     def interrupt(said: str) -> None:
-        if said == stage:
+        if said.startswith(stage):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -128,12 +128,12 @@ print(len(seen), int(median(seen[50:150])), int(median(seen[-100:])))
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from Linux's /proc")
-def test_memory_stays_flat_over_a_thousand_frames(tmp_path: Path) -> None:
+def test_memory_stays_flat_over_hundreds_of_frames(tmp_path: Path) -> None:
     with FrameWriter(tmp_path / "long.avi", fps=25) as writer:
-        for n in range(1_100):
+        for n in range(450):
             writer.write(np.full((40, 48, 3), n % 256, np.uint8))
     command = [sys.executable, "-c", MEMORY_OVER_FRAMES, str(tmp_path / "long.avi")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     frames, warm, last = map(int, done.stdout.split())
-    assert frames == 1_100
+    assert frames == 450
     assert last <= 1.1 * warm, f"{warm} pages around the hundredth frame, {last} at the end"

@@ -175,14 +175,14 @@ def test_features_that_are_no_numbers_are_healed_wherever_they_reach(bundle: Bun
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_nothing_grows_over_a_thousand_frames(bundle: Bundle, schedule: str) -> None:
+def test_nothing_grows_over_hundreds_of_frames(bundle: Bundle, schedule: str) -> None:
     frame = picture(3, 4)
     with trt_bench(bundle, schedule=schedule) as bench:
         for _ in range(10):
             first = bench.upscaler.upscale(frame, scale=2)
         held = bench.upscaler.memory_bytes
         live, total, peak = bench.device.live.copy(), bench.device.total.copy(), bench.device.peak_bytes
-        for _ in range(1000 if schedule == "late" else 50):
+        for _ in range(300 if schedule == "late" else 50):
             last = bench.upscaler.upscale(frame, scale=2)
         assert (bench.device.live, bench.device.total, bench.device.peak_bytes) == (live, total, peak)
         assert bench.upscaler.memory_bytes == held > 0

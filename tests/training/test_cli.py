@@ -194,7 +194,7 @@ def test_cuda_is_not_replaced_silently(words: list[object], capsys: pytest.Captu
     assert "device cuda: PyTorch finds no usable CUDA device" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.early
 def test_from_pictures_to_a_larger_picture(
     tmp_path: Path, words: list[object], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -64,7 +64,7 @@ def test_an_error_anywhere_ends_the_work_and_leaves_no_thread(
 ) -> None:
     plan = plan_video(clip("constant"), tmp_path / "large.mkv", Target(scale=2.0), VideoOptions(segment_frames=4))
     name = {
-        "decode": "frames.Converter.to_rgb", "encode": "encoder.Encoder.add", "enlarge": "enlarge.render_checked",
+        "decode": "frames.Converter.to_rgb", "encode": "encoder.Encoder.add", "enlarge": "enlarge.Enlarger._render",
     }[where]  # fmt: skip
 
     def fail(*_: object, **__: object) -> None:
