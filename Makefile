@@ -5,7 +5,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 JOBS ?= auto
-PYTEST = $(VENV)/bin/python -m pytest -q --numprocesses $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+PYTEST = $(VENV)/bin/python -m pytest -q --numprocesses $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 # Processors that this one can imitate: the newest one first, whose tests are those of `make test`.
 ISAS = avx2 avx512 avx512-bf16
 

@@ -127,7 +127,7 @@ def measure(
                     if turn:  # the first warms up
                         seconds[cut].append(time.perf_counter() - began)
                     advance(1)
-        description = one.description
+            description = one.description
     medians = {cut: statistics.median(values) for cut, values in seconds.items()}
     return Tuning(
         bundle.contract.name,

@@ -28,7 +28,7 @@ def test_a_fused_graph_around_each_encoder_agrees_with_the_runtime(encoder_bundl
     agrees(encoder_bundle, tmp_path)
 
 
-@pytest.mark.early
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_a_fused_graph_of_this_kind_agrees_with_the_runtime(kind: str, tmp_path: Path) -> None:
     from cached_export import shared_bundle

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hiif_deploy import cli
@@ -45,6 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "hiif.pth"
+    torch.manual_seed(0)
     save_checkpoint(path, make_model(SPEC), SPEC)
     return path
 
@@ -64,7 +66,7 @@ def test_a_measurement_stands_beside_the_papers_figure(folder: Path, checkpoint:
     seen: list[int] = []
     found = verify_published("hiif-edsr-baseline", checkpoint, [PictureSet(folder)], [2, 3], advance=seen.append)
     assert [(row.set, row.scale, row.printed) for row in found] == [("Set5", 2, 38.11), ("Set5", 3, 34.54)]
-    assert all(math.isfinite(row.measured) and row.measured < 30 for row in found)
+    assert all(math.isfinite(row.measured) and row.measured < row.printed - 0.05 for row in found)
     assert sum(seen) == 2
     with pytest.raises(ParityError, match=r"Set5 ×2: .* dB, published 38.11 dB, allowed ±0.05 dB"):
         check_published(found)

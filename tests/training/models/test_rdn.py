@@ -109,6 +109,7 @@ def test_an_even_kernel_is_refused() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
+@pytest.mark.slow
 def test_one_exported_rdn_serves_every_size() -> None:
     model = seeded(TINY)
     sides = {2: torch.export.Dim("h"), 3: torch.export.Dim("w")}

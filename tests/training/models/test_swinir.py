@@ -227,7 +227,7 @@ def test_impossible_sizes_are_refused(wrong: dict[str, object], message: str) ->
         SwinirConfig(**wrong)  # type: ignore[arg-type]
 
 
-@pytest.mark.early
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
 def test_one_exported_swinir_serves_every_size() -> None:
     model = loud(SwinirConfig(embed=12, depths=(2, 2), heads=(2, 2)))
