@@ -1,4 +1,7 @@
-"""Two workers on a Ray cluster of this machine, started once for all tests of a process."""
+"""Two workers on a Ray cluster of this machine, started once for the tests of a file.
+
+Not for longer: Ray ends a process without a word when a busy machine answers the cluster's heartbeat too late.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 import pytest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Ray, joined: a cluster of two nodes with one processor each."""
     ray = pytest.importorskip("ray", reason="needs Ray")
