@@ -223,7 +223,7 @@ def test_the_command_prints_tables_and_writes_json(
     words = ["--input", "14x12", "--rounds", "2", "--scale", "2", "--variants", "exact,sampled", "--threads", "1"]
     assert not run_cli(str(tiny_bundle), *words, "-q", "--json", str(file))
     said = capsys.readouterr()
-    assert "14x12 ×2 → 28x24" in said.out
+    assert "14x12 ×2 → 28x24" in " ".join(said.out.split())
     assert "matrix products of this machine" in said.err
     facts: dict[str, Any] = json.loads(file.read_text())
     for result, variant in zip(facts["results"], ("exact", "sampled"), strict=True):

@@ -25,7 +25,8 @@ ENGINE = EngineOptions(engine="native", threads=1)
 
 
 @pytest.fixture(scope="module")
-def backend() -> NativeBackend:
+def backend(request: pytest.FixtureRequest) -> NativeBackend:
+    request.getfixturevalue("native")
     return NativeBackend(open_bundle("hiif-compact"), ENGINE)
 
 
