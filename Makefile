@@ -6,10 +6,10 @@ TORCH ?= torch==2.13.0
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 JOBS ?= auto
 PYTEST = $(VENV)/bin/python -m pytest -q --numprocesses $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
-# Processors that this one can imitate: the newest one first, whose tests are those of `make test`.
+# Older processors that this one may imitate; tests marked `processor` run again as on each of them.
 ISAS = avx2 avx512 avx512-bf16
 
-.PHONY: help demo test quick test-isa check venv clean
+.PHONY: help demo test quick check venv clean
 
 help:
 	@echo 'make demo    install the light runtime in $(VENV) and upscale the sample pictures into demo/'

@@ -154,7 +154,11 @@ def is_stream(path: Path) -> bool:
 
 def usual_larger(inputs: Sequence[Path]) -> Larger:
     """Among many pictures one that is larger already is skipped; one that was named by itself is an error."""
-    return "error" if len(inputs) == 1 and not inputs[0].is_dir() else "skip"
+    return "error" if _is_one_picture(inputs) else "skip"
+
+
+def _is_one_picture(inputs: Sequence[Path]) -> bool:
+    return len(inputs) == 1 and not inputs[0].is_dir()
 
 
 def left_out(inputs: Sequence[Path]) -> dict[str, int]:
@@ -362,9 +366,8 @@ def _check_output(inputs: Sequence[Path], output: Path, suffix: str | None) -> b
         raise OptionError(f"{output}: {blocked} is a file, not a folder; choose another output (-o)")
     if output.is_dir():
         return False
-    is_one = len(inputs) == 1 and not inputs[0].is_dir()
     if is_stream(output) or output.suffix.lower() in SUFFIXES:
-        if not is_one:
+        if not _is_one_picture(inputs):
             what = f"{inputs[0]} is a folder" if len(inputs) == 1 else f"there are {len(inputs)} inputs"
             raise OptionError(f"{output} names one file, and {what}: name a folder (-o)")
         if suffix and not is_stream(output) and format_of(output) is not format_of(Path(f"picture{suffix}")):

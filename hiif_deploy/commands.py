@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hiif_deploy.bundle import DEFAULT_MODEL, VIDEO_MODEL
 from hiif_deploy.cluster.options import RayOption, WorkersOption
 from hiif_deploy.errors import OptionError
 from hiif_deploy.given import given_options, refuse_options
@@ -62,8 +63,6 @@ if TYPE_CHECKING:
     Work = Callable[[Upscaler, Pool | None], Iterable[batch.Outcome]]
     """Upscales what was asked for, on the cluster where there is one."""
 
-DEFAULT_MODEL, VIDEO_MODEL = "hiif-compact", "hiif-video"
-"""As in `bundle`, which is not imported for --help."""
 LOSSY = (".jpg", ".jpeg", ".webp")
 """Suffixes of pictures that have a quality."""
 UpscaleBundleOption = Annotated[

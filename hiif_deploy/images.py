@@ -94,11 +94,7 @@ def readable_suffixes() -> tuple[str, ...]:
 
 def copy_image(source: Path, target: Path) -> None:
     """The same bytes under another name, whole or not at all. Raises ImageError."""
-    data = _contents(source)
-    try:
-        write_aside(target, lambda file: file.write(data))
-    except OSError as error:
-        raise ImageError(f"{target}: {_reason(error, len(data))}; what was there before is untouched") from error
+    _write_file(target, _contents(source))
 
 
 def write_image(
@@ -124,12 +120,15 @@ def write_image(
     if path == STREAM:
         _write_stream(data)
         return notes
+    _write_file(path, data)
+    return notes
+
+
+def _write_file(path: Path, data: bytes) -> None:
     try:
         write_aside(path, lambda file: file.write(data))
     except OSError as error:
-        reason = _reason(error, len(data))
-        raise ImageError(f"{path}: {reason}; what was there before is untouched") from error
-    return notes
+        raise ImageError(f"{path}: {_reason(error, len(data))}; what was there before is untouched") from error
 
 
 def _write_stream(data: bytes) -> None:

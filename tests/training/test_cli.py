@@ -61,6 +61,7 @@ def test_a_recipe_and_pictures_become_a_checkpoint(
     assert loaded.model.config.bits == "exact"
 
 
+@pytest.mark.usefixtures("default_signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_keeps_the_step_it_came_in_and_says_how_to_go_on(
     tmp_path: Path, words: list[object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
@@ -73,13 +74,7 @@ def test_a_signal_keeps_the_step_it_came_in_and_says_how_to_go_on(
         return step(module, *rest)
 
     monkeypatch.setattr(TrainingModule, "training_step", signalled)
-    # A job in the background has Ctrl-C ignored.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    try:
-        assert run(*words, "-q") == code
-    finally:
-        signal.signal(signal.SIGINT, before[0])
-        signal.signal(signal.SIGTERM, before[1])
+    assert run(*words, "-q") == code
     said = capsys.readouterr().err.splitlines()
     kept = f"1 of 2 steps are kept in {tmp_path / 'run' / 'state.pt'}; the same command goes on from there"
     assert said == [
@@ -88,6 +83,7 @@ def test_a_signal_keeps_the_step_it_came_in_and_says_how_to_go_on(
     ]
 
 
+@pytest.mark.usefixtures("default_signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_second_signal_has_its_own_exit_code(
     words: list[object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: int, code: int
@@ -97,12 +93,7 @@ def test_a_second_signal_has_its_own_exit_code(
         os.kill(os.getpid(), number)
 
     monkeypatch.setattr(TrainingModule, "training_step", signalled)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    try:
-        assert run(*words, "-q") == code
-    finally:
-        signal.signal(signal.SIGINT, before[0])
-        signal.signal(signal.SIGTERM, before[1])
+    assert run(*words, "-q") == code
     assert capsys.readouterr().err.endswith("hiif-deploy: error: interrupted at once: no step had been saved\n")
 
 

@@ -7,7 +7,6 @@ import dataclasses
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -208,17 +207,6 @@ def test_an_interrupted_run_ends_with_the_same_weights_bit_for_bit(
         assert expected.keys() == found.keys()
         assert len(expected) > 40
         assert all(value.equal(found[key]) for key, value in expected.items())
-
-
-@pytest.fixture
-def default_signals() -> Iterator[None]:
-    """As in the foreground: a job in the background has Ctrl-C ignored."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def train_until_signal(
