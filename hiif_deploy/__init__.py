@@ -8,7 +8,10 @@ import typing
 # a picture was asked; who wants it sets the variable to 0.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+from hiif_deploy.support.version import __version__ as __version__
+
 if typing.TYPE_CHECKING:
+    from hiif_deploy.backends.options import EngineOptions
     from hiif_deploy.bundle import Bundle, open_bundle, shipped_models
     from hiif_deploy.errors import (
         BundleError,
@@ -28,8 +31,7 @@ if typing.TYPE_CHECKING:
         VideoError,
         WorkInterruptedError,
     )
-    from hiif_deploy.session import EngineOptions
-    from hiif_deploy.sizes import output_size
+    from hiif_deploy.geometry.sizes import output_size
     from hiif_deploy.upscaler import Features, RenderOptions, Upscaler
 
 __all__ = [
@@ -58,51 +60,19 @@ __all__ = [
     "output_size",
     "shipped_models",
 ]
-__version__ = "0.1.0"
 
-_HOMES = {
-    "hiif_deploy.bundle": (
-        "Bundle",
-        "open_bundle",
-        "shipped_models",
-    ),
-    "hiif_deploy.errors": (
-        "BundleError",
-        "CheckpointError",
-        "ClusterError",
-        "EngineAbsentError",
-        "EngineError",
-        "EngineLoadError",
-        "FrameError",
-        "HiifError",
-        "ImageError",
-        "MissingExtraError",
-        "OptionError",
-        "ParityError",
-        "ScaleError",
-        "UsageError",
-        "VideoError",
-        "WorkInterruptedError",
-    ),
-    "hiif_deploy.session": ("EngineOptions",),
-    "hiif_deploy.sizes": ("output_size",),
-    "hiif_deploy.upscaler": (
-        "Features",
-        "RenderOptions",
-        "Upscaler",
-    ),
-}
-"""Module → the public names in it. They are imported when they are first used, so that `--help` needs no engine."""
+_HOMES = ("errors", "geometry.sizes", "bundle", "backends.options", "upscaler")
+"""Modules that define the public names, the light ones first: `--help` shall need no engine."""
 
 
 def __getattr__(name: str) -> typing.Any:
-    """A public name, or the module that holds some, imported on first use."""
-    for module, names in _HOMES.items():
-        if name in names:
-            value = getattr(importlib.import_module(module), name)
-            globals()[name] = value
-            return value
-    if f"{__name__}.{name}" in _HOMES:
+    """A public name, imported on first use, or the package `bundle`, `errors` or `upscaler`."""
+    if name in __all__:
+        homes = (importlib.import_module(f"{__name__}.{home}") for home in _HOMES)
+        value = next(getattr(home, name) for home in homes if hasattr(home, name))
+        globals()[name] = value
+        return value
+    if name in _HOMES:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -22,8 +22,14 @@ A message names the thing, what arrived, what was expected and what to do.
 
 from __future__ import annotations
 
-from hiif_deploy.install import install_command
-from hiif_deploy.signals import TERMINATED, Terminated
+import signal
+
+TERMINATED = 128 + signal.SIGTERM
+"""Exit code after SIGTERM, as shells give it."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM; whoever handles Ctrl-C handles it."""
 
 
 class HiifError(Exception):
@@ -106,7 +112,8 @@ class ParityError(HiifError):
 class MissingExtraError(UsageError):
     """An optional package is not installed."""
 
-    def __init__(self, package: str, extra: str) -> None:
+    def __init__(self, package: str, extra: str, command: str) -> None:
+        """`command` adds the extra (`support.extras.missing_extra` knows it)."""
         self.package = package
         self.extra = extra
-        super().__init__(f"{package} is not installed; add it with: {install_command(extra)}")
+        super().__init__(f"{package} is not installed; add it with: {command}")

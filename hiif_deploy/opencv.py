@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.errors import FrameError, ImageError, OptionError
-from hiif_deploy.sizes import Scale, Size
+from hiif_deploy.geometry.sizes import Scale, Size
 from hiif_deploy.upscaler import Upscaler
 
 Frame = NDArray[Any]

@@ -16,11 +16,11 @@ from typing import Any
 import onnx
 import torch
 
-import hiif_export.bench_naive
+import hiif_export.baselines.bench_naive
 import hiif_export.export
 from hiif_export.export import export_bundle
-from hiif_export.graph import Graph
-from hiif_export.onnx_file import to_onnx
+from hiif_export.graphs.graph import Graph
+from hiif_export.graphs.onnx_file import to_onnx
 from shared_cache import BUNDLE_SOURCES, GRAPH_SOURCES, shared, sources_key
 
 FILE = "graph.onnx"
@@ -36,7 +36,7 @@ def weights_key(model: torch.nn.Module) -> str:
 
 def shared_bundle(model: Any, spec: dict[str, Any], name: str, **options: Any) -> Path:
     """As `export_bundle`, to a folder that all tests share; `options` are its further arguments."""
-    from hiif_export.parity import cases
+    from hiif_export.parity.parity import cases
 
     options = {"provenance": {"weights": "random"}, "suite": cases(sizes=((6, 9),), scales=(2.0, 3.3)), **options}
     suite = [(case.picture, case.image.tobytes(), case.target) for case in options["suite"]]
@@ -46,7 +46,7 @@ def shared_bundle(model: Any, spec: dict[str, Any], name: str, **options: Any) -
 
 def use_cached_exports() -> None:
     """Let every export of this process take its graphs from the cache."""
-    for module in (hiif_export.export, hiif_export.bench_naive):
+    for module in (hiif_export.export, hiif_export.baselines.bench_naive):
         module.to_onnx = cached_to_onnx  # type: ignore[attr-defined]
     _keep_registry()
 

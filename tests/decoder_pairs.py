@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, l1_loss
 
 from cached_export import shared_bundle
-from hiif_deploy.contract import Precision
-from hiif_deploy.demo import sample
-from hiif_export.parity import cases
+from hiif_deploy.bundle.contract import Precision
+from hiif_deploy.images.samples import sample
+from hiif_export.parity.parity import cases
 from hiif_training.models.encoder import Encoder
 from hiif_training.models.implicit import ImplicitModel
 from hiif_training.models.registry import make_encoder, make_model

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hiif_deploy.device import Device, Stream
+from hiif_deploy.backends.cuda.device import Device, Stream
 from hiif_deploy.errors import EngineError
 
 

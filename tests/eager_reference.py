@@ -1,6 +1,6 @@
 """The query geometry of design/model.md C2–C5 and H3–H5 in eager PyTorch, on the full two-dimensional grid.
 
-The readable twin of `hiif_deploy.grid`: nothing is taken apart into axes, every source pixel is looked up
+The readable twin of `hiif_deploy.geometry.grid`: nothing is taken apart into axes, every source pixel is looked up
 with `grid_sample`, and every operation is the float32 tensor operation that the specification names.
 """
 

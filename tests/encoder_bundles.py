@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from cached_export import shared_bundle
-from hiif_export.parity import cases
+from hiif_export.parity.parity import cases
 from hiif_training.models.implicit import ImplicitModel
 from hiif_training.models.registry import make_model
 

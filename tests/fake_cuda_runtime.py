@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fake_device import Capture, FakeDevice, FakeEvent
-from hiif_deploy.device import Stream
+from hiif_deploy.backends.cuda.device import Stream
 from hiif_deploy.errors import EngineError
 
 

@@ -24,7 +24,15 @@ from numpy.typing import NDArray
 
 from fake_memory import FREED_BYTE, FRESH_BYTE, FakeMemory, MisuseError, Span
 from fake_stream import Place, Queue, Work, no_work
-from hiif_deploy.device import DeviceFacts, Handles, Stream, host_bytes, out_of_memory, require_rows, require_size
+from hiif_deploy.backends.cuda.device import (
+    DeviceFacts,
+    Handles,
+    Stream,
+    host_bytes,
+    out_of_memory,
+    require_rows,
+    require_size,
+)
 from hiif_deploy.errors import EngineError
 
 __all__ = ["FREED_BYTE", "FRESH_BYTE", "SCHEDULES", "FakeDevice", "FakeEvent", "MisuseError", "Schedule"]

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from hiif_deploy import openvino_session
+from hiif_deploy.backends.sessions import openvino as openvino_session
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from hiif_deploy.contract import Contract, from_json
+from hiif_deploy.bundle.contract import Contract, from_json
 
 GRAPHS = ("encoder", "maps", "statistics_0", "fold_0", "decoder")
 

@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
-from hiif_deploy.engine_identity import EngineEnvironment, EngineIdentity
+from hiif_deploy.engine_store.identity import EngineEnvironment, EngineIdentity
 
 HERE = EngineEnvironment("tensorrt", "10.13.3.9", "NVIDIA GeForce RTX 4090", "8.9", "13.0")
 ONNX = "ab" * 32

@@ -19,11 +19,12 @@ from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
 GRAPH_SOURCES = (
-    "export/hiif_export/*.py", "training/hiif_training/models/*.py", "training/hiif_training/*queries.py",
-    "hiif_deploy/contract.py", "hiif_deploy/grid.py", "hiif_deploy/*axis.py", "hiif_deploy/axes.py",
+    "export/hiif_export/**/*.py", "training/hiif_training/models/*.py", "training/hiif_training/queries/*.py",
+    "hiif_deploy/bundle/contract.py", "hiif_deploy/geometry/grid.py", "hiif_deploy/geometry/ax*.py",
+    "hiif_deploy/geometry/*axis.py",
 )  # fmt: skip
 """Sources that decide what a graph is."""
-BUNDLE_SOURCES = ("export/**/*.py", "training/**/*.py", "hiif_deploy/*.py")
+BUNDLE_SOURCES = ("export/**/*.py", "training/**/*.py", "hiif_deploy/**/*.py")
 """Sources that decide what a bundle is, its verification included."""
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxscript", "torch")
 """Distributions that decide it too."""

@@ -9,19 +9,15 @@ import ast
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-AREAS = {
-    "hiif_deploy": ROOT / "hiif_deploy",
-    "hiif_engines": ROOT / "engines" / "hiif_engines",
-    "hiif_export": ROOT / "export" / "hiif_export",
-    "hiif_training": ROOT / "training" / "hiif_training",
-}
+import structure
+from structure import ROOT
+
+AREAS = {area: ROOT / folder for area, folder in structure.AREAS.items()}
 ALLOWED = {
     "hiif_deploy": set(),
     "hiif_engines": {"hiif_deploy"},
@@ -29,6 +25,24 @@ ALLOWED = {
     "hiif_training": {"hiif_deploy"},
 }
 """Area → the other areas that it may import, anywhere in its files."""
+ORDER = {
+    "hiif_deploy": (
+        "errors", "pixels", "support", "geometry", "bundle", "images", "decoding", "backends", "engine_store",
+        "rendering", "upscaler", "opencv", "pictures", "video", "bench", "cluster", "cli",
+    ),
+    "hiif_engines": (
+        "onnx_graph", "torch_graph", "fused", "torch_engine", "native", "tensorrt", "emit", "store_command",
+        "build_command", "cli",
+    ),
+    "hiif_export": ("graphs", "decoders", "parity", "export", "baselines", "export_command", "cli"),
+    "hiif_training": (
+        "queries", "models", "checkpoints", "pictures", "training", "evaluation", "train_command", "evaluate_command",
+        "cli",
+    ),
+}  # fmt: skip
+"""Area → its packages and modules from the ground up; each imports only what stands before it."""
+MOST_MODULES = 20
+"""Of a folder."""
 HEAVY = {
     "torch",
     "tensorrt",
@@ -92,16 +106,20 @@ def trespasses(area: str, files: list[Path]) -> dict[str, set[str]]:
     return {path: areas for path, areas in found.items() if areas}
 
 
-def functions(path: Path) -> Iterator[tuple[str, int]]:
-    """Name and number of lines of every function and method."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            assert node.end_lineno is not None
-            yield f"{path.stem}.{node.name}", node.end_lineno - node.lineno + 1
+def climbs(arrows: dict[str, set[str]], order: tuple[str, ...]) -> set[tuple[str, str]]:
+    """Imports (from, to) of an area that point up its order, or to what the order does not name."""
+    places = {name: place for place, name in enumerate(order)}
+
+    def place(module: str) -> int:
+        _, _, rest = module.partition(".")
+        return places.get(rest.partition(".")[0], len(places))
+
+    within = {(one, other) for one, others in arrows.items() for other in others if "." in one}
+    return {(one, other) for one, other in within if place(other) > place(one) or place(other) == len(places)}
 
 
 def all_functions() -> list[tuple[str, int]]:
-    return [found for area in AREAS for path in sources(area) for found in functions(path)]
+    return structure.function_lengths(structure.modules().values())
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +161,7 @@ def test_imports_between_the_areas_point_one_way(area: str) -> None:
         "import hiif_training.models.hiif as model",
         "from hiif_training.models import hiif",
         "def late():\n    from hiif_training import checkpoint",
-        "import importlib\nimportlib.import_module('hiif_training.loop')",
+        "import importlib\nimportlib.import_module('hiif_training.training.loop')",
         "try:\n    import hiif_training\nexcept ImportError:\n    pass",
     ],
 )
@@ -153,6 +171,55 @@ def test_an_import_that_points_the_wrong_way_is_found_out(area: str, text: str, 
     path.write_text(text)
     assert trespasses(area, [path]) == {str(path): {"hiif_training"}}
     assert not trespasses("hiif_export", [path])
+
+
+@pytest.mark.parametrize("area", AREAS)
+def test_each_package_imports_only_what_stands_below_it(area: str) -> None:
+    arrows = structure.graph(area=area)
+    assert arrows
+    assert climbs(arrows, ORDER[area]) == set()
+
+
+@pytest.mark.parametrize("area", AREAS)
+def test_modules_do_not_import_each_other_in_circles(area: str) -> None:
+    assert structure.circles(structure.graph(area=area)) == []
+
+
+def test_an_import_that_climbs_and_a_circle_are_found_out() -> None:
+    arrows = {"area.low.a": {"area.high.b"}, "area.high.b": {"area.low.c"}, "area.low.c": {"area.low.a", "area.new"}}
+    assert climbs(arrows, ("low", "high")) == {("area.low.a", "area.high.b"), ("area.low.c", "area.new")}
+    assert structure.circles(arrows) == [{"area.low.a", "area.high.b", "area.low.c"}]
+    assert structure.circles({"a": {"b"}, "b": set()}) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("from hiif_deploy import errors", {"hiif_deploy.errors"}),
+        ("import hiif_deploy.errors as e", {"hiif_deploy.errors"}),
+        ("def late():\n    from hiif_deploy.errors import HiifError", {"hiif_deploy.errors"}),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import hiif_deploy.errors", set()),
+    ],
+)
+def test_imports_are_found_inside_functions_and_not_for_the_type_checker(
+    text: str, found: set[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(text)
+    assert structure.imports(structure.Module("module", path, False), ["hiif_deploy.errors"]) == found
+
+
+def test_no_folder_holds_more_modules_than_a_reader_can() -> None:
+    folders = {path.parent for area in AREAS for path in sources(area)}
+    counts = {folder: sum(path.name != "__init__.py" for path in folder.glob("*.py")) for folder in folders}
+    assert {str(folder): count for folder, count in counts.items() if count > MOST_MODULES} == {}
+
+
+@pytest.mark.parametrize("area", AREAS)
+def test_every_package_says_what_lives_there_and_what_it_may_import(area: str) -> None:
+    packages = [module for module in structure.modules(area=area).values() if module.is_package]
+    texts = {module.name: ast.get_docstring(module.tree) or "" for module in packages if module.name != "hiif_deploy"}
+    assert [name for name, text in texts.items() if "May import:" not in text] == []
 
 
 def test_no_runtime_file_imports_torch_anywhere() -> None:
@@ -175,4 +242,4 @@ def test_no_file_is_longer_than_four_hundred_lines() -> None:
 def test_a_function_is_counted_with_its_signature_and_its_docstring(tmp_path: Path) -> None:
     path = tmp_path / "module.py"
     path.write_text('class A:\n    def long(\n        self,\n    ):\n        """Doc."""\n\n        return 1\n')
-    assert list(functions(path)) == [("module.long", 6)]
+    assert structure.function_lengths([structure.Module("module", path, False)]) == [("module.long", 6)]

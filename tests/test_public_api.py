@@ -15,7 +15,7 @@ import pytest
 
 import hiif_deploy
 from hiif_deploy import errors
-from hiif_deploy.install import install_command
+from hiif_deploy.support.install import install_command
 
 ERRORS: dict[str, type[Exception]] = {
     name: kind for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, Exception)
@@ -55,7 +55,7 @@ def test_a_public_name_can_be_imported(name: str) -> None:
     assert space[name] is getattr(hiif_deploy, name)
 
 
-@pytest.mark.parametrize("name", ["errors", "bundle", "upscaler", "session", "sizes"])
+@pytest.mark.parametrize("name", ["errors", "bundle", "upscaler"])
 def test_a_module_of_public_names_is_reached_from_the_package(name: str) -> None:
     program = f"import hiif_deploy; print(hiif_deploy.{name}.__name__)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -101,7 +101,7 @@ def test_exit_codes_are_those_drawn_in_the_tree() -> None:
 
 
 def test_a_missing_extra_is_answered_with_the_command_that_adds_it() -> None:
-    error = errors.MissingExtraError("torch", "train")
+    error = errors.MissingExtraError("torch", "train", "pip install x")
     assert (error.package, error.extra) == ("torch", "train")
     assert str(error) == f"torch is not installed; add it with: {install_command('train')}"
 

@@ -24,7 +24,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from hiif_deploy.bundle import Bundle
+from hiif_deploy.bundle.loader import Bundle
 
 UNIT = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}
 """Unit roundoff: half the distance from 1 to the next number."""

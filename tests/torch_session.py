@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from hiif_export.graph import Graph
-from hiif_export.graph_parity import typed_feeds
+from hiif_export.graphs.graph import Graph
+from hiif_export.parity.graph_parity import typed_feeds
 
 
 class TorchSession:
@@ -19,7 +19,7 @@ class TorchSession:
         self._graph = graph
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """As `hiif_deploy.session.Session.run`."""
+        """As `hiif_deploy.decoding.session.Session.run`."""
         inputs = typed_feeds(dict(feeds), self._graph)
         with torch.no_grad():
             answer = self._graph.module(*(torch.from_numpy(value) for value in inputs.values()))

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fake_device import FakeDevice
-from hiif_deploy.bundle import Bundle
-from hiif_deploy.contract import Precision
-from hiif_deploy.session import EngineOptions
-from hiif_deploy.trt_backend import TrtBackend
-from hiif_deploy.trt_library import Library, load_library
+from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.backends.tensorrt.backend import TrtBackend
+from hiif_deploy.backends.tensorrt.library import Library, load_library
+from hiif_deploy.bundle.contract import Precision
+from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.upscaler import RenderOptions, Upscaler
-from hiif_engines.build import build_engine
-from hiif_engines.profiles import BuildSizes, make_profiles
+from hiif_engines.tensorrt.build import build_engine
+from hiif_engines.tensorrt.profiles import BuildSizes, make_profiles
 from tensorrt_double.install import installed
 
 SMALL = BuildSizes((40, 48), (20, 24), queries=1024)

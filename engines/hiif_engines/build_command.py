@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from hiif_deploy.contract import Precision
+from hiif_deploy.backends.options import LibraryName
+from hiif_deploy.backends.tensorrt.library import Library, load_library
+from hiif_deploy.bundle.contract import Precision
+from hiif_deploy.cli.given import refuse_options
 from hiif_deploy.errors import EngineAbsentError, OptionError
-from hiif_deploy.given import refuse_options
-from hiif_deploy.say import say_on_stderr
-from hiif_deploy.trt_library import Library, LibraryName, load_library
-from hiif_engines.build import BuildFlags, HardwareLevel
-from hiif_engines.emit import Emit, EmitOptions, emit
-from hiif_engines.profiles import parse_sizes
+from hiif_deploy.support.messages import say_on_stderr
+from hiif_engines.emit.emit import Emit, EmitOptions, emit
 from hiif_engines.store_command import StoreOption
+from hiif_engines.tensorrt.build import BuildFlags, HardwareLevel
+from hiif_engines.tensorrt.profiles import parse_sizes
 
 if TYPE_CHECKING:
-    from hiif_deploy.bundle import Bundle
-    from hiif_deploy.engine_entry import StoredEngine
-    from hiif_engines.build_bundle import BuildRequest
+    from hiif_deploy.bundle.loader import Bundle
+    from hiif_deploy.engine_store.entry import StoredEngine
+    from hiif_engines.tensorrt.build_bundle import BuildRequest
 
 
 BUILD_ONLY = ("store", "device_layer", "force")
@@ -66,8 +67,8 @@ def build(
         raise OptionError("--emit triton needs --output, the folder")
     elif emit_ != "triton":
         refuse_options(context, BUILD_ONLY, f"for engines that are built, and --emit {emit_} builds none; leave it out")
-    from hiif_deploy.bundle import open_bundle
-    from hiif_engines.build_bundle import BuildRequest
+    from hiif_deploy.bundle.loader import open_bundle
+    from hiif_engines.tensorrt.build_bundle import BuildRequest
 
     sizes = parse_sizes(preset, max_input, queries, scale)
     request = BuildRequest(precision, sizes, BuildFlags(level, hardware, version_compatible, target))
@@ -103,12 +104,12 @@ def tune_kernels(
     device: Annotated[str, typer.Option(help="cuda or cuda:N.")] = "cuda",
 ) -> None:
     """Measure how engine torch's fused kernels are cut best on this GPU, and store that for later runs."""
-    from hiif_deploy.bundle import open_bundle
-    from hiif_deploy.extras import require_extra
+    from hiif_deploy.bundle.loader import open_bundle
+    from hiif_deploy.support.extras import require_extra
 
     require_extra("cuda-torch")
-    from hiif_engines.fused import tune_kernels as tune
-    from hiif_engines.torch_device import open_device
+    from hiif_engines.fused.select import tune_kernels as tune
+    from hiif_engines.torch_graph.device import open_device
 
     if not device.startswith("cuda"):
         raise OptionError(f"device {device!r}: kernels run on a GPU: expected cuda or cuda:N")
@@ -123,13 +124,13 @@ def _build(
     bundle: Bundle, request: BuildRequest, library: Library, root: Path | None, layer: str, *,
     force: bool, show_progress: bool,
 ) -> dict[str, StoredEngine]:  # fmt: skip
-    from hiif_deploy.device import open_device
-    from hiif_deploy.engine_choice import describe, load_engines
-    from hiif_deploy.engine_identity import EngineEnvironment
-    from hiif_deploy.engine_store import EngineStore
-    from hiif_deploy.engine_verify import verify_engines
-    from hiif_deploy.session import EngineOptions
-    from hiif_engines.build_bundle import build_bundle
+    from hiif_deploy.backends.cuda.open import open_device
+    from hiif_deploy.backends.options import EngineOptions
+    from hiif_deploy.engine_store.identity import EngineEnvironment
+    from hiif_deploy.engine_store.store import EngineStore
+    from hiif_deploy.rendering.open_engine import describe, load_engines
+    from hiif_deploy.rendering.verify_engines import verify_engines
+    from hiif_engines.tensorrt.build_bundle import build_bundle
 
     store, target = EngineStore.open(root, say_on_stderr), request.flags.target
     if target is not None:

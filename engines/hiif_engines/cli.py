@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from hiif_deploy.lazy_command import EXPERT, MODELS, LazyCommand, add_commands
+from hiif_deploy.cli.lazy_command import EXPERT, MODELS, LazyCommand, add_commands
 
 COMMANDS = (
     LazyCommand(
@@ -16,7 +16,9 @@ COMMANDS = (
         "tune-kernels", "hiif_engines.build_command:tune_kernels",
         "Measure how engine torch's fused kernels are cut best on this GPU, and store that for later runs.", EXPERT,
     ),
-    LazyCommand("engines", "hiif_engines.store_command:engines", "List, inspect and remove stored engines.", EXPERT),
+    LazyCommand(
+        "engines", "hiif_engines.store_command:engines", "List, inspect and remove stored engines.", EXPERT,
+    ),
 )  # fmt: skip
 
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hiif_deploy.contract import to_json
-from hiif_deploy.durations import duration
-from hiif_deploy.engine_entry import ENGINE, SIDECAR, Entry, RefusedEngine, StoredEngine, checked_entry
-from hiif_deploy.engine_identity import TITLES
-from hiif_deploy.engine_store import EngineStore
+from hiif_deploy.bundle.contract import to_json
+from hiif_deploy.cli.lazy_command import new_app
+from hiif_deploy.engine_store.entry import ENGINE, SIDECAR, Entry, RefusedEngine, StoredEngine, checked_entry
+from hiif_deploy.engine_store.identity import TITLES
+from hiif_deploy.engine_store.store import EngineStore
 from hiif_deploy.errors import EngineError, OptionError
-from hiif_deploy.lazy_command import new_app
-from hiif_deploy.say import json_text, printable, say_on_stderr
+from hiif_deploy.support.durations import duration
+from hiif_deploy.support.messages import json_text, printable, say_on_stderr
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -1,1 +1,4 @@
-"""From a trained checkpoint to a bundle: ONNX graphs, their contract, and the proof that they agree."""
+"""A checkpoint becomes a bundle: ONNX graphs, a contract, reference answers, verified.
+
+May import: `hiif_training` and `hiif_deploy`.
+"""

@@ -17,35 +17,20 @@ import torch
 from numpy.typing import NDArray
 
 import hiif_deploy
-from hiif_deploy.bundle import CONTRACT_FILE, Bundle, open_bundle
-from hiif_deploy.contract import (
-    FORMAT,
-    VERSION,
-    Contract,
-    GraphContract,
-    Precision,
-    to_json,
-)
+from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.bundle.contract import FORMAT, VERSION, Contract, GraphContract, Precision, to_json
+from hiif_deploy.bundle.loader import CONTRACT_FILE, Bundle, open_bundle
 from hiif_deploy.errors import OptionError
-from hiif_deploy.files import folder_aside
-from hiif_deploy.progress import Progress
-from hiif_deploy.say import Say
-from hiif_deploy.session import EngineOptions
+from hiif_deploy.rendering.verify import TOLERANCES
+from hiif_deploy.support.files import folder_aside
+from hiif_deploy.support.messages import Say
+from hiif_deploy.support.progress import Progress
 from hiif_deploy.upscaler import Upscaler
-from hiif_deploy.verify import TOLERANCES
-from hiif_export.form import DecoderForm, make_form
-from hiif_export.graph import Graph
-from hiif_export.graph_parity import GraphDeviation, check_graphs, compare_graphs
-from hiif_export.onnx_file import OPSET, tensor_contracts, to_onnx
-from hiif_export.parity import (
-    Case,
-    Deviation,
-    cases,
-    check,
-    compare,
-    torch_colours,
-    torch_features,
-)
+from hiif_export.graphs.form import DecoderForm, make_form
+from hiif_export.graphs.graph import Graph
+from hiif_export.graphs.onnx_file import OPSET, tensor_contracts, to_onnx
+from hiif_export.parity.graph_parity import GraphDeviation, check_graphs, compare_graphs
+from hiif_export.parity.parity import Case, Deviation, cases, check, compare, torch_colours, torch_features
 from hiif_training.models.implicit import ImplicitModel
 
 REFERENCE_FILE = "reference.npz"

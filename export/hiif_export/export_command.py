@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from hiif_deploy.contract import Precision
-from hiif_deploy.errors import HiifError, OptionError
-from hiif_deploy.extras import require_extra
-from hiif_deploy.given import refuse_options
-from hiif_deploy.options import (
+from hiif_deploy.bundle.contract import Precision
+from hiif_deploy.cli.given import refuse_options
+from hiif_deploy.cli.options import (
     REPORT,
     EngineOption,
     LibraryOption,
@@ -22,16 +20,18 @@ from hiif_deploy.options import (
     engine_options,
     limited_threads,
 )
-from hiif_deploy.progress import Progress
-from hiif_deploy.say import Say, say_on_stderr
+from hiif_deploy.errors import HiifError, OptionError
+from hiif_deploy.support.extras import require_extra
+from hiif_deploy.support.messages import Say, say_on_stderr
+from hiif_deploy.support.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from hiif_export.graph_parity import GraphDeviation
-    from hiif_export.parity import Deviation
-    from hiif_export.tensor_parity import TensorDeviation
-    from hiif_training.published import Compared
+    from hiif_export.parity.graph_parity import GraphDeviation
+    from hiif_export.parity.parity import Deviation
+    from hiif_export.parity.tensor_parity import TensorDeviation
+    from hiif_training.evaluation.published import Compared
 
 
 BUNDLE_ONLY = ("checkpoint", "engine", "precision", "library", "threads", "tolerance")
@@ -59,7 +59,7 @@ def export(
     import torch
 
     from hiif_export.export import export_bundle, file_provenance
-    from hiif_training.checkpoint import load_checkpoint
+    from hiif_training.checkpoints.checkpoint import load_checkpoint
 
     asked = None if precision is None else parse_precisions(precision)
     threads = limited_threads(threads)
@@ -120,8 +120,8 @@ def verify(
         verify_against_paper(published, Path(bundle), data or [], scales, provider or "cpu")
         return
     refuse_options(context, ("data", "scales"), "for --published NAME; leave it out")
+    from hiif_deploy.rendering.verify import TOLERANCES, Tolerance, check_stored, compare_stored
     from hiif_deploy.upscaler import Upscaler
-    from hiif_deploy.verify import TOLERANCES, Tolerance, check_stored, compare_stored
 
     options = engine_options(engine, precision, threads, provider=provider, library=library)
     with Upscaler(bundle, engine=options) as upscaler:
@@ -138,10 +138,10 @@ def verify(
         require_extra("export")
         import torch
 
-        from hiif_export.graph_parity import check_graphs, compare_graphs
-        from hiif_export.parity import cases, check, compare
-        from hiif_export.tensor_parity import compare_tensors
-        from hiif_training.checkpoint import load_checkpoint
+        from hiif_export.parity.graph_parity import check_graphs, compare_graphs
+        from hiif_export.parity.parity import cases, check, compare
+        from hiif_export.parity.tensor_parity import compare_tensors
+        from hiif_training.checkpoints.checkpoint import load_checkpoint
 
         if options.threads:
             torch.set_num_threads(options.threads)
@@ -177,9 +177,9 @@ def decoders(
     encoders too. A row that would not fit into memory is refused with what it needs.
     """
     require_extra("export")
-    from hiif_deploy.session import usable_cores
-    from hiif_deploy.target import parse_size
-    from hiif_export import decoder_table as table
+    from hiif_deploy.backends.options import usable_cores
+    from hiif_deploy.geometry.target import parse_size
+    from hiif_export.baselines import decoder_table as table
 
     pairs = [table.pair(row) for row in rows or [f"{d}:{e}" for d in table.DECODERS for e in table.ENCODERS]]
     setting = table.Setting(
@@ -195,9 +195,9 @@ def decoders(
 def verify_against_paper(name: str, checkpoint: Path, data: Sequence[Path], scales: str, provider: str) -> None:
     """Measure a published checkpoint on test sets; ParityError where a figure is not the published one."""
     require_extra("train")
-    from hiif_training.evaluate import parse_scales
-    from hiif_training.picture_sets import PictureSet
-    from hiif_training.published import check_published, verify_published
+    from hiif_training.evaluation.evaluate import parse_scales
+    from hiif_training.evaluation.published import check_published, verify_published
+    from hiif_training.pictures.picture_sets import PictureSet
 
     if not data:
         raise OptionError("--published needs --data FOLDER, the test set to measure on: for example --data Set5")
@@ -221,7 +221,7 @@ def parse_precisions(text: str) -> list[Precision]:
 
 def every_precision(spec: Mapping[str, Any], say: Say) -> tuple[Precision, ...]:
     """What the decoder that `spec` describes can be written in; `say` is told what it cannot."""
-    from hiif_export.form import form_of
+    from hiif_export.graphs.form import form_of
 
     found = form_of(spec).precisions
     if missing := [precision for precision in get_args(Precision) if precision not in found]:

@@ -1,1 +1,4 @@
-"""The benchmark: ways to enlarge a picture, taking turns in one process (design/bench.md)."""
+"""Speed and memory of engines and baselines, as ratios measured in one run.
+
+May import: `upscaler` and what stands below it.
+"""

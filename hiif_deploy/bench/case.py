@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.bundle import Bundle
-from hiif_deploy.demo import sample
-from hiif_deploy.session import Arithmetic
-from hiif_deploy.sizes import Size
+from hiif_deploy.bundle.loader import Bundle
+from hiif_deploy.decoding.session import Arithmetic
+from hiif_deploy.geometry.sizes import Size
+from hiif_deploy.images.samples import sample
 
 Image = NDArray[np.uint8]
 

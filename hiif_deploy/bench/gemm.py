@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.contract import GraphContract, TensorContract
+from hiif_deploy.backends.options import Engine, EngineOptions
+from hiif_deploy.backends.sessions.open import open_session
+from hiif_deploy.bundle.contract import GraphContract, TensorContract
+from hiif_deploy.decoding.session import Arithmetic, Session
 from hiif_deploy.errors import HiifError
-from hiif_deploy.session import Arithmetic, Engine, EngineOptions, Session, open_session
 
 SIDE = 2048
 """Of the matrices."""

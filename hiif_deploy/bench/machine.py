@@ -7,9 +7,9 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hiif_deploy import __version__
-from hiif_deploy.extras import installed_version
-from hiif_deploy.session import usable_cores
+from hiif_deploy.backends.options import usable_cores
+from hiif_deploy.support.extras import installed_version
+from hiif_deploy.support.version import __version__
 
 PACKAGES = ("numpy", "onnxruntime", "openvino", "llvmlite", "torch", "opencv-python", "tensorrt")
 """Whose versions are kept."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hiif_deploy.errors import HiifError
-from hiif_deploy.sizes import Size
+from hiif_deploy.geometry.sizes import Size
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 MEBI = 1 << 20
@@ -44,10 +44,10 @@ def measure_memory(
 
 def main() -> None:
     """The other process: arguments as JSON in, figures as JSON out."""
+    from hiif_deploy.backends.options import EngineOptions
     from hiif_deploy.bench.case import BenchModel, picture
     from hiif_deploy.bench.variants import open_variant
-    from hiif_deploy.bundle import open_bundle
-    from hiif_deploy.session import EngineOptions
+    from hiif_deploy.bundle.loader import open_bundle
 
     variant, bundle, checkpoint, threads, source, size, engine = json.loads(sys.argv[1])
     model = BenchModel("", open_bundle(bundle), Path(checkpoint) if checkpoint else None)

@@ -6,11 +6,11 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from hiif_deploy.bench.case import BenchModel
-from hiif_deploy.bundle import DEFAULT_MODEL, open_bundle
+from hiif_deploy.bundle.loader import DEFAULT_MODEL, open_bundle
 from hiif_deploy.errors import OptionError
-from hiif_deploy.extras import require_extra
-from hiif_deploy.install import install_command
-from hiif_deploy.say import Say
+from hiif_deploy.support.extras import require_extra
+from hiif_deploy.support.install import install_command
+from hiif_deploy.support.messages import Say
 
 ENTRY_POINTS = "hiif_deploy.bench_models"
 """Name → what makes the model; it needs PyTorch and belongs to the area that has it."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from hiif_deploy.bench.run import Result
 from hiif_deploy.bench.sweep import Point
-from hiif_deploy.extras import require_extra
-from hiif_deploy.files import write_aside
+from hiif_deploy.support.extras import require_extra
+from hiif_deploy.support.files import write_aside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

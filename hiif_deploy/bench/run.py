@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bench.case import BenchModel, Runner, Work, picture
 from hiif_deploy.bench.gemm import GemmMeter
 from hiif_deploy.bench.memory import Memory, measure_memory
 from hiif_deploy.bench.variants import BASELINES, REFERENCE, SETTINGS, open_variant
 from hiif_deploy.errors import HiifError, OptionError
-from hiif_deploy.session import EngineOptions
-from hiif_deploy.sizes import Size, output_size
-from hiif_deploy.verify import measure
+from hiif_deploy.geometry.sizes import Size, output_size
+from hiif_deploy.rendering.verify import measure
 
 PAUSE = 0.2
 """Seconds before each timed picture: threads of the engine before keep spinning for a while, at this one's expense."""

@@ -11,13 +11,16 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from hiif_deploy.backend import Backend, HostBackend
-from hiif_deploy.bundle import Bundle
-from hiif_deploy.decode import Window, query_axes
-from hiif_deploy.engine_choice import open_backend
-from hiif_deploy.ort_backend import DeviceBackend
-from hiif_deploy.session import EngineOptions, Session, Tensors
-from hiif_deploy.sizes import Size
+from hiif_deploy.backends.base import Backend
+from hiif_deploy.backends.host import HostBackend
+from hiif_deploy.backends.onnxruntime_device import DeviceBackend
+from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.bundle.loader import Bundle
+from hiif_deploy.decoding.job import Window
+from hiif_deploy.decoding.queries import query_axes
+from hiif_deploy.decoding.session import Session, Tensors
+from hiif_deploy.geometry.sizes import Size
+from hiif_deploy.rendering.open_engine import open_backend
 
 STAGES = ("encode", "tables", "maps", "statistics", "decode", "conversion")
 """What `Stopwatch.split` reports, in this order."""

@@ -14,7 +14,7 @@ import numpy as np
 from hiif_deploy.bench.case import BenchModel, Runner, picture
 from hiif_deploy.bench.memory import Memory
 from hiif_deploy.bench.run import Bench, Report, memory_of, open_runners
-from hiif_deploy.sizes import Size, output_size
+from hiif_deploy.geometry.sizes import Size, output_size
 
 Series = Literal["scale", "picture"]
 SCALES = (1.5, 2.0, 3.0, 4.0, 6.0)

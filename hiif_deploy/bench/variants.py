@@ -9,19 +9,21 @@ from functools import partial
 from importlib.metadata import entry_points
 from typing import cast, get_args
 
-from hiif_deploy import tuning
-from hiif_deploy.backend import HostBackend
+from hiif_deploy.backends.host import HostBackend
+from hiif_deploy.backends.options import Engine, EngineOptions
 from hiif_deploy.bench.case import BenchModel, Image, Opener, Runner, Work
 from hiif_deploy.bench.stages import Stopwatch, open_watched, table_seconds
 from hiif_deploy.bench.work import count_upscale
-from hiif_deploy.engine_choice import open_backend
+from hiif_deploy.decoding.session import Arithmetic
 from hiif_deploy.errors import HiifError, OptionError
-from hiif_deploy.extras import require_extra
-from hiif_deploy.install import install_command
-from hiif_deploy.say import say_on_stderr
-from hiif_deploy.session import Arithmetic, Engine, EngineOptions
-from hiif_deploy.sizes import Size
-from hiif_deploy.upscaler import Array, RenderOptions, Upscaler
+from hiif_deploy.geometry.sizes import Size
+from hiif_deploy.rendering import tuned
+from hiif_deploy.rendering.open_engine import open_backend
+from hiif_deploy.rendering.renderer import Array
+from hiif_deploy.support.extras import require_extra
+from hiif_deploy.support.install import install_command
+from hiif_deploy.support.messages import say_on_stderr
+from hiif_deploy.upscaler import RenderOptions, Upscaler
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Ours:
     def __init__(self, name: str, model: BenchModel, setting: Setting) -> None:
         self.resolved = name
         # As the upscaler does it by itself, where its backend is not open already.
-        self._cut = tuning.find(model.bundle, setting.engine)
+        self._cut = tuned.find(model.bundle, setting.engine)
         if self._cut is not None:
             setting = replace(setting, engine=replace(setting.engine, call_threads=self._cut.call_threads))
         self._setting, self._bundle, self._watch = setting, model.bundle, Stopwatch()

@@ -15,12 +15,13 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from hiif_deploy.backend import HostBackend
+from hiif_deploy.backends.host import HostBackend
+from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bench.case import Image, Work
-from hiif_deploy.bundle import Bundle
-from hiif_deploy.contract import GraphContract
-from hiif_deploy.session import EngineOptions, Session, Tensors
-from hiif_deploy.sizes import Size
+from hiif_deploy.bundle.contract import GraphContract
+from hiif_deploy.bundle.loader import Bundle
+from hiif_deploy.decoding.session import Session, Tensors
+from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.upscaler import RenderOptions, Upscaler
 
 Shape = list[int]

@@ -1,1 +1,4 @@
-"""Work spread over a Ray cluster: segments of a video, or pictures. Needs Ray (the extra `ray`)."""
+"""Pictures and clips on a Ray cluster.
+
+May import: `video`, `pictures` and what stands below them.
+"""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from hiif_deploy.cluster.pool import ClusterOptions, Pool
 from hiif_deploy.errors import OptionError
-from hiif_deploy.say import say_on_stderr
+from hiif_deploy.support.messages import say_on_stderr
 from hiif_deploy.upscaler import Upscaler
 
 

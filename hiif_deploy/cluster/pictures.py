@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from hiif_deploy.batch import Item, Outcome, WriteOptions
 from hiif_deploy.cluster.pool import Job, Pool
 from hiif_deploy.errors import ImageError
-from hiif_deploy.files import write_aside
-from hiif_deploy.progress import Progress
-from hiif_deploy.target import Target
+from hiif_deploy.geometry.target import Target
+from hiif_deploy.pictures.batch import Item, Outcome, WriteOptions
+from hiif_deploy.support.files import write_aside
+from hiif_deploy.support.progress import Progress
 
 
 def run_batch_on(

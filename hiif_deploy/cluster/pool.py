@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
-from hiif_deploy.bundle import Bundle
+from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.cluster.worker import Greeting, Worker, versions
-from hiif_deploy.durations import duration
 from hiif_deploy.errors import ClusterError, HiifError, OptionError
-from hiif_deploy.extras import require_extra
-from hiif_deploy.say import Say, say_on_stderr
-from hiif_deploy.session import EngineOptions
-from hiif_deploy.signals import keep_sigterm
+from hiif_deploy.support.durations import duration
+from hiif_deploy.support.extras import require_extra
+from hiif_deploy.support.messages import Say, say_on_stderr
+from hiif_deploy.support.signals import keep_sigterm
 from hiif_deploy.upscaler import RenderOptions
 
 LOCAL = "local"
@@ -281,7 +281,7 @@ def share_of(nodes: list[dict[str, Any]], engine: EngineOptions, most: int) -> S
 
 
 def _wants_gpu(engine: EngineOptions) -> bool:
-    from hiif_deploy.ort_session import PROCESSOR_PROVIDERS, full_provider
+    from hiif_deploy.backends.sessions.onnxruntime import PROCESSOR_PROVIDERS, full_provider
 
     if engine.engine == "torch":
         return engine.device != "cpu"

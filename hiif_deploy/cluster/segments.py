@@ -11,7 +11,7 @@ from typing import Any
 
 from hiif_deploy.cluster.pool import Job, Pool
 from hiif_deploy.cluster.worker import FileMark
-from hiif_deploy.files import write_aside
+from hiif_deploy.support.files import write_aside
 from hiif_deploy.video.monitor import Monitor
 from hiif_deploy.video.run import MakeSegments
 from hiif_deploy.video.task import Segment, SegmentTask

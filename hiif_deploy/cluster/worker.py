@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from hiif_deploy import __version__
-from hiif_deploy.batch import Item, Outcome, WriteOptions, run_batch
-from hiif_deploy.bundle import Bundle
-from hiif_deploy.extras import installed_version
-from hiif_deploy.session import EngineOptions
-from hiif_deploy.target import Target
+from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.bundle.loader import Bundle
+from hiif_deploy.geometry.target import Target
+from hiif_deploy.pictures.batch import Item, Outcome, WriteOptions, run_batch
+from hiif_deploy.support.extras import installed_version
+from hiif_deploy.support.version import __version__
 from hiif_deploy.upscaler import RenderOptions, Upscaler
 from hiif_deploy.video.segments import make_segment
 from hiif_deploy.video.task import Segment, SegmentTask

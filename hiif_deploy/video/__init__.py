@@ -1,1 +1,4 @@
-"""Video files: every stream kept, exact time stamps, resumable. Needs PyAV (the extra `video`)."""
+"""Clips through an upscaler: frames by PyAV, segments in a journal that a killed run resumes, audio and metadata kept.
+
+May import: `pictures` and what stands below it.
+"""

@@ -6,16 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hiif_deploy.batch import Item, Outcome, check_pairs, measure_pace, probe_size
-from hiif_deploy.durations import frame_rate
 from hiif_deploy.errors import HiifError, OptionError, WorkInterruptedError
-from hiif_deploy.target import Target
+from hiif_deploy.geometry.target import Target
+from hiif_deploy.images.video_suffixes import SUFFIXES
+from hiif_deploy.pictures.batch import Item, Outcome, check_pairs, measure_pace, probe_size
+from hiif_deploy.support.durations import frame_rate
 from hiif_deploy.upscaler import Upscaler
 from hiif_deploy.video.mux import FORMATS
 from hiif_deploy.video.options import VideoOptions
 from hiif_deploy.video.plan import VideoPlan, plan_video
 from hiif_deploy.video.run import MakeSegments, VideoResult, is_complete, make_video
-from hiif_deploy.video.suffixes import SUFFIXES
 
 
 @dataclass(frozen=True)

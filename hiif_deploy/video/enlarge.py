@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.decode import Statistics
-from hiif_deploy.deviation import fp32_twin
+from hiif_deploy.decoding.job import Statistics
+from hiif_deploy.decoding.output_check import NotAPictureError
 from hiif_deploy.errors import VideoError
+from hiif_deploy.pictures.deviation import fp32_twin
 from hiif_deploy.pixels import to_unit
-from hiif_deploy.sentinel import NotAPictureError
 from hiif_deploy.upscaler import Features, Upscaler
 from hiif_deploy.video.convert import Picture
 from hiif_deploy.video.frames import Source

@@ -20,7 +20,7 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from hiif_deploy.errors import OptionError, VideoError
-from hiif_deploy.files import is_aside, remove_leftovers, write_aside
+from hiif_deploy.support.files import is_aside, remove_leftovers, write_aside
 from hiif_deploy.video.task import Segment, SegmentTask
 
 RUN_FILE, DONE_FILE, LOCK_FILE = "run.json", "done.jsonl", "lock"

@@ -7,8 +7,8 @@ import sys
 import time
 from dataclasses import dataclass
 
-from hiif_deploy.durations import duration, frame_rate, pixel_rate
-from hiif_deploy.say import printable
+from hiif_deploy.support.durations import duration, frame_rate, pixel_rate
+from hiif_deploy.support.messages import printable
 from hiif_deploy.video.segments import AHEAD, Fill
 
 INTERVALS = {"terminal": 0.5, "lines": 10.0, "json": 1.0, "none": float("inf")}

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from hiif_deploy.errors import OptionError, VideoError
-from hiif_deploy.sizes import Size
+from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.video.convert import RGB_MATRIX, likely_matrix
 from hiif_deploy.video.mux import FORMATS
 from hiif_deploy.video.probe import UNSPECIFIED, Clip

@@ -9,8 +9,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from hiif_deploy.errors import OptionError
-from hiif_deploy.sizes import Size
-from hiif_deploy.target import Target
+from hiif_deploy.geometry.sizes import Size
+from hiif_deploy.geometry.target import Target
 from hiif_deploy.video.mux import NONE_LOST, Cut, Lost, check_clip
 from hiif_deploy.video.options import VideoOptions, choose_encoding
 from hiif_deploy.video.probe import Clip, probe

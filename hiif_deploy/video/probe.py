@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hiif_deploy.errors import VideoError
-from hiif_deploy.sizes import Size
+from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.video.pyav import pyav
 
 LOST = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from hiif_deploy.extras import require_extra
+from hiif_deploy.support.extras import require_extra
 
 
 def pyav() -> Any:

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hiif_deploy.contract import to_json
+from hiif_deploy.bundle.contract import to_json
 from hiif_deploy.errors import VideoError
-from hiif_deploy.files import write_aside
-from hiif_deploy.say import Say, say_on_stderr
+from hiif_deploy.support.files import write_aside
+from hiif_deploy.support.messages import Say, say_on_stderr
 from hiif_deploy.upscaler import Upscaler
 from hiif_deploy.video.journal import COMPLETE_FILE, WHOLE_FILE, Journal, foreign_parts, journal_folder, remove_files
 from hiif_deploy.video.monitor import Monitor

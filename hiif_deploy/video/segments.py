@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hiif_deploy.files import write_aside
+from hiif_deploy.support.files import write_aside
 from hiif_deploy.upscaler import Upscaler
 from hiif_deploy.video.convert import Converter
 from hiif_deploy.video.encoder import Encoder, write_packets

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from hiif_deploy.errors import OptionError
-from hiif_deploy.sizes import Size
+from hiif_deploy.geometry.sizes import Size
 
 OnError = Literal["stop", "repeat", "skip"]
 """What a frame that cannot be decoded leads to."""

@@ -20,10 +20,10 @@ import av
 import cv2
 
 from hiif_deploy import Upscaler
+from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.cluster.pool import ClusterOptions, Pool
 from hiif_deploy.cluster.segments import on_cluster
-from hiif_deploy.session import EngineOptions
-from hiif_deploy.target import Target, parse_size
+from hiif_deploy.geometry.target import Target, parse_size
 from hiif_deploy.video.options import VideoOptions
 from hiif_deploy.video.plan import plan_video
 from hiif_deploy.video.run import MakeSegments, make_video

@@ -38,25 +38,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hiif_deploy.backend import HostBackend
+from hiif_deploy.backends.host import HostBackend
+from hiif_deploy.backends.onnxruntime_device import DeviceBackend
+from hiif_deploy.backends.options import Engine, EngineOptions
 from hiif_deploy.bench.case import BenchModel, Image, Work, picture
 from hiif_deploy.bench.work import count_upscale
-from hiif_deploy.bundle import open_bundle
-from hiif_deploy.contract import Precision
-from hiif_deploy.encode import normalise
-from hiif_deploy.ort_backend import DeviceBackend
+from hiif_deploy.bundle.contract import Precision
+from hiif_deploy.bundle.loader import open_bundle
+from hiif_deploy.decoding.encode import normalise
+from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.pixels import FrameFormat, from_unit, to_unit
-from hiif_deploy.session import Engine, EngineOptions
-from hiif_deploy.sizes import Size
+from hiif_deploy.rendering.verify import measure
 from hiif_deploy.upscaler import Array, RenderOptions, Upscaler
-from hiif_deploy.verify import measure
-from hiif_engines.torch_backend import TorchBackend
-from hiif_engines.torch_device import exact_products, open_device
-from hiif_export.bench_model import NAME, SPEC
-from hiif_export.bench_plain import Plain, answered, chunks, load_model, prepared
+from hiif_engines.torch_engine.backend import TorchBackend
+from hiif_engines.torch_graph.device import exact_products, open_device
+from hiif_export.baselines.bench_model import NAME, SPEC
+from hiif_export.baselines.bench_plain import Plain, answered, chunks, load_model, prepared
 from hiif_export.export import export_bundle
-from hiif_export.parity import cases
-from hiif_training.checkpoint import save_checkpoint
+from hiif_export.parity.parity import cases
+from hiif_training.checkpoints.checkpoint import save_checkpoint
 from hiif_training.models.implicit import skip
 from hiif_training.models.registry import make_model
 

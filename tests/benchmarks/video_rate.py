@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 from statistics import median
 
-from hiif_deploy.session import EngineOptions
-from hiif_deploy.target import Target
+from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.geometry.target import Target
 from hiif_deploy.upscaler import Upscaler
 from hiif_deploy.video.frames import task_frames
 from hiif_deploy.video.options import VideoOptions

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hiif_deploy import cli
+from hiif_deploy.cli import app as cli
 
 
 def upscale(*words: object) -> int:

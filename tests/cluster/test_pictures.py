@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from hiif_deploy import Upscaler
-from hiif_deploy.batch import Item, WriteOptions, list_items, run_batch
-from hiif_deploy.bundle import open_bundle
+from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.bundle.loader import open_bundle
 from hiif_deploy.cluster.pictures import run_batch_on
 from hiif_deploy.cluster.pool import ClusterOptions, Pool
 from hiif_deploy.errors import ClusterError
-from hiif_deploy.session import EngineOptions
-from hiif_deploy.target import Target
+from hiif_deploy.geometry.target import Target
+from hiif_deploy.pictures.batch import Item, WriteOptions, list_items, run_batch
 from hiif_deploy.upscaler import RenderOptions
 
 TARGET = Target(scale=1.7)

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from hiif_deploy.bundle import open_bundle
+from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.bundle.loader import open_bundle
 from hiif_deploy.cluster import pool as pool_module
 from hiif_deploy.cluster.pool import ClusterOptions, Pool, Share, share_of
 from hiif_deploy.cluster.worker import FileMark, Worker, is_marked
 from hiif_deploy.errors import ClusterError, OptionError
-from hiif_deploy.session import EngineOptions
 from hiif_deploy.upscaler import RenderOptions
 
 

@@ -14,11 +14,11 @@ pytest.importorskip("av", reason="needs PyAV")
 
 from clips import make_clip
 from hiif_deploy import Upscaler
+from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.cluster.pool import ClusterOptions, Pool
 from hiif_deploy.cluster.segments import SentClip, make_segments_on, on_cluster
 from hiif_deploy.errors import ClusterError, VideoError
-from hiif_deploy.session import EngineOptions
-from hiif_deploy.target import Target
+from hiif_deploy.geometry.target import Target
 from hiif_deploy.video.journal import journal_folder
 from hiif_deploy.video.options import VideoOptions
 from hiif_deploy.video.plan import VideoPlan, plan_video

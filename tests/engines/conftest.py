@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from hiif_deploy.bundle import Bundle, open_bundle
+from hiif_deploy.backends.tensorrt.library import Library, load_library
+from hiif_deploy.bundle.loader import Bundle, open_bundle
 from hiif_deploy.errors import EngineAbsentError
-from hiif_deploy.trt_library import Library, load_library
 
 
 @pytest.fixture(scope="session")

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from fake_device import FakeDevice
-from hiif_deploy import cli, device
-from hiif_deploy.device import DeviceFacts
-from hiif_deploy.images import read_image
-from hiif_deploy.install import install_command
+from hiif_deploy.backends.cuda import device
+from hiif_deploy.backends.cuda.device import DeviceFacts
+from hiif_deploy.cli import app as cli
+from hiif_deploy.images.io import read_image
+from hiif_deploy.support.install import install_command
 from tensorrt_double.install import installed
 
-SAMPLE = Path(cli.__file__).parent / "samples" / "coffee.png"
+SAMPLE = Path(cli.__file__).parents[1] / "samples" / "coffee.png"
 SIZES = ("--max-input", "64x48", "--queries", "4096")
 
 

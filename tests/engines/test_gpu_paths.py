@@ -9,7 +9,7 @@ import pytest
 
 from hiif_deploy.bench.case import picture
 from hiif_deploy.bench.work import count_upscale
-from hiif_deploy.bundle import open_bundle
+from hiif_deploy.bundle.loader import open_bundle
 from hiif_deploy.upscaler import RenderOptions
 
 pytest.importorskip("torch")

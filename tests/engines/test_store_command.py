@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from hiif_deploy import cli
-from hiif_deploy.engine_entry import StoredEngine
-from hiif_deploy.engine_store import EngineStore
+from hiif_deploy.cli import app as cli
+from hiif_deploy.engine_store.entry import StoredEngine
+from hiif_deploy.engine_store.store import EngineStore
 from hiif_engines.store_command import size_text
 from sample_engine import HERE, make_identity, plan_bytes
 

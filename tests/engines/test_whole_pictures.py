@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from hiif_deploy import EngineError, Upscaler
-from hiif_deploy.bundle import Bundle
-from hiif_deploy.demo import sample
-from hiif_deploy.verify import TOLERANCES, check_difference, measure
+from hiif_deploy.bundle.loader import Bundle
+from hiif_deploy.images.samples import sample
+from hiif_deploy.rendering.verify import TOLERANCES, check_difference, measure
 from trt_bench import trt_bench
 
 

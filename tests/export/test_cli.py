@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from conftest import TINY_SPEC
-from hiif_deploy import cli, extras
-from hiif_deploy.install import install_command
+from hiif_deploy.cli import app as cli
+from hiif_deploy.support import extras
+from hiif_deploy.support.install import install_command
 from hiif_export import export as export_module
 from hiif_export.export_command import every_precision, parse_scales
-from hiif_training.checkpoint import save_checkpoint
+from hiif_training.checkpoints.checkpoint import save_checkpoint
 from hiif_training.models.registry import DECODERS, make_model
 
 
@@ -50,7 +51,7 @@ def test_a_checkpoint_becomes_a_bundle_that_upscales(tmp_path: Path, capsys: pyt
     assert contract["provenance"]["checkpoint"] == "small.safetensors"
     assert contract["provenance"]["epoch"] == 5
     assert {graph["precision"] for graph in contract["graphs"]} == {"fp32", "fp16"}
-    sample = Path(cli.__file__).parent / "samples" / "coffee.png"
+    sample = Path(cli.__file__).parents[1] / "samples" / "coffee.png"
     assert run("upscale", sample, "-b", bundle, "--scale", "1.5", "-o", tmp_path / "out.png") == 0
     assert (tmp_path / "out.png").stat().st_size > 0
 
@@ -101,7 +102,7 @@ def test_a_precision_that_is_asked_for_and_lacking_is_refused_by_name(
 def test_verify_compares_with_the_checkpoint(
     tiny_bundle: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hiif_export import parity
+    from hiif_export.parity import parity
 
     few = parity.cases(sizes=((5, 7),), scales=(2.0, 3.3))
     monkeypatch.setattr(parity, "cases", lambda: few)

@@ -10,10 +10,10 @@ import pytest
 
 from decoder_pairs import Pairs
 from hiif_deploy import RenderOptions, Upscaler
-from hiif_deploy.demo import sample
-from hiif_deploy.encode import encode
-from hiif_deploy.verify import check_stored, compare_stored
-from hiif_export.parity import cases, check, compare
+from hiif_deploy.decoding.encode import encode
+from hiif_deploy.images.samples import sample
+from hiif_deploy.rendering.verify import check_stored, compare_stored
+from hiif_export.parity.parity import cases, check, compare
 from hiif_training.models.implicit import ImplicitModel
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from decoder_pairs import ENCODERS, Pairs
 from hiif_deploy import RenderOptions, Upscaler
-from hiif_deploy.bundle import open_bundle
-from hiif_deploy.demo import sample
+from hiif_deploy.bundle.loader import open_bundle
+from hiif_deploy.images.samples import sample
 from hiif_deploy.pixels import to_unit
-from hiif_training.torch_engine import enlarge
+from hiif_training.models.reference import enlarge
 
 DECODERS = ("hiif", "liif", "lte", "sronet", "metasr", "ciaosr", "clit")
 PAIRS = [

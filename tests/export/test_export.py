@@ -15,14 +15,14 @@ import pytest
 import torch
 
 import hiif_export.export
-from hiif_deploy.bundle import CONTRACT_FILE, open_bundle
+from hiif_deploy.bundle.loader import CONTRACT_FILE, open_bundle
 from hiif_deploy.errors import OptionError, ParityError
+from hiif_deploy.rendering.verify import TOLERANCES
 from hiif_deploy.upscaler import Upscaler
-from hiif_deploy.verify import TOLERANCES
 from hiif_export.export import export_bundle
-from hiif_export.graph import Graph
-from hiif_export.onnx_file import OPSET
-from hiif_export.parity import Deviation, cases, check, compare, torch_colours, torch_features
+from hiif_export.graphs.graph import Graph
+from hiif_export.graphs.onnx_file import OPSET
+from hiif_export.parity.parity import Deviation, cases, check, compare, torch_colours, torch_features
 from hiif_training.models.edsr import Edsr, EdsrConfig
 from hiif_training.models.hiif import Hiif, HiifConfig
 

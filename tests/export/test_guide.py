@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from hiif_deploy.demo import sample
+from hiif_deploy.images.samples import sample
 from hiif_deploy.upscaler import Upscaler
 from hiif_export.export import export_bundle
-from hiif_export.parity import cases
-from hiif_training.checkpoint import load_checkpoint, save_checkpoint
+from hiif_export.parity.parity import cases
+from hiif_training.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from hiif_training.models.registry import DECODERS, Decoder, make_model
 
 torch.set_num_threads(1)

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from hiif_deploy.upscaler import Upscaler
 from hiif_export.export import export_bundle
-from hiif_export.parity import cases
-from hiif_training.checkpoint import LoadedCheckpoint, load_checkpoint
-from hiif_training.queries import Queries, grid_queries
+from hiif_export.parity.parity import cases
+from hiif_training.checkpoints.checkpoint import LoadedCheckpoint, load_checkpoint
+from hiif_training.queries.axis import Queries, grid_queries
 
 torch.set_num_threads(1)
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from hiif_deploy.upscaler import Upscaler
 from hiif_export.export import export_bundle
-from hiif_export.parity import cases
-from hiif_training.checkpoint import LoadedCheckpoint, load_checkpoint
+from hiif_export.parity.parity import cases
+from hiif_training.checkpoints.checkpoint import LoadedCheckpoint, load_checkpoint
 
 torch.set_num_threads(1)
 

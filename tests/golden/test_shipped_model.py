@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from hiif_deploy import Upscaler, open_bundle, shipped_models
-from hiif_deploy.bundle import DEFAULT_MODEL
-from hiif_deploy.images import read_image
-from hiif_deploy.verify import check_stored, compare_stored
-from hiif_training.metrics import psnr_luma
+from hiif_deploy.bundle.loader import DEFAULT_MODEL
+from hiif_deploy.images.io import read_image
+from hiif_deploy.rendering.verify import check_stored, compare_stored
+from hiif_training.evaluation.metrics import psnr_luma
 from hiif_training.models.registry import make_model
-from hiif_training.queries import grid_queries
-from hiif_training.recipe import read_recipe
+from hiif_training.queries.axis import grid_queries
+from hiif_training.training.recipe import read_recipe
 
 BICUBIC = {2: 33.6838, 4: 28.4321}
 """Set5, luma, mean in dB: MATLAB-style bicubic on the same files."""

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from device_protocol import GRAPHS, PROTOCOL
-from hiif_deploy.device import LAYERS, Device, open_device
+from hiif_deploy.backends.cuda.device import Device
+from hiif_deploy.backends.cuda.open import LAYERS, open_device
 from hiif_deploy.errors import EngineError
 
 pytestmark = pytest.mark.gpu

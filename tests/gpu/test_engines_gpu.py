@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from hiif_deploy import EngineOptions, HiifError, Upscaler
-from hiif_deploy.bundle import Bundle, open_bundle
-from hiif_deploy.contract import Precision
-from hiif_deploy.demo import sample
-from hiif_deploy.device import open_device
-from hiif_deploy.engine_choice import describe
-from hiif_deploy.engine_store import EngineStore
-from hiif_deploy.trt_library import Library, load_library
-from hiif_deploy.verify import TOLERANCES, check_difference, measure
-from hiif_engines.build_bundle import BuildRequest, build_bundle
-from hiif_engines.profiles import BuildSizes
+from hiif_deploy.backends.cuda.open import open_device
+from hiif_deploy.backends.tensorrt.library import Library, load_library
+from hiif_deploy.bundle.contract import Precision
+from hiif_deploy.bundle.loader import Bundle, open_bundle
+from hiif_deploy.engine_store.store import EngineStore
+from hiif_deploy.images.samples import sample
+from hiif_deploy.rendering.open_engine import describe
+from hiif_deploy.rendering.verify import TOLERANCES, check_difference, measure
+from hiif_engines.tensorrt.build_bundle import BuildRequest, build_bundle
+from hiif_engines.tensorrt.profiles import BuildSizes
 
 pytestmark = pytest.mark.gpu
 SIZES = BuildSizes((360, 640), (360, 640))

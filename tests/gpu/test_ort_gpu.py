@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from hiif_deploy import EngineOptions, RenderOptions, Upscaler
-from hiif_deploy.backend import HostBackend
-from hiif_deploy.bundle import open_bundle
-from hiif_deploy.contract import Precision
-from hiif_deploy.demo import sample
-from hiif_deploy.ort_backend import DeviceBackend
-from hiif_deploy.verify import measure
+from hiif_deploy.backends.host import HostBackend
+from hiif_deploy.backends.onnxruntime_device import DeviceBackend
+from hiif_deploy.bundle.contract import Precision
+from hiif_deploy.bundle.loader import open_bundle
+from hiif_deploy.images.samples import sample
+from hiif_deploy.rendering.verify import measure
 
 ort = pytest.importorskip("onnxruntime")
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from hiif_deploy import cli
+from hiif_deploy.cli import app as cli
 from hiif_training import train_command
-from hiif_training.checkpoint import load_checkpoint
-from hiif_training.training_module import TrainingModule
+from hiif_training.checkpoints.checkpoint import load_checkpoint
+from hiif_training.training.training_module import TrainingModule
 
 RECIPE = """
 steps = 2

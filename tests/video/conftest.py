@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from hiif_deploy.session import EngineOptions
-from hiif_deploy.target import Target
+from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.geometry.target import Target
 from hiif_deploy.upscaler import Upscaler
 from hiif_deploy.video.options import VideoOptions
 from hiif_deploy.video.plan import plan_video

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("av", reason="needs PyAV")
 
-from hiif_deploy import cli
+from hiif_deploy.cli import app as cli
 
 Clip = Callable[[str], Path]
 Upscale = Callable[..., tuple[int, str]]

@@ -13,7 +13,7 @@ pytest.importorskip("av", reason="needs PyAV")
 import av
 
 from clips import Video, add_video, video_packets
-from hiif_deploy.target import Target
+from hiif_deploy.geometry.target import Target
 from hiif_deploy.video.copied import first_packets, later_timecode
 from hiif_deploy.video.options import VideoOptions
 from hiif_deploy.video.plan import plan_video

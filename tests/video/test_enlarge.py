@@ -14,10 +14,10 @@ pytest.importorskip("av", reason="needs PyAV")
 import av
 
 from clips import Video, picture
-from hiif_deploy.backend import HostBackend
-from hiif_deploy.bundle import open_bundle
+from hiif_deploy.backends.host import HostBackend
+from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.bundle.loader import open_bundle
 from hiif_deploy.errors import EngineError
-from hiif_deploy.session import EngineOptions
 from hiif_deploy.upscaler import Upscaler
 from hiif_deploy.video.run import VideoResult
 

@@ -15,9 +15,9 @@ pytest.importorskip("av", reason="needs PyAV")
 import av
 
 from clips import X264, Video, picture, plain
-from hiif_deploy import cli
+from hiif_deploy.cli import app as cli
 from hiif_deploy.errors import VideoError
-from hiif_deploy.target import Target
+from hiif_deploy.geometry.target import Target
 from hiif_deploy.video.frames import task_frames
 from hiif_deploy.video.options import VideoOptions
 from hiif_deploy.video.plan import plan_video

@@ -19,10 +19,10 @@ import pytest
 
 pytest.importorskip("av", reason="needs PyAV")
 
-from hiif_deploy.bundle import open_bundle
+from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.bundle.loader import open_bundle
 from hiif_deploy.errors import VideoError
-from hiif_deploy.session import EngineOptions
-from hiif_deploy.target import Target
+from hiif_deploy.geometry.target import Target
 from hiif_deploy.upscaler import Upscaler
 from hiif_deploy.video import run as run_module
 from hiif_deploy.video import segments as segments_module

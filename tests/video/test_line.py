@@ -15,7 +15,7 @@ pytest.importorskip("av", reason="needs PyAV")
 
 from clips import Video, plain
 from hiif_deploy.errors import VideoError
-from hiif_deploy.target import Target
+from hiif_deploy.geometry.target import Target
 from hiif_deploy.upscaler import Upscaler
 from hiif_deploy.video.line import Channel, Line, StoppedError
 from hiif_deploy.video.monitor import Monitor

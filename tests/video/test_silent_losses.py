@@ -16,7 +16,7 @@ pytest.importorskip("av", reason="needs PyAV")
 import av
 
 from clips import Video, add_video, picture, plain, video_packets
-from hiif_deploy import cli
+from hiif_deploy.cli import app as cli
 from hiif_deploy.errors import VideoError
 from hiif_deploy.video.probe import probe
 from hiif_deploy.video.run import VideoResult

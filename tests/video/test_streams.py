@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hiif_deploy import cli
+from hiif_deploy.cli import app as cli
 
 pytest.importorskip("av", reason="needs PyAV")
 

@@ -1,1 +1,4 @@
-"""Models, training and evaluation in PyTorch."""
+"""Models, checkpoints, training and evaluation in PyTorch.
+
+May import: `hiif_deploy`.
+"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from hiif_deploy.lazy_command import MEASURE, MODELS, LazyCommand, add_commands
+from hiif_deploy.cli.lazy_command import MEASURE, MODELS, LazyCommand, add_commands
 
 COMMANDS = (
     LazyCommand(

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from hiif_deploy import __version__
+from hiif_deploy.cli.options import limited_threads
 from hiif_deploy.errors import OptionError
-from hiif_deploy.extras import require_extra
-from hiif_deploy.files import write_aside
-from hiif_deploy.options import limited_threads
-from hiif_deploy.progress import Progress
-from hiif_deploy.say import json_text
+from hiif_deploy.support.extras import require_extra
+from hiif_deploy.support.files import write_aside
+from hiif_deploy.support.messages import json_text
+from hiif_deploy.support.progress import Progress
 
 if TYPE_CHECKING:
-    from hiif_training.evaluate import Evaluation
+    from hiif_training.evaluation.evaluate import Evaluation
 
 
 def evaluate(
@@ -41,11 +41,11 @@ def evaluate(
     """Measure a model on test sets by the published protocol."""
     if with_lpips:
         require_extra("train")
-    from hiif_training.evaluate import Measure, parse_scales
-    from hiif_training.evaluate import evaluate as run
-    from hiif_training.evaluators import EvaluatorOptions
-    from hiif_training.lpips_metric import Lpips
-    from hiif_training.picture_sets import PictureSet
+    from hiif_training.evaluation.evaluate import Measure, parse_scales
+    from hiif_training.evaluation.evaluate import evaluate as run
+    from hiif_training.evaluation.lpips_metric import Lpips
+    from hiif_training.evaluation.options import EvaluatorOptions
+    from hiif_training.pictures.picture_sets import PictureSet
 
     check_choice("--compare", compare, ("paper",))
     check_choice("--lr", low, ("matlab", "pil"))
@@ -70,7 +70,7 @@ def write_tables(title: str, found: Evaluation, markdown_file: Path | None, *, w
     """On the terminal, and in Markdown where a file is named."""
     from rich.console import Console
 
-    from hiif_training import evaluation_report as report
+    from hiif_training.evaluation import evaluation_report as report
 
     columns, rows = report.header(found, with_paper=with_paper), report.rows(found, with_paper=with_paper)
     Console().print(report.terminal_table(title, columns, rows))
@@ -81,7 +81,7 @@ def write_tables(title: str, found: Evaluation, markdown_file: Path | None, *, w
 
 def write_json(path: Path, found: Evaluation, facts: dict[str, str]) -> None:
     """Every picture's figures, what was evaluated, and with which program."""
-    from hiif_training.evaluate import as_json
+    from hiif_training.evaluation.evaluate import as_json
 
     what = {"model": found.model, "spec": dict(found.spec), "engine": found.engine, "hiif_deploy": __version__}
     whole = {**what, **facts, "results": as_json(found.results)}
@@ -91,8 +91,8 @@ def write_json(path: Path, found: Evaluation, facts: dict[str, str]) -> None:
 
 def write_sheet(path: Path, found: Evaluation) -> None:
     """Crops side by side."""
-    from hiif_deploy.images import Picture, write_image
-    from hiif_training.sheet import draw_sheet
+    from hiif_deploy.images.io import Picture, write_image
+    from hiif_training.evaluation.sheet import draw_sheet
 
     write_image(path, Picture(draw_sheet(found.crops, found.model)))
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from hiif_deploy.cli.options import limited_threads
 from hiif_deploy.errors import OptionError, WorkInterruptedError
-from hiif_deploy.extras import require_extra
-from hiif_deploy.options import limited_threads
+from hiif_deploy.support.extras import require_extra
 
 if TYPE_CHECKING:
-    from hiif_training.machine import Machine
-    from hiif_training.recipe import Recipe
+    from hiif_training.training.machine import Machine
+    from hiif_training.training.recipe import Recipe
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -46,9 +46,9 @@ def train(
     require_extra("train")
     import torch
 
-    from hiif_training.loop import train as run
-    from hiif_training.machine import Machine, World
-    from hiif_training.recipe import read_recipe
+    from hiif_training.training.loop import train as run
+    from hiif_training.training.machine import Machine, World
+    from hiif_training.training.recipe import read_recipe
 
     if threads := limited_threads(threads):
         torch.set_num_threads(threads)
@@ -73,7 +73,7 @@ def print_plan(recipe: Recipe, output: Path, machine: Machine) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from hiif_training.plan import plan
+    from hiif_training.training.plan import plan
 
     table = Table(title=f"plan: {output}", show_header=False, title_justify="left")
     for row in plan(recipe, output, machine).rows():

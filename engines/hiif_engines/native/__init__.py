@@ -1,1 +1,4 @@
-"""HIIF's decoder as machine code for this processor: a block of queries goes through all levels in its caches."""
+"""The engine `native`: machine code for this processor, made by LLVM when a bundle is opened.
+
+May import: `hiif_deploy`.
+"""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from hiif_deploy.backend import HostBackend
-from hiif_deploy.bundle import Bundle
-from hiif_deploy.contract import FIRST_STAGE, GraphContract, joined
+from hiif_deploy.backends.host import HostBackend
+from hiif_deploy.backends.options import EngineOptions, library_engine
+from hiif_deploy.bundle.contract import FIRST_STAGE, GraphContract, joined
+from hiif_deploy.bundle.loader import Bundle
+from hiif_deploy.decoding.session import Session
+from hiif_deploy.decoding.staged import LAST_PASS, WHOLE
 from hiif_deploy.errors import EngineError
-from hiif_deploy.say import Say
-from hiif_deploy.session import EngineOptions, Session, library_engine
-from hiif_deploy.staged import LAST_PASS, WHOLE
+from hiif_deploy.support.messages import Say
 from hiif_engines.native.arithmetic import ARITHMETICS, FP32
 from hiif_engines.native.check import COARSE, EXACT, check_kernels
 from hiif_engines.native.compile import Compiled, require_processor

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.bundle import Bundle
-from hiif_deploy.contract import GraphContract
+from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.backends.sessions.open import open_session
+from hiif_deploy.bundle.contract import GraphContract
+from hiif_deploy.bundle.loader import Bundle
+from hiif_deploy.decoding.session import Session, Tensors
 from hiif_deploy.errors import EngineError
-from hiif_deploy.session import EngineOptions, Session, Tensors, open_session
 
 SIZES = {"pixels": 20, "rows": 5, "columns": 7, "queries": 35}
 """Of the inputs' open axes."""

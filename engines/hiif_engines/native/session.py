@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.contract import GraphContract
+from hiif_deploy.bundle.contract import GraphContract
+from hiif_deploy.decoding.session import Tensors
 from hiif_deploy.errors import EngineError
-from hiif_deploy.session import Tensors
 from hiif_engines.native.arithmetic import FP32, Arithmetic
 from hiif_engines.native.emit import WORD
 from hiif_engines.native.gather import DISTANCES, MAPS, TAPS

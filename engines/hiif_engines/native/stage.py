@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from hiif_deploy.contract import GraphContract
+from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.errors import EngineError
 from hiif_engines.native.arithmetic import FP32, Arithmetic
 from hiif_engines.native.emit import LANES

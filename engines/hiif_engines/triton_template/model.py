@@ -13,17 +13,20 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found,unused-ignore]
 
-from hiif_deploy.bundle import open_bundle
-from hiif_deploy.contract import GraphContract, is_fold
-from hiif_deploy.decode import Decoder, Job, Window
-from hiif_deploy.encode import encode
+from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.backends.sessions.open import open_session
+from hiif_deploy.bundle.contract import GraphContract, is_fold
+from hiif_deploy.bundle.loader import open_bundle
+from hiif_deploy.decoding.decoder import Decoder
+from hiif_deploy.decoding.encode import encode
+from hiif_deploy.decoding.job import Job, Window
+from hiif_deploy.decoding.plan import make_plan
+from hiif_deploy.decoding.session import Session, Tensors
 from hiif_deploy.errors import EngineError, HiifError
-from hiif_deploy.grid import relative_cell
+from hiif_deploy.geometry.grid import relative_cell
+from hiif_deploy.geometry.sizes import check_output, output_size
 from hiif_deploy.pixels import FrameFormat, check_frame, from_unit, to_unit
-from hiif_deploy.plan import make_plan
-from hiif_deploy.session import EngineOptions, Session, Tensors, open_session
-from hiif_deploy.sizes import check_output, output_size
-from hiif_engines.portions import PortionedSession, fit_plan
+from hiif_engines.emit.portions import PortionedSession, fit_plan
 
 
 class BlsSession:

@@ -13,10 +13,10 @@ import pytest
 from onnx import numpy_helper
 
 from hiif_deploy import EngineError, EngineOptions, OptionError, RenderOptions, Upscaler
-from hiif_deploy.bundle import Bundle, open_bundle
-from hiif_deploy.demo import sample
-from hiif_deploy.session import Arithmetic
-from hiif_deploy.verify import measure
+from hiif_deploy.bundle.loader import Bundle, open_bundle
+from hiif_deploy.decoding.session import Arithmetic
+from hiif_deploy.images.samples import sample
+from hiif_deploy.rendering.verify import measure
 from hiif_engines.native import compile as native_compile
 from hiif_engines.native.backend import NativeBackend
 from hiif_engines.native.check import EXACT, check_kernels

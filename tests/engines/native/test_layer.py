@@ -9,7 +9,7 @@ from math import erf, sqrt
 import numpy as np
 import pytest
 
-from hiif_deploy.contract import GraphContract, TensorContract
+from hiif_deploy.bundle.contract import GraphContract, TensorContract
 from hiif_engines.native.arithmetic import ARITHMETICS, FP32, INT8
 from hiif_engines.native.compile import Compiled
 from hiif_engines.native.compose import composed

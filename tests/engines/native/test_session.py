@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from hiif_deploy import EngineError, EngineOptions
-from hiif_deploy.bundle import Bundle, open_bundle
+from hiif_deploy.bundle.loader import Bundle, open_bundle
 from hiif_engines.native.backend import NativeBackend
 from hiif_engines.native.gather import Gather
 from hiif_engines.native.kernel import Kernel

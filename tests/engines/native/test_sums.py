@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hiif_deploy import EngineOptions
-from hiif_deploy.bundle import open_bundle
-from hiif_deploy.session import open_session
+from hiif_deploy.backends.sessions.open import open_session
+from hiif_deploy.bundle.loader import open_bundle
 from hiif_engines.native.backend import NativeBackend
 from hiif_engines.native.check import check_kernels
 from hiif_engines.native.kernel import BLOCK

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from hiif_deploy.errors import CheckpointError
-from hiif_training.ciaosr_queries import ciaosr_queries
 from hiif_training.models.ciaosr import Ciaosr, CiaosrConfig
 from hiif_training.models.edsr import Edsr, EdsrConfig
 from hiif_training.models.implicit import skip
+from hiif_training.queries.ciaosr import ciaosr_queries
 
 SOURCE, TARGET = (5, 7), (16, 20)
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from hiif_deploy.errors import CheckpointError
-from hiif_training.clit_queries import ClitQueries, clit_queries, stage_queries
 from hiif_training.models.clit import Clit, ClitConfig, PositionBias, stage_features
 from hiif_training.models.edsr import Edsr, EdsrConfig
 from hiif_training.models.implicit import skip
+from hiif_training.queries.clit import ClitQueries, clit_queries, stage_queries
 
 SMALL: dict[str, Any] = {"width": 8, "heads": 2, "reach": 1, "frequencies": 3, "octaves": 2.0, "hidden": (10, 6)}
 SOURCE, TARGET = (5, 7), (11, 16)

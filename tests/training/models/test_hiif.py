@@ -14,7 +14,7 @@ from hiif_deploy.errors import CheckpointError
 from hiif_training.models.edsr import Edsr, EdsrConfig
 from hiif_training.models.hiif import Hiif, HiifConfig, LinearAttention
 from hiif_training.models.implicit import skip
-from hiif_training.queries import Queries, grid_queries, scattered_queries
+from hiif_training.queries.axis import Queries, grid_queries, scattered_queries
 
 torch.set_num_threads(1)
 

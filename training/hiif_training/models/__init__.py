@@ -1,1 +1,4 @@
-"""Encoders and decoders, one file each, and the table that names them."""
+"""Encoders and decoders, one file each, and the registry that lists them.
+
+May import: `queries` and `hiif_deploy`.
+"""

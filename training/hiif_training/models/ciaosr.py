@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from hiif_deploy.errors import CheckpointError
-from hiif_training.ciaosr_queries import CiaosrQueries, ciaosr_queries
 from hiif_training.models.arguments import Accepted, Arguments, configure
 from hiif_training.models.cross_scale_attention import CrossScaleAttention
 from hiif_training.models.encoder import Encoder
 from hiif_training.models.implicit import ImplicitModel, Traits, gather
 from hiif_training.models.mlp import Mlp
 from hiif_training.models.surroundings import NEIGHBOURS, surroundings
-from hiif_training.queries import Ask
+from hiif_training.queries.axis import Ask
+from hiif_training.queries.ciaosr import CiaosrQueries, ciaosr_queries
 
 POSITION = 4
 """Values that say where a query is: relative row and column, cell's height and width."""

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
 from hiif_deploy.errors import CheckpointError
-from hiif_deploy.grid import pixel_centres
-from hiif_training.clit_queries import ClitQueries, StageQueries, clit_queries
+from hiif_deploy.geometry.grid import pixel_centres
 from hiif_training.models.arguments import Accepted, Arguments, configure, part_arguments
 from hiif_training.models.encoder import Encoder
 from hiif_training.models.implicit import ImplicitModel, Traits, gather
 from hiif_training.models.mlp import ACTIVATIONS, Mlp
-from hiif_training.queries import Ask
+from hiif_training.queries.axis import Ask
+from hiif_training.queries.clit import ClitQueries, StageQueries, clit_queries
 
 MEMORY = 0.75
 """Share of a stage's answer that the next one adds to its own."""

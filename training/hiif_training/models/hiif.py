@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from hiif_deploy.errors import CheckpointError
-from hiif_deploy.grid import BitRule
+from hiif_deploy.geometry.grid import BitRule
 from hiif_training.models.arguments import Arguments, configure
 from hiif_training.models.encoder import Encoder
 from hiif_training.models.implicit import ImplicitModel, gather
-from hiif_training.queries import Ask, Queries, axis_queries
+from hiif_training.queries.axis import Ask, Queries, axis_queries
 
 Hierarchy = Literal["levels", "coordinates", "once"]
 """What each level is told of the query's position: its own two bits (the paper's model); the plain local

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hiif_deploy.errors import CheckpointError
 from hiif_training.models.encoder import Encoder
-from hiif_training.queries import Ask, WithSkip
+from hiif_training.queries.axis import Ask, WithSkip
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from hiif_training.models.encoder import Encoder
 from hiif_training.models.implicit import ImplicitModel, Traits, gather
 from hiif_training.models.mlp import Mlp
 from hiif_training.models.surroundings import NEIGHBOURS, surroundings
-from hiif_training.queries import Ask, Queries, axis_queries
+from hiif_training.queries.axis import Ask, Queries, axis_queries
 
 
 @dataclass(frozen=True)

@@ -141,18 +141,18 @@ class Decoder:
     make: Callable[[Encoder, Arguments], ImplicitModel]
     """Builds the model from an encoder and the other arguments of the spec; CheckpointError for what is unknown."""
     form: str
-    """`module:class` of its export form, a `hiif_export.form.DecoderForm`: imported only when a model is exported."""
+    """`module:class` of its export form (`hiif_export.graphs.form.DecoderForm`), imported only when it is exported."""
 
 
 DECODERS: dict[str, Decoder] = {
-    "hiif": Decoder(make_hiif, "hiif_export.hiif_graphs:HiifForm"),
-    "hiifv3": Decoder(make_hiif, "hiif_export.hiif_graphs:HiifForm"),
-    "liif": Decoder(make_liif, "hiif_export.liif_form:LiifForm"),
-    "lte": Decoder(make_lte, "hiif_export.lte_form:LteForm"),
-    "lte-plus": Decoder(make_lte_plus, "hiif_export.lte_form:LteForm"),
-    "sronet": Decoder(make_srno, "hiif_export.srno_form:SrnoForm"),
-    "metasr": Decoder(make_metasr, "hiif_export.metasr_form:MetasrForm"),
-    "ciaosr": Decoder(make_ciaosr, "hiif_export.ciaosr_form:CiaosrForm"),
-    "clit": Decoder(make_clit, "hiif_export.clit_form:ClitForm"),
+    "hiif": Decoder(make_hiif, "hiif_export.decoders.hiif_graphs:HiifForm"),
+    "hiifv3": Decoder(make_hiif, "hiif_export.decoders.hiif_graphs:HiifForm"),
+    "liif": Decoder(make_liif, "hiif_export.decoders.liif_form:LiifForm"),
+    "lte": Decoder(make_lte, "hiif_export.decoders.lte_form:LteForm"),
+    "lte-plus": Decoder(make_lte_plus, "hiif_export.decoders.lte_form:LteForm"),
+    "sronet": Decoder(make_srno, "hiif_export.decoders.srno_form:SrnoForm"),
+    "metasr": Decoder(make_metasr, "hiif_export.decoders.metasr_form:MetasrForm"),
+    "ciaosr": Decoder(make_ciaosr, "hiif_export.decoders.ciaosr_form:CiaosrForm"),
+    "clit": Decoder(make_clit, "hiif_export.decoders.clit_form:ClitForm"),
 }
 """Every model name of a published checkpoint that this project reads."""

@@ -17,7 +17,7 @@ from hiif_training.models.arguments import Arguments, configure
 from hiif_training.models.encoder import Encoder
 from hiif_training.models.implicit import ImplicitModel, gather
 from hiif_training.models.pointwise import Pointwise
-from hiif_training.queries import Ask, Queries, axis_queries
+from hiif_training.queries.axis import Ask, Queries, axis_queries
 
 EPSILON = 1e-5
 """Added to the deviation, outside the root."""

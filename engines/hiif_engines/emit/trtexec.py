@@ -1,0 +1,107 @@
+"""`--emit trtexec`: the commands that build the same engines with NVIDIA's own tool."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from hiif_deploy.bundle.contract import GraphContract, TensorContract, is_fold
+from hiif_deploy.errors import OptionError
+from hiif_engines.tensorrt.build import BuildFlags
+from hiif_engines.tensorrt.profiles import Profile, Shape, check_profile
+
+HEADER = """\
+#!/bin/sh
+# Builds the TensorRT engines of {name}, for the GPU of the machine that runs this.
+# TensorRT 10 needs --stronglyTyped; 11, which types every network so, accepts it without effect. Nothing else sets the
+# precision: it is in the ONNX files. --noTF32 keeps what is fp32 there fp32. --skipInference, because trtexec makes up
+# indices that point anywhere.
+set -e
+"""
+HARDWARE = {"ampere_plus": "ampere+", "same_compute_capability": "sameComputeCapability"}
+"""The builder's name of a hardware compatibility level → trtexec's."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Where the files are and how TensorRT shall build them; both emitted scripts take it."""
+
+    name: str
+    """Of the model, for people."""
+    models: Path
+    """Folder of the ONNX files, a bundle's."""
+    engines: Path
+    """Folder for the engines."""
+    timing_cache: Path | None = None
+    """File that keeps kernel timings between builds; None keeps none."""
+    flags: BuildFlags = field(default_factory=BuildFlags)
+    """As for an engine that is built here."""
+
+    def __post_init__(self) -> None:
+        if self.flags.target is not None:
+            raise OptionError(f"target {self.flags.target}: TensorRT's tools build for the GPU at hand; leave it out")
+
+    def engine(self, graph: GraphContract) -> Path:
+        """Where the engine of a graph goes."""
+        return self.engines / f"{graph.key}.plan"
+
+
+def trtexec_script(recipe: Recipe, graphs: Iterable[GraphContract], profiles: Mapping[str, Profile]) -> str:
+    """Shell script with one trtexec command per graph; fold graphs, which TensorRT never runs, are left out.
+
+    `profiles` is by graph name. OptionError where a profile does not fit its graph.
+    """
+    lines = [HEADER.format(name=recipe.name), f"mkdir -p {shlex.quote(str(recipe.engines))}\n"]
+    lines += [
+        shell_command(trtexec_command(recipe, graph, profiles[graph.name]))
+        for graph in graphs
+        if not is_fold(graph.name)
+    ]
+    return "\n".join(lines)
+
+
+def trtexec_command(recipe: Recipe, graph: GraphContract, profile: Profile) -> list[str]:
+    """Words of the command that builds one graph's engine."""
+    words = ["trtexec", f"--onnx={recipe.models / graph.file}", f"--saveEngine={recipe.engine(graph)}"]
+    words += ["--stronglyTyped", "--noTF32", "--skipInference"]
+    for end in ("min", "opt", "max"):
+        shapes = profile_shapes(graph, profile, end)
+        if shapes:
+            listed = ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())
+            words.append(f"--{end}Shapes={listed}")
+    flags = recipe.flags
+    words += [f"--builderOptimizationLevel={flags.optimization_level}", "--profilingVerbosity=detailed"]
+    if recipe.timing_cache is not None:
+        words.append(f"--timingCacheFile={recipe.timing_cache}")
+    if flags.hardware != "none":
+        words.append(f"--hardwareCompatibilityLevel={HARDWARE[flags.hardware]}")
+    if flags.version_compatible:
+        words.append("--versionCompatible")
+    return words
+
+
+def profile_shapes(graph: GraphContract, profile: Profile, end: Literal["min", "opt", "max"]) -> dict[str, Shape]:
+    """Smallest, fastest or largest shape of every input that has a dynamic axis; the others have but one shape.
+
+    OptionError where the profile does not fit the graph.
+    """
+    check_profile(graph, profile)
+    return {tensor.name: getattr(profile[tensor.name], end) for tensor in graph.inputs if is_dynamic(tensor)}
+
+
+def is_dynamic(tensor: TensorContract) -> bool:
+    """Whether an axis is left open."""
+    return any(isinstance(size, str) for size in tensor.shape)
+
+
+def shell_command(words: list[str]) -> str:
+    """The words quoted for a POSIX shell, one option with its values to a line."""
+    lines: list[list[str]] = [[]]
+    for word in words:
+        if word.startswith("-"):
+            lines.append([])
+        lines[-1].append(shlex.quote(word))
+    return " \\\n  ".join(" ".join(line) for line in lines) + "\n"

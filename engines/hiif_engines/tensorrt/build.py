@@ -1,0 +1,242 @@
+"""One graph → one serialised engine, in the precision that its ONNX file is written in."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hiif_deploy.backends.tensorrt.library import Library, Messages
+from hiif_deploy.bundle.contract import GraphContract
+from hiif_deploy.engine_store.identity import HARDWARE_COMPATIBILITY, HARDWARE_LEVELS, VERSION_COMPATIBLE
+from hiif_deploy.errors import EngineError, OptionError
+from hiif_deploy.support.progress import Progress
+from hiif_engines.tensorrt.network import parse_network
+from hiif_engines.tensorrt.profiles import Profile, check_profile
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+HardwareLevel = Literal["none", "ampere_plus", "same_compute_capability"]
+
+
+@dataclass(frozen=True)
+class BuildFlags:
+    """How an engine is built, beside its graph and its profile."""
+
+    optimization_level: int = 3
+    """0 builds at once, 5 tries every kernel; 3 is TensorRT's own default."""
+    hardware: HardwareLevel = "none"
+    """On which other GPUs the engine shall run, at the cost of speed."""
+    version_compatible: bool = False
+    """Whether newer versions of the library shall run it, at the cost of speed. Not in TensorRT-RTX."""
+    target: str | None = None
+    """TensorRT-RTX only: compute capability to build for without a GPU, such as `8.9`. None: the GPU at hand."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.optimization_level <= 5:
+            raise OptionError(f"optimisation level is {self.optimization_level}: expected 0 to 5")
+        if self.hardware not in HARDWARE_LEVELS:
+            raise OptionError(f"hardware compatibility {self.hardware!r}: expected {' or '.join(HARDWARE_LEVELS)}")
+
+    def facts(self) -> dict[str, Any]:
+        """As the engine's identity keeps them."""
+        return {
+            "optimization_level": self.optimization_level,
+            # Built for a capability and no particular GPU, it runs on every one that has it.
+            HARDWARE_COMPATIBILITY: self.hardware if self.target is None else "same_compute_capability",
+            VERSION_COMPATIBLE: self.version_compatible,
+            "tf32": False,
+        }
+
+
+DEFAULT_FLAGS = BuildFlags()
+"""TensorRT's own defaults, for the GPU at hand alone."""
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """What a build gave."""
+
+    data: bytes
+    """The serialised engine."""
+    timing_cache: bytes
+    """What the builder learnt; empty where it learnt nothing."""
+    seconds: float
+    """How long it took."""
+
+
+def build_engine(
+    library: Library,
+    graph: GraphContract,
+    model: bytes,
+    profile: Profile,
+    flags: BuildFlags = DEFAULT_FLAGS,
+    *,
+    timing_cache: bytes = b"",
+    say: Callable[[str], None] = lambda _: None,
+    show_progress: bool = False,
+) -> BuiltEngine:
+    """Build. EngineError with the library's own reason where that fails, OptionError for a wrong profile or flag.
+
+    Ctrl-C ends the build at the builder's next step.
+    """
+    check_profile(graph, profile)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="hiif-build-") as folder:
+        # A copy of the checked bytes, alone in its folder: a file that refers to others finds none.
+        file = Path(folder) / f"{graph.key}.onnx"
+        file.write_bytes(model)
+        with Progress(f"building {graph.key}", 1, unit="steps", enabled=show_progress) as progress:
+            data, cache = _interruptible(_Build(library, graph, file, profile, flags, timing_cache, progress, say))
+    return BuiltEngine(data, cache, time.monotonic() - began)
+
+
+class _Build:
+    """Everything that the library holds pointers into, alive until the build is done."""
+
+    def __init__(
+        self, library: Library, graph: GraphContract, file: Path, profile: Profile, flags: BuildFlags,
+        timing_cache: bytes, progress: Progress, say: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self.library, self.graph, self.file, self.profile, self.flags = library, graph, file, profile, flags
+        self.timing_cache, self.progress, self.say = timing_cache, progress, say
+        self.kept: trt.ITimingCache | None = None
+        self.stop = threading.Event()
+        self.messages = Messages(library)
+
+    def run(self) -> tuple[bytes, bytes]:
+        """Engine and timing cache."""
+        builder = self.library.module.Builder(self.messages.logger)
+        network = parse_network(self.library, builder, self.messages, self.graph, self.file)
+        config = self._configure(builder)
+        monitor = make_monitor(self.library, self.progress, self.stop)
+        config.progress_monitor = monitor
+        self._take_up_timings(config)
+        data = builder.build_serialized_network(network, config)
+        if self.stop.is_set():
+            raise KeyboardInterrupt
+        if data is None:
+            raise EngineError(
+                f"graph {self.graph.key}: {self.library.name} {self.library.version} built no engine: "
+                f"{self.messages.reason()}"
+            )
+        return bytes(data), self._timings(config)
+
+    def _take_up_timings(self, config: trt.IBuilderConfig) -> None:
+        """A cache that does not fit gives way to an empty one. TensorRT-RTX has none: it compiles where it runs."""
+        if self.library.name == "tensorrt-rtx":
+            return
+        for content in (self.timing_cache, b""):
+            self.kept = config.create_timing_cache(content)
+            if self.kept is not None and config.set_timing_cache(self.kept, False):
+                return
+            self.say(f"graph {self.graph.key}: the stored timing cache does not fit; everything is measured again")
+
+    def _timings(self, config: trt.IBuilderConfig) -> bytes:
+        cache = None if self.library.name == "tensorrt-rtx" else config.get_timing_cache()
+        return b"" if cache is None else bytes(cache.serialize())
+
+    def _configure(self, builder: trt.Builder) -> trt.IBuilderConfig:
+        if TYPE_CHECKING:
+            import tensorrt as trt
+        else:
+            trt = self.library.module
+        flags = self.flags
+        config = builder.create_builder_config()
+        config.builder_optimization_level = flags.optimization_level
+        # On by default: ten bits of mantissa under the name of float32.
+        config.clear_flag(trt.BuilderFlag.TF32)
+        if flags.version_compatible:
+            config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        if flags.hardware != "none":
+            config.hardware_compatibility_level = self._hardware_level()
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        if flags.target is not None:
+            set_target(self.library, config, flags.target)
+        profile = builder.create_optimization_profile()
+        for name, bounds in self.profile.items():
+            profile.set_shape(name, bounds.min, bounds.opt, bounds.max)
+        config.add_optimization_profile(profile)
+        return config
+
+    def _hardware_level(self) -> Any:
+        level = getattr(self.library.module.HardwareCompatibilityLevel, self.flags.hardware.upper(), None)
+        if level is None:
+            name = f"{self.library.name} {self.library.version}"
+            raise OptionError(f"{name} has no hardware compatibility {self.flags.hardware!r}; a newer one has")
+        return level
+
+
+def set_target(library: Library, config: Any, capability: str) -> None:
+    """Build for another GPU than the one at hand; OptionError where the library cannot, naming what it can."""
+    kinds = getattr(library.module, "ComputeCapability", None)
+    if kinds is None:
+        raise OptionError(f"{library.name} builds for the GPU at hand only; --target is for tensorrt-rtx")
+    name = f"SM{capability.replace('.', '')}"
+    if name not in kinds.__members__:
+        known = [f"{n[2:-1]}.{n[-1]}" for n in kinds.__members__ if n.startswith("SM")]
+        raise OptionError(f"--target {capability}: {library.name} builds for {', '.join(known)}")
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(kinds.__members__[name], 0)
+
+
+def make_monitor(library: Library, progress: Progress, stop: threading.Event) -> trt.IProgressMonitor:
+    """What the builder tells of its steps; it stops the build once `stop` is set."""
+    base = library.module.IProgressMonitor
+
+    class Monitor(base):  # type: ignore[misc, valid-type]
+        """Called from the builder's threads. Phases nest; only the outermost is shown."""
+
+        def __init__(self) -> None:
+            base.__init__(self)
+            self._outer: str | None = None
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            """A phase of so many steps begins."""
+            if not parent_phase and self._outer is None:
+                self._outer = phase_name
+                progress.total = max(1, num_steps)
+
+        def phase_finish(self, phase_name: str) -> None:
+            """It ends."""
+            if phase_name == self._outer:
+                self._outer = None
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            """Whether to go on."""
+            del step
+            if phase_name == self._outer:
+                progress.advance(1)
+            return not stop.is_set()
+
+    monitor: trt.IProgressMonitor = Monitor()
+    return monitor
+
+
+def _interruptible(build: _Build) -> tuple[bytes, bytes]:
+    """Run it in a thread: the main one must be free to take Ctrl-C while the library works."""
+    outcome: Future[tuple[bytes, bytes]] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(build.run())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    # No executor: one that is interrupted while it starts its thread forgets to wait for it.
+    thread = threading.Thread(target=work, name="hiif-build")
+    try:
+        thread.start()
+        while thread.is_alive():
+            thread.join(timeout=0.2)
+    except KeyboardInterrupt:
+        build.stop.set()
+        thread.join()
+        raise
+    return outcome.result()

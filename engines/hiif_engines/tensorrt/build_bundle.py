@@ -1,0 +1,104 @@
+"""A bundle → stored engines for every graph. `rendering.verify_engines` runs and verifies them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hiif_deploy.backends.tensorrt.library import Library
+from hiif_deploy.bundle.contract import Precision
+from hiif_deploy.bundle.loader import Bundle
+from hiif_deploy.engine_store.entry import StoredEngine
+from hiif_deploy.engine_store.identity import EngineEnvironment, EngineIdentity
+from hiif_deploy.engine_store.store import EngineStore
+from hiif_deploy.errors import EngineError
+from hiif_deploy.rendering.open_engine import check_tensorrt
+from hiif_deploy.rendering.verify_engines import VERIFIED
+from hiif_deploy.support.durations import duration
+from hiif_deploy.support.messages import Say
+from hiif_engines.tensorrt.build import DEFAULT_FLAGS, BuildFlags, build_engine
+from hiif_engines.tensorrt.profiles import PRESETS, BuildSizes, Profile, make_profiles
+
+Engines = dict[str, StoredEngine]
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What engines are wanted."""
+
+    precision: Precision = "fp16"
+    """Of the graphs; the engine has it or is not built."""
+    sizes: BuildSizes = PRESETS["1080p"]
+    """For which pictures."""
+    flags: BuildFlags = DEFAULT_FLAGS
+    """How."""
+
+
+def build_bundle(
+    bundle: Bundle, request: BuildRequest, library: Library, environment: EngineEnvironment, store: EngineStore,
+    say: Say, *, show_progress: bool = True,
+) -> Engines:  # fmt: skip
+    """Graph name → engine from the store, built where it is not there yet. Nothing is verified."""
+    check_tensorrt(bundle.contract)
+    profiles = make_profiles(bundle.contract, request.precision, request.sizes)
+    cache = store.timing_cache(environment)
+    engines = {}
+    for name, profile in profiles.items():
+        identity = identify(bundle, name, profile, request, environment)
+        builder = _Builder(bundle, name, profile, request, library, cache, say, show_progress)
+        engines[name] = store.get_or_build(identity, builder, say)
+        took = (
+            f"built in {duration(engines[name].sidecar.build_seconds)}" if builder.was_called else "was built already"
+        )
+        say(f"{name} {request.precision}: {took}, {engines[name].sidecar.size / 1e6:.1f} MB")
+    return engines
+
+
+def identify(
+    bundle: Bundle, name: str, profile: Profile, request: BuildRequest, environment: EngineEnvironment
+) -> EngineIdentity:
+    """Everything that the engine of graph `name` would depend on."""
+    return EngineIdentity(
+        bundle=bundle.contract.name,
+        graph=name,
+        precision=request.precision,
+        onnx_sha256=bundle.contract.graph(name, request.precision).sha256,
+        **asdict(environment),
+        profiles={tensor: (bounds.min, bounds.opt, bounds.max) for tensor, bounds in profile.items()},
+        flags=request.flags.facts(),
+    )
+
+
+class _Builder:
+    """Called by the store, under its lock, if the engine is not there."""
+
+    def __init__(
+        self, bundle: Bundle, name: str, profile: Profile, request: BuildRequest, library: Library, cache: Any,
+        say: Say, show_progress: bool,
+    ) -> None:  # fmt: skip
+        self.graph = bundle.contract.graph(name, request.precision)
+        self.model = bundle.graphs[self.graph.key]
+        self.profile, self.flags, self.library, self.cache = profile, request.flags, library, cache
+        self.say, self.show_progress = say, show_progress
+        self.was_called = False
+
+    def __call__(self) -> tuple[bytes, Mapping[str, Any]]:
+        self.was_called = True
+        built = build_engine(
+            self.library, self.graph, self.model, self.profile, self.flags,
+            timing_cache=self.cache.load(self.say), say=self.say, show_progress=self.show_progress,
+        )  # fmt: skip
+        if built.timing_cache:
+            try:
+                self.cache.save(built.timing_cache)
+            except EngineError as error:
+                self.say(f"{error}; the engine is good, but the next build measures everything again")
+        return built.data, {VERIFIED: False}
+
+
+def build_missing(
+    bundle: Bundle, precision: Precision, library: Library, environment: EngineEnvironment, store: EngineStore, say: Say
+) -> None:
+    """Build with the defaults and no questions: what the runtime calls where it finds no engine (entry point)."""
+    build_bundle(bundle, BuildRequest(precision), library, environment, store, say)

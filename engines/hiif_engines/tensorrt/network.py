@@ -1,0 +1,95 @@
+"""ONNX file → TensorRT network, with proof that the network computes in the precision that its name says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hiif_deploy.backends.tensorrt.library import TYPE_NAMES, Library, Messages, type_name
+from hiif_deploy.bundle.contract import GraphContract
+from hiif_deploy.errors import EngineError
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+SMALL_PRODUCT = 16
+"""Inner length below which a product is a table of positions, which stays float32 (its cost is nothing)."""
+
+
+def parse_network(
+    library: Library, builder: trt.Builder, messages: Messages, graph: GraphContract, file: Path
+) -> trt.INetworkDefinition:
+    """Parse a graph's file, strongly typed. EngineError names the graph, the node and the parser's reason."""
+    if TYPE_CHECKING:
+        import tensorrt as trt
+    else:
+        trt = library.module
+    # Needed on TensorRT 10, harmless on 11, where every network is strongly typed.
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    # Not before the network: its end would be the process's.
+    builder.error_recorder = messages.recorder
+    parser = trt.OnnxParser(network, messages.logger)
+    # By file and not by bytes: only then are weights in a second file found.
+    if not parser.parse_from_file(str(file)):
+        errors = [str(parser.get_error(n)) for n in range(parser.num_errors)]
+        reason = "; ".join(" ".join(error.split()) for error in errors) or messages.reason()
+        raise EngineError(f"graph {graph.key}: {library.name} {library.version} cannot parse {file.name}: {reason}")
+    if network.num_outputs == 0:
+        # The parser takes bytes that are no model for an empty one.
+        raise EngineError(f"graph {graph.key}: {file.name} holds no graph: it is damaged; export the bundle again")
+    check_inputs(network, graph)
+    check_types(library, network, graph)
+    return network
+
+
+def check_inputs(network: trt.INetworkDefinition, graph: GraphContract) -> None:
+    """EngineError where the network's inputs are not those that the contract promises."""
+    found = {}
+    for n in range(network.num_inputs):
+        tensor = network.get_input(n)
+        found[tensor.name] = (type_name(tensor.dtype), tuple(-1 if size < 0 else int(size) for size in tensor.shape))
+    promised = {
+        tensor.name: (TYPE_NAMES[tensor.dtype], tuple(-1 if isinstance(axis, str) else axis for axis in tensor.shape))
+        for tensor in graph.inputs
+    }
+    if found != promised:
+        wrong = {name: (found.get(name), promised.get(name)) for name in found.keys() | promised.keys()}
+        words = [f"{name} is {a}, promised {b}" for name, (a, b) in sorted(wrong.items()) if a != b]
+        raise EngineError(f"graph {graph.key}: the parsed network differs from the contract: {'; '.join(words)}")
+
+
+def check_types(library: Library, network: trt.INetworkDefinition, graph: GraphContract) -> None:
+    """EngineError naming the first convolution or matrix product of an fp16 graph that is not half.
+
+    An fp32 file built strongly typed is an fp32 engine, whatever it is called, and nothing says so.
+    """
+    wanted = "HALF" if graph.precision == "fp16" else "FLOAT"
+    products = [layer for layer in _layers(network) if _is_large_product(library, layer)]
+    if not products:
+        raise EngineError(f"graph {graph.key}: the parsed network holds no matrix product and no convolution")
+    for layer in products:
+        found = {type_name(layer.get_output(0).dtype), type_name(layer.get_input(0).dtype)}
+        if found != {wanted}:
+            raise EngineError(
+                f"graph {graph.key}: layer {layer.name} computes in {' and '.join(sorted(found))}, wanted {wanted}; "
+                f"an engine of it must not be called {graph.precision}: export the bundle again"
+            )
+
+
+def _layers(network: trt.INetworkDefinition) -> list[trt.ILayer]:
+    return [network.get_layer(n) for n in range(network.num_layers)]
+
+
+def _is_large_product(library: Library, layer: trt.ILayer) -> bool:
+    """Convolutions, and matrix products over queries or pixels; not tables, nor the statistics' sum over queries."""
+    if TYPE_CHECKING:
+        import tensorrt as trt
+    else:
+        trt = library.module
+    kinds = trt.LayerType
+    if layer.type in (kinds.CONVOLUTION, kinds.DECONVOLUTION):
+        return True
+    if layer.type != kinds.MATRIX_MULTIPLY:
+        return False
+    inner = layer.get_input(0).shape[-1]
+    return any(size < 0 for size in layer.get_output(0).shape) and not 0 <= inner < SMALL_PRODUCT

@@ -1,0 +1,166 @@
+"""Optimisation profiles: for which sizes an engine is built.
+
+They are checked before TensorRT sees them, because it neither raises nor returns anything for a wrong one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hiif_deploy.bundle.contract import Contract, GraphContract, Precision, TensorContract, is_fold
+from hiif_deploy.errors import OptionError
+from hiif_deploy.geometry.target import parse_size
+
+Shape = tuple[int, ...]
+
+MOST_PIXELS = 1 << 22
+"""Most source pixels whose maps are one tensor: TensorRT's tensors end at 2³¹ elements."""
+MAPS_ROWS = 128
+"""Most source rows per call of the maps graph: its inner layers cost 0.5 KB per pixel of scratch memory."""
+
+
+@dataclass(frozen=True)
+class ShapeRange:
+    """Smallest, fastest and largest shape of one input."""
+
+    min: Shape
+    """Smallest size of every axis."""
+    opt: Shape
+    """The shape that TensorRT's kernels are chosen for."""
+    max: Shape
+    """Largest size of every axis."""
+
+
+Profile = Mapping[str, ShapeRange]
+"""Input name → range; every input of the graph is named."""
+
+
+@dataclass(frozen=True)
+class BuildSizes:
+    """What pictures an engine set shall serve, and in what portions."""
+
+    max_input: tuple[int, int]
+    """Largest (height, width) of one encoder call and of the maps that are kept; larger pictures are cut."""
+    opt_input: tuple[int, int]
+    """(height, width) for which the encoder is fastest."""
+    queries: int = 65536
+    """Most queries per decoder call: so many that the GPU is full and their activations stay in its L2 cache."""
+    scale: float = 2.0
+    """For which the decoder is fastest; others work as well."""
+    max_scale: float = 4.0
+    """Up to which whole output rows of the widest picture fit one call; wider rows are cut."""
+
+    def __post_init__(self) -> None:
+        if min(self.max_input) < 1 or any(o > m for o, m in zip(self.opt_input, self.max_input, strict=True)):
+            raise OptionError(f"build sizes: opt input {self.opt_input} must lie within max input {self.max_input}")
+        if min(self.opt_input) < 1 or max(self.max_input) > 1 << 15:
+            raise OptionError(f"build sizes: inputs {self.opt_input}, {self.max_input}: expected sides of 1 to 32768")
+        if not 256 <= self.queries <= 1 << 24:
+            raise OptionError(f"build sizes: {self.queries} queries per call: expected 256 to {1 << 24}")
+        if not 1 <= self.scale <= self.max_scale <= 64:
+            raise OptionError(f"build sizes: scales {self.scale} ≤ {self.max_scale}: expected 1 ≤ scale ≤ max ≤ 64")
+
+    @property
+    def columns(self) -> int:
+        """Most query columns per call."""
+        return min(math.ceil(self.max_input[1] * self.max_scale), self.queries)
+
+    @property
+    def rows(self) -> int:
+        """Most query rows per call, so that rows × columns stay within `queries`."""
+        return max(1, self.queries // self.columns)
+
+
+PRESETS: dict[str, BuildSizes] = {
+    "720p": BuildSizes(max_input=(720, 1280), opt_input=(720, 1280)),
+    "1080p": BuildSizes(max_input=(1080, 1920), opt_input=(1080, 1920)),
+    "4k": BuildSizes(max_input=(2160, 3840), opt_input=(2160, 3840), max_scale=2.0),
+}
+"""By the largest input picture."""
+
+
+def parse_sizes(preset: str | None, max_input: str | None, queries: int | None, scale: float | None) -> BuildSizes:
+    """From a command line's words: a preset, or WIDTHxHEIGHT, and what shall differ from it."""
+    if preset is not None and preset not in PRESETS:
+        raise OptionError(f"--preset {preset!r}: expected one of {', '.join(PRESETS)}")
+    if preset is not None and max_input is not None:
+        raise OptionError("--preset and --max-input exclude each other: give one of them")
+    sizes = PRESETS[preset or "1080p"]
+    if max_input is not None:
+        size = parse_size("--max-input", max_input)
+        sizes = BuildSizes(size, size)
+    wanted = scale or sizes.scale
+    return BuildSizes(
+        sizes.max_input, sizes.opt_input, queries or sizes.queries, wanted, max(sizes.max_scale, wanted)
+    )  # fmt: skip
+
+
+def make_profiles(contract: Contract, precision: Precision, sizes: BuildSizes) -> dict[str, Profile]:
+    """Graph name → profile, checked, for every graph that TensorRT runs (folds stay on the processor)."""
+    axes = _axes(contract, sizes)
+    profiles: dict[str, Profile] = {
+        name: {tensor.name: _range(tensor, axes) for tensor in graph.inputs}
+        for name, graph in contract.chain(precision).items()
+        if not is_fold(name)
+    }
+    for name, profile in profiles.items():
+        check_profile(contract.graph(name, precision), profile)
+    return profiles
+
+
+def check_profile(graph: GraphContract, profile: Profile) -> None:
+    """OptionError naming the input whose range is impossible, missing, unknown, or contradicts another's."""
+    known = {tensor.name: tensor for tensor in graph.inputs}
+    if profile.keys() != known.keys():
+        missing, unknown = known.keys() - profile.keys(), profile.keys() - known.keys()
+        what = f"lacks {', '.join(sorted(missing))}" if missing else f"names unknown {', '.join(sorted(unknown))}"
+        raise OptionError(f"profile of graph {graph.name} {what}; its inputs are {', '.join(known)}")
+    seen: dict[str, tuple[str, Shape]] = {}
+    for name, bounds in profile.items():
+        _check_range(graph.name, known[name], bounds)
+        for n, axis in enumerate(known[name].shape):
+            if isinstance(axis, str):
+                found = (bounds.min[n], bounds.opt[n], bounds.max[n])
+                other, first = seen.setdefault(axis, (name, found))
+                if found != first:
+                    raise OptionError(
+                        f"profile of graph {graph.name}: axis {axis} of {name} is {found} (min, opt, max), "
+                        f"but of {other} {first}; they must agree, and TensorRT would not say so"
+                    )
+
+
+def _axes(contract: Contract, sizes: BuildSizes) -> dict[str, tuple[int, int, int]]:
+    """Dynamic axis → its smallest, fastest and largest size."""
+    multiple, halo = contract.encoder.size_multiple, 2 * contract.decoder.halo
+    high, opt = ([-(-side // multiple) * multiple for side in s] for s in (sizes.max_input, sizes.opt_input))
+    pixels = max(min(high[0] * high[1], MOST_PIXELS), 2 * high[1])
+    columns = min(round(opt[1] * sizes.scale), sizes.columns)
+    return {
+        "height": (multiple, opt[0], high[0]),
+        "width": (multiple, opt[1], high[1]),
+        "tile_height": (1 + halo, min(MAPS_ROWS // 2, opt[0]) + halo, min(MAPS_ROWS, high[0]) + halo),
+        "tile_width": (1 + halo, opt[1] + halo, high[1] + halo),
+        "pixels": (1, min(opt[0] * opt[1], pixels), pixels),
+        "rows": (1, sizes.rows, sizes.rows),
+        "columns": (1, columns, sizes.columns),
+    }
+
+
+def _range(tensor: TensorContract, axes: Mapping[str, tuple[int, int, int]]) -> ShapeRange:
+    shapes = [tuple(axes[a][n] if isinstance(a, str) else a for a in tensor.shape) for n in range(3)]
+    return ShapeRange(*shapes)
+
+
+def _check_range(graph: str, tensor: TensorContract, bounds: ShapeRange) -> None:
+    ranks = {len(tensor.shape), len(bounds.min), len(bounds.opt), len(bounds.max)}
+    if len(ranks) != 1:
+        raise OptionError(f"profile of graph {graph}: {tensor.name} has {len(tensor.shape)} axes, the range {bounds}")
+    for axis, low, opt, high in zip(tensor.shape, bounds.min, bounds.opt, bounds.max, strict=True):
+        is_ordered = 1 <= low <= opt <= high
+        if not is_ordered or (isinstance(axis, int) and not low == high == axis):
+            raise OptionError(
+                f"profile of graph {graph}: axis {axis} of {tensor.name} ranges {low} ≤ {opt} ≤ {high}: expected "
+                f"{f'exactly {axis}' if isinstance(axis, int) else '1 ≤ min ≤ opt ≤ max'}"
+            )

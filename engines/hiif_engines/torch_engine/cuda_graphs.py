@@ -1,0 +1,169 @@
+"""Blocks of queries as CUDA graphs: most blocks of a picture have one shape, so what is launched for one is replayed.
+
+The first block of a shape runs plainly, the second is recorded, those that follow are replayed. A recording knows
+addresses, not tensors: what differs from block to block is copied into buffers of its own in front of each replay, and
+maps, which are too large for that, are part of what it is looked up by (design/gpu.md).
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hiif_deploy.errors import EngineError
+from hiif_deploy.support.messages import Say
+
+Feeds = Mapping[str, Tensor]
+Answers = Callable[[Feeds], dict[str, Tensor]]
+Key = tuple[object, ...]
+MOST = 16
+"""Recordings kept: three graphs (colours, two statistics passes), each for the whole blocks and the last ones."""
+
+
+class Recording(Protocol):
+    """Work whose launches are known."""
+
+    @property
+    def outputs(self) -> Feeds:
+        """What the work answers, in the same memory every time."""
+        ...
+
+    def replay(self) -> None:
+        """Queue the work again, on the same addresses."""
+        ...
+
+
+class Recorder(Protocol):
+    """What makes recordings."""
+
+    def record(self, work: Callable[[], dict[str, Tensor]]) -> Recording:
+        """Record the work once. The outputs hold its answer after the next replay, not before."""
+        ...
+
+
+class CudaRecorder:
+    """Records CUDA graphs. They share one block of memory, so answers must be read before the next replay."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._last: weakref.ref[CudaRecording] | None = None
+
+    def record(self, work: Callable[[], dict[str, Tensor]]) -> CudaRecording:
+        """Warm up on a stream of its own, as PyTorch asks for, then capture there."""
+        with torch.cuda.device(self._device):
+            current = torch.cuda.current_stream(self._device)
+            self._stream.wait_stream(current)
+            with torch.cuda.stream(self._stream):
+                work()
+            current.wait_stream(self._stream)
+            graph, last = torch.cuda.CUDAGraph(), self._last() if self._last else None
+            pool = last.graph.pool() if last else None
+            # Other threads may go on using the GPU meanwhile.
+            with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
+                outputs = work()
+        recording = CudaRecording(graph, outputs)
+        self._last = weakref.ref(recording)
+        return recording
+
+
+@dataclass(frozen=True)
+class CudaRecording:
+    """A captured CUDA graph."""
+
+    graph: torch.cuda.CUDAGraph
+    """What is replayed."""
+    outputs: Feeds
+    """See `Recording`."""
+
+    def replay(self) -> None:
+        """On the current stream."""
+        self.graph.replay()
+
+
+@dataclass
+class Replays:
+    """Recordings of one backend. Not thread-safe: its caller queues under a lock."""
+
+    recorder: Recorder
+    """What records."""
+    say: Say
+    """Told where recording fails; all blocks then run plainly."""
+    most: int = MOST
+    """Recordings kept; the one used longest ago goes first."""
+    _kept: OrderedDict[Key, _Recorded | None] = field(default_factory=OrderedDict)
+    """None: seen once, not recorded yet."""
+    _failed: bool = False
+
+    def run(self, name: str, answers: Answers, maps: Feeds, given: Feeds) -> dict[str, Tensor]:
+        """`answers` to a block, in memory of its own. `given` is copied, `maps` are read where they lie."""
+        key = name, *_places(maps), *((part, value.shape, value.dtype) for part, value in given.items())
+        if self._failed:
+            return answers({**maps, **given})
+        if key not in self._kept:
+            self._keep(key, None)
+            return answers({**maps, **given})
+        recorded = self._kept[key]
+        if recorded is None:
+            recorded = self._record(answers, maps, given)
+            if recorded is None:
+                return answers({**maps, **given})
+        self._keep(key, recorded)
+        return recorded(given)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._kept.clear()
+
+    def _keep(self, key: Key, recorded: _Recorded | None) -> None:
+        self._kept[key] = recorded
+        self._kept.move_to_end(key)
+        while len(self._kept) > self.most:
+            self._kept.popitem(last=False)
+
+    def _record(self, answers: Answers, maps: Feeds, given: Feeds) -> _Recorded | None:
+        """None where it fails, which is told once."""
+        with torch.inference_mode():
+            inputs = {name: value.clone(memory_format=torch.contiguous_format) for name, value in given.items()}
+        feeds = {**maps, **inputs}
+        try:
+            return _Recorded(inputs, self.recorder.record(lambda: answers(feeds)))
+        except (RuntimeError, EngineError) as error:  # PyTorch's own are RuntimeErrors
+            self._failed = True
+            self.clear()
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            self.say(f"no CUDA graphs ({reason}): every block's operations are launched one by one, slower")
+            return None
+
+
+@dataclass
+class _Recorded:
+    """A recording and its buffers."""
+
+    inputs: dict[str, Tensor]
+    """Where the recorded work reads what differs from block to block."""
+    recording: Recording
+    """The work."""
+    _held: dict[str, Tensor] = field(default_factory=dict)
+    """What was last copied into each buffer: a picture's folded matrices are the same for all of its blocks."""
+
+    def __call__(self, given: Feeds) -> dict[str, Tensor]:
+        with torch.inference_mode():
+            for name, value in given.items():
+                if self._held.get(name) is not value:
+                    self.inputs[name].copy_(value)
+                    self._held[name] = value
+            self.recording.replay()
+            # The next replay overwrites them.
+            return {name: value.clone() for name, value in self.recording.outputs.items()}
+
+
+def _places(tensors: Feeds) -> list[Key]:
+    """All that a recording knows of tensors that it reads where they lie."""
+    return [(name, x.data_ptr(), x.shape, x.stride(), x.dtype) for name, x in tensors.items()]

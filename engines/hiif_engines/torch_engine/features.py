@@ -1,0 +1,78 @@
+"""Picture → features on a PyTorch device, and the crops that the maps graph asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import pad
+
+from hiif_deploy.bundle.contract import Contract
+from hiif_deploy.decoding.encode import normalise, widen, within
+from hiif_deploy.geometry.sizes import padded_size
+from hiif_deploy.geometry.tiling import Tile, steps
+from hiif_deploy.pixels import mirror
+from hiif_engines.torch_engine.plan import TorchPlan
+from hiif_engines.torch_graph.interpreter import TorchGraph
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TorchFeatures:
+    """An encoded picture."""
+
+    tensor: Tensor
+    """[C, h, w], on the device or on the host as the plan says."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, h, w)."""
+        return tuple(self.tensor.shape)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """A copy on the host."""
+        del copy
+        return np.array(self.tensor.cpu().numpy(), dtype=dtype)
+
+    def crop(self, tile: Tile, halo: int, device: torch.device) -> Tensor:
+        """[1, C, b + 2·halo, w + 2·halo] on the device; zero outside the picture, as the convolution pads."""
+        _, height, width = self.tensor.shape
+        top, bottom = tile.source_rows.start - halo, tile.source_rows.stop + halo
+        left, right = tile.source_columns.start - halo, tile.source_columns.stop + halo
+        inside = self.tensor[:, max(top, 0) : bottom, max(left, 0) : right].to(device)
+        margins = [max(-left, 0), max(right - width, 0), max(-top, 0), max(bottom - height, 0)]
+        return pad(inside, margins)[None]
+
+
+def encode(
+    graph: TorchGraph, contract: Contract, image: Array, plan: TorchPlan, device: torch.device,
+    advance: Callable[[int], None],
+) -> TorchFeatures:  # fmt: skip
+    """Unit picture [h, w, 3] → features, whole or in tiles that give the same; `advance` is told of each tile."""
+    height, width = image.shape[:2]
+    home = device if plan.keeps_features else torch.device("cpu")
+    features: Tensor | None = None
+    for rows in steps(height, plan.encoder_tile[0]):
+        for columns in steps(width, plan.encoder_tile[1]):
+            seen_rows, seen_columns = widen(rows, plan.overlap, height), widen(columns, plan.overlap, width)
+            found = _run(graph, contract, image[seen_rows, seen_columns], device)
+            if features is None:
+                features = torch.empty((found.shape[0], height, width), dtype=found.dtype, device=home)
+            features[:, rows, columns] = found[:, within(rows, seen_rows), within(columns, seen_columns)]
+            advance(1)
+    assert features is not None  # pictures hold pixels
+    return TorchFeatures(features)
+
+
+def _run(graph: TorchGraph, contract: Contract, image: Array, device: torch.device) -> Tensor:
+    height, width = image.shape[:2]
+    size = padded_size((height, width), contract.encoder.size_multiple)
+    padded = image if size == (height, width) else mirror(image, size)
+    feed = torch.from_numpy(normalise(contract, padded)).to(device)
+    return graph({"image": feed})["features"][0, :, :height, :width]

@@ -1,0 +1,4 @@
+"""ONNX graphs as PyTorch operations.
+
+May import: `hiif_deploy`.
+"""

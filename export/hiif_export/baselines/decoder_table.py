@@ -1,0 +1,265 @@
+"""Every decoder around every encoder, measured: size, work before and after restructuring, time, parity. As Markdown.
+
+Weights are random, as neither size nor time depends on them. One row that cannot be had is named with its reason and
+leaves the others, and rows that a file keeps from an earlier run are not measured again. The time of a decoder is taken
+once in a run and holds around every encoder whose features are as wide.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from hiif_deploy.bench.case import BenchModel, picture
+from hiif_deploy.bench.work import count_upscale
+from hiif_deploy.bundle.loader import open_bundle
+from hiif_deploy.errors import HiifError, OptionError
+from hiif_deploy.geometry.sizes import Size, output_size, padded_size
+from hiif_deploy.support.files import write_aside
+from hiif_deploy.support.messages import Say
+from hiif_deploy.upscaler import RenderOptions
+from hiif_export.baselines.decoder_times import CHUNK, Seconds, Stopwatch, queries_per_call
+from hiif_export.baselines.plain_memory import check_memory
+from hiif_export.export import export_bundle
+from hiif_export.graphs.form import make_form
+from hiif_export.parity.parity import SCALES, cases
+from hiif_training.checkpoints.checkpoint import save_checkpoint
+from hiif_training.models.implicit import ImplicitModel
+from hiif_training.models.registry import make_model
+
+_CLIT: dict[str, Any] = {
+    "base_dim": 256, "head": 8, "r": 3,
+    "pb_spec": {"name": "posenc", "args": {"enc_dims": 64, "posenc_scale": 10}},
+    "imnet_spec": {"name": "mlp", "args": {"out_dim": 3, "hidden_list": [256] * 4, "act": "gelu"}},
+}  # fmt: skip
+DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "metasr": ("metasr", {}),
+    "liif": ("liif", {}),
+    "lte": ("lte", {}),
+    "lte-plus": ("lte-plus", {}),
+    "srno": ("sronet", {}),
+    "ciaosr": ("ciaosr", {}),
+    "clit-1": ("clit", {**_CLIT, "imnet_num": 1, "conv_num": 1}),
+    "clit-3": ("clit", {**_CLIT, "imnet_num": 3, "conv_num": 3}),
+    "hiif": ("hiif", {}),
+}
+"""Row → name and arguments of the published model."""
+ENCODERS: dict[str, dict[str, Any]] = {
+    "edsr-baseline": {"no_upsampling": True},
+    "rdn": {"no_upsampling": True},
+    "swinir": {"no_upsampling": True},
+}
+"""Likewise."""
+OTHER_ENCODERS: dict[tuple[str, str], dict[str, Any]] = {("ciaosr", "swinir"): {"no_upsampling": True, "num_feat": 0}}
+"""Published pairs whose encoder differs."""
+COUNTED: Size = (48, 48)
+"""Source pixels of the picture whose multiplications are counted."""
+SUITE = ((7, 5), (16, 24))
+"""Source sizes whose answers are compared."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured in every row."""
+
+    source: Size = (256, 256)
+    """(height, width) of the picture that is timed. Of coupled queries PyTorch takes some 15 KB per output pixel."""
+    scale: float = 4.0
+    """Of the picture that is timed or counted."""
+    rounds: int = 1
+    """Timed pictures of either way, in turns, after a small one to warm up; the medians count."""
+    threads: int = 2
+    """Of either way."""
+    memory: int = 1280 << 20
+    """Bytes, this project's way only: what the largest row takes (CiaoSR around SwinIR, whose tiles are published)."""
+    suite: Sequence[tuple[int, int]] = SUITE
+    """Source sizes whose answers are compared, each at every scale of the export's suite."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One decoder around one encoder."""
+
+    decoder: str
+    """Its name here."""
+    encoder: str
+    """Its name in checkpoints."""
+    parameters: int
+    """Of the decoder."""
+    macs_before: float
+    """Multiplications per query of the plain module, what it does per source pixel shared out; encoder excluded."""
+    macs_after: float
+    """The same for the graphs, counted as ONNX Runtime executes them, statistics passes included."""
+    size: int
+    """Bytes of the bundle in fp32."""
+    encoding: Seconds
+    """What needs no query of the plain module; of the bundle, its encoder graph."""
+    decoding: Seconds
+    """The rest, as it was measured around this encoder or an earlier one of the run."""
+    error: float
+    """Largest difference from PyTorch over the export's suite, 1 being white."""
+
+
+def pair(text: str) -> tuple[str, str]:
+    """`DECODER:ENCODER`, or OptionError."""
+    decoder, _, encoder = text.partition(":")
+    if decoder not in DECODERS or encoder not in ENCODERS:
+        raise OptionError(
+            f"{text!r} is no row of the table: expected DECODER:ENCODER, of {', '.join(DECODERS)} and "
+            f"{', '.join(ENCODERS)}"
+        )
+    return decoder, encoder
+
+
+def spec(decoder: str, encoder: str) -> dict[str, Any]:
+    """As a published checkpoint has it."""
+    name, args = DECODERS[decoder]
+    encoder_args = OTHER_ENCODERS.get((decoder, encoder), ENCODERS[encoder])
+    return {"name": name, "args": {"encoder_spec": {"name": encoder, "args": encoder_args}, **args}}
+
+
+def measure_all(
+    pairs: Sequence[tuple[str, str]],
+    setting: Setting,
+    keep: Path | None = None,
+    say: Say = lambda _: None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> tuple[list[Row], list[str]]:
+    """Rows in the order of `pairs`, and the names of those that could not be had; `say` is told why.
+
+    `keep` is a file that each row is put into when it is there, and whose rows are not measured again.
+    """
+    known = {} if keep is None else read_rows(keep, setting)
+    watch = Stopwatch(setting.source, setting.scale, setting.rounds, setting.threads, setting.memory)
+    for decoder, encoder in pairs:
+        if (decoder, encoder) not in known:
+            try:
+                known[decoder, encoder] = measure(decoder, encoder, setting, watch)
+            except (HiifError, ImportError) as error:
+                say(f"{decoder}:{encoder}: {error}")
+            if keep is not None:
+                keep_rows(keep, known.values(), setting)
+        advance(1)
+    return [known[row] for row in pairs if row in known], [":".join(row) for row in pairs if row not in known]
+
+
+def measure(decoder: str, encoder: str, setting: Setting, watch: Stopwatch) -> Row:
+    """One row; raises whatever export and verification raise."""
+    torch.manual_seed(0)
+    described = spec(decoder, encoder)
+    model = make_model(described).eval()
+    size = output_size(setting.source, scale=setting.scale)
+    check_memory(model, setting.source, size, queries_per_call(make_form(model, described).contract()))
+    with tempfile.TemporaryDirectory(prefix="hiif-table-") as folder:
+        checkpoint, bundle = Path(folder) / "model.pth", Path(folder) / "bundle"
+        save_checkpoint(checkpoint, model, described)
+        found = export_bundle(
+            model, described, bundle, name=decoder, provenance={"weights": "random"},
+            suite=cases(sizes=setting.suite, scales=SCALES),
+        )  # fmt: skip
+        opened = BenchModel(decoder, open_bundle(bundle), checkpoint)
+        encoding, decoding = watch.take(decoder, opened)
+        return Row(
+            decoder, encoder,
+            parameters=sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in model.encoder.parameters()),
+            macs_before=plain_macs(model, setting.scale),
+            macs_after=graph_macs(model, opened, setting),
+            size=sum(file.stat().st_size for file in bundle.iterdir()),
+            encoding=encoding, decoding=decoding, error=max(case.colours for case in found),
+        )  # fmt: skip
+
+
+def plain_macs(model: ImplicitModel, scale: float) -> float:
+    """Per query, the encoder left out. Shapes alone go through the module."""
+    shapes, size = copy.deepcopy(model).to("meta"), output_size(COUNTED, scale=scale)
+    queries = shapes.ask(COUNTED, size).to(torch.device("meta"))
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        features = shapes.encode(_image(model))[:, :, : COUNTED[0], : COUNTED[1]]
+        shapes.decode(features, queries)
+    return (float(counter.get_total_flops()) / 2 - _encoder_macs(model)) / (size[0] * size[1])
+
+
+def graph_macs(model: ImplicitModel, opened: BenchModel, setting: Setting) -> float:
+    """Per query, without what the plain encoder takes: a form may have moved work of its own into the encoder graph."""
+    size = output_size(COUNTED, scale=setting.scale)
+    whole = count_upscale(opened.bundle, RenderOptions(), setting.threads, picture(COUNTED), size)
+    return (whole.macs - _encoder_macs(model)) / (size[0] * size[1])
+
+
+def _encoder_macs(model: ImplicitModel) -> float:
+    shapes = copy.deepcopy(model.encoder).to("meta")
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        shapes(_image(model))
+    return float(counter.get_total_flops()) / 2
+
+
+def _image(model: ImplicitModel) -> Tensor:
+    """The counted picture, padded as the encoder wants it."""
+    return torch.zeros(1, 3, *padded_size(COUNTED, model.encoder.size_multiple), device="meta")
+
+
+def markdown(rows: Iterable[Row], setting: Setting) -> str:
+    """The table below a line that says what its seconds are."""
+    lines = [
+        caption(setting),
+        "",
+        "| decoder | encoder | parameters | MAC per query, before → after | bundle | PyTorch | here | ratio | error |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        change, both = f"{row.macs_before / 1e3:,.0f} k → {row.macs_after / 1e3:,.0f} k", row.encoding + row.decoding
+        lines.append(
+            f"| {row.decoder} | {row.encoder} | {row.parameters:,} | {change} | {row.size / 1e6:.1f} MB "
+            f"| {row.encoding.plain:.2f} + {row.decoding.plain:.2f} s "
+            f"| {row.encoding.deployed:.2f} + {row.decoding.deployed:.2f} s "
+            f"| {both.plain / both.deployed:.1f} | {row.error:.1e} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def caption(setting: Setting) -> str:
+    """How the times were taken."""
+    height, width = setting.source
+    return (
+        f"{width}x{height} at ×{setting.scale:g}, {setting.threads} threads, {setting.memory >> 20} MiB; encoding + "
+        f"decoding, medians of {setting.rounds} in turns after a small picture. PyTorch is asked {CHUNK:,} queries at "
+        "a time as in the published evaluations, all at once where they are coupled (SRNO, HIIF). Decoding is timed "
+        "once per decoder and width of features, and that time stands around its other encoders."
+    )
+
+
+def read_rows(path: Path, setting: Setting) -> dict[tuple[str, str], Row]:
+    """Rows that an earlier run kept; none where there is no file. OptionError for another kind of file or setting."""
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        rows, kept = [_row(**row) for row in content["rows"]], content["setting"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise OptionError(f"{path} holds no rows of this table ({error}): name another file") from error
+    if kept != _plain(setting):
+        raise OptionError(f"{path} was measured with {kept}, not with {_plain(setting)}: name another file")
+    return {(row.decoder, row.encoder): row for row in rows}
+
+
+def keep_rows(path: Path, rows: Iterable[Row], setting: Setting) -> None:
+    """Whole or not at all."""
+    content = {"setting": _plain(setting), "rows": [asdict(row) for row in rows]}
+    write_aside(path, lambda file: file.write((json.dumps(content, indent=1) + "\n").encode()))
+
+
+def _plain(setting: Setting) -> Any:
+    return json.loads(json.dumps(asdict(setting)))
+
+
+def _row(encoding: dict[str, float], decoding: dict[str, float], **rest: Any) -> Row:
+    return Row(encoding=Seconds(**encoding), decoding=Seconds(**decoding), **rest)

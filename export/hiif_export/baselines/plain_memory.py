@@ -1,0 +1,78 @@
+"""Memory that PyTorch's plain way takes, found by sending shapes alone through the module."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from hiif_deploy.errors import HiifError
+from hiif_deploy.geometry.sizes import Size, padded_size
+from hiif_export.baselines.bench_plain import answered, chunks, prepared
+from hiif_training.models.implicit import ImplicitModel
+
+BESIDES = 3 << 29
+"""Bytes of interpreter, libraries, weights and the deployed graphs, roughly."""
+MEMINFO = Path("/proc/meminfo")
+
+
+def check_memory(model: ImplicitModel, source: Size, size: Size, chunk: int | None) -> None:
+    """HiifError where the plain way needs more memory than is free; nothing where the system does not tell."""
+    free, needed = free_bytes(), plain_bytes(model, source, size, chunk) + BESIDES
+    if free is not None and needed > free:
+        raise HiifError(
+            f"PyTorch's plain way takes {needed / 1e9:.1f} GB for {source[1]}x{source[0]} → {size[1]}x{size[0]}, and "
+            f"{free / 1e9:.1f} GB are free: choose a smaller --input or --scale"
+        )
+
+
+def plain_bytes(model: ImplicitModel, source: Size, size: Size, chunk: int | None) -> int:
+    """Most bytes of tensors alive at once while a picture is enlarged, `chunk` queries at a time (None: all)."""
+    shapes, meta = copy.deepcopy(model).to("meta"), torch.device("meta")
+    with torch.inference_mode(), Alive() as alive:
+        given = torch.zeros(1, 3, *padded_size(source, model.encoder.size_multiple), device=meta)
+        maps = prepared(shapes, shapes.encode(given)[:, :, : source[0], : source[1]])
+        # Every chunk is like the first one, and the colours are few.
+        answered(shapes, maps, next(chunks(model, source, size, chunk)).to(meta))
+    return int(alive.most)
+
+
+def free_bytes() -> int | None:
+    """Memory that can be had without swapping; None where the system does not tell."""
+    try:
+        lines = MEMINFO.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows the tensors that operations make until nothing refers to them any more."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.most: int = 0
+        """Bytes."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        answer = function(*args, **(kwargs or {}))
+        self._forget()
+        for leaf in tree_leaves(answer):
+            if isinstance(leaf, Tensor):
+                reference = StorageWeakRef(leaf.untyped_storage())  # type: ignore[no-untyped-call]
+                self._storages[reference.cdata] = (reference, leaf.untyped_storage().nbytes())
+        self.most = max(self.most, sum(size for _, size in self._storages.values()))
+        return answer
+
+    def _forget(self) -> None:
+        gone = [key for key, (storage, _) in self._storages.items() if storage.expired()]  # type: ignore[no-untyped-call]
+        for key in gone:
+            del self._storages[key]

@@ -1,0 +1,96 @@
+"""The graphs of a CiaoSR bundle: the non-local branch in the encoder's, all else per tile and per query."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hiif_deploy.bundle.contract import DecoderContract, EncoderContract, Precision
+from hiif_export.decoders.ciaosr_modules import DIRECTIONS, Decoder, Maps
+from hiif_export.decoders.cross_scale_modules import PARTS, CrossScale
+from hiif_export.graphs.form import DecoderForm, Inputs, axis_inputs, cell_input, features_input, map_input, shapes
+from hiif_export.graphs.graph import Graph
+from hiif_training.models.ciaosr import Ciaosr
+from hiif_training.models.surroundings import NEIGHBOURS
+
+TILE, OVERLAP = 192, 32
+"""Source pixels of the published tiles, whose answers are averaged."""
+
+
+class CiaosrForm(DecoderForm):
+    """CiaoSR: uncoupled queries, an encoder that sees everything; fp32, because likenesses are large sums."""
+
+    model: Ciaosr
+    precisions = ("fp32",)
+
+    def encoder_graph(self, precision: Precision) -> Graph:
+        """image → local features, then the non-local branch's."""
+        graph = super().encoder_graph(precision)
+        if not self.model.config.non_local:
+            return graph
+        module = _Encoder(graph.module, CrossScale(self.model.cs_attn)).eval()
+        outputs = {"features": (1, self._channels, "height", "width")}
+        return Graph(graph.name, module, graph.inputs, outputs, graph.multiples, precision)
+
+    def maps_graph(self, precision: Precision) -> Graph:
+        """First layers, pairs of neighbours, values."""
+        inputs, outputs = features_input(self._channels, precision), shapes(self._maps())
+        return Graph("maps", Maps(self.model).eval(), inputs, outputs, {}, precision)
+
+    def decoder_graph(self, precision: Precision) -> Graph:
+        """Attention over four pixels, and the colour."""
+        inputs: Inputs = {
+            **self._maps(), **axis_inputs("tap", 3, torch.int32), **axis_inputs("relative", 2), **cell_input(),
+        }  # fmt: skip
+        return Graph("decoder", Decoder(self.model).eval(), inputs, {"colour": ("queries", 3)}, {}, precision)
+
+    def encoder_contract(self) -> EncoderContract:
+        """Tiles as published: the branch's cost grows with the square of the area."""
+        encoder = self.model.encoder
+        if not self.model.config.non_local:
+            return super().encoder_contract()
+        # Likenesses of a part and their softmax; 4×4 answers per pixel, 9·C/2 values that are compared.
+        branch = 2 * TILE * TILE // 4 // PARTS + (2 * 16 + 9) * encoder.out_channels
+        return EncoderContract(
+            channels=self._channels,
+            receptive_field=None,
+            size_multiple=encoder.size_multiple,
+            memory_channels=max(encoder.memory_channels, branch),
+            tile=TILE,
+            tile_overlap=OVERLAP,
+        )
+
+    def contract(self) -> DecoderContract:
+        """See `DecoderForm`."""
+        config, traits = self.model.config, self.model.traits
+        values = NEIGHBOURS * self.model.encoder.out_channels
+        return DecoderContract(
+            halo=2, statistics_passes=0,
+            map_channels=sum(tensor.shape[1] for tensor, _ in self._maps().values()),
+            query_channels=8 * values + 8 * max(config.hidden),
+            axes="ciaosr", skip=traits.skip, clips_cell=traits.clips_cell,
+        )  # fmt: skip
+
+    @property
+    def _channels(self) -> int:
+        """Of the features."""
+        return self.model.encoder.out_channels * (2 if self.model.config.non_local else 1)
+
+    def _maps(self) -> Inputs:
+        config, channels = self.model.config, self.model.encoder.out_channels
+        values = NEIGHBOURS * channels + (channels if config.non_local else 0)
+        widths = (config.hidden[0], config.hidden[0], len(DIRECTIONS) * (config.hidden[-1] + 1), values)
+        found: Inputs = {}
+        for n, width in enumerate(widths):
+            found |= map_input(f"map_{n}", width, torch.float32)
+        return found
+
+
+class _Encoder(nn.Module):
+    def __init__(self, encoder: nn.Module, branch: CrossScale) -> None:
+        super().__init__()
+        self.encoder, self.branch = encoder, branch
+
+    def forward(self, image: Tensor) -> Tensor:
+        features: Tensor = self.encoder(image)
+        return torch.cat([features, self.branch(features)], dim=1)

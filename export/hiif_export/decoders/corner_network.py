@@ -1,0 +1,43 @@
+"""A network that answers for each corner, its answers averaged: the last layer is linear, so it is applied once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from hiif_export.decoders.hiif_modules import linear
+from hiif_export.graphs.precision import wide
+from hiif_training.models.mlp import Mlp
+
+
+class CornerNetwork(nn.Module):
+    """What comes after the first layer: hidden layers for each corner, the last one for their weighted sum."""
+
+    def __init__(self, hidden: list[nn.Linear], last: nn.Linear) -> None:
+        super().__init__()
+        self.hidden = nn.ModuleList(hidden)
+        self.last = last
+
+    def forward(self, rows: list[Tensor], weights: list[Tensor]) -> Tensor:
+        """Four [N, M] after a ReLU, four [N, 1] that sum to 1 → [N, 3] in float32 at least."""
+        total = torch.zeros(())
+        for k, x in enumerate(rows):
+            for layer in self.hidden:
+                x = relu(layer(x))
+            part = wide(x) * weights[k]
+            total = part if k == 0 else total + part
+        return wide(self.last(total.to(rows[0].dtype)))
+
+
+def network_after_first(network: Mlp | nn.Sequential) -> CornerNetwork:
+    """The rest of a network of linear layers with a ReLU between them."""
+    layers = network.layers if isinstance(network, Mlp) else network
+    found = [copied(layer) for layer in list(layers)[2::2]]
+    return CornerNetwork(found[:-1], found[-1])
+
+
+def copied(layer: nn.Module) -> nn.Linear:
+    """A Linear with the weights of a linear layer, or of a 1×1 convolution."""
+    weight, bias = layer.get_parameter("weight").detach(), layer.get_parameter("bias").detach()
+    return linear(weight.double().flatten(1), bias.double())

@@ -1,0 +1,111 @@
+"""LTE and LTE+ restructured for deployment: equal to `hiif_training.models.lte` up to rounding.
+
+Amplitudes and frequencies are maps, row frequencies before column frequencies and times π, for both models. The last
+layer is applied once to the average of the corners. There is no larger exact gain (design/decoders.md).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, embedding, relu
+
+from hiif_deploy.bundle.contract import DecoderContract, Precision
+from hiif_export.decoders.corner_network import copied, network_after_first
+from hiif_export.graphs.corners import corner_pixels, corner_relatives, corner_weights
+from hiif_export.graphs.form import DecoderForm, Inputs, axis_inputs, cell_input, features_input, map_input, shapes
+from hiif_export.graphs.graph import Graph
+from hiif_export.graphs.precision import COMPUTE, typed, wide
+from hiif_training.models.lte import Waves
+
+
+class LteForm(DecoderForm):
+    """LTE and LTE+: two maps, no statistics."""
+
+    model: Waves
+
+    def maps_graph(self, precision: Precision) -> Graph:
+        """Amplitudes and frequencies."""
+        inputs = features_input(self.model.encoder.out_channels, precision)
+        outputs = shapes(self._maps(precision))
+        return Graph("maps", typed(Maps(self.model), COMPUTE[precision]), inputs, outputs, {}, precision)
+
+    def decoder_graph(self, precision: Precision) -> Graph:
+        """Waves and network."""
+        inputs = {
+            **self._maps(precision),
+            **axis_inputs("tap", 2, torch.int32), **axis_inputs("distance", 2), **axis_inputs("relative", 2),
+            **cell_input(),
+        }  # fmt: skip
+        module = typed(Decoder(self.model), COMPUTE[precision])
+        return Graph("decoder", module, inputs, {"colour": ("queries", 3)}, {}, precision)
+
+    def contract(self) -> DecoderContract:
+        """See `DecoderForm`."""
+        config, traits = self.model.config, self.model.traits
+        return DecoderContract(
+            halo=1, statistics_passes=0, map_channels=2 * config.width,
+            query_channels=8 * max(config.width, *config.hidden), skip=traits.skip, clips_cell=traits.clips_cell,
+        )  # fmt: skip
+
+    def _maps(self, precision: Precision) -> Inputs:
+        width = self.model.config.width
+        # An angle of many turns keeps no fraction in half precision.
+        return {**map_input("map_0", width, COMPUTE[precision]), **map_input("map_1", width, torch.float32)}
+
+
+class Maps(nn.Module):
+    """Features [1, C, b + 2, w + 2] of b × w pixels and a halo of one → amplitudes and frequencies, each [b·w, M]."""
+
+    frequency: Tensor
+    shift: Tensor
+
+    def __init__(self, model: Waves) -> None:
+        super().__init__()
+        self.amplitude = nn.Conv2d(model.coef.in_channels, model.config.width, 3)
+        self.amplitude.load_state_dict(model.coef.state_dict())
+        order, bias = model.frequency_order, cast(Tensor, model.freq.bias)
+        self.register_buffer("frequency", math.pi * model.freq.weight.detach().double()[order])
+        self.register_buffer("shift", math.pi * bias.detach().double()[order])
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Row-major pixels of the tile."""
+        both = self.amplitude(features), conv2d(wide(features), self.frequency, self.shift)
+        amplitude, frequency = (maps.flatten(2).transpose(1, 2)[0] for maps in both)
+        return amplitude, frequency
+
+
+class Decoder(nn.Module):
+    """Maps and geometry → colours [N, 3] without the skip."""
+
+    phase: Tensor
+
+    def __init__(self, model: Waves) -> None:
+        super().__init__()
+        self.waves = model.config.width // 2
+        self.register_buffer("phase", math.pi * model.phase.weight.detach().double().T.contiguous())
+        self.first = copied(model.network[0])
+        self.network = network_after_first(model.network)
+
+    def forward(
+        self, map_0: Tensor, map_1: Tensor, row_tap: Tensor, column_tap: Tensor, row_distance: Tensor,
+        column_distance: Tensor, row_relative: Tensor, column_relative: Tensor, cell: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """R × W queries, row-major; see `LteForm` for every shape."""
+        pixels = corner_pixels(row_tap, column_tap)
+        places = corner_relatives(row_relative, column_relative)
+        weights = corner_weights(row_distance, column_distance)
+        phase = cell @ self.phase
+        size = (row_tap.shape[1], column_tap.shape[2], self.waves)
+        rows = []
+        for k in range(4):
+            frequency = embedding(pixels[k], map_1)
+            row, column = frequency[:, : self.waves].reshape(size), frequency[:, self.waves :].reshape(size)
+            angle = (row * places[k][0] + column * places[k][1] + phase).flatten(0, 1)
+            waves = torch.cat([angle.cos(), angle.sin()], dim=1)
+            rows.append(relu(self.first((wide(embedding(pixels[k], map_0)) * waves).to(map_0.dtype))))
+        colours: Tensor = self.network(rows, weights)
+        return colours

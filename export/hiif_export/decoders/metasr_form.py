@@ -1,0 +1,98 @@
+"""MetaSR restructured for deployment: equal to `hiif_training.models.metasr` up to rounding.
+
+A filter is linear in the network's hidden layer h, and the colour is linear in the filter. So the features' products
+with each hidden unit's filter are maps, and a query sums them up with its h as weights: 1,536 instead of 442,368
+multiplications per query beside h, and 444,096 per source pixel. The known form for whole scales (one filter per phase)
+needs no map, but only works there; this one is the same graph for every scale.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding, relu
+
+from hiif_deploy.bundle.contract import DecoderContract, Precision
+from hiif_export.graphs.corners import Position
+from hiif_export.graphs.form import DecoderForm, axis_inputs, cell_input, features_input, map_input, shapes
+from hiif_export.graphs.graph import Graph
+from hiif_export.graphs.precision import COMPUTE, typed, wide
+from hiif_training.models.metasr import Metasr
+
+
+class MetasrForm(DecoderForm):
+    """MetaSR: one map, one source pixel per query."""
+
+    model: Metasr
+
+    @property
+    def map_channels(self) -> int:
+        """For each colour the product with each hidden unit's filter, and with the bias."""
+        return 3 * (self.model.config.hidden + 1)
+
+    def maps_graph(self, precision: Precision) -> Graph:
+        """Every hidden unit's filter applied."""
+        compute = COMPUTE[precision]
+        inputs = features_input(self.model.encoder.out_channels, precision)
+        outputs = shapes(map_input("map_0", self.map_channels, compute))
+        return Graph("maps", typed(Maps(self.model), compute), inputs, outputs, {}, precision)
+
+    def decoder_graph(self, precision: Precision) -> Graph:
+        """Hidden layer and sum."""
+        compute = COMPUTE[precision]
+        inputs = {
+            **map_input("map_0", self.map_channels, compute),
+            **axis_inputs("tap", 1, torch.int32), **axis_inputs("local", 1), **cell_input(),
+        }  # fmt: skip
+        return Graph("decoder", typed(Decoder(self.model), compute), inputs, {"colour": ("queries", 3)}, {}, precision)
+
+    def contract(self) -> DecoderContract:
+        """See `DecoderForm`."""
+        traits = self.model.traits
+        return DecoderContract(
+            halo=1, statistics_passes=0, map_channels=self.map_channels, query_channels=3 * self.map_channels,
+            skip=traits.skip, axes="top-left", clips_cell=traits.clips_cell,
+        )  # fmt: skip
+
+
+class Maps(nn.Module):
+    """Features [1, C, b + 2, w + 2] of b × w pixels and a halo of one → [b·w, 3·(M + 1)]."""
+
+    def __init__(self, model: Metasr) -> None:
+        super().__init__()
+        channels, last = model.encoder.out_channels, cast(nn.Linear, model.imnet.layers[2])
+        both = torch.cat([last.weight, last.bias[:, None]], dim=1).detach()
+        filters = both.reshape(channels, 3, 3, 3, -1).permute(3, 4, 0, 1, 2)
+        self.convolution = nn.Conv2d(channels, filters.shape[0] * filters.shape[1], 3, bias=False)
+        self.convolution.weight.data.copy_(filters.flatten(0, 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Row-major pixels of the tile; channel c·(M + 1) + j is colour c and hidden unit j, the last j the bias."""
+        maps: Tensor = self.convolution(features)
+        return maps.flatten(2).transpose(1, 2)[0]
+
+
+class Decoder(nn.Module):
+    """Map and geometry → colours [N, 3]."""
+
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(self, model: Metasr) -> None:
+        super().__init__()
+        first = cast(nn.Linear, model.imnet.layers[0])
+        self.position = Position(first.weight.detach()[:, :2])
+        self.register_buffer("scale", first.weight.detach()[:, 2] / 2)
+        self.register_buffer("bias", first.bias.detach().clone())
+
+    def forward(
+        self, map_0: Tensor, row_tap: Tensor, column_tap: Tensor, row_local: Tensor, column_local: Tensor, cell: Tensor
+    ) -> Tensor:
+        """R × W queries, row-major; see `MetasrForm` for every shape."""
+        constant = cell[0] * self.scale + self.bias
+        hidden = relu(self.position(row_local[0][..., None], column_local[0][..., None], constant))
+        products = wide(embedding((row_tap[0] + column_tap[0]).flatten(), map_0))
+        products = products.reshape(-1, 3, hidden.shape[1] + 1)
+        return (products[:, :, :-1] * hidden[:, None]).sum(2) + products[:, :, -1]

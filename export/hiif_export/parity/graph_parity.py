@@ -1,0 +1,147 @@
+"""Each exported graph by itself against its PyTorch module, so that a deviation is found where it arises.
+
+Polygraphy runs the ONNX files and compares; the inputs are those that a real picture gives, taken from PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
+from polygraphy.comparator import IterationResult, SimpleCompareFunc
+from polygraphy.logger import G_LOGGER
+
+from hiif_deploy.bundle.contract import GraphContract, Precision
+from hiif_deploy.bundle.loader import Bundle
+from hiif_deploy.decoding.encode import normalise
+from hiif_deploy.decoding.job import Window
+from hiif_deploy.decoding.queries import geometry_inputs, query_axes
+from hiif_deploy.errors import ParityError
+from hiif_deploy.geometry.grid import relative_cell
+from hiif_deploy.geometry.tiling import Tile
+from hiif_deploy.pixels import to_unit
+from hiif_export.graphs.form import make_form
+from hiif_export.graphs.graph import Graph
+from hiif_export.parity.parity import cases
+from hiif_training.models.implicit import ImplicitModel
+
+Tensors = dict[str, NDArray[Any]]
+
+GRAPH_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2}
+"""Largest deviation of a graph's output, relative to the largest value in it."""
+
+
+@dataclass(frozen=True)
+class GraphDeviation:
+    """One output of one graph, measured."""
+
+    graph: str
+    """Name of the graph."""
+    output: str
+    """Name of the output."""
+    largest: float
+    """Largest value that PyTorch gives."""
+    error: float
+    """Largest absolute difference."""
+
+    @property
+    def relative(self) -> float:
+        """`error` relative to `largest`."""
+        return self.error / self.largest if self.largest else self.error
+
+
+def compare_graphs(model: ImplicitModel, bundle: Bundle, precision: Precision = "fp32") -> list[GraphDeviation]:
+    """Every graph of the bundle on one picture; each is given fp32 PyTorch's values, not its predecessors'."""
+    found: list[GraphDeviation] = []
+    chain = {**bundle.contract.chain(precision), **bundle.contract.stages}
+
+    def visit(graph: Graph, feeds: Tensors, expected: Tensors) -> None:
+        answered = _run_onnx(bundle.graphs[chain[graph.name].key], _typed(feeds, chain[graph.name]))
+        found.extend(_compare(graph.name, answered, expected))
+
+    chain_values(model, bundle, visit)
+    return found
+
+
+def chain_values(
+    model: ImplicitModel, bundle: Bundle, visit: Callable[[Graph, Tensors, Tensors], None] = lambda *_: None
+) -> Tensors:
+    """All tensors that a real picture gives between the fp32 graphs, by PyTorch; `visit` sees each graph's own."""
+    # 16x24 at 3.3: a multiple of every encoder's window, and no dyadic phase.
+    (case,) = cases(sizes=((16, 24),), scales=(3.3,))
+    known = _geometry(bundle, (16, 24), case.target)
+    known["image"] = normalise(bundle.contract, to_unit(case.image))
+    form = make_form(model, bundle.contract.model)
+    for graph in [*form.graphs(), *form.stage_graphs()]:
+        feeds = typed_feeds(known, graph)
+        expected = _run_torch(graph, feeds)
+        visit(graph, feeds, expected)
+        known.update(expected)
+        # What a later decoder of a cascade is given.
+        known["before"] = known.get("colour", known["image"])
+        if graph.name == "encoder":
+            halo = bundle.contract.decoder.halo
+            known["features"] = np.pad(expected["features"], ((0, 0), (0, 0), (halo, halo), (halo, halo)))
+    return known
+
+
+def typed_feeds(values: Tensors, graph: Graph) -> Tensors:
+    """The graph's inputs out of `values`, in its types and order."""
+    return {name: _as(values[name], tensor) for name, (tensor, _) in graph.inputs.items()}
+
+
+def check_graphs(found: Sequence[GraphDeviation], precision: Precision = "fp32") -> None:
+    """ParityError naming the first graph and output beyond tolerance."""
+    tolerance = GRAPH_TOLERANCE[precision]
+    for deviation in found:
+        if not deviation.relative <= tolerance:
+            raise ParityError(
+                f"graph {deviation.graph}: output {deviation.output} differs from PyTorch by {deviation.error:.2e} "
+                f"at values up to {deviation.largest:.2e}, allowed {tolerance:.0e} of that"
+            )
+
+
+def _geometry(bundle: Bundle, source: tuple[int, int], size: tuple[int, int]) -> Tensors:
+    window = Window((0, size[0]), (0, size[1]))
+    rows, columns = query_axes(bundle.contract, source, size, window)
+    whole = Tile(slice(0, size[0]), slice(0, size[1]), slice(0, source[0]), slice(0, source[1]))
+    wanted = sorted({name for graph in bundle.contract.graphs for name in graph.geometry})
+    count = np.array([size[0] * size[1]], dtype=np.float64)
+    return {**geometry_inputs(wanted, rows, columns, whole, relative_cell(source, size)), "count": count}
+
+
+def _as(value: NDArray[Any], like: torch.Tensor) -> NDArray[Any]:
+    return np.ascontiguousarray(value, dtype=torch.empty(0, dtype=like.dtype).numpy().dtype)
+
+
+def _typed(feeds: Tensors, graph: GraphContract) -> Tensors:
+    return {tensor.name: feeds[tensor.name].astype(tensor.dtype) for tensor in graph.inputs}
+
+
+def _run_torch(graph: Graph, feeds: Tensors) -> Tensors:
+    with torch.no_grad():
+        answer = graph.module(*(torch.from_numpy(value) for value in feeds.values()))
+    values = answer if isinstance(answer, tuple) else (answer,)
+    return {name: value.numpy() for name, value in zip(graph.outputs, values, strict=True)}
+
+
+def _run_onnx(model: bytes, feeds: Tensors) -> Tensors:
+    with G_LOGGER.verbosity(G_LOGGER.ERROR), OnnxrtRunner(SessionFromOnnx(model)) as runner:
+        return {name: np.array(value) for name, value in runner.infer(feeds).items()}
+
+
+def _compare(graph: str, answered: Tensors, expected: Tensors) -> list[GraphDeviation]:
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        results = SimpleCompareFunc(check_error_stat="max")(
+            IterationResult({n: v.astype(expected[n].dtype) for n, v in answered.items()}, "onnxruntime"),
+            IterationResult(dict(expected), "pytorch"),
+        )
+    return [
+        GraphDeviation(graph, name, float(np.abs(expected[name]).max()), float(result.max_absdiff))
+        for name, result in results.items()
+    ]

@@ -1,0 +1,33 @@
+"""Loads one graph on ONNX Runtime or OpenVINO."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.bundle.contract import GraphContract
+from hiif_deploy.decoding.session import Arithmetic, Session
+from hiif_deploy.errors import EngineError
+
+
+def open_session(
+    graph: GraphContract, model: bytes, options: EngineOptions, *, threads: int, keep_memory: bool,
+    arithmetic: Arithmetic = "fp32", following: Sequence[bytes] = (),
+) -> Session:  # fmt: skip
+    """Load one graph on the engine that `options` name, with `threads` inside one call.
+
+    Models that `graph` joins behind the first one (`contract.joined`) are `following`: on OpenVINO only.
+
+    `keep_memory` keeps the engine's buffers between calls: for many calls of one size. For few large ones they go back
+    to the system when a call ends (ONNX Runtime; OpenVINO always keeps them).
+    """
+    if options.engine == "openvino":
+        from hiif_deploy.backends.sessions.openvino import OpenvinoSession
+
+        streams = max(1, options.thread_count // threads)
+        return OpenvinoSession(graph, (model, *following), arithmetic, threads=threads, streams=streams)
+    if following:
+        raise EngineError(f"graph {graph.name} has several parts, and {options.engine} runs one at a time")
+    from hiif_deploy.backends.sessions.onnxruntime import OrtSession
+
+    return OrtSession(graph, model, options.provider, threads, keep_memory=keep_memory)

@@ -1,0 +1,5 @@
+"""`python -m hiif_deploy.cli`."""
+
+from hiif_deploy.cli.app import main
+
+main()

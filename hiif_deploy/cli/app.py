@@ -1,0 +1,152 @@
+"""The command `hiif-deploy`. Other areas add their sub-commands through the entry points `hiif_deploy.commands`."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from importlib.metadata import entry_points
+from typing import Annotated, Any
+
+import typer
+
+from hiif_deploy.cli.lazy_command import EXPERT, MEASURE, MODELS, USE, LazyCommand, add_commands, new_app
+from hiif_deploy.errors import TERMINATED, HiifError
+from hiif_deploy.support.library_output import silence_libraries
+from hiif_deploy.support.messages import say_on_stderr
+from hiif_deploy.support.signals import sigterm_as_ctrl_c
+from hiif_deploy.support.version import __version__
+
+ENTRY_POINTS = "hiif_deploy.commands"
+"""Entry points, each a function (`typer.Typer`) → None that adds sub-commands, cheap to import."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+PARSER_WORDS = (
+    ("Value error, ", ""),
+    ("Input should be a valid integer.*", "expected a whole number"),
+    ("Input should be a valid number.*", "expected a number"),
+    ("Input should be greater than or equal to", "expected at least"),
+)
+"""What Typer's library for values says → what we say."""
+COMMANDS = (
+    LazyCommand(
+        "upscale", "hiif_deploy.cli.commands:upscale", "Upscale pictures and videos by any factor or to any size.", USE
+    ),
+    LazyCommand(
+        "watch", "hiif_deploy.cli.watch:watch",
+        "Show a clip or a camera beside its enlargement, live, in a window.", USE
+    ),
+    LazyCommand(
+        "demo", "hiif_deploy.cli.commands:demo",
+        "Upscale the pictures that the package carries, and write a sheet that compares them with bicubic.", USE,
+    ),
+    LazyCommand(
+        "models", "hiif_deploy.cli.commands:models",
+        "List the models that ship, or show the card of one: data, licence, recipe, figures, limits.", MODELS,
+    ),
+    LazyCommand(
+        "info", "hiif_deploy.cli.commands:info",
+        "Show what a bundle holds and promises, after checking all of it.", MODELS
+    ),
+    LazyCommand(
+        "doctor", "hiif_deploy.cli.commands:show_doctor",
+        "Show versions, engines and shipped models, and the command that adds what is missing.", MEASURE,
+    ),
+    LazyCommand(
+        "bench", "hiif_deploy.cli.bench_command:bench",
+        "Measure ways to enlarge a picture, in turns: seconds, memory, and how far their answers are from float64.",
+        MEASURE,
+    ),
+    LazyCommand(
+        "tune", "hiif_deploy.cli.commands:tune",
+        "Find the fastest way of cutting the decoder's work on this machine, and store it for later runs.", EXPERT,
+    ),
+)  # fmt: skip
+"""The runtime's own sub-commands."""
+
+
+def make_app() -> typer.Typer:
+    """The command with every installed area's sub-commands."""
+    app = new_app(
+        help="Continuous super-resolution: upscale pictures by any factor, export checkpoints, verify.",
+        add_completion=True,
+    )
+    app.callback()(_global_options)
+    add_commands(app, *COMMANDS)
+    for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
+        try:
+            register = entry.load()
+        except ImportError as error:  # an area of another version: the others still work
+            say_on_stderr(f"hiif-deploy: the commands of {entry.value} cannot be loaded ({error}): install it again")
+            continue
+        register(app)
+    return app
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated."""
+    words = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if debug:
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("hiif_deploy").setLevel(logging.DEBUG)
+    else:
+        silence_libraries()
+    with sigterm_as_ctrl_c() as termination:
+        try:
+            code = make_app()(args=words or ["--help"], prog_name="hiif-deploy", standalone_mode=False)
+        except Exception as error:
+            if debug:
+                raise
+            _fail(*_explained(error))
+        if code == INTERRUPTED:
+            # Typer has turned Ctrl-C into this exit code without a word.
+            how, code = ("terminated", TERMINATED) if termination.came else ("interrupted", INTERRUPTED)
+            _fail(f"{how}; no half-written file was left", code)
+    raise SystemExit(code or 0)
+
+
+def _explained(error: Exception) -> tuple[str, int]:
+    """One sentence for the user, and the exit code."""
+    if isinstance(error, HiifError):
+        return str(error), error.exit_code
+    if isinstance(error, MemoryError):
+        return f"out of memory ({error}); a smaller --memory makes smaller tiles", 1
+    if hasattr(error, "format_message"):
+        return _usage(error), 2
+    return f"unexpected {type(error).__name__}: {error}; add --debug for the traceback, and please report it", 1
+
+
+def _usage(error: Any) -> str:
+    """What the argument parser says of a wrong command line. Its classes are private to Typer, so any shape is met."""
+    text = str(error.format_message()).rstrip(".")
+    for theirs, ours in PARSER_WORDS:
+        text = re.sub(theirs, ours, text)
+    context = getattr(error, "ctx", None)
+    return f"{text}; see {context.command_path} --help" if context else text
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"hiif-deploy {__version__}")
+        raise typer.Exit
+
+
+def _global_options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks. May stand anywhere.")] = False,
+) -> None:
+    """Both are dealt with elsewhere; they stand here for --help."""
+    del version, debug
+
+
+def _fail(message: str, code: int) -> None:
+    say_on_stderr(f"hiif-deploy: error: {message}")
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

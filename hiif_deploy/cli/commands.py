@@ -1,0 +1,349 @@
+"""The runtime's sub-commands: upscale, info, models, doctor, demo, tune. What is heavy is imported when one runs."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hiif_deploy.backends.options import EngineOptions, library_engine
+from hiif_deploy.bundle.loader import DEFAULT_MODEL, VIDEO_MODEL
+from hiif_deploy.cli import video_options as video
+from hiif_deploy.cli.cluster_options import RayOption, WorkersOption
+from hiif_deploy.cli.given import given_options, refuse_options
+from hiif_deploy.cli.options import (
+    MODEL,
+    BundleOption,
+    DeviceOption,
+    EngineOption,
+    JsonOption,
+    LibraryOption,
+    MemoryOption,
+    PrecisionOption,
+    ProviderOption,
+    QuietOption,
+    ThreadsOption,
+    engine_options,
+)
+from hiif_deploy.cli.picture_options import (
+    DeviationOption,
+    DryRunOption,
+    FormatOption,
+    HeightOption,
+    InputsArgument,
+    LargerOption,
+    LosslessOption,
+    MaxPixelsOption,
+    MaxSideOption,
+    OutputOption,
+    OverwriteOption,
+    PublishedOption,
+    QualityOption,
+    ScaleOption,
+    SizeOption,
+    StatisticsOption,
+    WidthOption,
+)
+from hiif_deploy.errors import OptionError
+from hiif_deploy.geometry.target import Target, parse_target
+from hiif_deploy.support.messages import json_text, say_on_stderr
+from hiif_deploy.video.task import SEGMENT_FRAMES
+
+if TYPE_CHECKING:
+    from hiif_deploy.cluster.pool import Pool
+    from hiif_deploy.pictures import batch
+    from hiif_deploy.upscaler import RenderOptions, Upscaler
+    from hiif_deploy.video.options import VideoOptions
+
+    Work = Callable[[Upscaler, Pool | None], Iterable[batch.Outcome]]
+    """Upscales what was asked for, on the cluster where there is one."""
+
+LOSSY = (".jpg", ".jpeg", ".webp")
+"""Suffixes of pictures that have a quality."""
+UpscaleBundleOption = Annotated[
+    str,
+    typer.Option(
+        "--bundle",
+        "-b",
+        help="Bundle folder, or name of a shipped model.",
+        show_default=f"{DEFAULT_MODEL}, for videos {VIDEO_MODEL}",
+        rich_help_panel=MODEL,
+    ),
+]
+
+
+def upscale(
+    context: typer.Context,
+    inputs: InputsArgument,
+    output: OutputOption = None,
+    scale: ScaleOption = None,
+    size: SizeOption = None,
+    width: WidthOption = None,
+    height: HeightOption = None,
+    max_side: MaxSideOption = None,
+    larger: LargerOption = None,
+    bundle: UpscaleBundleOption = DEFAULT_MODEL,
+    format_: FormatOption = None,
+    quality: QualityOption = 95,
+    lossless: LosslessOption = False,
+    overwrite: OverwriteOption = False,
+    max_pixels: MaxPixelsOption = 1 << 30,
+    memory: MemoryOption = 1024,
+    threads: ThreadsOption = 0,
+    engine: EngineOption = None,
+    provider: ProviderOption = None,
+    precision: PrecisionOption = None,
+    library: LibraryOption = None,
+    device: DeviceOption = None,
+    statistics: StatisticsOption = "exact",
+    report_deviation: DeviationOption = False,
+    published_rows: PublishedOption = None,
+    codec: video.CodecOption = None,
+    crf: video.CrfOption = None,
+    preset: video.PresetOption = None,
+    pixel_format: video.PixelFormatOption = None,
+    encoder_option: video.EncoderOption = None,
+    frames: video.FramesOption = None,
+    from_: video.FromOption = None,
+    to: video.ToOption = None,
+    on_error: video.OnErrorOption = "stop",
+    segment_frames: video.SegmentOption = SEGMENT_FRAMES,
+    restart: video.RestartOption = False,
+    json_progress: video.JsonProgressOption = False,
+    ray: RayOption = None,
+    workers: WorkersOption = 0,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Upscale pictures and videos by any factor or to any size.
+
+    \b
+    hiif-deploy upscale photo.jpg --scale 3.3
+    hiif-deploy upscale holidays/ -o large/ --max-side 4000
+    """
+    from hiif_deploy.pictures import batch
+    from hiif_deploy.upscaler import RenderOptions
+    from hiif_deploy.video.command import are_videos
+    from hiif_deploy.video.options import VideoOptions
+    from hiif_deploy.video.plan import parse_frames, parse_time
+
+    target = parse_target(scale, size, width, height, max_side)
+    is_video = are_videos(inputs)
+    video.refuse_misplaced(context, is_video=is_video)
+    options = RenderOptions(
+        memory=memory << 20, max_output_pixels=max_pixels, group_rows=published_rows,
+        clip_cell=published_rows is not None, statistics="exact" if statistics == "reuse" else statistics,
+    )  # fmt: skip
+    chosen = engine_options(engine, precision, threads, provider=provider, library=library, device=device)
+    if is_video:
+        times = parse_time("--from", from_), parse_time("--to", to)
+        wanted = VideoOptions(
+            codec, crf, preset, pixel_format, video.parse_encoder_options(encoder_option), parse_frames(frames), times,
+            on_error, "reuse" if statistics == "reuse" else "exact", segment_frames, restart,
+        )  # fmt: skip
+        style = "json" if json_progress else "none" if quiet else None
+        work = _videos(inputs, output, target, wanted, overwrite=overwrite, dry_run=dry_run, style=style)
+    else:
+        write = batch.WriteOptions(quality, lossless, overwrite, max_pixels, larger or batch.usual_larger(inputs))
+        items = _items(context, inputs, output, target, format_)
+        work = _pictures(items, target, write, dry_run=dry_run, quiet=quiet, report_deviation=report_deviation)
+    opening = Opening(_model(context, bundle, is_video, quiet), chosen, options)
+    _run(opening, work, ray, workers, as_json=as_json, quiet=quiet, dry_run=dry_run)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What an upscaler is opened with."""
+
+    bundle: str
+    """Folder or shipped name."""
+    engine: EngineOptions
+    """What runs it."""
+    options: RenderOptions
+    """How the work is cut."""
+
+
+def _run(
+    opening: Opening, work: Work, ray: str | None, workers: int, *, as_json: bool, quiet: bool, dry_run: bool
+) -> None:
+    """Open the model, and the cluster where there is one, do the work, and report it."""
+    from hiif_deploy.cli import report
+    from hiif_deploy.cluster.command import open_pool
+    from hiif_deploy.pictures import batch
+    from hiif_deploy.upscaler import Upscaler
+
+    outcomes = []
+    with (
+        Upscaler(opening.bundle, engine=opening.engine, options=opening.options) as upscaler,
+        open_pool(ray, workers, upscaler, is_plan=dry_run) as pool,
+    ):
+        for outcome in work(upscaler, pool):
+            outcomes.append(outcome)
+            report.say_outcome(outcome, quiet=quiet or dry_run)
+        report.say_batch(upscaler, outcomes, as_json=as_json, quiet=quiet, is_plan=dry_run)
+    if code := batch.exit_code(outcomes):
+        raise typer.Exit(code)
+
+
+def _videos(
+    inputs: list[Path], output: Path | None, target: Target, options: VideoOptions, *, overwrite: bool, dry_run: bool,
+    style: str | None,
+) -> Work:  # fmt: skip
+    from hiif_deploy.cluster.segments import on_cluster
+    from hiif_deploy.video.command import list_videos, run_videos
+
+    videos = list_videos(inputs, output, target.label)
+
+    def work(upscaler: Upscaler, pool: Pool | None) -> Iterable[batch.Outcome]:
+        make = None if pool is None else on_cluster(pool)
+        return run_videos(
+            upscaler, videos, target, options, overwrite=overwrite, dry_run=dry_run, style=style, make=make
+        )
+
+    return work
+
+
+def _pictures(
+    items: list[batch.Item], target: Target, write: batch.WriteOptions, *, dry_run: bool, quiet: bool,
+    report_deviation: bool,
+) -> Work:  # fmt: skip
+    from hiif_deploy.cluster.pictures import run_batch_on
+    from hiif_deploy.pictures import batch
+    from hiif_deploy.pictures.deviation import exact_twin
+
+    def work(upscaler: Upscaler, pool: Pool | None) -> Iterable[batch.Outcome]:
+        with exact_twin(upscaler) if report_deviation else contextlib.nullcontext() as exact:
+            if dry_run:
+                yield from batch.plan_batch(upscaler, items, target, write)
+            elif pool is not None:
+                yield from run_batch_on(pool, items, target, write, show_progress=not quiet)
+            else:
+                yield from batch.run_batch(upscaler, items, target, write, show_progress=not quiet, exact=exact)
+
+    return work
+
+
+def _model(context: typer.Context, bundle: str, is_video: bool, quiet: bool) -> str:
+    """The bundle; for a video the model for moving pictures where none was named, and that is said."""
+    if not is_video or given_options(context, ["bundle"]):
+        return bundle
+    if not quiet:
+        say_on_stderr(f"model: {VIDEO_MODEL}, for moving pictures; --bundle takes another")
+    return VIDEO_MODEL
+
+
+def _items(
+    context: typer.Context, inputs: list[Path], output: Path | None, target: Target, suffix: str | None
+) -> list[batch.Item]:
+    """Pictures and their outputs. OptionError for options that none can follow; videos in folders are reported."""
+    from hiif_deploy.pictures import batch
+
+    items = batch.list_items(inputs, output, target.label, suffix)
+    made = {(item.suffix or item.target.suffix).lower() for item in items}
+    if made.isdisjoint(LOSSY):
+        refuse_options(context, ["quality"], f"for {', '.join(LOSSY)}, and no output is one; leave it out")
+    if ".webp" not in made:
+        refuse_options(context, ["lossless"], "for WebP, and no output is one; leave it out, or add --format webp")
+    if context.params["scale"] is not None:
+        refuse_options(context, ["larger"], "for sizes in pixels; a scale suits every picture")
+    if any(batch.is_stream(path) for item in items for path in (item.source, item.target)):
+        refuse_options(context, ["ray"], "for picture files, not the standard input or output")
+    if any(batch.is_stream(item.target) for item in items) and not context.params["dry_run"]:
+        refuse_options(context, ["as_json"], "for reports on stdout, where the picture goes; name a file (-o)")
+    if videos := batch.left_out(inputs):
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in videos.items())
+        say_on_stderr(f"left out of the folders, being videos or unreadable: {kinds}; name them one by one")
+    return items
+
+
+def info(
+    bundle: Annotated[str, typer.Argument(help="Bundle folder, or name of a shipped model.")] = DEFAULT_MODEL,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a bundle holds and promises, after checking all of it."""
+    from hiif_deploy.bundle.loader import open_bundle
+    from hiif_deploy.cli import report
+
+    opened = open_bundle(bundle)
+    if as_json:
+        print(json_text(report.bundle_facts(opened)))
+    else:
+        report.show(report.bundle_table(opened))
+
+
+def models(
+    name: Annotated[str | None, typer.Argument(help="Show this model's card.")] = None, as_json: JsonOption = False
+) -> None:
+    """List the models that ship, or show the card of one: data, licence, recipe, figures, limits."""
+    from hiif_deploy.bundle.shipped import list_models, model_card
+    from hiif_deploy.cli import report
+
+    if name is not None:
+        print(model_card(name))
+    elif as_json:
+        print(json_text([asdict(model) for model in list_models()]))
+    else:
+        report.show(report.models_table(list_models()))
+
+
+def show_doctor(as_json: JsonOption = False) -> None:
+    """Show versions, engines and shipped models, and the command that adds what is missing."""
+    from hiif_deploy.cli import doctor, report
+
+    findings = doctor.examine()
+    if as_json:
+        print(json_text([asdict(finding) for finding in findings]))
+    else:
+        for title, is_optional in (("required", False), ("optional", True)):
+            rows = [finding for finding in findings if finding.is_optional == is_optional]
+            report.show(report.findings_table(rows, title))
+        print(doctor.verdict(findings))
+    if any(finding.status == "broken" for finding in findings):
+        raise typer.Exit(1)
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("demo"),
+    scale: Annotated[float, typer.Option(help="Factor.")] = 4.0,
+    bundle: BundleOption = DEFAULT_MODEL,
+) -> None:
+    """Upscale the pictures that the package carries, and write a sheet that compares them with bicubic."""
+    from hiif_deploy.cli.demo import run_demo
+
+    run_demo(bundle, output, scale, say=lambda line: print(line, file=sys.stdout, flush=True))
+
+
+def tune(
+    bundle: Annotated[str, typer.Argument(help="Bundle folder, or name of a shipped model.")] = DEFAULT_MODEL,
+    engine: EngineOption = None,
+    precision: PrecisionOption = None,
+    threads: ThreadsOption = 0,
+    rounds: Annotated[int, typer.Option(help="Pictures per way of cutting, after one to warm up.")] = 3,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Find the fastest way of cutting the decoder's work on this machine, and store it for later runs."""
+    from hiif_deploy.bundle.loader import open_bundle
+    from hiif_deploy.cli import report
+    from hiif_deploy.cli import tune as tuning
+    from hiif_deploy.rendering import tuned
+    from hiif_deploy.support.progress import Progress
+
+    if rounds < 1:
+        raise OptionError(f"--rounds {rounds}: expected at least 1")
+    opened = open_bundle(bundle)
+    chosen = engine_options(engine, precision, threads, default=library_engine(precision))
+    candidates = tuning.cuts(chosen.thread_count)
+    with Progress("tuning", (rounds + 1) * len(candidates), unit="pictures", enabled=not quiet) as progress:
+        found = tuning.measure(opened, chosen, candidates, rounds, progress.advance)
+    path = tuned.store(opened, chosen, found)
+    if as_json:
+        print(json_text({**asdict(found), "file": str(path)}))
+    else:
+        report.show(report.tuning_table(found))

@@ -1,0 +1,110 @@
+"""Options that several sub-commands share. Importing this needs neither an engine nor OpenCV."""
+
+from __future__ import annotations
+
+from typing import Annotated, cast, get_args
+
+import typer
+
+from hiif_deploy.backends.options import Engine, EngineOptions, LibraryName, default_engine, usable_cores
+from hiif_deploy.decoding.session import Arithmetic
+from hiif_deploy.errors import OptionError
+from hiif_deploy.support.messages import say_on_stderr
+
+OUTPUT, SIZE, MODEL, SPEED = "Output", "Size", "Model", "Speed"
+VIDEO, CLUSTER, REPORT = "Video", "Cluster", "Report"
+"""Panels of `--help`."""
+
+BundleOption = Annotated[
+    str, typer.Option("--bundle", "-b", help="Bundle folder, or name of a shipped model.", rich_help_panel=MODEL)
+]
+EngineOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="|".join(get_args(Engine)),
+        autocompletion=lambda: list(get_args(Engine)),
+        help="Default: onnxruntime (auto for bf16 and int8). native: code made for this processor. auto: the fastest "
+        "engine that is installed and works, GPUs first.",
+        rich_help_panel=SPEED,
+    ),
+]
+PrecisionOption = Annotated[
+    Arithmetic | None,
+    typer.Option(
+        help="Default: fp16 on TensorRT, fp32 elsewhere. bf16 and int8 are approximate, and for processors only.",
+        rich_help_panel=SPEED,
+    ),
+]
+LibraryOption = Annotated[
+    LibraryName | None,
+    typer.Option(help="With --engine tensorrt: tensorrt (default) or tensorrt-rtx.", rich_help_panel=SPEED),
+]
+ProviderOption = Annotated[
+    str | None,
+    typer.Option(
+        help="With --engine onnxruntime: execution provider; default: cpu. Never replaced silently.",
+        rich_help_panel=SPEED,
+    ),
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(help="With --engine torch: cuda (default), cuda:N, or cpu.", rich_help_panel=SPEED),
+]
+ThreadsOption = Annotated[
+    int, typer.Option(help="Processor threads; 0 takes all that this process may use.", rich_help_panel=SPEED)
+]
+MemoryOption = Annotated[
+    int, typer.Option(help="Working memory in MiB, beside input, features and output.", rich_help_panel=SPEED)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Report as JSON on stdout.", rich_help_panel=REPORT)]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.", rich_help_panel=REPORT)]
+
+APPLIES_TO = {"provider": ("onnxruntime",), "library": ("tensorrt", "auto"), "device": ("torch",)}
+"""Option → the engines that read it. Another engine would ignore it, and nothing is ignored silently."""
+GPU_WORDS = ("cuda", "gpu", "nvidia")
+"""What people call the engine for their GPU."""
+
+
+def engine_options(
+    engine: str | None, precision: Arithmetic | None, threads: int = 0, *, provider: str | None = None,
+    library: LibraryName | None = None, device: str | None = None, default: Engine | None = None,
+) -> EngineOptions:  # fmt: skip
+    """What the command line says of the engine; `default` where it names none. OptionError where options do not fit."""
+    chosen = parse_engine(engine) or default or default_engine(precision)
+    given = {"provider": provider, "library": library, "device": device}
+    for name, value in given.items():
+        if value is not None and chosen not in APPLIES_TO[name]:
+            raise OptionError(
+                f"--{name} {value} is read by engine {' and '.join(APPLIES_TO[name])} only, and this run uses "
+                f"{chosen}: add --engine {APPLIES_TO[name][0]}, or leave --{name} out"
+            )
+    return EngineOptions(
+        engine=chosen, precision=precision, threads=limited_threads(threads), provider=provider or "cpu",
+        library=library or "tensorrt", device=device or "cuda",
+    )  # fmt: skip
+
+
+def parse_engine(name: str | None) -> Engine | None:
+    """OptionError for a name that is not an engine's."""
+    if name is None or name in get_args(Engine):
+        return cast("Engine | None", name)
+    hint = (
+        "; for an NVIDIA GPU: --engine torch, --engine tensorrt, or --provider cuda (ONNX Runtime)"
+        if name in GPU_WORDS
+        else ""
+    )
+    raise OptionError(f"--engine {name}: expected one of {', '.join(get_args(Engine))}{hint}")
+
+
+def limited_threads(threads: int) -> int:
+    """`threads`, or the number of cores where that is less: more threads than cores only cost time to start.
+
+    OptionError for a negative number.
+    """
+    if threads < 0:
+        raise OptionError(f"threads is {threads}: expected 0 (all) or more")
+    cores = usable_cores()
+    if threads <= cores:
+        return threads
+    say_on_stderr(f"--threads {threads}: this process may use {cores} cores, so {cores} threads are used")
+    return cores

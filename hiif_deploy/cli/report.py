@@ -1,0 +1,161 @@
+"""What the command line tells: tables for people on stderr or stdout, JSON for programs on stdout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from hiif_deploy.bundle.loader import Bundle
+from hiif_deploy.bundle.shipped import ShippedModel
+from hiif_deploy.cli.doctor import Finding
+from hiif_deploy.pictures.batch import STATUSES, Outcome, summary
+from hiif_deploy.rendering.tuned import Tuning
+from hiif_deploy.support.durations import duration, pixel_rate
+from hiif_deploy.support.messages import json_text, printable, say_on_stderr
+from hiif_deploy.upscaler import Upscaler
+
+
+def show(table: RenderableType) -> None:
+    """Print a table on stdout."""
+    Console().print(table)
+
+
+def say_outcome(outcome: Outcome, *, quiet: bool) -> None:
+    """One line on stderr for a finished file; failures are told even when quiet."""
+    if outcome.status == "failed":
+        say_on_stderr(f"hiif-deploy: error: {outcome.error}")
+    elif not quiet:
+        say_on_stderr(_line(outcome))
+
+
+def say_batch(upscaler: Upscaler, outcomes: Sequence[Outcome], *, as_json: bool, quiet: bool, is_plan: bool) -> None:
+    """The closing report: JSON on stdout, or a table of plans or a count on stderr."""
+    if as_json:
+        found = {
+            "bundle": upscaler.contract.name,
+            "folder": str(upscaler.bundle.folder),
+            "engine": upscaler.description,
+            "precision": upscaler.precision,
+            "rescued_blocks": upscaler.rescued,
+            "threads": upscaler.engine.thread_count,
+            "files": [asdict(outcome) for outcome in outcomes],
+            **summary(outcomes),
+        }
+        print(json_text(found))
+    elif is_plan:
+        Console().print(_plan_table(upscaler, outcomes))
+        for outcome in outcomes:
+            for note in outcome.notes:
+                Console().print(escape(printable(f"{outcome.target}: {note}")), soft_wrap=True, highlight=False)
+    elif len(outcomes) > 1 and not quiet:
+        counts = summary(outcomes)
+        text = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+        say_on_stderr(f"{text} in {duration(counts['seconds'])}")
+
+
+def bundle_facts(bundle: Bundle) -> dict[str, Any]:
+    """What `info` tells."""
+    contract = bundle.contract
+    return {
+        "name": contract.name,
+        "folder": str(bundle.folder),
+        "model": dict(contract.model),
+        "parameters": contract.parameters,
+        "training_scales": list(contract.training_scales),
+        "encoder": asdict(contract.encoder),
+        "decoder": asdict(contract.decoder),
+        "graphs": {graph.file: f"{len(bundle.graphs[graph.key]):,} bytes" for graph in contract.graphs},
+        "parity": _without_cases(contract.parity),
+        "provenance": dict(contract.provenance),
+    }  # fmt: skip
+
+
+def _without_cases(parity: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of each precision, without the lists that they sum up."""
+    return {
+        key: _without_cases(value) if isinstance(value, dict) else value
+        for key, value in parity.items()
+        if key not in ("cases", "graphs")
+    }
+
+
+def bundle_table(bundle: Bundle) -> Table:
+    """`bundle_facts` for people."""
+    table = Table(show_header=False, title=bundle.contract.name, title_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in bundle_facts(bundle).items():
+        if isinstance(value, dict):
+            for key, item in value.items():
+                table.add_row(f"{name}.{key}", json.dumps(item, ensure_ascii=False))
+        else:
+            table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
+    return table
+
+
+def tuning_table(tuning: Tuning) -> Table:
+    """What `tune` measured; the fastest is marked."""
+    table = Table(title=f"{tuning.bundle}, {tuning.engine}, {tuning.processor}", title_justify="left")
+    for column in ("queries x threads per call", "seconds", ""):
+        table.add_column(column)
+    for name, seconds in tuning.seconds.items():
+        is_best = name == f"{tuning.cut.query_block} x {tuning.cut.call_threads}"
+        table.add_row(name, f"{seconds:.3f}", "fastest, stored" if is_best else "")
+    return table
+
+
+def models_table(models: Sequence[ShippedModel]) -> Table:
+    """The models that ship."""
+    table = Table(title="shipped models", title_justify="left")
+    for column in ("name", "parameters", "size", "passes", "what for"):
+        table.add_column(column, no_wrap=column != "what for")
+    for model in models:
+        name = f"{model.name} (default)" if model.is_default else model.name
+        table.add_row(name, f"{model.parameters:,}", f"{model.size / 1e6:.1f} MB", str(model.passes), model.purpose)
+    return table
+
+
+def findings_table(findings: Sequence[Finding], title: str) -> Table:
+    """What `doctor` found."""
+    table = Table("", "found", "what to do", title=title, title_justify="left")
+    marks = {"ok": "[green]ok[/]", "absent": "[yellow]--[/]", "broken": "[red]!![/]"}
+    for finding in findings:
+        table.add_row(f"{marks[finding.status]} {finding.name}", escape(finding.found), escape(finding.advice))
+    return table
+
+
+def _line(outcome: Outcome) -> str:
+    notes = "".join(f"\n  note: {note}" for note in outcome.notes)
+    if outcome.status in ("skipped", "copied"):
+        return f"{outcome.target}: {outcome.status}{notes}"
+    assert outcome.target_size is not None
+    assert outcome.seconds is not None
+    assert outcome.megapixels_per_second is not None
+    size = f"{outcome.target_size[0]}x{outcome.target_size[1]}"
+    far = "" if outcome.deviation_db is None else f", {outcome.deviation_db:.1f} dB from exact"
+    pace = f"{duration(outcome.seconds)}, {pixel_rate(outcome.megapixels_per_second)}"
+    return f"{outcome.target}: {size} in {pace}{far}{notes}"
+
+
+def _plan_table(upscaler: Upscaler, outcomes: Sequence[Outcome]) -> Table:
+    title = f"plan: {upscaler.contract.name}, {upscaler.description}, {upscaler.engine.thread_count} threads"
+    table = Table(title=title, title_justify="left")
+    for column in ("input", "from", "to", "output", "memory", "decoder calls", "about"):
+        table.add_column(column, overflow="fold")
+    for outcome in outcomes:
+        source, target = (escape(printable(name)) for name in (outcome.source, outcome.target))
+        if outcome.status != "planned" or not outcome.source_size or not outcome.target_size:
+            table.add_row(source, "", "", target, "", "", escape(printable(outcome.error or outcome.status)))
+            continue
+        before, after = (f"{size[0]}x{size[1]}" for size in (outcome.source_size, outcome.target_size))
+        table.add_row(
+            source, before, after, target, f"{outcome.memory_mib} MiB", f"{outcome.decoder_calls:,}",
+            "" if outcome.seconds is None else duration(outcome.seconds),
+        )  # fmt: skip
+    return table

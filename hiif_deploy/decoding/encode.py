@@ -1,0 +1,103 @@
+"""Picture → features, whole or in tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hiif_deploy.bundle.contract import Contract
+from hiif_deploy.decoding.plan import Plan, tile_starts
+from hiif_deploy.decoding.session import Session
+from hiif_deploy.errors import BundleError
+from hiif_deploy.geometry.sizes import padded_size
+from hiif_deploy.geometry.tiling import steps
+from hiif_deploy.pixels import mirror
+
+Array = NDArray[np.float32]
+
+
+def encode(session: Session, contract: Contract, image: Array, plan: Plan, advance: Callable[[int], None]) -> Array:
+    """Unit picture [h, w, 3] in [0, 1] → features [C, h, w].
+
+    Tiles with the encoder's receptive field as overlap give the same features as the whole picture; where there is
+    no such overlap the plan says `blended` or `averaged`. `advance` is told of each finished tile.
+    """
+    height, width = image.shape[:2]
+    if plan.encoder_tile[0] >= height and plan.encoder_tile[1] >= width:
+        features = _run(session, contract, image)
+        advance(1)
+        return features
+    total = np.zeros((contract.encoder.channels, height, width), dtype=np.float32)
+    weight = np.zeros((height, width), dtype=np.float32) if plan.blended or plan.averaged else None
+    overlap = 0 if plan.averaged else plan.overlap
+    for rows in _parts(height, plan.encoder_tile[0], plan):
+        for columns in _parts(width, plan.encoder_tile[1], plan):
+            seen_rows, seen_columns = widen(rows, overlap, height), widen(columns, overlap, width)
+            features = _run(session, contract, image[seen_rows, seen_columns])
+            if weight is None:
+                inner = (slice(None), within(rows, seen_rows), within(columns, seen_columns))
+                total[:, rows, columns] = features[inner]
+            else:
+                ramp = _ramp(rows, seen_rows)[:, None] * _ramp(columns, seen_columns)
+                total[:, seen_rows, seen_columns] += features * ramp
+                weight[seen_rows, seen_columns] += ramp
+            advance(1)
+    return total if weight is None else np.divide(total, weight, out=total)
+
+
+def encoder_calls(source: tuple[int, int], plan: Plan) -> int:
+    """How many tiles `encode` runs."""
+    rows, columns = (_parts(size, tile, plan) for size, tile in zip(source, plan.encoder_tile, strict=True))
+    return len(rows) * len(columns)
+
+
+def _parts(size: int, tile: int, plan: Plan) -> list[slice]:
+    """What each tile contributes along an axis."""
+    if not plan.averaged:
+        return steps(size, tile)
+    return [slice(start, start + tile) for start in tile_starts(size, tile, plan.overlap)]
+
+
+def normalise(contract: Contract, image: Array) -> Array:
+    """Unit picture [h, w, 3] → network input [1, 3, h, w]."""
+    mean = np.array(contract.normalisation.mean, dtype=np.float32)
+    std = np.array(contract.normalisation.std, dtype=np.float32)
+    return np.ascontiguousarray(((image - mean) / std).transpose(2, 0, 1)[None])
+
+
+def prepared(contract: Contract, image: Array) -> Array:
+    """Unit picture [h, w, 3] → network input [1, 3, h, w], mirrored at the end up to the encoder's multiple."""
+    size = padded_size((image.shape[0], image.shape[1]), contract.encoder.size_multiple)
+    return normalise(contract, image if size == image.shape[:2] else mirror(image, size))
+
+
+def _run(session: Session, contract: Contract, image: Array) -> Array:
+    given = prepared(contract, image)
+    features: Array = session.run({"image": given})["features"][0]
+    if features.shape != (contract.encoder.channels, *given.shape[2:]):
+        raise BundleError(
+            f"graph encoder: it answered features of shape {list(features.shape)} to a picture of {given.shape[3]}x"
+            f"{given.shape[2]}, the contract promises {contract.encoder.channels} channels; export the bundle again"
+        )
+    return features[:, : image.shape[0], : image.shape[1]]
+
+
+def widen(part: slice, overlap: int, size: int) -> slice:
+    """The part and `overlap` pixels to both sides, as far as there are any."""
+    return slice(max(0, part.start - overlap), min(size, part.stop + overlap))
+
+
+def within(part: slice, whole: slice) -> slice:
+    """The part as seen from the beginning of `whole`."""
+    return slice(part.start - whole.start, part.stop - whole.start)
+
+
+def _ramp(part: slice, seen: slice) -> Array:
+    """[seen] weights: 1 on the tile, falling linearly over the overlap, never 0."""
+    position = np.arange(seen.start, seen.stop, dtype=np.float32)
+    before = (position - seen.start + 1) / (part.start - seen.start + 1)
+    after = (seen.stop - position) / (seen.stop - part.stop + 1)
+    ramp: Array = np.minimum(np.minimum(before, after), np.float32(1))
+    return ramp

@@ -1,0 +1,80 @@
+"""Cuts an output window into tiles and query blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from hiif_deploy.geometry.grid import Axis
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A rectangle of queries and the rectangle of source pixels that hold all their taps."""
+
+    rows: slice
+    """Of the axis table's rows."""
+    columns: slice
+    """Of the axis table's columns."""
+    source_rows: slice
+    """Of the features."""
+    source_columns: slice
+    """Of the features."""
+
+    @property
+    def key(self) -> tuple[int, int, int, int]:
+        """Names the maps that this tile needs."""
+        return (
+            self.source_rows.start, self.source_rows.stop, self.source_columns.start, self.source_columns.stop,
+        )  # fmt: skip
+
+
+def decoder_tiles(rows: Axis, columns: Axis, cell: tuple[int, int], most: int) -> list[Tile]:
+    """Cut the queries so that each tile's lower taps fall into one cell of a grid of `cell` source pixels (rows,
+    columns), and it holds at most `most` queries."""
+    return [
+        Tile(shift(row, part_rows), shift(column, part_columns), _taps(rows, row), _taps(columns, column))
+        for row in _runs(rows, cell[0])
+        for column in _runs(columns, cell[1])
+        for part_rows, part_columns in query_blocks(row.stop - row.start, column.stop - column.start, most)
+    ]
+
+
+def query_blocks(rows: int, columns: int, most: int) -> Iterator[tuple[slice, slice]]:
+    """Cut rows × columns queries into blocks of at most `most`, whole rows where they fit."""
+    width = min(columns, most)
+    yield from rectangles(rows, columns, (max(1, most // width), width))
+
+
+def rectangles(rows: int, columns: int, most: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
+    """Cut rows × columns into rectangles of at most so many rows and columns, row by row."""
+    for row in steps(rows, most[0]):
+        for column in steps(columns, most[1]):
+            yield row, column
+
+
+def steps(size: int, step: int) -> list[slice]:
+    """Cut 0:size into parts of at most `step`."""
+    return [slice(start, min(start + step, size)) for start in range(0, size, step)]
+
+
+def _runs(axis: Axis, size: int) -> list[slice]:
+    cells = axis.taps[0] // size
+    edges = [0, *(int(n) + 1 for n in (cells[1:] != cells[:-1]).nonzero()[0]), axis.count]
+    return [slice(start, stop) for start, stop in pairwise(edges)]
+
+
+def shift(whole: slice, part: slice) -> slice:
+    """A part that is counted from the beginning of `whole`, counted as `whole` is."""
+    return slice(whole.start + part.start, whole.start + part.stop)
+
+
+def length(part: slice) -> int:
+    """Number of rows or columns in a slice that has both ends."""
+    return int(part.stop - part.start)
+
+
+def _taps(axis: Axis, part: slice) -> slice:
+    taps = axis.taps[:, part]
+    return slice(int(taps.min()), int(taps.max()) + 1)

@@ -1,0 +1,33 @@
+"""One axis of MetaSR's query grid: positions are those of pixels' top left corners, and one source pixel is read.
+
+All arithmetic is float32 in the published order (design/decoders.md M1).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hiif_deploy.geometry.grid import EDGE, F32, Axis, BitRule, bilinear_taps, check_axis, nearest_pixel, pixel_centres
+
+
+def top_left_axis(
+    source: int, target: int, window: tuple[int, int] | None = None, *, levels: int = 0, bits: BitRule = "exact"
+) -> Axis:
+    """`Axis` with one tap; `relative` is in [0, 2) but for rounding. Arguments and errors as `grid.axis_table`."""
+    del levels, bits
+    start, stop = check_axis(source, target, window)
+    index = np.arange(start, stop, dtype=np.int64)
+    query = (pixel_centres(target, index) - F32(2 / target) / F32(2)).astype(F32)
+    tap = nearest_pixel(query + F32(EDGE), source)
+    corner = (pixel_centres(source, tap.astype(np.int64)) - F32(1 / source)).astype(F32)
+    relative = ((query - corner) * F32(source)).astype(F32)
+    skip_taps, skip_weight = bilinear_taps(source, target, index)
+    return Axis(
+        taps=tap[None],
+        relative=relative[None],
+        distance=(np.abs(relative)[None] / F32(2)).astype(F32, copy=False),
+        local=relative / F32(2),
+        bits=np.zeros((0, index.size), dtype=np.int32),
+        skip_taps=skip_taps,
+        skip_weight=skip_weight,
+    )

@@ -1,0 +1,4 @@
+"""Picture files and folders through an upscaler.
+
+May import: `upscaler` and what stands below it.
+"""

@@ -1,0 +1,224 @@
+"""Which engine runs a bundle. What was asked for is what runs; `auto` says once what it took and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from hiif_deploy.backends.base import Backend
+from hiif_deploy.backends.cuda.device import Device
+from hiif_deploy.backends.cuda.open import open_device
+from hiif_deploy.backends.host import HostBackend
+from hiif_deploy.backends.onnxruntime_device import DeviceBackend, keeps_tensors
+from hiif_deploy.backends.options import EngineOptions, library_engine
+from hiif_deploy.backends.tensorrt.library import Library, load_library
+from hiif_deploy.bundle.contract import Contract, Precision, is_fold
+from hiif_deploy.bundle.loader import Bundle
+from hiif_deploy.decoding.session import LOW
+from hiif_deploy.engine_store.entry import StoredEngine
+from hiif_deploy.engine_store.identity import EngineEnvironment
+from hiif_deploy.engine_store.store import EngineStore, Found
+from hiif_deploy.errors import EngineAbsentError, EngineError, EngineLoadError, HiifError
+from hiif_deploy.rendering.verify_engines import require_verified
+from hiif_deploy.support.extras import require_extra
+from hiif_deploy.support.install import install_command
+from hiif_deploy.support.messages import Say, say_on_stderr
+
+if TYPE_CHECKING:
+    from hiif_deploy.backends.tensorrt.backend import TrtBackend
+
+BUILDERS = "hiif_deploy.engine_builders"
+"""Entry points of what can build engines: (bundle, precision, library, environment, store, say) → None."""
+BACKENDS = "hiif_deploy.backends"
+"""Entry points of engines that other areas bring, by the engine's name: (bundle, options, say) → Backend."""
+
+
+def announce(line: str) -> None:
+    """Where messages go unless the caller wants them elsewhere; it may be any program, so ours says its name."""
+    say_on_stderr(f"hiif-deploy: {line}")
+
+
+def open_backend(bundle: Bundle, options: EngineOptions, say: Say = announce) -> Backend:
+    """The backend that `options` name. EngineError, or EngineAbsentError, where it cannot be had."""
+    if options.engine == "tensorrt":
+        return open_tensorrt(bundle, options, say)
+    if options.engine == "torch":
+        return open_torch(bundle, options, say)
+    if options.engine == "native":
+        return open_native(bundle, options, say)
+    if options.engine == "auto":
+        return _open_best(bundle, options, say)
+    return open_host(bundle, options)
+
+
+def open_host(bundle: Bundle, options: EngineOptions) -> HostBackend:
+    """ONNX Runtime or OpenVINO; on a CUDA provider tensors stay on the GPU."""
+    return (DeviceBackend if keeps_tensors(bundle, options) else HostBackend)(bundle, options)
+
+
+def open_tensorrt(bundle: Bundle, options: EngineOptions, say: Say = announce) -> TrtBackend:
+    """Stored engines for this machine, or newly built ones, loaded on the GPU and verified."""
+    check_tensorrt(bundle.contract)
+    library, store = load_library(options.library), EngineStore.open(options.store, say)
+    try:
+        return _open_stored(bundle, options, library, store, say)
+    except EngineLoadError as error:
+        # Whole, of this machine, and not taken all the same: it is removed by now, and built again.
+        say(f"{error}; that is done now")
+        return _open_stored(bundle, options, library, store, say)
+
+
+def check_tensorrt(contract: Contract) -> None:
+    """EngineError for a bundle whose answer the GPU's part of the runtime would get wrong."""
+    if contract.decoder.cascade > 1 or contract.encoder.tile is not None:
+        raise EngineError(
+            f"bundle {contract.name} does not run on TensorRT yet, which knows neither decoders that answer in turn "
+            "nor averaged tiles of the encoder: choose --engine onnxruntime"
+        )
+
+
+def _open_stored(bundle: Bundle, options: EngineOptions, library: Library, store: EngineStore, say: Say) -> TrtBackend:
+    """A stored engine that does not load is removed before the error is raised."""
+    device = open_device(options.device_layer)
+    precision = options.graphs if options.precision else "fp16"
+    engines: dict[str, StoredEngine] = {}
+    try:
+        engines = find_or_build(bundle, precision, library, describe(library, device), store, say)
+        backend = load_engines(bundle, precision, engines, library, device, options, say)
+        require_verified(bundle, backend, engines, precision, store, say)
+        return backend
+    except BaseException as error:
+        device.close()
+        if isinstance(error, EngineLoadError):
+            store.remove(engines[error.graph], say)
+        raise
+
+
+def open_torch(bundle: Bundle, options: EngineOptions, say: Say = announce) -> Backend:
+    """PyTorch on the device that `options` name; MissingExtraError where it is not installed."""
+    return _open_brought("torch", "cuda-torch", bundle, options, say)
+
+
+def open_native(bundle: Bundle, options: EngineOptions, say: Say = announce) -> Backend:
+    """Code made for this processor; MissingExtraError where what makes it is not installed."""
+    if options.precision in LOW:
+        require_extra("openvino")  # the encoder's
+    return _open_brought("native", "native", bundle, options, say)
+
+
+def _open_brought(name: str, extra: str, bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
+    """An engine that another area brings."""
+    points = list(entry_points(group=BACKENDS, name=name))
+    if not points:
+        raise EngineAbsentError(f"this installation of hiif-deploy brings no {name} engine: install it again")
+    require_extra(extra)
+    opened: Backend = points[0].load()(bundle, options, say)
+    return opened
+
+
+def load_engines(
+    bundle: Bundle, precision: Precision, engines: Mapping[str, StoredEngine], library: Library, device: Device,
+    options: EngineOptions, say: Say,
+) -> TrtBackend:  # fmt: skip
+    """Stored engines on the GPU; the backend closes the device. EngineError where one does not load."""
+    from hiif_deploy.backends.tensorrt.backend import TrtBackend
+
+    data = {name: engine.load() for name, engine in engines.items()}
+    # The store holds what was built here, by the hash in its sidecar: such engines may bring the code that makes them
+    # run in newer versions.
+    host_code = any(engine.identity.is_version_compatible for engine in engines.values())
+    return TrtBackend(bundle, precision, data, library, device, options, say, host_code=host_code)
+
+
+def describe(library: Library, device: Device) -> EngineEnvironment:
+    """What engines built here depend on."""
+    facts = device.facts()
+    return EngineEnvironment(library.name, library.version, facts.gpu, facts.capability, facts.driver)
+
+
+def find_or_build(
+    bundle: Bundle, precision: Precision, library: Library, environment: EngineEnvironment, store: EngineStore, say: Say
+) -> dict[str, StoredEngine]:
+    """Graph name → engine. What does not fit is named; what is missing is built, where a builder is installed."""
+    found = find_engines(bundle, precision, environment, store, say)
+    missing = [name for name, engine in found.items() if engine is None]
+    if missing:
+        say(f"no {precision} engine for {', '.join(missing)} of {bundle.contract.name} in {store.root}: building")
+        builder = _builder()
+        builder(bundle, precision, library, environment, store, say)
+        found = find_engines(bundle, precision, environment, store, say)
+    engines = {name: engine for name, engine in found.items() if engine is not None}
+    if lacking := found.keys() - engines.keys():
+        raise EngineError(f"the build gave no usable engine for {', '.join(sorted(lacking))}")
+    return engines
+
+
+def find_engines(
+    bundle: Bundle, precision: Precision, environment: EngineEnvironment, store: EngineStore, say: Say
+) -> dict[str, StoredEngine | None]:
+    """Graph name → newest engine that runs here and is whole, or None."""
+    return {
+        name: _find_engine(store.find(environment, graph.sha256, name, precision, bundle.contract.name), say)
+        for name, graph in bundle.contract.chain(precision).items()
+        if not is_fold(name)
+    }
+
+
+def _find_engine(found: Found, say: Say) -> StoredEngine | None:
+    for engine in found.engines:
+        damage = engine.damage()
+        if damage is None:
+            return engine
+        say(f"{engine.path.name}: {damage}; it is not used")
+    for refused in found.refused:
+        say(f"{refused.path.name}: {refused.reason}; it is not used")
+    return None
+
+
+def _builder() -> Callable[..., None]:
+    points = list(entry_points(group=BUILDERS))
+    if not points:
+        raise EngineAbsentError(
+            f"no engine builder is installed; add it with: {install_command('engines')}, or build elsewhere on "
+            "the same kind of machine and copy the store"
+        )
+    builder: Callable[..., None] = points[0].load()
+    return builder
+
+
+def _open_best(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
+    reasons = []
+    for name, attempt in (PROCESSOR if options.precision in LOW else {**GPU, **PROCESSOR}).items():
+        try:
+            backend = attempt(bundle, options, say)
+        except HiifError as error:
+            reasons.append(f"not {name} ({error})")
+            continue
+        say(f"engine auto: {backend.description}" + "".join(f"; {reason}" for reason in reasons))
+        return backend
+    backend = HostBackend(bundle, replace(options, engine=library_engine(options.precision), provider="cpu"))
+    say(f"engine auto: {backend.description}; {'; '.join(reasons)}")
+    return backend
+
+
+def _open_torch_cuda(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
+    return open_torch(bundle, replace(options, engine="torch", device="cuda"), say)
+
+
+def _open_native(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
+    return open_native(bundle, replace(options, engine="native"), say)
+
+
+def _open_cuda(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
+    del say
+    return open_host(bundle, replace(options, engine="onnxruntime", provider="cuda"))
+
+
+GPU: dict[str, Callable[[Bundle, EngineOptions, Say], Backend]] = {
+    "tensorrt": open_tensorrt, "torch": _open_torch_cuda, "cuda": _open_cuda,
+}  # fmt: skip
+"""What `auto` tries on a GPU, the fastest first."""
+PROCESSOR: dict[str, Callable[[Bundle, EngineOptions, Say], Backend]] = {"native": _open_native}
+"""And then on the processor, before the engine that works anywhere."""

@@ -1,0 +1,336 @@
+"""Renders pictures with an opened backend: encode once, render any number of sizes and regions from the features."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hiif_deploy.backends.base import Backend, Encoded, FrameMaker
+from hiif_deploy.backends.onnxruntime_device import DeviceBackend
+from hiif_deploy.bundle.contract import Contract
+from hiif_deploy.bundle.loader import Bundle
+from hiif_deploy.decoding.job import Job, Statistics, Window
+from hiif_deploy.decoding.output_check import MOST_COLOUR, check_not_black, check_values
+from hiif_deploy.decoding.plan import DEFAULT_BUDGET, QUERY_BLOCK, TILE_ROWS, Plan, gpu_query_block, make_plan
+from hiif_deploy.decoding.sampling import Sampling, enough
+from hiif_deploy.decoding.session import Arithmetic
+from hiif_deploy.decoding.state_cache import Carry
+from hiif_deploy.errors import EngineError, OptionError
+from hiif_deploy.geometry.grid import relative_cell
+from hiif_deploy.geometry.sizes import (
+    MAX_OUTPUT_PIXELS,
+    Region,
+    Scale,
+    Size,
+    check_output,
+    check_region,
+    check_size,
+    is_whole,
+    output_size,
+    published_size,
+)
+from hiif_deploy.images.source import as_frame
+from hiif_deploy.pixels import Frame, FrameFormat, from_unit, mirror, to_unit
+
+if TYPE_CHECKING:
+    from hiif_deploy.images.source import Source
+
+Array = NDArray[np.float32]
+Answer = Callable[[Job, Window, Statistics, Callable[[int], None]], Iterator[tuple[slice, slice, Frame]]]
+"""Yields (rows, columns) within a window and what the backend makes of its queries."""
+
+StatisticsMode = Literal["exact", "sampled"]
+"""Which queries the statistics passes ask."""
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """How the work is cut, and two modes that change the result: published evaluation and sampled statistics."""
+
+    memory: int = DEFAULT_BUDGET
+    """Bytes of working memory, beside input, features and output."""
+    query_block: int | None = None
+    """Most queries per decoder call; None: what `tuning` stored for this machine and bundle, else 2,048."""
+    tile_rows: int = TILE_ROWS
+    """Source rows per decoder tile."""
+    max_output_pixels: int = MAX_OUTPUT_PIXELS
+    """Larger outputs are refused."""
+    group_rows: int | None = None
+    """None: exact, statistics over the whole picture. A number: the published evaluation, which takes statistics
+    from groups of so many output rows (300, or 100), seams included (design/model.md E7)."""
+    clip_cell: bool = False
+    """Tell the decoder no smaller cell than it saw in training, where its published evaluation does (E3)."""
+
+    statistics: StatisticsMode = "exact"
+    """`sampled` lets the statistics passes ask a part of the queries: faster, and approximate (80 dB and more from
+    exact; 75 and more in bf16 and int8, which are further off themselves)."""
+    samples: int | None = None
+    """How many queries are sampled at least; None: `sampling.enough`. Pictures of hardly more are exact anyway."""
+
+    def __post_init__(self) -> None:
+        for name in ("memory", "query_block", "tile_rows", "max_output_pixels", "group_rows", "samples"):
+            value, least = getattr(self, name), 0 if name == "memory" else 1  # a plan says how much is enough
+            if value is not None and not (is_whole(value) and value >= least):
+                raise OptionError(f"{name.replace('_', ' ')} is {value!r}: expected a whole number of at least {least}")
+        if self.statistics not in get_args(StatisticsMode):
+            raise OptionError(f"statistics {self.statistics!r}: expected one of {', '.join(get_args(StatisticsMode))}")
+        if self.statistics == "sampled" and self.group_rows is not None:
+            raise OptionError("the published evaluation takes statistics of all queries; it cannot be sampled")
+
+
+@dataclass(frozen=True)
+class Features:
+    """An encoded picture; may be shared between threads and kept as long as its upscaler is open."""
+
+    encoded: Encoded
+    """[C, h, w], what the encoder answered, where the engine keeps it."""
+    image: Array
+    """[h, w, 3] float32 in [0, 1], the picture itself (the decoder's skip reads it)."""
+    format: FrameFormat
+    """Of the frame that was encoded; rendered frames have the same."""
+
+    @property
+    def size(self) -> Size:
+        """(height, width) of the encoded picture."""
+        return self.image.shape[0], self.image.shape[1]
+
+
+def _ignore(_: int) -> None:
+    """Where nobody is told of progress."""
+
+
+class Renderer:
+    """A bundle on an opened backend. Use it as a context manager, or call `close`; methods are thread-safe."""
+
+    def __init__(
+        self, bundle: Bundle, backend: Backend, options: RenderOptions | None = None, *, threads: int = 1,
+        tuned_block: int | None = None,
+    ) -> None:  # fmt: skip
+        """Closes the backend when it is closed. `threads` share the working memory; `tuned_block` is the number of
+        queries per decoder call that `tune` found best for them."""
+        self.bundle = bundle
+        self.options = RenderOptions() if options is None else options
+        self.threads = threads
+        self._tuned_block = tuned_block
+        self._backend = backend
+        self._process = os.getpid()
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker threads, free the engine's memory. A second call does nothing."""
+        # A forked child has none of the threads, and waiting for them would never end.
+        if not self._closed and self._process == os.getpid():
+            self._backend.close()
+        self._closed = True
+
+    @property
+    def _ready(self) -> Backend:
+        """The backend, where it can be used; EngineError otherwise."""
+        if self._closed:
+            raise EngineError(f"this upscaler of {self.contract.name} is closed: open another one")
+        if self._process != os.getpid():
+            raise EngineError(
+                f"this upscaler of {self.contract.name} was opened by process {self._process}, and its threads do not "
+                "live on in a forked child: open another one in the child, or start the child with 'spawn'"
+            )
+        return self._backend
+
+    @property
+    def description(self) -> str:
+        """Engine, precision and device in use, and what is approximate."""
+        return self._described(self._ready)
+
+    def _described(self, backend: Backend) -> str:
+        sampled = ", sampled statistics" if self.options.statistics == "sampled" else ""
+        return f"{backend.description}{sampled}"
+
+    @property
+    def precision(self) -> Arithmetic:
+        """What is computed in."""
+        return self._backend.precision
+
+    @property
+    def rescued(self) -> int:
+        """Blocks of queries that half precision could not answer and that were decoded again in fp32."""
+        return self._ready.rescued
+
+    @property
+    def contract(self) -> Contract:
+        """What the bundle promises."""
+        return self.bundle.contract
+
+    @property
+    def memory_bytes(self) -> int:
+        """GPU memory held beside the weights; 0 on the processor."""
+        return self._ready.memory_bytes
+
+    def upscale(
+        self, frame: Source, *, scale: Scale | None = None, size: Size | None = None, region: Region | None = None,
+        advance: Callable[[int], None] | None = None,
+    ) -> Frame:  # fmt: skip
+        """Enlarge a picture by `scale` or to `size` (height, width); `region` (top, left, height, width) renders only
+        that part of the result.
+
+        The picture is an array [H, W], [H, W, 1] or [H, W, 3] RGB of uint8, uint16 or floats in [0, 1], a file's path
+        or a Pillow image (both are made upright as EXIF says); the answer is an array of the same dtype and channels.
+        `advance(n)` is told of finished steps (`steps` says how many there are). Raises FrameError, ScaleError,
+        ImageError, EngineError.
+        """
+        pixels = as_frame(frame)
+        source = (pixels.shape[0], pixels.shape[1])
+        target = output_size(source, scale=scale, size=size)
+        padded, whole = self._evaluated(source, target)
+        if padded != source:
+            region = check_region(target, (0, 0, *target) if region is None else region)
+            pixels = mirror(pixels, padded)
+        return self.render(self.encode(pixels, advance=advance), size=whole, region=region, advance=advance)
+
+    def encode(self, frame: Source, *, advance: Callable[[int], None] | None = None) -> Features:
+        """Run the encoder over a picture, given as for `upscale`."""
+        backend, pixels = self._ready, as_frame(frame)
+        image = to_unit(pixels)
+        plan = self.plan((image.shape[0], image.shape[1]))
+        encoded = backend.encode(image, plan, advance or _ignore)
+        if isinstance(encoded, np.ndarray):
+            check_values(encoded, f"the encoder of {self._name}")
+        return Features(encoded, image, FrameFormat.of(pixels))
+
+    def statistics(self, features: Features, size: Size, *, advance: Callable[[int], None] | None = None) -> Statistics:
+        """Statistics of all queries of an output `size`; hand them to `render` for many regions of that size."""
+        backend, size = self._ready, check_size(size)
+        job = self._job(features, size)
+        # Nothing will be decoded by this job, so its last states are of no use.
+        job.carry = Carry(0)
+        return backend.statistics(job, _whole(size), advance or _ignore)
+
+    def render(
+        self, features: Features, *, scale: Scale | None = None, size: Size | None = None,
+        region: Region | None = None, statistics: Statistics | None = None,
+        advance: Callable[[int], None] | None = None, inspect: Callable[[Array], object] | None = None,
+    ) -> Frame:  # fmt: skip
+        """Decode features at any scale or `size` (height, width); a region equals that region of the whole picture.
+
+        `inspect` is shown every part of the answer, [r, c, 3] float32 as the model gave it, before it is rounded.
+        EngineError where the answer is no picture.
+        """
+        backend, advance = self._ready, advance or _ignore
+        target = output_size(features.size, scale=scale, size=size)
+        window = _whole(target) if region is None else _part(target, region)
+        like = features.format
+        channels = () if like.channels is None else (like.channels,)
+        frame: Frame = np.empty((*window.shape, *channels), dtype=like.dtype)
+        if inspect is None and isinstance(backend, FrameMaker):
+            made = partial(backend.frames, like=like)
+            for rows, columns, part in self._parts(features, target, window, statistics, advance, made):
+                frame[rows, columns] = part
+        else:
+            for rows, columns, colours in self._parts(features, target, window, statistics, advance, backend.colours):
+                if inspect is not None:
+                    inspect(colours)
+                check_values(colours, self._name, MOST_COLOUR)
+                frame[rows, columns] = from_unit(colours, like)
+        if region is None:
+            check_not_black(frame, features.image, self._name)
+        return frame
+
+    def render_unclamped(self, features: Features, *, size: Size, statistics: Statistics | None = None) -> Array:
+        """[H, W, 3] float32 as the model answers, 1 being white: overshoot kept, for measuring deviations."""
+        backend, size = self._ready, check_size(size)
+        colours = np.empty((*size, 3), dtype=np.float32)
+        for rows, columns, part in self._parts(features, size, _whole(size), statistics, _ignore, backend.colours):
+            colours[rows, columns] = part
+        return colours
+
+    def plan(self, source: Size) -> Plan:
+        """How a picture of that (height, width) is cut."""
+        _, options = self._ready, self.options
+        source = output_size(check_size(source), size=source)  # which has at least one pixel
+        return make_plan(
+            self.contract, source, budget=options.memory, threads=self.threads,
+            query_block=options.query_block or self._tuned_block or self._usual_block, tile_rows=options.tile_rows,
+        )  # fmt: skip
+
+    def steps(self, source: Size, target: Size) -> int:
+        """How many steps `upscale` reports for a whole picture."""
+        source, target = self._evaluated(check_size(source), check_size(target))
+        plan = self.plan(source)
+        return self._ready.steps(plan, source, target, _groups(_whole(target), self.options.group_rows))
+
+    def _evaluated(self, source: Size, target: Size) -> tuple[Size, Size]:
+        """Sizes that are really encoded and decoded: larger than asked where the published evaluation pads."""
+        check_output(source, target, self.options.max_output_pixels)
+        multiple = self.contract.encoder.size_multiple
+        if self.options.group_rows is None or multiple == 1:
+            return source, target
+        return published_size(source, target, multiple)
+
+    @property
+    def _name(self) -> str:
+        return f"bundle {self.contract.name} ({self.description})"
+
+    @property
+    def _usual_block(self) -> int:
+        if isinstance(self._backend, DeviceBackend):
+            return gpu_query_block(self.contract, self.options.memory, self.threads)
+        return QUERY_BLOCK
+
+    def _parts(
+        self, features: Features, size: Size, window: Window, statistics: Statistics | None,
+        advance: Callable[[int], None], answer: Answer,
+    ) -> Iterator[tuple[slice, slice, Frame]]:  # fmt: skip
+        """Parts of the window as `answer`, a way of the backend's, gives them."""
+        job = self._job(features, size)
+        if self.options.group_rows is None:
+            found = statistics or self._backend.statistics(job, _whole(size), advance)
+            yield from answer(job, window, found, advance)
+            return
+        for group in _groups(_whole(size), self.options.group_rows):
+            part = _overlap(group, window)
+            if part is not None:
+                found = self._backend.statistics(job, group, advance)
+                start = part.rows[0] - window.rows[0]
+                for rows, columns, values in answer(job, part, found, advance):
+                    yield slice(rows.start + start, rows.stop + start), columns, values
+
+    def _job(self, features: Features, size: Size) -> Job:
+        check_output(features.size, size, self.options.max_output_pixels)
+        cell = relative_cell(features.size, size)
+        if self.options.clip_cell and self.contract.decoder.clips_cell:
+            cell = cell * np.float32(max(size[0] / features.size[0] / self.contract.training_scales[1], 1))
+        samples = self.options.samples or enough(size, self._backend.precision)
+        sampling = Sampling.of(size, samples) if self.options.statistics == "sampled" else None
+        return Job(self.contract, features.encoded, features.image, size, self.plan(features.size), cell, sampling)
+
+
+def _whole(size: Size) -> Window:
+    return Window((0, size[0]), (0, size[1]))
+
+
+def _part(size: Size, region: Region) -> Window:
+    top, left, height, width = check_region(size, region)
+    return Window((top, top + height), (left, left + width))
+
+
+def _groups(whole: Window, rows: int | None) -> list[Window]:
+    size = rows or whole.rows[1]
+    return [Window((start, min(start + size, whole.rows[1])), whole.columns) for start in range(0, whole.rows[1], size)]
+
+
+def _overlap(group: Window, window: Window) -> Window | None:
+    start, stop = max(group.rows[0], window.rows[0]), min(group.rows[1], window.rows[1])
+    return Window((start, stop), window.columns) if start < stop else None

@@ -1,0 +1,109 @@
+"""How the decoder is called on this machine, as `tune` measured and stored it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.bundle.loader import Bundle
+from hiif_deploy.errors import OptionError
+from hiif_deploy.support import cache_dir as store_root
+from hiif_deploy.support.measured_store import keep_measured, measured_path
+from hiif_deploy.support.messages import say_on_stderr
+
+FOLDER = "tuning"
+"""Below the store's root."""
+CPU_INFO = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How the queries are spread over the processor."""
+
+    query_block: int
+    """Most queries per decoder call."""
+    call_threads: int
+    """Threads inside one decoder call; so many calls run at once that all are busy."""
+
+    def __post_init__(self) -> None:
+        if not (0 < self.query_block <= 1 << 24 and 0 < self.call_threads <= 1 << 12):
+            raise OptionError(f"cut {self.query_block} × {self.call_threads}: expected positive numbers")
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What was measured."""
+
+    bundle: str
+    """Its name, for people."""
+    engine: str
+    """Engine and arithmetic, for people."""
+    processor: str
+    """Its name and the threads used."""
+    cut: Cut
+    """The fastest."""
+    seconds: dict[str, float]
+    """Median seconds of every cut that was tried, by `BLOCK x THREADS`."""
+
+
+def is_tunable(engine: EngineOptions) -> bool:
+    """Whether the decoder's calls run on the processor."""
+    return engine.engine == "openvino" or (engine.engine == "onnxruntime" and engine.provider.lower() == "cpu")
+
+
+def find(bundle: Bundle, engine: EngineOptions) -> Cut | None:
+    """What is stored for this bundle, engine and machine, if anything. A damaged file is told and not used."""
+    path = _path(bundle, engine) if is_tunable(engine) else None
+    if path is None or not path.is_file():
+        return None
+    try:
+        return _read(path).cut
+    except (OSError, ValueError, TypeError, KeyError, OptionError) as error:
+        say_on_stderr(f"hiif-deploy: {path}: not a tuning ({error}); it is not used: hiif-deploy tune writes it anew")
+        return None
+
+
+def stored() -> list[Tuning]:
+    """All tunings of this user that can be read, for `doctor`."""
+    root = store_root.wanted_root()
+    found = []
+    for path in sorted((root / FOLDER).glob("*.json")) if root else []:
+        try:
+            found.append(_read(path))
+        except (OSError, ValueError, TypeError, KeyError, OptionError):
+            continue
+    return found
+
+
+def store(bundle: Bundle, engine: EngineOptions, tuning: Tuning) -> Path:
+    """Write a tuning; EngineError where there is no place for it."""
+    return keep_measured(_path(bundle, engine), asdict(tuning))
+
+
+def processor(file: Path = CPU_INFO) -> str:
+    """What the system calls the processor."""
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _path(bundle: Bundle, engine: EngineOptions) -> Path | None:
+    facts = [
+        sorted(graph.sha256 for graph in bundle.contract.graphs), engine.engine, engine.precision,
+        engine.thread_count, processor(), onnxruntime.__version__,
+    ]  # fmt: skip
+    return measured_path(FOLDER, facts)
+
+
+def _read(path: Path) -> Tuning:
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return Tuning(**{**value, "cut": Cut(**value["cut"])})

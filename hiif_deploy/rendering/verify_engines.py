@@ -1,0 +1,92 @@
+"""Engines against the answers of PyTorch that the bundle stores: a build that succeeded proves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hiif_deploy.backends.host import HostBackend
+from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.bundle.contract import Precision
+from hiif_deploy.bundle.loader import Bundle
+from hiif_deploy.engine_store.entry import StoredEngine
+from hiif_deploy.engine_store.store import EngineStore
+from hiif_deploy.errors import ParityError
+from hiif_deploy.images.samples import sample
+from hiif_deploy.rendering.renderer import Renderer
+from hiif_deploy.rendering.verify import TOLERANCES, Difference, check_stored, compare_stored, measure
+from hiif_deploy.support.messages import Say
+
+if TYPE_CHECKING:
+    from hiif_deploy.backends.tensorrt.backend import TrtBackend
+
+Engines = Mapping[str, StoredEngine]
+VERIFIED, PROBLEM = "verified", "problem"
+"""Entries of an engine's report: whether it answered as PyTorch does, and what was wrong where it was kept anyway."""
+LARGE_SIDE, LARGE_SCALE = 96, 3.3
+"""A picture that takes many blocks, so that repeated runs are proven too."""
+
+
+def require_verified(
+    bundle: Bundle, backend: TrtBackend, engines: Engines, precision: Precision, store: EngineStore, say: Say
+) -> None:
+    """Verify engines that never were; those kept by force are named. ParityError, and removed, where they are wrong."""
+    problems = {str(engine.sidecar.report.get(PROBLEM, "")) for engine in engines.values()} - {""}
+    if problems:
+        say(f"these engines are out of tolerance and were kept by --force: {'; '.join(sorted(problems))}")
+    elif not all(engine.sidecar.report.get(VERIFIED) is True for engine in engines.values()):
+        verify_engines(bundle, backend, engines, precision, store, say)
+
+
+def verify_engines(
+    bundle: Bundle, backend: TrtBackend, engines: Engines, precision: Precision, store: EngineStore, say: Say,
+    *, force: bool = False,
+) -> dict[str, Difference]:  # fmt: skip
+    """Run the backend's engines on the stored pictures and a larger one; the distances go into their reports.
+
+    ParityError where one is beyond tolerance, and then the engines are removed, unless `force` keeps them.
+    """
+    found = measure_engines(bundle, backend)
+    problem = describe_problem(found, precision, backend.rescued)
+    if problem and not force:
+        for engine in engines.values():
+            store.remove(engine, say)
+        raise ParityError(f"{problem}; these engines are removed (hiif-deploy build --force keeps them)")
+    for engine in engines.values():
+        report = {VERIFIED: not problem, "rescued_blocks": backend.rescued, **worst(found)}
+        store.set_report(engine, {**report, PROBLEM: problem} if problem else report, say)
+    say(f"engines of {bundle.contract.name}: {problem or 'verified'}, {worst(found)['psnr_db']:.1f} dB from PyTorch")
+    return found
+
+
+def measure_engines(bundle: Bundle, backend: TrtBackend) -> dict[str, Difference]:
+    """Every stored case, and a larger picture against the fp32 graphs on the processor, by description."""
+    renderer = Renderer(bundle, backend)
+    found = compare_stored(renderer)
+    image = np.ascontiguousarray(sample("astronaut")[:LARGE_SIDE, :LARGE_SIDE])
+    side = round(LARGE_SIDE * LARGE_SCALE)
+    options = EngineOptions()
+    with Renderer(bundle, HostBackend(bundle, options), threads=options.thread_count) as reference:
+        expected = reference.render_unclamped(reference.encode(image), size=(side, side))
+    answer = renderer.render_unclamped(renderer.encode(image), size=(side, side))
+    return {**found, f"{LARGE_SIDE}x{LARGE_SIDE} → {side}x{side}": measure(answer, expected)}
+
+
+def describe_problem(found: Mapping[str, Difference], precision: Precision, rescued: int) -> str:
+    """What is wrong with the engines, or nothing."""
+    try:
+        check_stored(found, TOLERANCES[precision])
+    except ParityError as error:
+        return str(error)
+    return f"{rescued} blocks of the test pictures gave values that are no numbers" if rescued else ""
+
+
+def worst(found: Mapping[str, Difference]) -> dict[str, float]:
+    """The largest distances of all cases. A case that is no number counts as 1 and 0 dB, because JSON has no ∞."""
+    return {
+        "largest": min(1.0, max(difference.largest for difference in found.values())),
+        "quantile": min(1.0, max(difference.quantile for difference in found.values())),
+        "psnr_db": max(0.0, min(difference.psnr for difference in found.values())),
+    }

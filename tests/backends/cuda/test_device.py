@@ -1,0 +1,138 @@
+"""The protocol on the fake GPU, and the choice of a layer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import pytest
+
+from device_protocol import GRAPHS, PROTOCOL
+from fake_device import FACTS, SCHEDULES, FakeDevice, Schedule
+from hiif_deploy.backends.cuda import device as module
+from hiif_deploy.backends.cuda.device import Device, Handles, out_of_memory
+from hiif_deploy.backends.cuda.open import device_layers, open_device
+from hiif_deploy.errors import EngineError, OptionError
+
+SMALL = replace(FACTS, memory=1 << 22)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("fact", PROTOCOL + GRAPHS, ids=lambda fact: fact.__name__)
+def test_the_fake_keeps_the_protocol(fact: Callable[[Device], None], schedule: Schedule) -> None:
+    device = FakeDevice(facts=SMALL, schedule=schedule)
+    fact(device)
+    device.close()
+    assert not device.live
+
+
+@pytest.mark.parametrize("fact", PROTOCOL, ids=lambda fact: fact.__name__)
+def test_the_fake_keeps_the_protocol_without_graphs(fact: Callable[[Device], None]) -> None:
+    device = FakeDevice(facts=SMALL, has_graphs=False)
+    fact(device)
+    device.close()
+
+
+def _layers(monkeypatch: pytest.MonkeyPatch, **opens: Any) -> None:
+    def opener(answer: Any) -> Callable[[], Any]:
+        def open_layer() -> Any:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        return open_layer
+
+    for name, answer in opens.items():
+        monkeypatch.setitem(module.LAYERS, name.replace("_", "-"), opener(answer))
+
+
+def test_cuda_python_is_taken_where_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    better, other = FakeDevice(), FakeDevice()
+    _layers(monkeypatch, cuda_python=better, pycuda=other)
+    assert open_device() is better
+
+
+def test_pycuda_is_taken_where_cuda_python_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = FakeDevice()
+    _layers(monkeypatch, cuda_python=EngineError("absent"), pycuda=other)
+    assert open_device() is other
+
+
+def test_a_named_layer_is_never_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = FakeDevice()
+    _layers(monkeypatch, cuda_python=EngineError("absent"), pycuda=other)
+    assert open_device("pycuda") is other
+    with pytest.raises(EngineError, match="absent"):
+        open_device("cuda-python")
+
+
+def test_where_no_layer_works_each_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    _layers(monkeypatch, cuda_python=EngineError("first: no driver"), pycuda=EngineError("second: not installed"))
+    with pytest.raises(EngineError, match=r"no GPU can be used:\n- first: no driver\n- second: not installed$"):
+        open_device()
+
+
+def test_a_fault_of_our_own_is_not_taken_for_a_missing_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    _layers(monkeypatch, cuda_python=TypeError("bug"), pycuda=FakeDevice())
+    with pytest.raises(TypeError, match="bug"):
+        open_device()
+
+
+def test_an_unknown_layer_is_refused_with_those_there_are() -> None:
+    with pytest.raises(OptionError, match="'cupy' does not exist: expected auto, cuda-python, pycuda"):
+        open_device("cupy")
+
+
+def test_layers_are_listed_with_versions_and_what_adds_them() -> None:
+    cuda_python, pycuda = device_layers()
+    assert (cuda_python.name, pycuda.name) == ("cuda-python", "pycuda")
+    assert cuda_python.version == _installed("cuda-bindings")
+    assert pycuda.version == _installed("pycuda")
+    assert "pip install cuda-bindings" in cuda_python.install
+    assert "pip install pycuda" in pycuda.install
+
+
+def test_listing_layers_loads_none_of_them() -> None:
+    code = """
+import sys
+from hiif_deploy.device import device_layers
+device_layers()
+import hiif_deploy.backends.cuda.cuda_python, hiif_deploy.backends.cuda.pycuda
+print([name for name in sys.modules if name.split(".")[0] in ("cuda", "pycuda", "torch", "tensorrt")])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_all_handles_are_released_newest_first_whatever_fails() -> None:
+    handles, released = Handles("layer"), []
+
+    def fail() -> None:
+        raise EngineError("second went wrong")
+
+    handles.add("memory", 1, lambda: released.append(1))
+    handles.add("memory", 2, fail)
+    handles.add("event", 1, lambda: released.append(3))
+    assert handles.count() == {"memory": 2, "event": 1}
+    with pytest.raises(EngineError, match="second went wrong"):
+        handles.release_all()
+    assert released == [3, 1]
+    assert not handles.count()
+
+
+def test_a_lack_of_memory_names_sizes_and_ways_out() -> None:
+    message = str(out_of_memory("layer 1", 3_000_000_000, 1_000_000, 8_000_000_000))
+    assert message.startswith("layer 1: GPU memory is short: 3,000,000,000 bytes were asked for, 1,000,000 of")
+    assert "--memory" in message
+    assert "query block" in message
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

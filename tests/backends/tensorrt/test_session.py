@@ -1,0 +1,193 @@
+"""One engine: the order of calls, what it refuses, contexts and CUDA graphs, on the recording double."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fake_device import FakeDevice
+from hiif_deploy.backends.cuda.device import Stream
+from hiif_deploy.backends.cuda.memory import DevicePool, DeviceTensor, Scratch
+from hiif_deploy.backends.tensorrt.library import Library, load_library
+from hiif_deploy.backends.tensorrt.session import MOST_CONTEXTS, MOST_GRAPHS, TrtSession
+from hiif_deploy.bundle.contract import GraphContract
+from hiif_deploy.bundle.loader import Bundle, open_bundle
+from hiif_deploy.errors import EngineError
+from hiif_engines.tensorrt.build import build_engine
+from hiif_engines.tensorrt.profiles import make_profiles
+from tensorrt_double.install import installed
+from trt_bench import SMALL
+
+
+class Bench:
+    """The maps graph's engine, and what it runs on."""
+
+    def __init__(self, bundle: Bundle, trt: Any, device: FakeDevice) -> None:
+        self.trt, self.device = trt, device
+        self.library: Library = load_library()
+        self.graph: GraphContract = bundle.contract.graph("maps", "fp16")
+        profile = make_profiles(bundle.contract, "fp16", SMALL)["maps"]
+        self.data = build_engine(self.library, self.graph, bundle.graphs[self.graph.key], profile).data
+        self.stream: Stream = device.stream()
+        self.synchronize = lambda: device.synchronize(self.stream)
+        self.pool = DevicePool(device, self.synchronize)
+        self.scratch = Scratch(device, self.synchronize)
+        self.said: list[str] = []
+        trt.testing.calls.clear()
+
+    def open(self, data: bytes | None = None, graph: GraphContract | None = None) -> TrtSession:
+        return TrtSession(
+            self.library, graph or self.graph, data or self.data, self.device, self.scratch, self.said.append
+        )
+
+    def tensors(self, height: int, width: int) -> dict[str, DeviceTensor]:
+        pixels = (height - 2) * (width - 2)
+        shapes = {"features": (1, 16, height, width), "moments": (pixels, 2)}
+        dtypes = {tensor.name: tensor.dtype for tensor in (*self.graph.inputs, *self.graph.outputs)}
+        return {name: self.pool.take(shapes.get(name, (pixels, 48)), dtype) for name, dtype in dtypes.items()}
+
+    def calls(self) -> list[str]:
+        return [name.partition(".")[2] for name in self.trt.testing.names("IExecutionContext")]
+
+
+@pytest.fixture(params=[True])
+def bench(half_bundle: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    device = FakeDevice(has_graphs=request.param)
+    with installed(device) as trt:
+        bench = Bench(open_bundle(half_bundle), trt, device)
+        yield bench
+        bench.synchronize()
+
+
+def test_a_first_run_sets_profile_shapes_addresses_and_memory_in_that_order(bench: Bench) -> None:
+    session = bench.open()
+    session.enqueue(bench.tensors(6, 8), bench.stream)
+    called = [name for name in bench.calls() if name != "get_tensor_shape"]
+    assert called == [
+        "set_optimization_profile_async", "set_input_shape", "infer_shapes", "update_device_memory_size_for_shapes",
+        *["set_tensor_address"] * 6, "set_device_memory", "execute_async_v3",
+    ]  # fmt: skip
+
+
+def test_the_second_run_is_captured_and_later_ones_only_launch(bench: Bench) -> None:
+    session, tensors = bench.open(), bench.tensors(6, 8)
+    for run, (executed, graphs) in enumerate([(1, 0), (2, 1), (2, 1), (2, 1)]):
+        session.enqueue(tensors, bench.stream)
+        assert bench.calls().count("execute_async_v3") == executed, run
+        assert bench.device.live["graph"] == graphs
+    bench.synchronize()
+    assert bench.trt.testing.runs["moments"] == 4
+
+
+@pytest.mark.parametrize("bench", [False], indirect=True)
+def test_without_graphs_every_run_is_executed(bench: Bench) -> None:
+    session, tensors = bench.open(), bench.tensors(6, 8)
+    for _ in range(3):
+        session.enqueue(tensors, bench.stream)
+    assert bench.calls().count("execute_async_v3") == 3
+    assert bench.device.total["graph"] == 0
+
+
+def test_a_failing_capture_is_said_once_and_runs_go_on_without(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise EngineError("cudaStreamBeginCapture: cudaErrorStreamCaptureUnsupported")
+
+    monkeypatch.setattr(bench.device, "capture", refuse)
+    session, tensors = bench.open(), bench.tensors(6, 8)
+    for _ in range(4):
+        session.enqueue(tensors, bench.stream)
+    bench.synchronize()
+    assert bench.trt.testing.runs["moments"] == 4
+    assert len(bench.said) == 1
+    assert "graph maps.fp16: no CUDA graph (cudaStreamBeginCapture" in bench.said[0]
+
+
+def test_contexts_and_graphs_are_bounded(bench: Bench) -> None:
+    session = bench.open()
+    for height in range(3, 3 + 2 * MOST_CONTEXTS):
+        for _ in range(MOST_GRAPHS + 2):
+            tensors = bench.tensors(height, 8)
+            for _ in range(2):
+                session.enqueue(tensors, bench.stream)
+    assert bench.device.live["graph"] <= MOST_CONTEXTS * MOST_GRAPHS
+    bench.synchronize()
+    session.close()
+    assert bench.device.live["graph"] == 0
+
+
+def test_one_scratch_block_serves_all_shapes_and_grows_with_the_largest(bench: Bench) -> None:
+    session = bench.open()
+    sizes = []
+    for height in (4, 12, 5, 20, 6):
+        session.enqueue(bench.tensors(height, 8), bench.stream)
+        sizes.append(bench.scratch.size)
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[-1]
+    again = bench.open()
+    again.enqueue(bench.tensors(20, 8), bench.stream)
+    assert bench.scratch.size == sizes[-1]
+
+
+def test_the_answer_is_that_of_the_graph(bench: Bench, half_bundle: Path) -> None:
+    from hiif_deploy.backends.sessions.onnxruntime import OrtSession
+
+    features = np.random.default_rng(3).standard_normal((1, 16, 6, 8)).astype(np.float16)
+    tensors = bench.tensors(6, 8)
+    bench.device.upload(tensors["features"].address, features, bench.stream)
+    bench.open().enqueue(tensors, bench.stream)
+    answer = np.empty(tensors["moments"].shape, np.float32)
+    bench.device.download(answer, tensors["moments"].address, bench.stream)
+    bench.synchronize()
+    expected = OrtSession(bench.graph, (half_bundle / "maps.fp16.onnx").read_bytes(), "cpu", 1)
+    np.testing.assert_allclose(answer, expected.run({"features": features})["moments"], rtol=1e-5)
+
+
+def test_a_shape_outside_the_profile_is_answered_with_the_profile(bench: Bench) -> None:
+    message = (
+        r"engine of graph maps.fp16: takes features from \(1, 16, 3, 3\) to \(1, 16, 42, 50\), got \(1, 16, 43, 8\)"
+    )
+    with pytest.raises(EngineError, match=message):
+        bench.open().enqueue(bench.tensors(43, 8), bench.stream)
+
+
+def test_an_output_of_another_shape_is_refused_before_it_is_written(bench: Bench) -> None:
+    tensors = bench.tensors(6, 8)
+    tensors["map_2"] = bench.pool.take((23, 48), "float16")
+    with pytest.raises(EngineError, match=r"answers map_2 as \(24, 48\), expected \(23, 48\)"):
+        bench.open().enqueue(tensors, bench.stream)
+
+
+@pytest.mark.parametrize("position", [0, 10, 100])
+def test_an_engine_that_does_not_load_says_why_and_what_to_do(bench: Bench, position: int) -> None:
+    damaged = bytearray(bench.data)
+    damaged[position] ^= 0xFF
+    with pytest.raises(
+        EngineError, match=r"graph maps.fp16: tensorrt 11.4.0.106 does not load .*\(.+\); build it again"
+    ):
+        bench.open(bytes(damaged))
+
+
+def test_an_engine_of_another_version_is_refused(bench: Bench) -> None:
+    bench.trt.__version__ = "10.16.1.11"
+    with pytest.raises(EngineError, match=r"does not load this engine \(.*\)"):
+        bench.open()
+
+
+def test_the_librarys_own_reason_is_part_of_the_message(bench: Bench) -> None:
+    bench.trt.testing.fail_deserialize("the stars are not right")
+    with pytest.raises(EngineError, match="the stars are not right"):
+        bench.open()
+
+
+def test_an_engine_of_another_graph_is_refused(bench: Bench) -> None:
+    other = dataclasses.replace(bench.graph, outputs=bench.graph.outputs[:-1])
+    with pytest.raises(EngineError, match=r"its tensors differ from the contract \(moments\)"):
+        bench.open(graph=other)
+    wide = tuple(dataclasses.replace(tensor, dtype="float32") for tensor in bench.graph.outputs)
+    with pytest.raises(EngineError, match=r"differ from the contract \(map_0, map_1, map_2, map_3\)"):
+        bench.open(graph=dataclasses.replace(bench.graph, outputs=wide))

@@ -1,0 +1,228 @@
+"""An identity survives JSON, has one key everywhere, and a misfit is told in words."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from hiif_deploy.bundle.contract import from_json, to_json
+from hiif_deploy.engine_store.identity import EngineEnvironment, EngineIdentity
+from hiif_deploy.errors import BundleError, EngineError
+from sample_engine import HERE, make_identity
+
+CHANGES: dict[str, Any] = {
+    "bundle": "other",
+    "graph": "decoder",
+    "precision": "fp32",
+    "onnx_sha256": "cd" * 32,
+    "library": "tensorrt-rtx",
+    "library_version": "10.13.3.10",
+    "gpu": "NVIDIA L4",
+    "capability": "8.6",
+    "driver": "12.9",
+    "profiles": {"picture": ((1, 3, 32, 32), (1, 3, 360, 641), (1, 3, 1080, 1920))},
+    "flags": {"optimization_level": 4, "version_compatible": False, "hardware_compatibility": "none"},
+}
+"""Every field with another legal value."""
+
+
+def refused(message: str, **changes: Any) -> None:
+    with pytest.raises(EngineError, match=re.escape(message)) as caught:
+        make_identity(**changes)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def portable(**changes: Any) -> EngineIdentity:
+    flags = {
+        "version_compatible": changes.pop("version", False),
+        "hardware_compatibility": changes.pop("level", "none"),
+    }
+    return make_identity(flags=flags, **changes)
+
+
+def test_an_identity_comes_back_from_json_text_as_it_was() -> None:
+    identity = make_identity()
+    back = from_json(EngineIdentity, json.loads(json.dumps(to_json(identity))))
+    assert back == identity
+    assert back.key == identity.key
+
+
+def test_the_key_is_a_sha256_that_every_machine_computes_alike() -> None:
+    # The JSON text written by hand: keys sorted, no blanks.
+    text = (
+        '{"bundle":"hiif-compact","capability":"8.9","driver":"13.0","flags":{"hardware_compatibility":"none",'
+        '"optimization_level":3,"version_compatible":false},"gpu":"NVIDIA GeForce RTX 4090","graph":"encoder",'
+        f'"library":"tensorrt","library_version":"10.13.3.9","onnx_sha256":"{"ab" * 32}","precision":"fp16",'
+        '"profiles":{"picture":[[1,3,32,32],[1,3,360,640],[1,3,1080,1920]]}}'
+    )
+    assert make_identity().key == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_the_order_of_flags_and_profiles_does_not_change_the_key() -> None:
+    one = make_identity(flags={"a": 1, "b": 2}, profiles={"x": ((1,), (1,), (1,)), "y": ((2,), (2,), (2,))})
+    two = make_identity(flags={"b": 2, "a": 1}, profiles={"y": ((2,), (2,), (2,)), "x": ((1,), (1,), (1,))})
+    assert one.key == two.key
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_every_field_changes_the_key(field: str) -> None:
+    assert CHANGES.keys() == vars(make_identity()).keys()
+    assert make_identity(**{field: CHANGES[field]}).key != make_identity().key
+
+
+@pytest.mark.parametrize("values", [(1, True), (1, 1.0), (0, False), ("1", 1), (None, "")])
+def test_flags_that_python_takes_for_equal_have_keys_of_their_own(values: tuple[Any, Any]) -> None:
+    one, two = (make_identity(flags={"level": value}).key for value in values)
+    assert one != two
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("bundle", "a\nb", "bundle is 'a\\nb': expected 0 to 200 printable characters"),
+        ("bundle", "x" * 201, "bundle is 'xxx"),
+        ("bundle", 7, "bundle is 7"),
+        ("bundle", "\ud800", "bundle is '\\ud800'"),
+        ("graph", "", "graph is '': expected 1 to 200 printable characters"),
+        ("graph", "\x1b[2J", "graph is '\\x1b[2J'"),
+        ("precision", "int8", "precision is 'int8': expected fp32 or fp16"),
+        ("onnx_sha256", "AB" * 32, "expected 64 hexadecimal digits"),
+        ("onnx_sha256", "ab" * 31, "expected 64 hexadecimal digits"),
+        ("onnx_sha256", "ab" * 32 + "\n", "expected 64 hexadecimal digits"),
+        ("library", "tensorflow", "library is 'tensorflow': expected tensorrt or tensorrt-rtx"),
+        ("library_version", "", "library version is ''"),
+        ("gpu", None, "GPU is None"),
+        ("driver", "", "driver is ''"),
+        ("capability", "8", "compute capability is '8': expected a number such as 8.9"),
+        ("capability", "8.9\n", "compute capability is '8.9\\n'"),
+        ("profiles", {"x": ((1,), (2,))}, "expected (min, opt, max) of equal length"),
+        ("profiles", {"x": ()}, "expected (min, opt, max) of equal length"),
+        ("profiles", {"x": ((1,), (2, 2), (3,))}, "profile of x is"),
+        ("profiles", {"x": ((1,) * 9,) * 3}, "profile of x is"),
+        ("profiles", {"x": ((3,), (2,), (4,))}, "profile of x has sizes (3, 2, 4): expected 1 ≤ min ≤ opt ≤ max"),
+        ("profiles", {"x": ((0,), (2,), (4,))}, "profile of x has sizes (0, 2, 4)"),
+        ("profiles", {"x": ((1,), (2,), (2**60,))}, "profile of x has sizes (1, 2, 1152921504606846976)"),
+        ("profiles", {"x": ((True,), (2,), (3,))}, "profile of x has sizes (True, 2, 3)"),
+        ("profiles", {f"x{n}": ((1,), (1,), (1,)) for n in range(257)}, "profiles name 257 inputs"),
+        ("profiles", {"": ((1,), (1,), (1,))}, "input is ''"),
+        ("flags", {"level": [3]}, "flag level is [3]: expected a truth value, a finite number or a text"),
+        ("flags", {"level": float("nan")}, "flag level is nan"),
+        ("flags", {"level": 10**30}, "flag level is 1000"),
+        ("flags", {"level": "a\rb"}, "flag level is 'a\\rb'"),
+        ("flags", {f"f{n}": 1 for n in range(65)}, "there are 65 flags"),
+        ("flags", {"version_compatible": 1}, "flag version_compatible is 1: expected true or false"),
+        ("flags", {"hardware_compatibility": "all"}, "flag hardware_compatibility is 'all': expected none or"),
+        ("flags", {"hardware_compatibility": 3}, "flag hardware_compatibility is 3"),
+    ],
+)
+def test_a_value_that_no_engine_has_is_named(field: str, value: Any, message: str) -> None:
+    refused(message, **{field: value})
+
+
+@pytest.mark.parametrize("field", CHANGES)
+@pytest.mark.parametrize("value", [None, 7, ["x"], {"x": {"y": "z"}}, True])
+def test_json_of_the_wrong_type_is_refused(field: str, value: Any) -> None:
+    with pytest.raises((EngineError, BundleError), match=field.split("_")[0].rstrip("s")):
+        from_json(EngineIdentity, {**to_json(make_identity()), field: value})
+
+
+@pytest.mark.parametrize("field", ["library", "library_version", "gpu", "capability", "driver"])
+def test_an_environment_is_checked_like_an_identity(field: str) -> None:
+    with pytest.raises(EngineError, match="expected"):
+        replace(HERE, **{field: ""})
+
+
+def test_an_engine_fits_the_machine_that_built_it() -> None:
+    assert make_identity().environment == HERE
+    assert HERE.misfit(make_identity()) is None
+
+
+def test_a_misfit_names_both_sides_and_every_reason() -> None:
+    here = EngineEnvironment("tensorrt", "11.4.0", "NVIDIA L4", "8.9", "13.1")
+    assert here.misfit(make_identity()) == (
+        "built by TensorRT 10.13.3.9 for NVIDIA GeForce RTX 4090 (8.9), driver 13.0; "
+        "here is TensorRT 11.4.0 for NVIDIA L4 (8.9), driver 13.1: "
+        "an engine runs in the version that built it, unless it was built version-compatible; "
+        "an engine runs on the GPU it was built for, unless it was built hardware-compatible; "
+        "it was tuned under another driver"
+    )
+
+
+def test_engines_of_the_other_library_do_not_fit() -> None:
+    here = replace(HERE, library="tensorrt-rtx")
+    for is_compatible in (False, True):
+        reason = here.misfit(portable(version=is_compatible, level="ampere_plus")) or ""
+        assert "here is TensorRT-RTX 10.13.3.9" in reason
+        assert "the libraries do not run each other's engines" in reason
+
+
+@pytest.mark.parametrize(
+    ("library", "is_compatible", "built", "here", "fits"),
+    [
+        ("tensorrt", False, "10.13.3.9", "10.13.3.9", True),
+        ("tensorrt", False, "10.13.3.9", "10.13.3.10", False),
+        ("tensorrt", True, "10.13.3.9", "10.13.3.9", True),
+        ("tensorrt", True, "10.13.3.9", "10.13.3.10", True),
+        ("tensorrt", True, "10.9.0.34", "10.13.3.9", True),
+        ("tensorrt", True, "10.13.3.9", "10.9.0.34", False),
+        ("tensorrt", True, "10.16.1", "11.4.0", True),
+        ("tensorrt", True, "11.4.0", "10.16.1", False),
+        ("tensorrt", True, "11.4.0", "11.4.0rc1", False),
+        ("tensorrt-rtx", False, "1.7.1.116", "1.7.1.116", True),
+        ("tensorrt-rtx", True, "1.6.0", "1.7.1.116", False),
+    ],
+)
+def test_a_version_compatible_engine_runs_forward_only(
+    library: Any, is_compatible: bool, built: str, here: str, fits: bool
+) -> None:
+    identity = portable(version=is_compatible, library=library, library_version=built)
+    reason = replace(HERE, library=library, library_version=here).misfit(identity)
+    assert (reason is None) == fits
+    assert fits or f"{built} for" in str(reason)
+
+
+@pytest.mark.parametrize(
+    ("level", "built", "here", "fits"),
+    [
+        ("none", ("A", "8.9"), ("A", "8.9"), True),
+        ("none", ("A", "8.9"), ("B", "8.9"), False),
+        ("none", ("A", "8.9"), ("A", "8.6"), False),
+        ("same_compute_capability", ("A", "8.9"), ("B", "8.9"), True),
+        ("same_compute_capability", ("A", "8.9"), ("B", "8.6"), False),
+        ("ampere_plus", ("A", "8.0"), ("B", "8.0"), True),
+        ("ampere_plus", ("A", "8.9"), ("B", "12.0"), True),
+        ("ampere_plus", ("A", "12.0"), ("B", "8.0"), True),
+        ("ampere_plus", ("A", "8.9"), ("B", "7.5"), False),
+        ("ampere_plus", ("A", "7.5"), ("B", "8.9"), False),
+    ],
+)
+def test_which_gpus_run_an_engine_depends_on_its_hardware_level(
+    level: str, built: tuple[str, str], here: tuple[str, str], fits: bool
+) -> None:
+    identity = portable(level=level, gpu=built[0], capability=built[1])
+    reason = replace(HERE, gpu=here[0], capability=here[1]).misfit(identity)
+    assert (reason is None) == fits
+    assert fits or f"{built[0]} ({built[1]})" in str(reason)
+
+
+@pytest.mark.parametrize(
+    ("flags", "here", "fits"),
+    [
+        ({}, "13.0", True),
+        ({}, "13.1", False),
+        ({"level": "same_compute_capability"}, "13.1", True),
+        ({"version": True}, "13.1", True),
+        ({"version": True}, "12.9", False),
+        ({"level": "ampere_plus"}, "9.9", False),
+    ],
+)
+def test_another_driver_fits_portable_engines_only_and_only_a_newer_one(
+    flags: dict[str, Any], here: str, fits: bool
+) -> None:
+    assert (replace(HERE, driver=here).misfit(portable(**flags)) is None) == fits

@@ -1,0 +1,133 @@
+"""How the fused kernels are cut: every choice answers the same, the fastest is kept, nothing is measured unasked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hiif_deploy import EngineError
+from hiif_deploy.bundle.contract import Precision
+from hiif_deploy.bundle.loader import open_bundle
+from hiif_deploy.support import cache_dir as store_root
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton", reason="Triton is not installed")
+from hiif_engines.fused import tune as fused_cuts  # noqa: E402
+from hiif_engines.fused.decoder import Cut  # noqa: E402
+from hiif_engines.fused.select import decoder_graphs, fused_kernels, open_kernels, tune_kernels  # noqa: E402
+from hiif_engines.fused.tune import Kernel, Measured, candidates, default_cut, find, measure, store  # noqa: E402
+
+CPU = torch.device("cpu")
+SOURCE, TARGET = (3, 3), (8, 17)
+"""136 queries: more than one block of every cut, and an end that fits none."""
+
+
+@pytest.fixture(autouse=True)
+def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(store_root.VARIABLE, str(tmp_path))
+
+
+def kernel_of(name: str) -> tuple[Kernel, dict[str, torch.Tensor]]:
+    bundle = open_bundle("hiif-compact")
+    graphs = decoder_graphs(bundle, CPU)
+    return open_kernels(graphs, "fp32")[name], fused_cuts.random_feeds(
+        bundle.contract, graphs[name], SOURCE, TARGET, CPU
+    )
+
+
+@pytest.mark.parametrize("name", ["decoder", "statistics_1"])
+def test_every_candidate_answers_the_same(name: str) -> None:
+    kernel, feeds = kernel_of(name)
+    expected = kernel(feeds, Cut(16, 16, 1, 4))
+    # The interpreter knows no warps.
+    for cut in {replace(cut, warps=1) for cut in candidates(CPU)}:
+        for part, value in kernel(feeds, cut).items():
+            # Sums of values of about 1 over all queries; colours of about 1.
+            assert (value - expected[part]).abs().max() < 1e-5 * max(1, expected[part].abs().max())
+
+
+def test_the_fastest_that_runs_is_taken_and_stays_for_later_runs() -> None:
+    kernel, feeds = kernel_of("decoder")
+    said: list[str] = []
+    assert find(kernel, CPU, said.append) == default_cut(CPU)
+    times = {32: 3.0, 64: 1.0, 128: 2.0}
+
+    def clock(work: Callable[[], object]) -> float:
+        cut: Cut = work.__defaults__[0]  # type: ignore[attr-defined]
+        if cut.block == 16:
+            raise RuntimeError("out of resource: shared memory\nmore")
+        return times[cut.block]
+
+    cuts = [Cut(block, 32, 7, 4) for block in (16, 32, 64, 128)]
+    found = measure(kernel, feeds, cuts, clock)
+    assert found.cut == Cut(64, 32, 7, 4)
+    assert sorted(found.seconds.values()) == [1, 2, 3]
+    assert found.failed == {"16 queries, slices of 32, 7 programs, 4 warps": "out of resource: shared memory"}
+    store(kernel, CPU, found)
+    assert find(kernel, CPU, said.append) == found.cut
+    assert fused_kernels(open_bundle("hiif-compact"), "fp32", CPU)["decoder"].keywords == {  # type: ignore[attr-defined]
+        "cut": found.cut
+    }
+    other, _ = kernel_of("statistics_0")
+    assert find(other, CPU, said.append) == default_cut(CPU)
+    assert said == []
+
+
+def test_where_no_cut_runs_that_is_an_error() -> None:
+    def clock(_: Callable[[], object]) -> float:
+        raise RuntimeError("no")
+
+    kernel, feeds = kernel_of("decoder")
+    with pytest.raises(EngineError, match="no cut of the fused kernel runs"):
+        measure(kernel, feeds, [Cut()], clock)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{}", '{"cut": {"block": 48}}', '{"cut": {"block": "64"}}', '{"cut": {"x": 1}}']
+)
+def test_a_damaged_file_is_told_and_not_used(content: str) -> None:
+    kernel, _ = kernel_of("decoder")
+    path = store(kernel, CPU, Measured(Cut(), {}, {}))
+    assert json.loads(path.read_text())["gpu"] == "cpu"
+    path.write_text(content)
+    said: list[str] = []
+    assert find(kernel, CPU, said.append) == default_cut(CPU)
+    assert len(said) == 1
+    assert f"{path}: not a cut" in said[0]
+
+
+@pytest.mark.parametrize("values", [(48, 32, 1, 8), (64, 8, 1, 8), (64, 32, 0, 8), (64, 32, 1, 3)])
+def test_a_cut_that_no_kernel_has_is_refused(values: tuple[int, int, int, int]) -> None:
+    with pytest.raises(EngineError, match="cut Cut"):
+        Cut(*values)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_all_kernels_of_a_bundle_are_measured_and_stored(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Real kernels and a real clock, at a size that the interpreter bears.
+    for name, value in (("MEASURED", ((3, 3), (4, 6))), ("WARM_UP", 0), ("TURNS", 1)):
+        monkeypatch.setattr(fused_cuts, name, value)
+    cuts = [Cut(16, 32, 3, 4), Cut(32, 64, 2, 4)]
+    monkeypatch.setattr(fused_cuts, "candidates", lambda _: cuts)
+    bundle = open_bundle("hiif-compact")
+    found = tune_kernels(bundle, precision, CPU)
+    assert set(found) == {"decoder", "statistics_0", "statistics_1"}
+    for measured in found.values():
+        assert (len(measured.seconds), measured.failed) == (2, {})
+    for name, kernel in fused_kernels(bundle, precision, CPU).items():
+        assert kernel.keywords["cut"] == found[name].cut  # type: ignore[attr-defined]
+        assert found[name].cut in cuts
+
+
+@pytest.mark.parametrize(("device", "reason"), [("cpu", "kernels run on a GPU"), ("cuda:99", "PyTorch")])
+def test_the_command_wants_a_gpu(device: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from hiif_deploy.cli import app as cli
+
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["tune-kernels", "hiif-compact", "--device", device])
+    assert stop.value.code == 2
+    assert reason in capsys.readouterr().err

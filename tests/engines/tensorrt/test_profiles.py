@@ -1,0 +1,124 @@
+"""Profiles cover every input, agree where they must, and are refused before TensorRT sees a wrong one."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from hiif_deploy.bundle.contract import Contract
+from hiif_deploy.bundle.loader import open_bundle
+from hiif_deploy.errors import OptionError, UsageError
+from hiif_engines.tensorrt.profiles import (
+    PRESETS,
+    BuildSizes,
+    Profile,
+    ShapeRange,
+    check_profile,
+    make_profiles,
+    parse_sizes,
+)
+
+SMALL = BuildSizes((40, 48), (20, 24), queries=1024)
+
+
+@pytest.fixture(scope="module")
+def contract(half_bundle: Path) -> Contract:
+    return open_bundle(half_bundle).contract
+
+
+@pytest.fixture
+def decoder(contract: Contract) -> dict[str, ShapeRange]:
+    return dict(make_profiles(contract, "fp16", SMALL)["decoder"])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_input_of_every_graph_that_tensorrt_runs_has_a_range(
+    contract: Contract, preset: str, precision: str
+) -> None:
+    profiles = make_profiles(contract, precision, PRESETS[preset])  # type: ignore[arg-type]
+    assert list(profiles) == ["encoder", "maps", "statistics_0", "statistics_1", "decoder"]
+    for name, profile in profiles.items():
+        assert list(profile) == [tensor.name for tensor in contract.graph(name).inputs]
+
+
+def test_ranges_follow_from_the_sizes_that_were_asked_for(contract: Contract) -> None:
+    profiles = make_profiles(contract, "fp32", SMALL)
+    assert profiles["encoder"]["image"] == ShapeRange((1, 3, 1, 1), (1, 3, 20, 24), (1, 3, 40, 48))
+    assert profiles["maps"]["features"] == ShapeRange((1, 16, 3, 3), (1, 16, 22, 26), (1, 16, 42, 50))
+    assert profiles["decoder"]["map_0"] == ShapeRange((1, 48), (480, 48), (1920, 48))
+    assert profiles["decoder"]["row_tap"] == ShapeRange((2, 1, 1), (2, 5, 1), (2, 5, 1))
+    assert profiles["decoder"]["column_tap"] == ShapeRange((2, 1, 1), (2, 1, 48), (2, 1, 192))
+    assert profiles["decoder"]["cell"] == ShapeRange((2,), (2,), (2,))
+
+
+@pytest.mark.parametrize("sizes", [*PRESETS.values(), SMALL, BuildSizes((9000, 16000), (1, 1), queries=256)])
+def test_no_call_exceeds_its_queries_and_no_tensor_tensorrts_limit(contract: Contract, sizes: BuildSizes) -> None:
+    profiles = make_profiles(contract, "fp32", sizes)
+    for name in ("statistics_0", "decoder"):
+        rows, columns = (profiles[name][f"{axis}_tap"].max for axis in ("row", "column"))
+        assert rows[1] * columns[2] <= sizes.queries
+        pixels = profiles[name]["map_0"].max[0]
+        assert pixels * 256 < 1 << 31
+        assert pixels >= 2 * sizes.max_input[1]
+
+
+def test_a_window_transformers_sizes_are_multiples(contract: Contract) -> None:
+    windows = dataclasses.replace(contract, encoder=dataclasses.replace(contract.encoder, size_multiple=8))
+    image = make_profiles(windows, "fp32", BuildSizes((41, 47), (10, 10)))["encoder"]["image"]
+    assert image == ShapeRange((1, 3, 8, 8), (1, 3, 16, 16), (1, 3, 48, 48))
+
+
+def test_a_missing_and_an_unknown_input_are_named(contract: Contract, decoder: Profile) -> None:
+    graph = contract.graph("decoder")
+    rest = {name: bounds for name, bounds in decoder.items() if name != "moments"}
+    with pytest.raises(OptionError, match="profile of graph decoder lacks moments"):
+        check_profile(graph, rest)
+    with pytest.raises(OptionError, match="profile of graph decoder names unknown colour"):
+        check_profile(graph, {**decoder, "colour": decoder["cell"]})
+
+
+def test_axes_of_one_name_must_agree(contract: Contract, decoder: Profile) -> None:
+    other = ShapeRange((1, 48), (480, 48), (1921, 48))
+    message = r"axis pixels of map_1 is \(1, 480, 1921\) .*, but of map_0 \(1, 480, 1920\); they must agree"
+    with pytest.raises(OptionError, match=message):
+        check_profile(contract.graph("decoder"), {**decoder, "map_1": other})
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        (ShapeRange((9, 48), (5, 48), (7, 48)), "axis pixels of map_0 ranges 9 ≤ 5 ≤ 7: expected 1 ≤ min ≤ opt ≤ max"),
+        (ShapeRange((0, 48), (5, 48), (7, 48)), "ranges 0 ≤ 5 ≤ 7"),
+        (ShapeRange((1, 47), (5, 48), (7, 48)), "axis 48 of map_0 ranges 47 ≤ 48 ≤ 48: expected exactly 48"),
+        (ShapeRange((1,), (5, 48), (7, 48)), "map_0 has 2 axes"),
+    ],
+)
+def test_an_impossible_range_is_named(contract: Contract, decoder: Profile, bounds: ShapeRange, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        check_profile(contract.graph("decoder"), {**decoder, "map_0": bounds})
+
+
+def test_words_become_sizes() -> None:
+    assert parse_sizes(None, None, None, None) == PRESETS["1080p"]
+    assert parse_sizes("4k", None, 4096, None).queries == 4096
+    assert parse_sizes(None, "640x360", None, 6.0) == BuildSizes((360, 640), (360, 640), scale=6.0, max_scale=6.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("8k", None, None, None), "--preset '8k': expected one of 720p, 1080p, 4k"),
+        (("4k", "640x360", None, None), "exclude each other"),
+        ((None, "640", None, None), "--max-input '640': expected WIDTHxHEIGHT"),
+        ((None, "0x9", None, None), "must lie within|expected sides"),
+        ((None, "99999x9", None, None), "expected sides of 1 to 32768"),
+        ((None, None, 17, None), "17 queries per call: expected 256 to"),
+        ((None, None, None, 0.5), "expected 1 ≤ scale"),
+    ],
+)
+def test_words_that_make_no_sense_are_a_usage_error(words: tuple[str | None, ...], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_sizes(*words)  # type: ignore[arg-type]

@@ -1,0 +1,162 @@
+"""Which engine runs: what was asked for, and `auto` tells what it took and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fake_device import FakeDevice
+from hiif_deploy import EngineAbsentError, EngineError, EngineOptions, OptionError, Upscaler
+from hiif_deploy.backends.cuda import device as device_module
+from hiif_deploy.backends.tensorrt.library import load_library
+from hiif_deploy.bundle.loader import Bundle, open_bundle
+from hiif_deploy.decoding.session import Arithmetic
+from hiif_deploy.engine_store.store import EngineStore
+from hiif_deploy.errors import MissingExtraError
+from hiif_deploy.rendering import open_engine as engine_choice
+from hiif_deploy.rendering.open_engine import find_or_build, open_backend
+from hiif_deploy.support import extras
+from hiif_deploy.support.install import install_command
+from sample_engine import HERE
+from tensorrt_double.install import installed
+
+
+@pytest.fixture(scope="module")
+def bundle(half_bundle: Path) -> Bundle:
+    return open_bundle(half_bundle)
+
+
+@pytest.fixture
+def devices(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FakeDevice]]:
+    """Every GPU that was opened; all of them are closed and empty at the end."""
+    opened: list[FakeDevice] = []
+    with installed() as trt:
+
+        def make() -> FakeDevice:
+            opened.append(FakeDevice())
+            trt.testing.device = opened[-1]
+            return opened[-1]
+
+        monkeypatch.setitem(device_module.LAYERS, "cuda-python", make)
+        yield opened
+        for device in opened:
+            assert +device.live == {}
+
+
+def test_auto_says_once_what_it_took_and_why_not_the_others(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def absent() -> FakeDevice:
+        raise EngineError("cudaErrorNoDevice")
+
+    monkeypatch.setattr(device_module, "LAYERS", {"cuda-python": absent})
+    with installed():
+        backend = open_backend(bundle, EngineOptions(engine="auto", threads=1, store=tmp_path), said.append)
+    backend.close()
+    (line,) = said
+    assert line.startswith("engine auto: ONNX Runtime, cpu, fp32; not tensorrt (no GPU can be used:")
+    assert "cudaErrorNoDevice" in line
+    assert "not cuda (" in line
+
+
+@pytest.mark.usefixtures("native")
+def test_auto_takes_native_code_before_what_works_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_choice, "GPU", {})
+    said: list[str] = []
+    backend = open_backend(open_bundle("hiif-compact"), EngineOptions(engine="auto", threads=1), said.append)
+    backend.close()
+    assert said == ["engine auto: native code and ONNX Runtime, cpu, fp32"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_auto_takes_openvino_in_lower_precisions_where_there_is_no_native_code(
+    precision: Arithmetic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    monkeypatch.setitem(extras.EXTRAS, "native", ("no_such_module",))
+    said: list[str] = []
+    options = EngineOptions(engine="auto", precision=precision, threads=1)
+    try:
+        backend = open_backend(open_bundle("hiif-compact"), options, said.append)
+    except EngineError as error:
+        pytest.skip(str(error))
+    backend.close()
+    (line,) = said
+    assert line.startswith(f"engine auto: OpenVINO, cpu, {precision}; not native (")
+    assert install_command("native") in line
+
+
+def test_native_code_that_was_asked_for_is_never_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(extras.EXTRAS, "native", ("no_such_module",))
+    with pytest.raises(MissingExtraError, match=r"\[native\]"):
+        open_backend(open_bundle("hiif-compact"), EngineOptions(engine="native"))
+
+
+def test_auto_takes_tensorrt_where_it_works(bundle: Bundle, devices: list[FakeDevice], tmp_path: Path) -> None:
+    said: list[str] = []
+    backend = open_backend(bundle, EngineOptions(engine="auto", store=tmp_path), said.append)
+    backend.close()
+    assert backend.precision == "fp16"
+    assert said[-1].startswith("engine auto: tensorrt 11.4.0.106, fp16")
+    assert len(devices) == 1
+
+
+def test_tensorrt_that_was_asked_for_is_never_replaced(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_module, "LAYERS", {})
+    with installed(), pytest.raises(EngineError, match="no GPU can be used"):
+        Upscaler(bundle, engine=EngineOptions(engine="tensorrt", store=tmp_path))
+
+
+def test_a_device_is_closed_where_opening_fails(bundle: Bundle, devices: list[FakeDevice], tmp_path: Path) -> None:
+    def refuse(*_: object) -> None:
+        raise EngineError("no builder today")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_choice, "find_or_build", refuse)
+        with pytest.raises(EngineError, match="no builder today"):
+            Upscaler(bundle, engine=EngineOptions(engine="tensorrt", store=tmp_path))
+    with pytest.raises(EngineError):
+        devices[0].allocate(1)
+
+
+def test_without_a_builder_the_extra_is_named(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_choice, "entry_points", lambda **_: [])
+    said: list[str] = []
+    with installed(), pytest.raises(EngineAbsentError, match=r"\[engines\]"):
+        find_or_build(bundle, "fp16", load_library(), HERE, EngineStore.open(tmp_path), said.append)
+    assert "no fp16 engine for encoder, maps" in said[0]
+
+
+def test_a_builder_that_builds_nothing_is_found_out(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_choice, "_builder", lambda: lambda *_: None)
+    with installed(), pytest.raises(EngineError, match="gave no usable engine for decoder, encoder, maps"):
+        find_or_build(bundle, "fp16", load_library(), HERE, EngineStore.open(tmp_path), lambda _: None)
+
+
+def test_a_bundle_without_the_precision_is_told_before_anything_is_built(
+    tiny_bundle: Path, devices: list[FakeDevice], tmp_path: Path
+) -> None:
+    with pytest.raises(Exception, match="holds no fp16 graph"):
+        Upscaler(tiny_bundle, engine=EngineOptions(engine="tensorrt", store=tmp_path))
+    assert len(devices) == 1
+
+
+@pytest.mark.parametrize("options", [{"engine": "warp"}, {"precision": "int4"}])
+def test_unknown_choices_are_a_usage_error(options: dict[str, str]) -> None:
+    with pytest.raises(OptionError, match="expected one of"):
+        EngineOptions(**options)  # type: ignore[arg-type]
+
+
+def test_an_engine_may_be_named_by_a_word(bundle: Bundle) -> None:
+    with Upscaler(bundle, engine="onnxruntime") as upscaler:
+        assert upscaler.description == "ONNX Runtime, cpu, fp32"
+    with pytest.raises(OptionError, match="engine is 'warp'"):
+        Upscaler(bundle, engine="warp")  # type: ignore[arg-type]

@@ -1,0 +1,320 @@
+"""Checkpoint files: the LIIF family's dictionary, or safetensors with the spec in a JSON file beside it.
+
+    {'model': {'name': str, 'args': {...}, 'sd': {...}}, 'optimizer': ..., 'epoch': int}      NAME.pth, .pt
+    tensors                                                                                   NAME.safetensors
+    {"model": {"name": str, "args": {...}}, "metadata": {...}}                                NAME.json
+
+Read, but never written: mmcv's checkpoints of CiaoSR (`mmcv_format.py`), and tensors that come without a name, in any
+of `{'model': {'sd': {...}}}`, `{'state_dict': {...}}` and `{...}`: their model is told by their shapes (`detect.py`).
+
+Nothing in a file is ever executed: torch files are read with `weights_only=True`, and there is no way around.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from hiif_deploy.errors import CheckpointError
+from hiif_deploy.support.files import write_aside
+from hiif_training.checkpoints.detect import detect_spec
+from hiif_training.checkpoints.mmcv_format import family_tensors, is_mmcv
+from hiif_training.checkpoints.nesting import check_nesting
+from hiif_training.checkpoints.suffixes import SUFFIXES
+from hiif_training.models.implicit import ImplicitModel
+from hiif_training.models.registry import make_model
+
+"""What a checkpoint's name may end in when it is written."""
+
+COMPUTED = ("attn_mask", "relative_position_index")
+"""Buffers that follow from the sizes: those of a file may be of any shape and are ignored."""
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Types of a weight."""
+
+DESCRIPTION_LIMIT = 4 << 20
+"""Bytes of the JSON file beside a safetensors file."""
+
+_SHOWN = 3
+"""How many names an error message lists before it only counts."""
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A model with its published weights, and what the file says about it."""
+
+    model: ImplicitModel
+    """On the CPU, float32, in evaluation mode."""
+    spec: dict[str, Any]
+    """`{name, args}`: what `make_model` takes and `save_checkpoint` writes."""
+    metadata: dict[str, Any]
+    """Whatever else in the file is plain data, such as `epoch`; never tensors."""
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> LoadedCheckpoint:
+    """Read, build and fill a model; CheckpointError says what is wrong with the file."""
+    path = Path(path)
+    described, tensors, metadata = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
+    try:
+        spec = described or detect_spec(_without_prefix(tensors))
+        model = make_model(spec)
+        load_weights(model, tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return LoadedCheckpoint(model.eval(), spec, metadata)
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    spec: Mapping[str, Any],
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `model`, which `spec` describes, in the format that the suffix names.
+
+    No call leaves a half-written file: each is the one that was there before, or whole.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise CheckpointError(f"{path}: unknown checkpoint suffix; expected one of {', '.join(SUFFIXES)}")
+    described = {"name": spec["name"], "args": _plain(spec.get("args", {}), "args")}
+    extra = _plain(metadata or {}, "metadata")
+    tensors = OrderedDict((k, v.detach().cpu().contiguous()) for k, v in model.state_dict().items())
+    if _is_safetensors(path):
+        text = json.dumps({"model": described, "metadata": extra}, indent=2, ensure_ascii=False)
+        content = safetensors.torch.save({key: value.clone() for key, value in tensors.items()})
+        write_whole(path, lambda file: file.write(content))
+        write_whole(path.with_suffix(".json"), lambda file: file.write(text.encode()))
+    else:
+        whole = {**extra, "model": {**described, "sd": tensors}}
+        write_whole(path, lambda file: torch.save(whole, file))
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, Any]) -> None:
+    """Copy published tensors into `model`, every one checked: name, shape, kind, finite values.
+
+    `module.` prefixes are stripped and floating tensors cast to float32; `COMPUTED` buffers stay the model's.
+    """
+    given = {key: value for key, value in _without_prefix(tensors).items() if not key.endswith(COMPUTED)}
+    expected = model.state_dict()
+    wanted = {key: value for key, value in expected.items() if not key.endswith(COMPUTED)}
+    _check_names(given, wanted)
+    for key, value in wanted.items():
+        _check_tensor(key, given[key], value)
+    model.load_state_dict({**expected, **{key: value.to(wanted[key].dtype) for key, value in given.items()}})
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The dictionary in a torch file, on the CPU; a file that would run code is refused."""
+    _check_present(path)
+    try:
+        _check_sums(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(_refusal(path, str(error))) from error
+    except Exception as error:  # a damaged archive can fail in any way
+        raise CheckpointError(f"{path}: truncated, damaged or not a checkpoint ({_brief(error)})") from error
+    _check_nesting(path, content)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}: expected a dictionary with 'model'")
+    return content
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """`write_aside` into a folder that is made where it is missing; CheckpointError where that fails."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_aside(path, write)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _read_torch(path: Path) -> tuple[dict[str, Any] | None, Mapping[str, Any], dict[str, Any]]:
+    """Spec (None where the file names no model), tensors, metadata."""
+    content = read_file(path)
+    try:
+        spec, tensors = _family(content) or _nameless(content)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    rest = {key: value for key, value in content.items() if key not in ("model", "optimizer", "state_dict")}
+    return spec, tensors, {key: value for key, value in rest.items() if _is_plain(value)}
+
+
+def _family(content: Mapping[str, Any]) -> tuple[dict[str, Any] | None, Mapping[str, Any]] | None:
+    """The LIIF family's dictionary, with or without a name; None for anything else."""
+    model = content.get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("sd"), Mapping):
+        return None
+    if model.get("name") is None and not model.get("args"):
+        return None, model["sd"]
+    spec = {"name": model.get("name"), "args": model.get("args") or {}}
+    if not _is_plain(spec):
+        raise CheckpointError(
+            "the model's name and args are not plain data: expected numbers, texts, lists and dictionaries"
+        )
+    return spec, model["sd"]
+
+
+def _nameless(content: Mapping[str, Any]) -> tuple[None, Mapping[str, Any]]:
+    """mmcv's dictionary, a state dict inside another, or a state dict itself; CheckpointError for anything else."""
+    if is_mmcv(content):
+        return None, family_tensors(content["state_dict"])
+    tensors = content.get("state_dict", content)
+    if isinstance(tensors, Mapping) and tensors and all(isinstance(value, Tensor) for value in tensors.values()):
+        return None, tensors
+    raise CheckpointError(
+        "not a checkpoint of the LIIF family: expected {'model': {'name', 'args', 'sd'}}, mmcv's {'state_dict'} with a "
+        f"generator, or nothing but tensors; got keys {_some(content)}"
+    )
+
+
+def _without_prefix(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Training on several GPUs puts `module.` in front of every key."""
+    return {str(key).removeprefix("module."): value for key, value in tensors.items()}
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], Mapping[str, Any], dict[str, Any]]:
+    _check_present(path)
+    spec, metadata = _read_description(path.with_suffix(".json"))
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: truncated or not a safetensors file ({_brief(error)})") from error
+    return spec, tensors, metadata
+
+
+def _read_description(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: missing; a safetensors checkpoint needs its name and args beside it")
+    try:
+        if path.stat().st_size > DESCRIPTION_LIMIT:
+            raise CheckpointError(f"{path}: larger than {DESCRIPTION_LIMIT} bytes, so it is no description of a model")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a JSON file: {error}") from error
+    _check_nesting(path, content)
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise CheckpointError(f'{path}: expected {{"model": {{"name": …, "args": …}}}}')
+    metadata = content.get("metadata")
+    return content["model"], metadata if isinstance(metadata, dict) else {}
+
+
+def _check_present(path: Path) -> None:
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: not a file")
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path}: the file is empty (0 bytes); copy or download it again")
+
+
+def _check_nesting(path: Path, content: Any) -> None:
+    try:
+        check_nesting(content)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its data is {error}") from error
+
+
+def _check_sums(path: Path) -> None:
+    """torch.load does not look at the checksums, and a flipped bit in a weight is a valid weight."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        # torch.save stores and never compresses: anything else may unpack to a thousand times the file.
+        is_stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+        if not is_stored or sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise CheckpointError(f"{path}: a compressed archive: expected one that torch.save wrote; save it again")
+        for entry in entries:
+            if entry.CRC:  # zero where torch was told to write none
+                with archive.open(entry) as file:
+                    while file.read(1 << 20):
+                        pass
+
+
+def _check_names(given: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> None:
+    missing = [key for key in wanted if key not in given]
+    surplus = [key for key in given if key not in wanted]
+    complaints = [
+        f"{len(keys)} {kind} ({_some(keys)})" for kind, keys in (("missing", missing), ("unexpected", surplus)) if keys
+    ]
+    if complaints:
+        raise CheckpointError(
+            f"the weights do not fit the model's name and args: {' and '.join(complaints)} of {len(wanted)}"
+        )
+
+
+def _check_tensor(key: str, given: Any, wanted: Tensor) -> None:
+    if not isinstance(given, Tensor) or given.dtype not in FLOATS:
+        kind = given.dtype if isinstance(given, Tensor) else type(given).__name__
+        raise CheckpointError(f"{key} is {kind}: expected a floating-point tensor")
+    if given.is_meta or given.layout != torch.strided:
+        kind = "has no values (it is on the meta device)" if given.is_meta else f"is stored as {given.layout}"
+        raise CheckpointError(f"{key} {kind}: expected a dense tensor with its values; save it again")
+    if given.shape != wanted.shape:
+        raise CheckpointError(f"{key} has shape {_shape(given)}: expected {_shape(wanted)}")
+    broken = int(given.numel() - given.isfinite().sum())
+    if broken:
+        raise CheckpointError(f"{key} has {broken} NaN or infinite values of {given.numel()}")
+
+
+def _refusal(path: Path, reason: str) -> str:
+    found = re.search(r"GLOBAL ([\w.]+)", reason)
+    if found is None:
+        return f"{path}: not a checkpoint: torch.save did not write this file"
+    return (
+        f"{path}: executes code when it is loaded ({found[1]}); refused. If you trust it, open it where it "
+        "was made and save it again with tensors, numbers, texts and dictionaries only"
+    )
+
+
+def _plain(value: Any, what: str) -> Any:
+    """Plain containers all the way down, so that every reader can open the file."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry, f"{what}.{key}") for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry, what) for entry in value]
+    if not _is_plain(value):
+        raise CheckpointError(f"{what} is a {type(value).__name__}: expected a number, text, list or dictionary")
+    return value
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(entry) for key, entry in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def _is_safetensors(path: Path) -> bool:
+    return path.suffix == ".safetensors"
+
+
+def _shape(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape)) or "scalar"
+
+
+def _some(names: Any) -> str:
+    listed = [str(name) for name in names]
+    return ", ".join(listed[:_SHOWN]) + (", …" if len(listed) > _SHOWN else "")
+
+
+def _brief(error: Exception) -> str:
+    first = str(error).split("\n")[0].split(". ")[0]
+    return first if isinstance(error, RuntimeError) else f"{type(error).__name__}: {first}"

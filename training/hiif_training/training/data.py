@@ -1,0 +1,193 @@
+"""Pictures → training samples: (low-resolution crop, queries, colours), each decided by (seed, number) alone."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Dataset
+
+from hiif_deploy.errors import ImageError, OptionError
+from hiif_training.models.implicit import Traits
+from hiif_training.pictures.store import PictureStore, find_pictures
+from hiif_training.queries.axis import Ask, TensorFields
+from hiif_training.training.recipe import Recipe
+
+_ATTEMPTS = 100
+"""Draws after which a folder of damaged pictures is given up."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """B crops with their queries."""
+
+    image: Tensor
+    """[B, 3, patch, patch] float32, normalised: in [-1, 1] for most decoders."""
+    queries: TensorFields
+    """patch² queries per crop, scattered over the high-resolution crop."""
+    colours: Tensor
+    """[B, patch², 3] float32, normalised likewise: what the decoder should answer."""
+    damaged: frozenset[str] = frozenset()
+    """Files that could not be read while these crops were drawn; others were drawn in their place."""
+
+    def to(self, device: torch.device) -> Sample:
+        """All tensors on `device`."""
+        return Sample(self.image.to(device), self.queries.to(device), self.colours.to(device), self.damaged)
+
+    @staticmethod
+    def concatenate(samples: list[Sample]) -> Sample:
+        """Joined along B."""
+        return Sample(
+            torch.cat([sample.image for sample in samples]),
+            type(samples[0].queries).concatenate([sample.queries for sample in samples]),
+            torch.cat([sample.colours for sample in samples]),
+            frozenset().union(*(sample.damaged for sample in samples)),
+        )
+
+
+class Crops(Dataset[Sample]):
+    """Sample i is the same whenever and wherever it is drawn: that is what makes a resumed run exact."""
+
+    def __init__(self, recipe: Recipe, ask: Ask, traits: Traits | None = None, *, cache: int = 1 << 30) -> None:
+        """`ask` and `traits` are the model's; `cache` is how many bytes of decoded pictures each process keeps."""
+        self.recipe = recipe
+        self.cache = cache
+        self.ask = ask
+        self.traits = traits or Traits()
+
+    def __len__(self) -> int:
+        return self.recipe.steps * self.recipe.batch
+
+    def __getitem__(self, number: int) -> Sample:
+        recipe = self.recipe
+        random = np.random.default_rng((recipe.seed, number))
+        picture, damaged = self._draw(random)
+        limit = min(picture.size) / recipe.patch
+        scale = random.uniform(recipe.scale[0], min(recipe.scale[1], limit))
+        side = round(recipe.patch * scale)
+        shrink = random.uniform(recipe.shrink[0], max(recipe.shrink[0], min(recipe.shrink[1], limit / scale)))
+        high = _crop(picture, side, min(round(side * shrink), *picture.size), random)
+        low = high.resize((recipe.patch, recipe.patch), Image.Resampling.BICUBIC)
+        turn = random.integers(0, 2, 3)
+        colours = to_tensor_domain(_turn(np.asarray(high), turn), self.traits).reshape(-1, 3)
+        image = to_tensor_domain(_turn(np.asarray(low), turn), self.traits).transpose(2, 0, 1)
+        pixels = random.choice(side * side, recipe.patch**2, replace=False)
+        source, target = (recipe.patch, recipe.patch), (side, side)
+        return Sample(
+            torch.from_numpy(np.ascontiguousarray(image))[None],
+            self.ask(source, target, pixels),
+            torch.from_numpy(colours[pixels])[None],
+            damaged,
+        )
+
+    @cached_property
+    def pictures(self) -> PictureStore:
+        """The pictures that samples are drawn from."""
+        return PictureStore(find_pictures(self.recipe.data), self.cache)
+
+    def _draw(self, random: np.random.Generator) -> tuple[Image.Image, frozenset[str]]:
+        """A picture, and the damaged files met before it. Which files are damaged is the same everywhere."""
+        damaged: set[str] = set()
+        for _ in range(_ATTEMPTS):
+            number = int(random.integers(len(self.pictures)))
+            picture = self.pictures.get(number)
+            if picture is not None:
+                return picture, frozenset(damaged)
+            damaged.add(str(self.pictures.paths[number]))
+        raise ImageError(
+            f"{len(damaged)} training pictures could not be read, {min(damaged)} among them, and no readable one "
+            f"turned up in {_ATTEMPTS} draws; look at the folder"
+        )
+
+
+class Numbers(BatchSampler):
+    """Which samples one of `processes` computes: step n is samples [n·batch, (n + 1)·batch), whoever draws them.
+
+    Each step is cut into `accumulate` parts of `processes` equal shares, so no sample is drawn twice in a step.
+    """
+
+    def __init__(self, recipe: Recipe, *, first_step: int = 0, process: int = 0, processes: int = 1) -> None:
+        parts = recipe.accumulate * processes
+        if recipe.batch % parts:
+            raise OptionError(
+                f"batch {recipe.batch} cannot be shared by {processes} processes in {recipe.accumulate} parts each; "
+                f"choose a multiple of {parts}: --set batch={recipe.batch - recipe.batch % parts + parts}"
+            )
+        self.recipe = recipe
+        self.first_step = first_step
+        self.process = process
+        self.processes = processes
+        self.share = recipe.batch // parts
+        """Crops in one part of one process."""
+
+    def __len__(self) -> int:
+        """Parts of the whole run, those before `first_step` included."""
+        return self.recipe.steps * self.recipe.accumulate
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for part in range(self.first_step * self.recipe.accumulate, len(self)):
+            start = (part * self.processes + self.process) * self.share
+            yield list(range(start, start + self.share))
+
+
+class SampleLoader(DataLoader[Sample]):
+    """Joined samples in the order of `Numbers`; the position follows from the number of the first step alone."""
+
+    def __init__(self, crops: Crops, numbers: Numbers, workers: int) -> None:
+        self.crops = crops
+        self.numbers = numbers
+        super().__init__(
+            crops,
+            batch_sampler=numbers,
+            collate_fn=Sample.concatenate,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            worker_init_fn=_ignore_ctrl_c,
+            # Samples never ask the global generators; a generator of its own leaves them untouched.
+            generator=torch.Generator().manual_seed(crops.recipe.seed),
+        )
+
+    def state_dict(self) -> dict[str, int]:
+        """Nothing: Lightning asks whether a loader can go on in the middle of an epoch, and this one can."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Nothing to restore."""
+
+
+def _ignore_ctrl_c(_: int) -> None:
+    # A terminal sends Ctrl-C to workers as well, but it is the run that decides when to stop, and it needs them to
+    # finish its step. SIGTERM stays as PyTorch handles it in workers: it is how they are ended.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def to_tensor_domain(picture: NDArray[np.uint8], traits: Traits) -> NDArray[np.float32]:
+    """uint8 [h, w, 3] → float32 (x / 255 − mean) / std."""
+    mean, std = np.array(traits.mean), np.array(traits.std)
+    scale, shift = (1 / (255 * std)).astype(np.float32), (mean / std).astype(np.float32)
+    tensor: NDArray[np.float32] = picture.astype(np.float32) * scale - shift
+    return tensor
+
+
+def _crop(picture: Image.Image, side: int, taken: int, random: np.random.Generator) -> Image.Image:
+    """A random square of `taken` pixels, shrunk to `side`."""
+    left = int(random.integers(picture.width - taken + 1))
+    top = int(random.integers(picture.height - taken + 1))
+    crop = picture.crop((left, top, left + taken, top + taken))
+    return crop if taken == side else crop.resize((side, side), Image.Resampling.BICUBIC)
+
+
+def _turn(picture: NDArray[np.uint8], turn: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Horizontal flip, vertical flip, transpose, each where its flag is 1."""
+    if turn[0]:
+        picture = picture[:, ::-1]
+    if turn[1]:
+        picture = picture[::-1]
+    return picture.transpose(1, 0, 2) if turn[2] else picture

@@ -1,0 +1,203 @@
+"""A training run: Lightning's Trainer around the recipe, with a state on disk that is whole or the one before."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.strategies import DDPStrategy
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from hiif_deploy.errors import CheckpointError, OptionError
+from hiif_deploy.support.files import remove_leftovers
+from hiif_training.checkpoints.checkpoint import load_weights, read_file, save_checkpoint, write_whole
+from hiif_training.models.registry import make_model
+from hiif_training.pictures.store import check_sizes
+from hiif_training.training.callbacks import STATE_FILE, CountDamaged, SaveState, ShowProgress, StopAfterStep
+from hiif_training.training.data import Crops, Numbers, SampleLoader
+from hiif_training.training.machine import Machine, World
+from hiif_training.training.recipe import Recipe
+from hiif_training.training.training_module import TrainingModule
+
+MODEL_FILE = "model.pth"
+PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+"""The recipe's words → Lightning's."""
+
+
+class WholeFiles(TorchCheckpointIO):
+    """State files are written aside and renamed, and read as plain data: nothing in them is executed."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """The file at `path` is the one before or the whole new one."""
+        del storage_options
+        write_whole(Path(path), lambda file: torch.save(checkpoint, file))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        """CheckpointError for what is no plain data."""
+        del map_location, weights_only
+        return read_file(Path(path))
+
+
+def train(recipe: Recipe, folder: Path, *, machine: Machine | None = None, show_progress: bool = True) -> Path:
+    """Train (or go on where `folder` left off); returns the path of the final checkpoint.
+
+    `folder` receives `state.pt` (to resume), `loss.csv` (step, loss, learning rate, seconds), TensorBoard's events and
+    `model.pth` (the LIIF family's format). The result does not depend on how often the run was interrupted. Under
+    `torchrun` each process calls this; the processes share every step.
+    """
+    machine, world = machine or Machine(), World.of_environment()
+    check_precision(recipe, machine)
+    folder.mkdir(parents=True, exist_ok=True)
+    if world.process == 0:
+        remove_leftovers(folder)
+    state = folder / STATE_FILE
+    done = finished_steps(state, recipe) if state.exists() else 0
+    if done < recipe.steps:
+        if done and world.process == 0 and show_progress:
+            print(f"{folder}: going on after step {done} of {recipe.steps}", file=sys.stderr, flush=True)
+        loader = make_loader(recipe, machine, world, first_step=done)
+        callbacks = _callbacks(recipe, folder, done, show_progress and world.process == 0)
+        fit(
+            lambda: make_trainer(recipe, machine, world, callbacks, recipe.steps),
+            make_module(recipe, machine),
+            loader,
+            state if done else None,
+        )
+    if world.process == 0:
+        save_model(recipe, state, folder / MODEL_FILE)
+    return folder / MODEL_FILE
+
+
+def make_module(recipe: Recipe, machine: Machine) -> TrainingModule:
+    """The model in training, compiled where the machine asks for it."""
+    module = TrainingModule(recipe)
+    if machine.compile:
+        module.model.compile()
+    return module
+
+
+def make_loader(recipe: Recipe, machine: Machine, world: World, first_step: int = 0) -> SampleLoader:
+    """This process's samples from `first_step` on; ImageError where a picture is too small or there is none."""
+    model = make_model(recipe.model)
+    numbers = Numbers(recipe, first_step=first_step, process=world.process, processes=world.processes)
+    crops = Crops(recipe, model.ask, model.traits, cache=machine.cache_per_process)
+    check_sizes(crops.pictures.paths, recipe.patch)
+    return SampleLoader(crops, numbers, machine.workers)
+
+
+def make_trainer(recipe: Recipe, machine: Machine, world: World, callbacks: Sequence[Callback], steps: int) -> Trainer:
+    """Lightning's Trainer for this process; only `callbacks` write anything."""
+    backend = "nccl" if machine.accelerator == "cuda" else "gloo"
+    return Trainer(
+        accelerator="gpu" if machine.accelerator == "cuda" else "cpu",
+        devices=world.per_node,
+        num_nodes=world.processes // world.per_node,
+        strategy=DDPStrategy(process_group_backend=backend) if world.processes > 1 else "auto",
+        precision=PRECISIONS[recipe.precision],
+        max_steps=steps,
+        accumulate_grad_batches=recipe.accumulate,
+        callbacks=list(callbacks),
+        logger=False,
+        plugins=[WholeFiles()],
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def check_precision(recipe: Recipe, machine: Machine) -> None:
+    """OptionError for fp16 without a GPU, where Lightning would take bf16 instead."""
+    if recipe.precision == "fp16" and machine.accelerator == "cpu":
+        raise OptionError("recipe: precision 'fp16' needs a GPU; on a processor take --set precision=bf16")
+
+
+def finished_steps(path: Path, recipe: Recipe) -> int:
+    """Steps that a state file holds; CheckpointError where it is none, or of another recipe.
+
+    A finished run may be given more steps: it goes on, at the learning rates of the longer schedule.
+    """
+    content = read_file(path)
+    if not isinstance(content.get("recipe"), dict) or type(content.get("global_step")) is not int:
+        raise CheckpointError(f"{path}: not the state of a training run; choose another output folder")
+    done, before = int(content["global_step"]), content["recipe"]
+    changed = [k for k, v in recipe.plain().items() if k != "data" and before.get(k) != v]
+    if changed == ["steps"] and done == before["steps"] and recipe.steps > done:
+        return done
+    if changed:
+        raise CheckpointError(
+            f"{path}: written with another recipe ({', '.join(changed)} differ); "
+            "choose another output folder or restore the recipe"
+        )
+    return done
+
+
+def save_model(recipe: Recipe, state: Path, path: Path) -> None:
+    """The weights of a state file, averaged where the recipe averages them, in the LIIF family's format."""
+    content = read_file(state)
+    model = make_model(recipe.model)
+    load_weights(model, {key.removeprefix("model."): value for key, value in content["state_dict"].items()})
+    save_checkpoint(path, model, recipe.model, {"epoch": content["global_step"]})
+
+
+def _callbacks(recipe: Recipe, folder: Path, done: int, show_progress: bool) -> list[Callback]:
+    """In the order in which they are called: the state is saved after the average took the step in."""
+    progress = ShowProgress(recipe, done, enabled=show_progress)
+    rest: list[Callback] = [CountDamaged(), SaveState(recipe, folder, done), StopAfterStep(recipe, folder), progress]
+    if not recipe.ema:
+        return rest
+    follow = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
+    return [WeightAveraging(device=None, use_buffers=False, multi_avg_fn=follow), *rest]
+
+
+def fit(make: Callable[[], Trainer], module: TrainingModule, loader: SampleLoader, state: Path | None = None) -> None:
+    """Let the Trainer that `make` gives train, from a state file on where there is one; Ctrl-C stays Ctrl-C."""
+    with _quiet(), _kept_signals():
+        trainer = make()
+        try:
+            trainer.fit(module, loader, ckpt_path=state, weights_only=True)
+        except SystemExit as end:
+            # Lightning turns Ctrl-C into an exit.
+            stop = end.__context__
+            raise (stop if isinstance(stop, KeyboardInterrupt) else end) from None
+
+
+@contextmanager
+def _kept_signals() -> Iterator[None]:
+    """Lightning and `StopAfterStep` take signals; Lightning leaves Ctrl-C ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's advertisements, its hint at what is meant here, and a warning about its own code."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*does not have many workers.*")
+            warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,131 @@
+"""What a run would cost, from a short probe: nothing is written."""
+
+from __future__ import annotations
+
+import datetime
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from typing_extensions import override
+
+from hiif_deploy.support.durations import duration
+from hiif_training.pictures.store import check_sizes
+from hiif_training.training.callbacks import STATE_FILE, StepCallback
+from hiif_training.training.data import Crops
+from hiif_training.training.loop import check_precision, finished_steps, fit, make_loader, make_module, make_trainer
+from hiif_training.training.machine import Machine, World
+from hiif_training.training.recipe import Recipe
+
+PROBE_STEPS = 4
+"""The first one warms up and is not counted."""
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """A run before it starts."""
+
+    parameters: int
+    """Of the whole model."""
+    pictures: int
+    """Training pictures found."""
+    megapixels: float
+    """Of all of them."""
+    steps: int
+    """Optimizer steps in all."""
+    done: int
+    """Steps that the output folder holds already."""
+    share: int
+    """Crops that one process computes at once."""
+    processes: int
+    """Training processes."""
+    device: str
+    """`cpu` or `cuda`."""
+    memory: int
+    """Peak bytes of the probe: resident on a processor, allocated on a GPU."""
+    step_seconds: float
+    """Of one step, drawing its samples included."""
+    data_seconds: float
+    """Of drawing one step's samples in one process, alone."""
+
+    @property
+    def seconds(self) -> float:
+        """Until the end of the run."""
+        return self.step_seconds * (self.steps - self.done)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """For people."""
+        now = datetime.datetime.now().astimezone()
+        end = now + datetime.timedelta(seconds=self.seconds)
+        return [
+            ("parameters", f"{self.parameters:,}"),
+            ("pictures", f"{self.pictures:,} ({self.megapixels:.1f} megapixels)"),
+            ("steps", f"{self.steps:,}" + (f", {self.done:,} of them done" if self.done else "")),
+            ("crops at once", f"{self.share} in each of {self.processes} processes on {self.device}"),
+            ("memory", f"{self.memory / 2**20:,.0f} MiB"),
+            ("time per step", f"{self.step_seconds:.3f} s (drawing samples alone: {self.data_seconds:.3f} s)"),
+            ("time left", duration(self.seconds)),
+            ("expected end", f"{end:%Y-%m-%d %H:%M}"),
+        ]
+
+
+def plan(recipe: Recipe, folder: Path, machine: Machine) -> TrainingPlan:
+    """Probe a few steps of the run that `train` would start or resume, and throw them away."""
+    check_precision(recipe, machine)
+    world = World.of_environment()
+    state = folder / STATE_FILE
+    done = finished_steps(state, recipe) if state.exists() else 0
+    module, loader = make_module(recipe, machine), make_loader(recipe, machine, world)
+    paths = loader.crops.pictures.paths
+    clock = _Clock()
+    fit(lambda: make_trainer(recipe, machine, world, [clock], steps=PROBE_STEPS), module, loader)
+    return TrainingPlan(
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        pictures=len(paths),
+        megapixels=check_sizes(paths, recipe.patch) / 1e6,
+        steps=recipe.steps,
+        done=done,
+        share=loader.numbers.share,
+        processes=world.processes,
+        device=machine.accelerator,
+        memory=_peak_memory(machine),
+        step_seconds=_pace(clock.ends),
+        data_seconds=_drawing(loader.crops, loader.numbers.share * recipe.accumulate),
+    )
+
+
+class _Clock(StepCallback):
+    """When each step ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    @override
+    def on_step(self, trainer: Trainer, module: LightningModule) -> None:
+        if module.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
+
+
+def _pace(ends: Sequence[float]) -> float:
+    return (ends[-1] - ends[0]) / max(1, len(ends) - 1)
+
+
+def _drawing(crops: Crops, count: int) -> float:
+    """Seconds for `count` samples that were not drawn before."""
+    began = time.perf_counter()
+    for number in range(len(crops) - count, len(crops)):
+        crops[number]
+    return time.perf_counter() - began
+
+
+def _peak_memory(machine: Machine) -> int:
+    if machine.accelerator == "cuda":
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,157 @@
+"""A training recipe: a TOML file (or a YAML of the LIIF family), validated, unknown keys refused."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from hiif_deploy.errors import OptionError
+from hiif_training.training.family_yaml import read_family_yaml
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Schedule = Literal["cosine", "published-cosine", "steps"]
+
+_WHOLE = ("seed", "steps", "batch", "accumulate", "patch", "warmup", "schedule_every", "save_every")
+_POSITIVE = ("steps", "batch", "accumulate", "patch", "schedule_every", "save_every")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to train, on what, and for how long (design/model.md T1–T3)."""
+
+    model: Mapping[str, Any]
+    """`{name, args}` as in a checkpoint."""
+    data: tuple[str, ...] = ()
+    """Folders of pictures, searched recursively, or DIV2K's own folder."""
+    seed: int = 0
+    """Decides the initial weights and every sample."""
+    steps: int = 10_000
+    """Optimizer steps."""
+    batch: int = 16
+    """Crops per optimizer step, over all processes."""
+    accumulate: int = 1
+    """Parts in which each process computes its share of a step; changes memory, not the result beyond rounding."""
+    patch: int = 48
+    """Side of the low-resolution crop in pixels; patch² output pixels are asked per crop."""
+    scale: tuple[float, float] = (1.0, 4.0)
+    """Range of the uniformly drawn scale of each sample."""
+    shrink: tuple[float, float] = (1.0, 1.0)
+    """Range by which a picture is first shrunk (antialiased), which removes JPEG noise from the target."""
+    learning_rate: float = 4e-4
+    """Peak."""
+    schedule: Schedule = "cosine"
+    """`cosine`: warm-up, then half a cosine. `published-cosine`: the public code's, whose cosine counts from step 0.
+    `steps`: multiplied by `decay` at each of `milestones`."""
+    final_learning_rate: float = 2e-6
+    """At the end of a cosine."""
+    warmup: int = 500
+    """Steps of linear warm-up."""
+    milestones: tuple[int, ...] = ()
+    """Steps after which the rate of schedule `steps` decays, ascending."""
+    decay: float = 0.5
+    """Factor at each milestone."""
+    schedule_every: int = 1
+    """Steps between changes of the rate; published configurations change it once per epoch."""
+    ema: float = 0.0
+    """Decay of the averaged weights; 0 trains without them."""
+    precision: Precision = "fp32"
+    """Arithmetic of the forward and backward pass; fp16 needs a GPU."""
+    save_every: int = 500
+    """Steps between checkpoints."""
+
+    def __post_init__(self) -> None:
+        for name in _WHOLE:
+            if type(getattr(self, name)) is not int:
+                raise OptionError(f"recipe: {name} is {getattr(self, name)!r}, expected a whole number")
+        if not isinstance(self.data, tuple) or not all(isinstance(folder, str) for folder in self.data):
+            raise OptionError(f"recipe: data is {self.data!r}, expected a list of folders")
+        for name in _POSITIVE:
+            if getattr(self, name) < 1:
+                raise OptionError(f"recipe: {name} is {getattr(self, name)}, expected at least 1")
+        for name in ("scale", "shrink"):
+            low, high = getattr(self, name)
+            if not 1 <= low <= high:
+                raise OptionError(f"recipe: {name} is [{low}, {high}], expected 1 ≤ low ≤ high")
+        if not 0 <= self.ema < 1:
+            raise OptionError(f"recipe: ema is {self.ema}, expected 0 ≤ ema < 1")
+        for name, kind in (("precision", Precision), ("schedule", Schedule)):
+            if getattr(self, name) not in get_args(kind):
+                expected = " or ".join(map(repr, get_args(kind)))
+                raise OptionError(f"recipe: {name} is {getattr(self, name)!r}, expected {expected}")
+        if self.batch % self.accumulate:
+            raise OptionError(f"recipe: batch {self.batch} is not a multiple of accumulate {self.accumulate}")
+        self._check_milestones()
+
+    def _check_milestones(self) -> None:
+        if list(self.milestones) != sorted(set(self.milestones)) or any(type(n) is not int for n in self.milestones):
+            raise OptionError(f"recipe: milestones is {list(self.milestones)}, expected ascending whole numbers")
+        if (self.schedule == "steps") != bool(self.milestones):
+            raise OptionError("recipe: schedule 'steps' and milestones belong together: give both or neither")
+
+    def plain(self) -> dict[str, Any]:
+        """All fields as TOML and checkpoints hold them: lists for tuples."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+def read_recipe(path: Path, changes: Sequence[str] = (), data: Sequence[str] = ()) -> Recipe:
+    """Parse and validate a TOML recipe, or a YAML of the LIIF family.
+
+    `changes` are `key=value` with a TOML value and dotted keys for the model (`model.args.levels=4`); `data` replaces
+    the folders. OptionError names an unknown key and the nearest known one.
+    """
+    is_yaml = path.suffix.lower() in (".yaml", ".yml")
+    values = read_family_yaml(path, data) if is_yaml else _read_toml(path)
+    for change in changes:
+        _apply(values, change)
+    if data:
+        values["data"] = list(data)
+    _check_keys(path, values)
+    try:
+        lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return Recipe(**lists)
+    except (TypeError, ValueError, OptionError) as error:
+        raise OptionError(f"recipe {path}: {str(error).removeprefix('recipe: ')}") from error
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise OptionError(f"recipe {path}: cannot be read: {error}") from error
+
+
+def _check_keys(path: Path, values: Mapping[str, Any]) -> None:
+    known = [field.name for field in fields(Recipe)]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(known)}"
+            raise OptionError(f"recipe {path}: unknown key {key!r}{hint}")
+    if "model" not in values:
+        raise OptionError(f"recipe {path}: [model] with name and args is missing")
+
+
+def _apply(values: dict[str, Any], change: str) -> None:
+    """Put one `key=value` of the command line into the recipe's values."""
+    key, equals, text = change.partition("=")
+    if not equals or not key.strip():
+        raise OptionError(f"--set {change!r}: expected key=value, for example steps=2000 or model.args.levels=4")
+    *tables, last = key.strip().split(".")
+    place = values
+    for name in tables:
+        if not isinstance(place.setdefault(name, {}), dict):
+            raise OptionError(f"--set {change!r}: {name} is no table of the recipe")
+        place = place[name]
+    place[last] = _value(text.strip())
+
+
+def _value(text: str) -> Any:
+    """A TOML value; what is none is taken as text, so that quotes may be left out."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -1,0 +1,49 @@
+"""The model in training, as Lightning's Trainer drives it: loss, optimizer, schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from hiif_training.models.registry import make_model
+from hiif_training.training.data import Sample
+from hiif_training.training.recipe import Recipe
+from hiif_training.training.schedule import learning_rate
+
+
+class TrainingModule(LightningModule):
+    """L1 in the normalised domain, Adam, the recipe's schedule (design/model.md T1)."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        """Fresh weights from the recipe's seed."""
+        super().__init__()
+        self.recipe = recipe
+        torch.manual_seed(recipe.seed)
+        self.model = make_model(recipe.model).train()
+
+    def training_step(self, sample: Sample, number: int) -> Tensor:
+        """The loss of one part of a step."""
+        del number
+        answer = self.model(sample.image, sample.queries)
+        return nn.functional.l1_loss(answer.float(), sample.colours)
+
+    def configure_optimizers(self) -> Any:
+        """Adam with the rate of the step's number."""
+        recipe = self.recipe
+        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.Adam(trainable, lr=recipe.learning_rate)
+        schedule = LambdaLR(optimizer, lambda step: learning_rate(recipe, step) / recipe.learning_rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The recipe and the random state go into the state file."""
+        checkpoint["recipe"] = self.recipe.plain()
+        checkpoint["random_state"] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The random state goes on where it stopped."""
+        torch.set_rng_state(checkpoint["random_state"])
