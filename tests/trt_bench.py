@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -44,16 +45,29 @@ def trt_bench(
 ) -> Iterator[TrtBench]:  # fmt: skip
     """Build every engine, open them, and at the end prove that everything was given back."""
     fake = FakeDevice(**device)
-    with installed(fake, version) as trt:
+    with installed(fake, version) as trt, logged() as said:
         library = load_library()
         engines = build_engines(bundle, library, precision, sizes)
-        said: list[str] = []
         chosen = EngineOptions(engine="tensorrt", threads=1, precision=precision, gpu_memory=gpu_memory)
-        backend = TrtBackend(bundle, precision, engines, library, fake, chosen, said.append)
+        backend = TrtBackend(bundle, precision, engines, library, fake, chosen)
         trt.testing.calls.clear()
         with Upscaler(bundle, engine=chosen, options=options, backend=backend) as upscaler:
             yield TrtBench(upscaler, fake, trt, library, said)
         assert +fake.live == {}
+
+
+@contextmanager
+def logged() -> Iterator[list[str]]:
+    """Messages for the user, as they come."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("hiif_deploy")
+    logger.addHandler(handler)
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(handler)
 
 
 def build_engines(bundle: Bundle, library: Library, precision: Precision, sizes: BuildSizes) -> dict[str, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,7 +13,6 @@ from hiif_deploy.backends.tensorrt.library import Library, load_library
 from hiif_deploy.bundle.contract import Precision
 from hiif_deploy.cli.given import refuse_options
 from hiif_deploy.errors import EngineAbsentError, OptionError
-from hiif_deploy.support.messages import say_on_stderr
 from hiif_engines.emit.emit import Emit, EmitOptions, emit
 from hiif_engines.store_command import StoreOption
 from hiif_engines.tensorrt.build import BuildFlags, HardwareLevel
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hiif_deploy.engine_store.entry import StoredEngine
     from hiif_engines.tensorrt.build_bundle import BuildRequest
 
-
+logger = logging.getLogger(__name__)
 BUILD_ONLY = ("store", "device_layer", "force")
 """Parameters of `build` that are for building."""
 
@@ -58,7 +58,7 @@ def build(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="With --emit: replace what is there.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only: no progress.")] = False,
 ) -> None:
     """Turn a bundle's graphs into TensorRT engines for the GPU at hand, and prove them against PyTorch's answers."""
     if emit_ is None:
@@ -93,7 +93,7 @@ def _triton_backend(library: LibraryName) -> Literal["tensorrt", "onnxruntime"]:
     try:
         load_library(library)
     except EngineAbsentError as error:
-        say_on_stderr(f"no TensorRT here, so the server uses the ONNX Runtime backend: {error}")
+        logger.warning("no TensorRT here, so the server uses the ONNX Runtime backend: %s", error)
         return "onnxruntime"
     return "tensorrt"
 
@@ -132,36 +132,37 @@ def _build(
     from hiif_deploy.rendering.verify_engines import verify_engines
     from hiif_engines.tensorrt.build_bundle import build_bundle
 
-    store, target = EngineStore.open(root, say_on_stderr), request.flags.target
+    store, target = EngineStore.open(root), request.flags.target
     if target is not None:
         environment = EngineEnvironment(library.name, library.version, f"any of capability {target}", target, "0")
-        engines = build_bundle(bundle, request, library, environment, store, say_on_stderr, show_progress=show_progress)
-        say_on_stderr(
-            f"{store.root}: built for {target}, not run and so not verified: that happens when they are first loaded"
+        engines = build_bundle(bundle, request, library, environment, store, show_progress=show_progress)
+        logger.info(
+            "%s: built for %s, not run and so not verified: that happens when they are first loaded", store.root, target
         )
         return engines
     device = open_device(layer)
     try:
         environment = describe(library, device)
-        engines = build_bundle(bundle, request, library, environment, store, say_on_stderr, show_progress=show_progress)
+        engines = build_bundle(bundle, request, library, environment, store, show_progress=show_progress)
         options = EngineOptions(engine="tensorrt", precision=request.precision, library=library.name)
-        backend = load_engines(bundle, request.precision, engines, library, device, options, say_on_stderr)
+        backend = load_engines(bundle, request.precision, engines, library, device, options)
     except BaseException:
         device.close()
         raise
     try:
-        found = verify_engines(bundle, backend, engines, request.precision, store, say_on_stderr, force=force)
+        found = verify_engines(bundle, backend, engines, request.precision, store, force=force)
     finally:
         backend.close()
     for case, difference in found.items():
         print(f"{case}: largest deviation {difference.largest:.2e}, {difference.psnr:.0f} dB")
-    say_on_stderr(
-        f"{store.root}: ready; try: hiif-deploy upscale PICTURE --bundle {bundle.folder} --engine tensorrt --scale 2"
-    )
+    logger.info(
+        "%s: ready; try: hiif-deploy upscale PICTURE --bundle %s --engine tensorrt --scale 2",
+        store.root, bundle.folder,
+    )  # fmt: skip
     return engines
 
 
 def _emit(bundle: Bundle, request: BuildRequest, options: EmitOptions) -> None:
-    text = emit(bundle, request, options, say_on_stderr)
+    text = emit(bundle, request, options)
     if text is not None:
         print(text, end="")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,11 +17,12 @@ from hiif_deploy.engine_store.identity import TITLES
 from hiif_deploy.engine_store.store import EngineStore
 from hiif_deploy.errors import EngineError, OptionError
 from hiif_deploy.support.durations import duration
-from hiif_deploy.support.messages import json_text, printable, say_on_stderr
+from hiif_deploy.support.messages import json_text, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+logger = logging.getLogger(__name__)
 MOST_FIGURES = 3
 """Numbers of a report that fit into a line of the list."""
 
@@ -33,7 +35,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Report as JSON on stdo
 
 def list_engines(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Show every stored engine, after checking all of its bytes."""
-    opened = EngineStore.open(store, say_on_stderr)
+    opened = EngineStore.open(store)
     entries = opened.entries()
     if as_json:
         facts = {"store": str(opened.root), "engines": [entry_facts(entry) for entry in entries]}
@@ -42,7 +44,7 @@ def list_engines(store: StoreOption = None, as_json: JsonOption = False) -> None
         _print(engines_table(entries, str(opened.root)))
         for entry in entries:
             if isinstance(entry, RefusedEngine):
-                say_on_stderr(f"{entry.path}: {entry.reason}")
+                logger.warning("%s: %s", entry.path, entry.reason)
     else:
         print(f"{opened.root}: no engines; build some with: hiif-deploy build BUNDLE")
 
@@ -57,7 +59,7 @@ def inspect(
     if path.suffix in (ENGINE, SIDECAR) and path.exists():
         entry = checked_entry(path.with_suffix(ENGINE))
     else:
-        entry = choose(EngineStore.open(store, say_on_stderr), which)
+        entry = choose(EngineStore.open(store), which)
     if not isinstance(entry, StoredEngine):
         raise EngineError(f"{path if entry is None else entry.path}: {'gone' if entry is None else entry.reason}")
     if as_json:
@@ -72,8 +74,8 @@ def prune(
     dry_run: Annotated[bool, typer.Option(help="Only say what would be removed.")] = False,
 ) -> None:
     """Remove engines that are damaged or half-written, or all of them."""
-    opened = EngineStore.open(store, say_on_stderr)
-    removals = opened.prune(everything=everything, dry_run=dry_run, say=say_on_stderr)
+    opened = EngineStore.open(store)
+    removals = opened.prune(everything=everything, dry_run=dry_run)
     verb = "would be removed" if dry_run else "removed"
     for removal in removals:
         print(f"{removal.path}: {verb} ({size_text(removal.size)}): {removal.reason}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,7 +24,6 @@ from hiif_deploy.bundle.loader import CONTRACT_FILE, Bundle, open_bundle
 from hiif_deploy.errors import OptionError
 from hiif_deploy.rendering.verify import TOLERANCES
 from hiif_deploy.support.files import folder_aside
-from hiif_deploy.support.messages import Say
 from hiif_deploy.support.progress import Progress
 from hiif_deploy.upscaler import Upscaler
 from hiif_export.graphs.form import DecoderForm, make_form
@@ -33,6 +33,7 @@ from hiif_export.parity.graph_parity import GraphDeviation, check_graphs, compar
 from hiif_export.parity.parity import Case, Deviation, cases, check, compare, torch_colours, torch_features
 from hiif_training.models.implicit import ImplicitModel
 
+logger = logging.getLogger(__name__)
 REFERENCE_FILE = "reference.npz"
 
 
@@ -48,13 +49,12 @@ def export_bundle(
     suite: list[Case] | None = None,
     overwrite: bool = False,
     threads: int = 0,
-    say: Say = lambda _: None,
     show_progress: bool = False,
 ) -> list[Deviation]:
     """Write a bundle to `folder` and return what its fp32 verification measured.
 
-    `precisions` names fp32 and what else the graphs shall exist in. `threads` (0: all) run the verification. `say`
-    takes one line per finished stage, and `show_progress` shows a bar during it. ParityError where the graphs deviate
+    `precisions` names fp32 and what else the graphs shall exist in. `threads` (0: all) run the verification. Each
+    finished stage is logged, and `show_progress` shows a bar during it. ParityError where the graphs deviate
     from `model` by more than the tolerance; then, as after any other failure, nothing is left behind and an existing
     folder is as it was.
     """
@@ -66,12 +66,12 @@ def export_bundle(
     form = make_form(model, spec)
     all_graphs = [*(graph for precision in precisions for graph in form.graphs(precision)), *form.stage_graphs()]
     with folder_aside(folder) as aside:
-        graphs = _write_graphs(all_graphs, aside, say, show_progress)
+        graphs = _write_graphs(all_graphs, aside, show_progress)
         contract = _contract(form, spec, name, training_scales, graphs, provenance)
         _write_contract(contract, aside)
         bundle = open_bundle(aside)
         asked = suite if suite is not None else cases()
-        found = {p: _verify(model, bundle, p, asked, threads, say, show_progress) for p in precisions}
+        found = {p: _verify(model, bundle, p, asked, threads, show_progress) for p in precisions}
         reference = _write_reference(model, bundle, aside)
         parity: dict[str, Any] = {p: verification.facts() for p, verification in found.items()}
         parity = {**parity.pop("fp32"), **parity}
@@ -100,7 +100,7 @@ class Verification:
 
 
 def _verify(
-    model: ImplicitModel, bundle: Bundle, precision: Precision, suite: list[Case], threads: int, say: Say,
+    model: ImplicitModel, bundle: Bundle, precision: Precision, suite: list[Case], threads: int,
     show_progress: bool,
 ) -> Verification:  # fmt: skip
     graphs = compare_graphs(model, bundle, precision)
@@ -110,18 +110,18 @@ def _verify(
         found = compare(model, upscaler, suite, progress.advance)
     check(found, TOLERANCES[precision])
     largest, worst = max(case.colours for case in found), min(case.psnr for case in found)
-    say(f"verified {precision}: {len(found)} cases within {largest:.1e} of PyTorch, at worst {worst:.0f} dB")
+    logger.info("verified %s: %d cases within %.1e of PyTorch, at worst %.0f dB", precision, len(found), largest, worst)
     return Verification(found, graphs)
 
 
-def _write_graphs(graphs: Sequence[Graph], folder: Path, say: Say, show_progress: bool) -> list[GraphContract]:
+def _write_graphs(graphs: Sequence[Graph], folder: Path, show_progress: bool) -> list[GraphContract]:
     written = []
     with Progress("exporting", len(graphs), unit="graphs", enabled=show_progress) as progress:
         for graph in graphs:
             written.append(_write_graph(graph, folder))
             progress.advance()
     size = sum((folder / graph.file).stat().st_size for graph in written)
-    say(f"exported {len(written)} graphs, {size / 1e6:.1f} MB")
+    logger.info("exported %d graphs, %.1f MB", len(written), size / 1e6)
     return written
 
 

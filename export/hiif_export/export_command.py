@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -22,7 +23,6 @@ from hiif_deploy.cli.options import (
 )
 from hiif_deploy.errors import HiifError, OptionError
 from hiif_deploy.support.extras import require_extra
-from hiif_deploy.support.messages import Say, say_on_stderr
 from hiif_deploy.support.progress import Progress
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from hiif_export.parity.parity import Deviation
     from hiif_export.parity.tensor_parity import TensorDeviation
     from hiif_training.evaluation.published import Compared
+
+logger = logging.getLogger(__name__)
 
 
 BUNDLE_ONLY = ("checkpoint", "engine", "precision", "library", "threads", "tolerance")
@@ -50,7 +52,7 @@ def export(
     overwrite: Annotated[bool, typer.Option(help="Replace a bundle that is there.")] = False,
     threads: ThreadsOption = 0,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Print the table of every case.", rich_help_panel=REPORT)
+        bool, typer.Option("--verbose", "-v", help="Debug messages and a table of all cases.", rich_help_panel=REPORT)
     ] = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -65,9 +67,8 @@ def export(
     threads = limited_threads(threads)
     if threads:
         torch.set_num_threads(threads)
-    say = _silent if quiet else say_on_stderr
     loaded = load_checkpoint(checkpoint)
-    precisions = asked or every_precision(loaded.spec, say)
+    precisions = asked or every_precision(loaded.spec)
     found = export_bundle(
         loaded.model,
         loaded.spec,
@@ -78,15 +79,15 @@ def export(
         precisions=precisions,
         overwrite=overwrite,
         threads=threads,
-        say=say,
         show_progress=not quiet,
     )
     if verbose:
         print_deviations(found)
-    say_on_stderr(
-        f"{output}: written, equal to PyTorch within {max(case.colours for case in found):.1e} (colours in [0, 1]); "
-        f"try: hiif-deploy upscale PICTURE --bundle {output} --scale 3.3"
-    )
+    logger.info(
+        "%s: written, equal to PyTorch within %.1e (colours in [0, 1]); "
+        "try: hiif-deploy upscale PICTURE --bundle %s --scale 3.3",
+        output, max(case.colours for case in found), output,
+    )  # fmt: skip
 
 
 def verify(
@@ -133,7 +134,7 @@ def verify(
             for name, found in stored.items():
                 print(f"{name}: largest deviation {found.largest:.2e}, {found.psnr:.0f} dB")
             check_stored(stored, allowed)
-            say_on_stderr(f"{bundle}: answers as PyTorch did at export, {place}")
+            logger.info("%s: answers as PyTorch did at export, %s", bundle, place)
             return
         require_extra("export")
         import torch
@@ -157,7 +158,7 @@ def verify(
             deviations = compare(model, upscaler, suite, progress.advance)
         print_deviations(deviations)
         check(deviations, allowed)
-        say_on_stderr(f"{bundle}: equals {checkpoint} run by PyTorch {place}")
+        logger.info("%s: equals %s run by PyTorch %s", bundle, checkpoint, place)
 
 
 def decoders(
@@ -186,7 +187,7 @@ def decoders(
         parse_size("--input", input_), scale, rounds, limited_threads(threads) or usable_cores(), memory << 20
     )
     with Progress("measuring", len(pairs), unit="rows") as progress:
-        found, missing = table.measure_all(pairs, setting, keep, say_on_stderr, progress.advance)
+        found, missing = table.measure_all(pairs, setting, keep, progress.advance)
     print(table.markdown(found, setting), end="")
     if missing:
         raise HiifError(f"rows that could not be had: {', '.join(missing)}")
@@ -207,7 +208,7 @@ def verify_against_paper(name: str, checkpoint: Path, data: Sequence[Path], scal
         found = verify_published(name, checkpoint, sets, factors, provider=provider, advance=progress.advance)
     print_compared(found)
     check_published(found)
-    say_on_stderr(f"{checkpoint}: measures as published for {name}")
+    logger.info("%s: measures as published for %s", checkpoint, name)
 
 
 def parse_precisions(text: str) -> list[Precision]:
@@ -219,13 +220,15 @@ def parse_precisions(text: str) -> list[Precision]:
     return [precision for precision in known if precision in asked]
 
 
-def every_precision(spec: Mapping[str, Any], say: Say) -> tuple[Precision, ...]:
-    """What the decoder that `spec` describes can be written in; `say` is told what it cannot."""
+def every_precision(spec: Mapping[str, Any]) -> tuple[Precision, ...]:
+    """What the decoder that `spec` describes can be written in; a warning names what it cannot."""
     from hiif_export.graphs.form import form_of
 
     found = form_of(spec).precisions
     if missing := [precision for precision in get_args(Precision) if precision not in found]:
-        say(f"{spec['name']} is written in {', '.join(found)} only: its graphs have no {', '.join(missing)} form")
+        logger.warning(
+            "%s is written in %s only: its graphs have no %s form", spec["name"], ", ".join(found), ", ".join(missing)
+        )
     return found
 
 
@@ -289,7 +292,3 @@ def print_compared(found: Sequence[Compared]) -> None:
         numbers = (f"{row.measured:.3f}", f"{row.printed:.2f}", f"{row.measured - row.printed:+.3f}")
         table.add_row(row.set, f"×{row.scale:g}", *numbers)
     Console().print(table)
-
-
-def _silent(_: str) -> None:
-    """In place of `say_on_stderr` when quiet."""

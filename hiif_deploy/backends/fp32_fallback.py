@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 
 import numpy as np
@@ -15,16 +16,16 @@ from hiif_deploy.decoding.job import Job, Statistics, Sums, Window
 from hiif_deploy.decoding.output_check import MOST_COLOUR, check_values
 from hiif_deploy.decoding.plan import make_plan
 from hiif_deploy.decoding.session import Tensors
-from hiif_deploy.support.messages import Say
 
+logger = logging.getLogger(__name__)
 Array = NDArray[np.float32]
 
 
 class Rescue:
-    """The fp32 graphs on ONNX Runtime, loaded when they are first needed. Says so once, counts every block."""
+    """The fp32 graphs on ONNX Runtime, loaded when first needed, with a warning. Counts every block."""
 
-    def __init__(self, bundle: Bundle, threads: int, say: Say) -> None:
-        self._bundle, self._threads, self._say = bundle, threads, say
+    def __init__(self, bundle: Bundle, threads: int) -> None:
+        self._bundle, self._threads = bundle, threads
         self._host: HostBackend | None = None
         self._last: tuple[Array, Encoded] | None = None
         self._lock = threading.Lock()
@@ -58,7 +59,9 @@ class Rescue:
     def _open(self) -> HostBackend:
         self.count += 1
         if self._host is None:
-            self._say("half precision gave values that are no numbers; such blocks are decoded again in fp32, slowly")
+            logger.warning(
+                "half precision gave values that are no numbers; such blocks are decoded again in fp32, slowly"
+            )
             self._host = HostBackend(self._bundle, EngineOptions(threads=self._threads))
         return self._host
 

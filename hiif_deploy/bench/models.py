@@ -10,7 +10,6 @@ from hiif_deploy.bundle.loader import DEFAULT_MODEL, open_bundle
 from hiif_deploy.errors import OptionError
 from hiif_deploy.support.extras import require_extra
 from hiif_deploy.support.install import install_command
-from hiif_deploy.support.messages import Say
 
 ENTRY_POINTS = "hiif_deploy.bench_models"
 """Name → what makes the model; it needs PyTorch and belongs to the area that has it."""
@@ -18,7 +17,7 @@ FULL = "full"
 """The full-size architecture with random weights."""
 
 
-def open_model(location: str, checkpoint: Path | None, say: Say, *, show_progress: bool) -> BenchModel:
+def open_model(location: str, checkpoint: Path | None, *, show_progress: bool) -> BenchModel:
     """A bundle, a shipped model, or `full`. HiifError where it cannot be had."""
     if location != FULL:
         return BenchModel(location, open_bundle(location), checkpoint)
@@ -28,7 +27,7 @@ def open_model(location: str, checkpoint: Path | None, say: Say, *, show_progres
     points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if FULL not in points:
         raise OptionError(f"model {FULL} is not registered; install this project again: {install_command('export')}")
-    made = points[FULL].load()(say, show_progress=show_progress)
+    made = points[FULL].load()(show_progress=show_progress)
     assert isinstance(made, BenchModel)
     return made
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,8 +23,9 @@ from hiif_deploy.rendering.open_engine import open_backend
 from hiif_deploy.rendering.renderer import Array
 from hiif_deploy.support.extras import require_extra
 from hiif_deploy.support.install import install_command
-from hiif_deploy.support.messages import say_on_stderr
 from hiif_deploy.upscaler import RenderOptions, Upscaler
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,7 @@ def _ours(name: str, model: BenchModel, threads: int) -> Runner:
         try:
             return Ours(name, model, replace(setting, engine=replace(options, engine="native")))
         except HiifError as error:
-            say_on_stderr(
-                f"hiif-deploy: {model.name}: {name} runs on {options.engine} and not as native code ({error})"
-            )
+            logger.warning("%s: %s runs on %s and not as native code (%s)", model.name, name, options.engine, error)
     return Ours(name, model, replace(setting, engine=options))
 
 

@@ -11,11 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from hiif_deploy.cli.lazy_command import EXPERT, MEASURE, MODELS, USE, LazyCommand, add_commands, new_app
+from hiif_deploy.cli.log import VARIABLE, QuietOption, VerboseOption, level_of_environment, log_to_stderr, set_level
 from hiif_deploy.errors import TERMINATED, HiifError
-from hiif_deploy.support.library_output import silence_libraries
-from hiif_deploy.support.messages import say_on_stderr
 from hiif_deploy.support.signals import sigterm_as_ctrl_c
 from hiif_deploy.support.version import __version__
+
+logger = logging.getLogger(__name__)
 
 ENTRY_POINTS = "hiif_deploy.commands"
 """Entry points, each a function (`typer.Typer`) → None that adds sub-commands, cheap to import."""
@@ -69,6 +70,7 @@ def make_app() -> typer.Typer:
     """The command with every installed area's sub-commands."""
     app = new_app(
         help="Continuous super-resolution: upscale pictures by any factor, export checkpoints, verify.",
+        epilog=f"{VARIABLE}=debug|info|warning|error sets which messages appear on stderr; -v and -q go before it.",
         add_completion=True,
     )
     app.callback()(_global_options)
@@ -77,7 +79,7 @@ def make_app() -> typer.Typer:
         try:
             register = entry.load()
         except ImportError as error:  # an area of another version: the others still work
-            say_on_stderr(f"hiif-deploy: the commands of {entry.value} cannot be loaded ({error}): install it again")
+            logger.warning("the commands of %s cannot be loaded (%s): install it again", entry.value, error)
             continue
         register(app)
     return app
@@ -88,13 +90,9 @@ def main(arguments: list[str] | None = None) -> None:
     words = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    if debug:
-        logging.basicConfig(format="%(message)s")
-        logging.getLogger("hiif_deploy").setLevel(logging.DEBUG)
-    else:
-        silence_libraries()
-    with sigterm_as_ctrl_c() as termination:
+    with log_to_stderr(), sigterm_as_ctrl_c() as termination:
         try:
+            set_level(logging.DEBUG if debug else level_of_environment())
             code = make_app()(args=words or ["--help"], prog_name="hiif-deploy", standalone_mode=False)
         except Exception as error:
             if debug:
@@ -137,14 +135,18 @@ def _global_options(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_show_version)
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks. May stand anywhere.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Debug messages, and tracebacks of errors. May stand anywhere.")
+    ] = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
 ) -> None:
-    """Both are dealt with elsewhere; they stand here for --help."""
-    del version, debug
+    """All are dealt with elsewhere; they stand here for --help."""
+    del version, debug, verbose, quiet
 
 
 def _fail(message: str, code: int) -> None:
-    say_on_stderr(f"hiif-deploy: error: {message}")
+    logger.error("%s", message)
     raise SystemExit(code)
 
 

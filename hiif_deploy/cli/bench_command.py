@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,9 +29,10 @@ from hiif_deploy.geometry.sizes import check_scale
 from hiif_deploy.geometry.target import parse_size
 from hiif_deploy.support.extras import require_extra
 from hiif_deploy.support.files import write_aside
-from hiif_deploy.support.messages import json_text, say_on_stderr
+from hiif_deploy.support.messages import json_text
 from hiif_deploy.support.progress import Progress
 
+logger = logging.getLogger(__name__)
 SWEPT = ("plain", "exact", "sampled")
 """Variants of a sweep where none are named."""
 WIDTH = 110
@@ -59,7 +61,7 @@ def bench(
     output: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw them into this PNG (extra: bench).")] = None,
     against: Annotated[Path | None, typer.Option(help="Compare with a run that --json wrote.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only: no progress.")] = False,
 ) -> None:
     """Measure ways to enlarge a picture, in turns: seconds, memory, and how far their answers are from float64."""
     names = _names(variants, engine, precision, SWEPT if sweep else variant_names())
@@ -82,7 +84,7 @@ def bench(
     for table in tables:
         console.print(table)
     for line in remarks(report):
-        say_on_stderr(line)
+        logger.warning("%s", line)
     if output is not None:
         write_json(output, {**report.facts(), **facts, "machine": machine_facts(), "threads": plan.thread_count})
 
@@ -140,8 +142,7 @@ def open_models(wanted: Sequence[str], checkpoint: Path | None, report: Report, 
     found = []
     for location in wanted:
         try:
-            say = (lambda _: None) if quiet else say_on_stderr
-            found.append(open_model(location, checkpoint, say, show_progress=not quiet))
+            found.append(open_model(location, checkpoint, show_progress=not quiet))
         except HiifError as error:
             if len(wanted) == 1:
                 raise

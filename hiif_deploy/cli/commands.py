@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import sys
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -51,7 +51,7 @@ from hiif_deploy.cli.picture_options import (
 )
 from hiif_deploy.errors import OptionError
 from hiif_deploy.geometry.target import Target, parse_target
-from hiif_deploy.support.messages import json_text, say_on_stderr
+from hiif_deploy.support.messages import json_text
 from hiif_deploy.video.task import SEGMENT_FRAMES
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ if TYPE_CHECKING:
 
     Work = Callable[[Upscaler, Pool | None], Iterable[batch.Outcome]]
     """Upscales what was asked for, on the cluster where there is one."""
+
+logger = logging.getLogger(__name__)
 
 LOSSY = (".jpg", ".jpeg", ".webp")
 """Suffixes of pictures that have a quality."""
@@ -153,8 +155,8 @@ def upscale(
         write = batch.WriteOptions(quality, lossless, overwrite, max_pixels, larger or batch.usual_larger(inputs))
         items = _items(context, inputs, output, target, format_)
         work = _pictures(items, target, write, dry_run=dry_run, quiet=quiet, report_deviation=report_deviation)
-    opening = Opening(_model(context, bundle, is_video, quiet), chosen, options)
-    _run(opening, work, ray, workers, as_json=as_json, quiet=quiet, dry_run=dry_run)
+    opening = Opening(_model(context, bundle, is_video), chosen, options)
+    _run(opening, work, ray, workers, as_json=as_json, dry_run=dry_run)
 
 
 @dataclass(frozen=True)
@@ -169,9 +171,7 @@ class Opening:
     """How the work is cut."""
 
 
-def _run(
-    opening: Opening, work: Work, ray: str | None, workers: int, *, as_json: bool, quiet: bool, dry_run: bool
-) -> None:
+def _run(opening: Opening, work: Work, ray: str | None, workers: int, *, as_json: bool, dry_run: bool) -> None:
     """Open the model, and the cluster where there is one, do the work, and report it."""
     from hiif_deploy.cli import report
     from hiif_deploy.cluster.command import open_pool
@@ -185,8 +185,8 @@ def _run(
     ):
         for outcome in work(upscaler, pool):
             outcomes.append(outcome)
-            report.say_outcome(outcome, quiet=quiet or dry_run)
-        report.say_batch(upscaler, outcomes, as_json=as_json, quiet=quiet, is_plan=dry_run)
+            report.log_outcome(outcome, is_plan=dry_run)
+        report.report_batch(upscaler, outcomes, as_json=as_json, is_plan=dry_run)
     if code := batch.exit_code(outcomes):
         raise typer.Exit(code)
 
@@ -229,12 +229,11 @@ def _pictures(
     return work
 
 
-def _model(context: typer.Context, bundle: str, is_video: bool, quiet: bool) -> str:
+def _model(context: typer.Context, bundle: str, is_video: bool) -> str:
     """The bundle; for a video the model for moving pictures where none was named, and that is said."""
     if not is_video or given_options(context, ["bundle"]):
         return bundle
-    if not quiet:
-        say_on_stderr(f"model: {VIDEO_MODEL}, for moving pictures; --bundle takes another")
+    logger.info("model: %s, for moving pictures; --bundle takes another", VIDEO_MODEL)
     return VIDEO_MODEL
 
 
@@ -258,7 +257,7 @@ def _items(
         refuse_options(context, ["as_json"], "for reports on stdout, where the picture goes; name a file (-o)")
     if videos := batch.left_out(inputs):
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in videos.items())
-        say_on_stderr(f"left out of the folders, being videos or unreadable: {kinds}; name them one by one")
+        logger.warning("left out of the folders, being videos or unreadable: %s; name them one by one", kinds)
     return items
 
 
@@ -316,7 +315,7 @@ def demo(
     """Upscale the pictures that the package carries, and write a sheet that compares them with bicubic."""
     from hiif_deploy.cli.demo import run_demo
 
-    run_demo(bundle, output, scale, say=lambda line: print(line, file=sys.stdout, flush=True))
+    run_demo(bundle, output, scale)
 
 
 def tune(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -22,13 +21,13 @@ CROP = 0.4
 """Share of the picture's shorter side that a panel shows."""
 
 
-def run_demo(bundle: str, folder: Path, scale: float, *, say: Callable[[str], None]) -> None:
-    """Write `NAME_x4.png` for each sample and `comparison.png` to `folder`; tell time and speed by `say`."""
+def run_demo(bundle: str, folder: Path, scale: float) -> None:
+    """Write `NAME_x4.png` for each sample and `comparison.png` to `folder`; print times and speeds."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     with Upscaler(bundle) as upscaler:
         contract = upscaler.contract
-        say(f"model {contract.name}: {contract.parameters:,} parameters, {upscaler.engine.thread_count} threads")
+        _print(f"model {contract.name}: {contract.parameters:,} parameters, {upscaler.engine.thread_count} threads")
         for name in SAMPLES:
             small = sample(name)
             size = output_size((small.shape[0], small.shape[1]), scale=scale)
@@ -39,11 +38,16 @@ def run_demo(bundle: str, folder: Path, scale: float, *, say: Callable[[str], No
             write_image(path, Picture(large))
             megapixels = size[0] * size[1] / 1e6
             across = f"{small.shape[1]}x{small.shape[0]} → {size[1]}x{size[0]}"
-            say(f"{path}: {across} in {duration(seconds)}, {pixel_rate(megapixels / seconds)}")
+            _print(f"{path}: {across} in {duration(seconds)}, {pixel_rate(megapixels / seconds)}")
             rows.append((name, small, large))
     path = folder / "comparison.png"
     write_image(path, Picture(comparison_sheet(rows)))
-    say(f"{path}: a part of each picture as input pixels, enlarged by bicubic, and by {contract.name}")
+    _print(f"{path}: a part of each picture as input pixels, enlarged by bicubic, and by {contract.name}")
+
+
+def _print(line: str) -> None:
+    """On stdout, which a pipe reads at once."""
+    print(line, flush=True)
 
 
 def comparison_sheet(rows: list[tuple[str, Pixels, Pixels]]) -> Pixels:

@@ -10,6 +10,9 @@ import typer
 from typer.core import TyperCommand
 from typer.main import get_command
 
+from hiif_deploy.cli.log import add_log_options, logs_debug
+from hiif_deploy.support.library_output import silence_libraries
+
 USE, MODELS, MEASURE, EXPERT = "Use", "Models", "Check and measure", "Expert"
 """Panels of `hiif-deploy --help`."""
 
@@ -37,6 +40,7 @@ class LazyCommand:
             found = app
         command = get_command(found)
         command.name = self.name
+        add_log_options(command)
         return command
 
 
@@ -58,7 +62,10 @@ def _placeholder(command: LazyCommand) -> type[TyperCommand]:
 
     class Placeholder(TyperCommand):
         def make_context(self, *args: Any, **kwargs: Any) -> Any:
-            return command.load().make_context(*args, **kwargs)
+            context = command.load().make_context(*args, **kwargs)
+            if not logs_debug():
+                silence_libraries()
+            return context
 
     return Placeholder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated, cast, get_args
 
 import typer
@@ -9,8 +10,8 @@ import typer
 from hiif_deploy.backends.options import Engine, EngineOptions, LibraryName, default_engine, usable_cores
 from hiif_deploy.decoding.session import Arithmetic
 from hiif_deploy.errors import OptionError
-from hiif_deploy.support.messages import say_on_stderr
 
+logger = logging.getLogger(__name__)
 OUTPUT, SIZE, MODEL, SPEED = "Output", "Size", "Model", "Speed"
 VIDEO, CLUSTER, REPORT = "Video", "Cluster", "Report"
 """Panels of `--help`."""
@@ -57,7 +58,9 @@ MemoryOption = Annotated[
     int, typer.Option(help="Working memory in MiB, beside input, features and output.", rich_help_panel=SPEED)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Report as JSON on stdout.", rich_help_panel=REPORT)]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.", rich_help_panel=REPORT)]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Errors only: no progress, no table.", rich_help_panel=REPORT)
+]
 
 APPLIES_TO = {"provider": ("onnxruntime",), "library": ("tensorrt", "auto"), "device": ("torch",)}
 """Option → the engines that read it. Another engine would ignore it, and nothing is ignored silently."""
@@ -106,5 +109,5 @@ def limited_threads(threads: int) -> int:
     cores = usable_cores()
     if threads <= cores:
         return threads
-    say_on_stderr(f"--threads {threads}: this process may use {cores} cores, so {cores} threads are used")
+    logger.warning("--threads %d: this process may use %d cores, so %d threads are used", threads, cores, cores)
     return cores

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -17,8 +18,10 @@ from hiif_deploy.cli.doctor import Finding
 from hiif_deploy.pictures.batch import STATUSES, Outcome, summary
 from hiif_deploy.rendering.tuned import Tuning
 from hiif_deploy.support.durations import duration, pixel_rate
-from hiif_deploy.support.messages import json_text, printable, say_on_stderr
+from hiif_deploy.support.messages import json_text, printable
 from hiif_deploy.upscaler import Upscaler
+
+logger = logging.getLogger(__name__)
 
 
 def show(table: RenderableType) -> None:
@@ -26,15 +29,15 @@ def show(table: RenderableType) -> None:
     Console().print(table)
 
 
-def say_outcome(outcome: Outcome, *, quiet: bool) -> None:
-    """One line on stderr for a finished file; failures are told even when quiet."""
+def log_outcome(outcome: Outcome, *, is_plan: bool) -> None:
+    """Log one line for a finished file; of a plan, which has a table, only errors."""
     if outcome.status == "failed":
-        say_on_stderr(f"hiif-deploy: error: {outcome.error}")
-    elif not quiet:
-        say_on_stderr(_line(outcome))
+        logger.error("%s", outcome.error)
+    elif not is_plan:
+        logger.info("%s", _line(outcome))
 
 
-def say_batch(upscaler: Upscaler, outcomes: Sequence[Outcome], *, as_json: bool, quiet: bool, is_plan: bool) -> None:
+def report_batch(upscaler: Upscaler, outcomes: Sequence[Outcome], *, as_json: bool, is_plan: bool) -> None:
     """The closing report: JSON on stdout, or a table of plans or a count on stderr."""
     if as_json:
         found = {
@@ -53,10 +56,10 @@ def say_batch(upscaler: Upscaler, outcomes: Sequence[Outcome], *, as_json: bool,
         for outcome in outcomes:
             for note in outcome.notes:
                 Console().print(escape(printable(f"{outcome.target}: {note}")), soft_wrap=True, highlight=False)
-    elif len(outcomes) > 1 and not quiet:
+    elif len(outcomes) > 1:
         counts = summary(outcomes)
         text = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
-        say_on_stderr(f"{text} in {duration(counts['seconds'])}")
+        logger.info("%s in %s", text, duration(counts["seconds"]))
 
 
 def bundle_facts(bundle: Bundle) -> dict[str, Any]:

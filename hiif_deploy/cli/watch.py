@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from hiif_deploy.errors import OptionError
 from hiif_deploy.opencv import Frame, read_frames, upscaled
 from hiif_deploy.upscaler import Upscaler
 
+logger = logging.getLogger(__name__)
 TITLE = "hiif-deploy watch: q or Esc ends"
 GAP = 4
 """Columns between the two pictures."""
@@ -97,7 +99,7 @@ def watch(
     require_window()
     with Upscaler(bundle, engine=engine_options(engine, precision, threads)) as upscaler:
         count = show(sheets(upscaler, frames, scale))
-    print(f"{count} frames were shown", file=sys.stderr)
+    logger.info("%d frames were shown", count)
 
 
 def _started(frames: Iterator[Frame]) -> Iterator[Frame]:

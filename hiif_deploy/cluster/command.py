@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hiif_deploy.cluster.pool import ClusterOptions, Pool
 from hiif_deploy.errors import OptionError
-from hiif_deploy.support.messages import say_on_stderr
 from hiif_deploy.upscaler import Upscaler
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -22,5 +24,5 @@ def open_pool(address: str | None, workers: int, upscaler: Upscaler, *, is_plan:
     with Pool(upscaler.bundle, ClusterOptions(address, workers), upscaler.engine, upscaler.options) as pool:
         share = pool.share
         each = f"{share.gpus} GPU" if share.gpus else f"{share.processors} processors"
-        say_on_stderr(f"ray {address}: {share.workers} workers of {each}")
+        logger.info("ray %s: %d workers of %s", address, share.workers, each)
         yield pool

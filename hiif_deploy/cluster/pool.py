@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import subprocess
 import sys
@@ -18,10 +19,10 @@ from hiif_deploy.cluster.worker import Greeting, Worker, versions
 from hiif_deploy.errors import ClusterError, HiifError, OptionError
 from hiif_deploy.support.durations import duration
 from hiif_deploy.support.extras import require_extra
-from hiif_deploy.support.messages import Say, say_on_stderr
 from hiif_deploy.support.signals import keep_sigterm
 from hiif_deploy.upscaler import RenderOptions
 
+logger = logging.getLogger(__name__)
 LOCAL = "local"
 """The address that starts a cluster of this machine alone."""
 ATTEMPTS = 3
@@ -93,13 +94,12 @@ class Pool:
 
     def __init__(
         self, bundle: Bundle, options: ClusterOptions, engine: EngineOptions, render: RenderOptions,
-        say: Say = say_on_stderr,
     ) -> None:  # fmt: skip
         """Joins or starts the cluster. MissingExtraError without Ray, ClusterError where it cannot be reached."""
         require_extra("ray")
         import ray
 
-        self._ray, self._options, self._say = ray, options, say
+        self._ray, self._options = ray, options
         self._is_own = not ray.is_initialized()
         if self._is_own:
             with keep_sigterm():
@@ -217,7 +217,7 @@ class Pool:
         self._replace(actor, f"{job.name}: {where} was lost ({_reason(error)}); it is made again elsewhere")
 
     def _replace(self, actor: Any, sentence: str) -> None:
-        self._say(sentence)
+        logger.warning(sentence)
         del self._actors[actor]
         # It may only be out of reach: it must not go on beside its successor.
         self._ray.kill(actor)
@@ -248,7 +248,7 @@ class Pool:
             self._next_notice = NOTICE
         elif waited > self._next_notice:
             self._next_notice += NOTICE
-            self._say(f"waiting for a worker since {duration(waited)}")
+            logger.warning("waiting for a worker since %s", duration(waited))
 
     def _leave(self) -> None:
         if self._is_own:

@@ -36,7 +36,7 @@ from hiif_deploy.pictures.deviation import deviation
 from hiif_deploy.support.progress import Progress
 from hiif_deploy.upscaler import Upscaler
 
-LOG = logging.getLogger("hiif_deploy")
+logger = logging.getLogger(__name__)
 """Tracebacks of what was caught, for --debug."""
 STATUSES = ("done", "skipped", "copied", "failed", "planned")
 """What can become of a picture."""
@@ -198,7 +198,7 @@ def _each(items: Sequence[Item], options: WriteOptions, work: Callable[[int, Ite
         except HiifError as error:
             yield Outcome(str(item.source), str(item.target), "failed", error=str(error), exit_code=error.exit_code)
         except Exception as error:
-            LOG.debug("%s", item.source, exc_info=True)
+            logger.debug("%s", item.source, exc_info=True)
             # One picture must not take the others with it, whatever happened to it.
             yield Outcome(str(item.source), str(item.target), "failed", error=_unexpected(item, error), exit_code=1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import entry_points
@@ -24,32 +25,27 @@ from hiif_deploy.errors import EngineAbsentError, EngineError, EngineLoadError, 
 from hiif_deploy.rendering.verify_engines import require_verified
 from hiif_deploy.support.extras import require_extra
 from hiif_deploy.support.install import install_command
-from hiif_deploy.support.messages import Say, say_on_stderr
 
 if TYPE_CHECKING:
     from hiif_deploy.backends.tensorrt.backend import TrtBackend
 
+logger = logging.getLogger(__name__)
 BUILDERS = "hiif_deploy.engine_builders"
-"""Entry points of what can build engines: (bundle, precision, library, environment, store, say) → None."""
+"""Entry points of what can build engines: (bundle, precision, library, environment, store) → None."""
 BACKENDS = "hiif_deploy.backends"
-"""Entry points of engines that other areas bring, by the engine's name: (bundle, options, say) → Backend."""
+"""Entry points of engines that other areas bring, by the engine's name: (bundle, options) → Backend."""
 
 
-def announce(line: str) -> None:
-    """Where messages go unless the caller wants them elsewhere; it may be any program, so ours says its name."""
-    say_on_stderr(f"hiif-deploy: {line}")
-
-
-def open_backend(bundle: Bundle, options: EngineOptions, say: Say = announce) -> Backend:
+def open_backend(bundle: Bundle, options: EngineOptions) -> Backend:
     """The backend that `options` name. EngineError, or EngineAbsentError, where it cannot be had."""
     if options.engine == "tensorrt":
-        return open_tensorrt(bundle, options, say)
+        return open_tensorrt(bundle, options)
     if options.engine == "torch":
-        return open_torch(bundle, options, say)
+        return open_torch(bundle, options)
     if options.engine == "native":
-        return open_native(bundle, options, say)
+        return open_native(bundle, options)
     if options.engine == "auto":
-        return _open_best(bundle, options, say)
+        return _open_best(bundle, options)
     return open_host(bundle, options)
 
 
@@ -58,16 +54,16 @@ def open_host(bundle: Bundle, options: EngineOptions) -> HostBackend:
     return (DeviceBackend if keeps_tensors(bundle, options) else HostBackend)(bundle, options)
 
 
-def open_tensorrt(bundle: Bundle, options: EngineOptions, say: Say = announce) -> TrtBackend:
+def open_tensorrt(bundle: Bundle, options: EngineOptions) -> TrtBackend:
     """Stored engines for this machine, or newly built ones, loaded on the GPU and verified."""
     check_tensorrt(bundle.contract)
-    library, store = load_library(options.library), EngineStore.open(options.store, say)
+    library, store = load_library(options.library), EngineStore.open(options.store)
     try:
-        return _open_stored(bundle, options, library, store, say)
+        return _open_stored(bundle, options, library, store)
     except EngineLoadError as error:
         # Whole, of this machine, and not taken all the same: it is removed by now, and built again.
-        say(f"{error}; that is done now")
-        return _open_stored(bundle, options, library, store, say)
+        logger.warning("%s; that is done now", error)
+        return _open_stored(bundle, options, library, store)
 
 
 def check_tensorrt(contract: Contract) -> None:
@@ -79,48 +75,48 @@ def check_tensorrt(contract: Contract) -> None:
         )
 
 
-def _open_stored(bundle: Bundle, options: EngineOptions, library: Library, store: EngineStore, say: Say) -> TrtBackend:
+def _open_stored(bundle: Bundle, options: EngineOptions, library: Library, store: EngineStore) -> TrtBackend:
     """A stored engine that does not load is removed before the error is raised."""
     device = open_device(options.device_layer)
     precision = options.graphs if options.precision else "fp16"
     engines: dict[str, StoredEngine] = {}
     try:
-        engines = find_or_build(bundle, precision, library, describe(library, device), store, say)
-        backend = load_engines(bundle, precision, engines, library, device, options, say)
-        require_verified(bundle, backend, engines, precision, store, say)
+        engines = find_or_build(bundle, precision, library, describe(library, device), store)
+        backend = load_engines(bundle, precision, engines, library, device, options)
+        require_verified(bundle, backend, engines, precision, store)
         return backend
     except BaseException as error:
         device.close()
         if isinstance(error, EngineLoadError):
-            store.remove(engines[error.graph], say)
+            store.remove(engines[error.graph])
         raise
 
 
-def open_torch(bundle: Bundle, options: EngineOptions, say: Say = announce) -> Backend:
+def open_torch(bundle: Bundle, options: EngineOptions) -> Backend:
     """PyTorch on the device that `options` name; MissingExtraError where it is not installed."""
-    return _open_brought("torch", "cuda-torch", bundle, options, say)
+    return _open_brought("torch", "cuda-torch", bundle, options)
 
 
-def open_native(bundle: Bundle, options: EngineOptions, say: Say = announce) -> Backend:
+def open_native(bundle: Bundle, options: EngineOptions) -> Backend:
     """Code made for this processor; MissingExtraError where what makes it is not installed."""
     if options.precision in LOW:
         require_extra("openvino")  # the encoder's
-    return _open_brought("native", "native", bundle, options, say)
+    return _open_brought("native", "native", bundle, options)
 
 
-def _open_brought(name: str, extra: str, bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
+def _open_brought(name: str, extra: str, bundle: Bundle, options: EngineOptions) -> Backend:
     """An engine that another area brings."""
     points = list(entry_points(group=BACKENDS, name=name))
     if not points:
         raise EngineAbsentError(f"this installation of hiif-deploy brings no {name} engine: install it again")
     require_extra(extra)
-    opened: Backend = points[0].load()(bundle, options, say)
+    opened: Backend = points[0].load()(bundle, options)
     return opened
 
 
 def load_engines(
     bundle: Bundle, precision: Precision, engines: Mapping[str, StoredEngine], library: Library, device: Device,
-    options: EngineOptions, say: Say,
+    options: EngineOptions,
 ) -> TrtBackend:  # fmt: skip
     """Stored engines on the GPU; the backend closes the device. EngineError where one does not load."""
     from hiif_deploy.backends.tensorrt.backend import TrtBackend
@@ -129,7 +125,7 @@ def load_engines(
     # The store holds what was built here, by the hash in its sidecar: such engines may bring the code that makes them
     # run in newer versions.
     host_code = any(engine.identity.is_version_compatible for engine in engines.values())
-    return TrtBackend(bundle, precision, data, library, device, options, say, host_code=host_code)
+    return TrtBackend(bundle, precision, data, library, device, options, host_code=host_code)
 
 
 def describe(library: Library, device: Device) -> EngineEnvironment:
@@ -139,16 +135,18 @@ def describe(library: Library, device: Device) -> EngineEnvironment:
 
 
 def find_or_build(
-    bundle: Bundle, precision: Precision, library: Library, environment: EngineEnvironment, store: EngineStore, say: Say
+    bundle: Bundle, precision: Precision, library: Library, environment: EngineEnvironment, store: EngineStore
 ) -> dict[str, StoredEngine]:
     """Graph name → engine. What does not fit is named; what is missing is built, where a builder is installed."""
-    found = find_engines(bundle, precision, environment, store, say)
+    found = find_engines(bundle, precision, environment, store)
     missing = [name for name, engine in found.items() if engine is None]
     if missing:
-        say(f"no {precision} engine for {', '.join(missing)} of {bundle.contract.name} in {store.root}: building")
+        logger.warning(
+            "no %s engine for %s of %s in %s: building", precision, ", ".join(missing), bundle.contract.name, store.root
+        )
         builder = _builder()
-        builder(bundle, precision, library, environment, store, say)
-        found = find_engines(bundle, precision, environment, store, say)
+        builder(bundle, precision, library, environment, store)
+        found = find_engines(bundle, precision, environment, store)
     engines = {name: engine for name, engine in found.items() if engine is not None}
     if lacking := found.keys() - engines.keys():
         raise EngineError(f"the build gave no usable engine for {', '.join(sorted(lacking))}")
@@ -156,24 +154,24 @@ def find_or_build(
 
 
 def find_engines(
-    bundle: Bundle, precision: Precision, environment: EngineEnvironment, store: EngineStore, say: Say
+    bundle: Bundle, precision: Precision, environment: EngineEnvironment, store: EngineStore
 ) -> dict[str, StoredEngine | None]:
     """Graph name → newest engine that runs here and is whole, or None."""
     return {
-        name: _find_engine(store.find(environment, graph.sha256, name, precision, bundle.contract.name), say)
+        name: _find_engine(store.find(environment, graph.sha256, name, precision, bundle.contract.name))
         for name, graph in bundle.contract.chain(precision).items()
         if not is_fold(name)
     }
 
 
-def _find_engine(found: Found, say: Say) -> StoredEngine | None:
+def _find_engine(found: Found) -> StoredEngine | None:
     for engine in found.engines:
         damage = engine.damage()
         if damage is None:
             return engine
-        say(f"{engine.path.name}: {damage}; it is not used")
+        logger.warning("%s: %s; it is not used", engine.path.name, damage)
     for refused in found.refused:
-        say(f"{refused.path.name}: {refused.reason}; it is not used")
+        logger.warning("%s: %s; it is not used", refused.path.name, refused.reason)
     return None
 
 
@@ -188,37 +186,36 @@ def _builder() -> Callable[..., None]:
     return builder
 
 
-def _open_best(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
+def _open_best(bundle: Bundle, options: EngineOptions) -> Backend:
     reasons = []
     for name, attempt in (PROCESSOR if options.precision in LOW else {**GPU, **PROCESSOR}).items():
         try:
-            backend = attempt(bundle, options, say)
+            backend = attempt(bundle, options)
         except HiifError as error:
             reasons.append(f"not {name} ({error})")
             continue
-        say(f"engine auto: {backend.description}" + "".join(f"; {reason}" for reason in reasons))
+        logger.warning("engine auto: %s", "; ".join([backend.description, *reasons]))
         return backend
     backend = HostBackend(bundle, replace(options, engine=library_engine(options.precision), provider="cpu"))
-    say(f"engine auto: {backend.description}; {'; '.join(reasons)}")
+    logger.warning("engine auto: %s", "; ".join([backend.description, *reasons]))
     return backend
 
 
-def _open_torch_cuda(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
-    return open_torch(bundle, replace(options, engine="torch", device="cuda"), say)
+def _open_torch_cuda(bundle: Bundle, options: EngineOptions) -> Backend:
+    return open_torch(bundle, replace(options, engine="torch", device="cuda"))
 
 
-def _open_native(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
-    return open_native(bundle, replace(options, engine="native"), say)
+def _open_native(bundle: Bundle, options: EngineOptions) -> Backend:
+    return open_native(bundle, replace(options, engine="native"))
 
 
-def _open_cuda(bundle: Bundle, options: EngineOptions, say: Say) -> Backend:
-    del say
+def _open_cuda(bundle: Bundle, options: EngineOptions) -> Backend:
     return open_host(bundle, replace(options, engine="onnxruntime", provider="cuda"))
 
 
-GPU: dict[str, Callable[[Bundle, EngineOptions, Say], Backend]] = {
+GPU: dict[str, Callable[[Bundle, EngineOptions], Backend]] = {
     "tensorrt": open_tensorrt, "torch": _open_torch_cuda, "cuda": _open_cuda,
 }  # fmt: skip
 """What `auto` tries on a GPU, the fastest first."""
-PROCESSOR: dict[str, Callable[[Bundle, EngineOptions, Say], Backend]] = {"native": _open_native}
+PROCESSOR: dict[str, Callable[[Bundle, EngineOptions], Backend]] = {"native": _open_native}
 """And then on the processor, before the engine that works anywhere."""

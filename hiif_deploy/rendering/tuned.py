@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,8 +16,8 @@ from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.errors import OptionError
 from hiif_deploy.support import cache_dir as store_root
 from hiif_deploy.support.measured_store import keep_measured, measured_path
-from hiif_deploy.support.messages import say_on_stderr
 
+logger = logging.getLogger(__name__)
 FOLDER = "tuning"
 """Below the store's root."""
 CPU_INFO = Path("/proc/cpuinfo")
@@ -58,14 +59,14 @@ def is_tunable(engine: EngineOptions) -> bool:
 
 
 def find(bundle: Bundle, engine: EngineOptions) -> Cut | None:
-    """What is stored for this bundle, engine and machine, if anything. A damaged file is told and not used."""
+    """What is stored for this bundle, engine and machine, if anything. A damaged file is reported and not used."""
     path = _path(bundle, engine) if is_tunable(engine) else None
     if path is None or not path.is_file():
         return None
     try:
         return _read(path).cut
     except (OSError, ValueError, TypeError, KeyError, OptionError) as error:
-        say_on_stderr(f"hiif-deploy: {path}: not a tuning ({error}); it is not used: hiif-deploy tune writes it anew")
+        logger.warning("%s: not a tuning (%s); it is not used: hiif-deploy tune writes it anew", path, error)
         return None
 
 

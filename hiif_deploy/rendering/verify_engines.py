@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,11 @@ from hiif_deploy.errors import ParityError
 from hiif_deploy.images.samples import sample
 from hiif_deploy.rendering.renderer import Renderer
 from hiif_deploy.rendering.verify import TOLERANCES, Difference, check_stored, compare_stored, measure
-from hiif_deploy.support.messages import Say
 
 if TYPE_CHECKING:
     from hiif_deploy.backends.tensorrt.backend import TrtBackend
 
+logger = logging.getLogger(__name__)
 Engines = Mapping[str, StoredEngine]
 VERIFIED, PROBLEM = "verified", "problem"
 """Entries of an engine's report: whether it answered as PyTorch does, and what was wrong where it was kept anyway."""
@@ -30,18 +31,18 @@ LARGE_SIDE, LARGE_SCALE = 96, 3.3
 
 
 def require_verified(
-    bundle: Bundle, backend: TrtBackend, engines: Engines, precision: Precision, store: EngineStore, say: Say
+    bundle: Bundle, backend: TrtBackend, engines: Engines, precision: Precision, store: EngineStore
 ) -> None:
     """Verify engines that never were; those kept by force are named. ParityError, and removed, where they are wrong."""
     problems = {str(engine.sidecar.report.get(PROBLEM, "")) for engine in engines.values()} - {""}
     if problems:
-        say(f"these engines are out of tolerance and were kept by --force: {'; '.join(sorted(problems))}")
+        logger.warning("these engines are out of tolerance and were kept by --force: %s", "; ".join(sorted(problems)))
     elif not all(engine.sidecar.report.get(VERIFIED) is True for engine in engines.values()):
-        verify_engines(bundle, backend, engines, precision, store, say)
+        verify_engines(bundle, backend, engines, precision, store)
 
 
 def verify_engines(
-    bundle: Bundle, backend: TrtBackend, engines: Engines, precision: Precision, store: EngineStore, say: Say,
+    bundle: Bundle, backend: TrtBackend, engines: Engines, precision: Precision, store: EngineStore,
     *, force: bool = False,
 ) -> dict[str, Difference]:  # fmt: skip
     """Run the backend's engines on the stored pictures and a larger one; the distances go into their reports.
@@ -52,12 +53,15 @@ def verify_engines(
     problem = describe_problem(found, precision, backend.rescued)
     if problem and not force:
         for engine in engines.values():
-            store.remove(engine, say)
+            store.remove(engine)
         raise ParityError(f"{problem}; these engines are removed (hiif-deploy build --force keeps them)")
     for engine in engines.values():
         report = {VERIFIED: not problem, "rescued_blocks": backend.rescued, **worst(found)}
-        store.set_report(engine, {**report, PROBLEM: problem} if problem else report, say)
-    say(f"engines of {bundle.contract.name}: {problem or 'verified'}, {worst(found)['psnr_db']:.1f} dB from PyTorch")
+        store.set_report(engine, {**report, PROBLEM: problem} if problem else report)
+    logger.log(
+        logging.WARNING if problem else logging.INFO, "engines of %s: %s, %.1f dB from PyTorch",
+        bundle.contract.name, problem or "verified", worst(found)["psnr_db"],
+    )  # fmt: skip
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -15,7 +16,6 @@ from typing import Any
 from hiif_deploy.bundle.contract import to_json
 from hiif_deploy.errors import VideoError
 from hiif_deploy.support.files import write_aside
-from hiif_deploy.support.messages import Say, say_on_stderr
 from hiif_deploy.upscaler import Upscaler
 from hiif_deploy.video.journal import COMPLETE_FILE, WHOLE_FILE, Journal, foreign_parts, journal_folder, remove_files
 from hiif_deploy.video.monitor import Monitor
@@ -25,6 +25,7 @@ from hiif_deploy.video.pyav import pyav
 from hiif_deploy.video.segments import make_segments
 from hiif_deploy.video.task import Segment, SegmentTask
 
+logger = logging.getLogger(__name__)
 FORMAT = 2
 """Of the journal and its segments; raised when older ones can no longer be continued."""
 SAMPLE = 1 << 20
@@ -69,7 +70,7 @@ def one_machine(upscaler: Upscaler) -> MakeSegments:
 
 def make_video(
     plan: VideoPlan, upscaler: Upscaler, output: Path, *, restart: bool = False, style: str | None = None,
-    make: MakeSegments | None = None, say: Say = say_on_stderr,
+    make: MakeSegments | None = None,
 ) -> VideoResult:  # fmt: skip
     """Write `output`, or go on with what an earlier run left of it; `style` is the monitor's.
 
@@ -81,9 +82,9 @@ def make_video(
             rest = [task for task in plan.tasks if task.number not in journal.done]
             kept = sum(len(task.times) for task in plan.tasks) - sum(len(task.times) for task in rest)
             if kept:
-                say(f"{output}: {kept} of {plan.frames} frames are done already; going on")
+                logger.info("%s: %d of %d frames are done already; going on", output, kept, plan.frames)
             monitor = Monitor(plan.clip.path.name, plan.frames, pixels, done=kept, style=style)
-            with closing(monitor), _told(journal, plan, output):
+            with closing(monitor), _resumable(journal, plan, output):
                 for segment in (make or one_machine(upscaler))(rest, journal.folder, monitor) if rest else ():
                     journal.add(segment)
                 seconds = monitor.pace().seconds
@@ -139,7 +140,7 @@ def _opened(plan: VideoPlan, upscaler: Upscaler, output: Path, restart: bool) ->
 
 
 @contextmanager
-def _told(journal: Journal, plan: VideoPlan, output: Path) -> Iterator[None]:
+def _resumable(journal: Journal, plan: VideoPlan, output: Path) -> Iterator[None]:
     """An interrupted run says how to go on."""
     try:
         yield

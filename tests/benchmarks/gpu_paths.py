@@ -140,7 +140,7 @@ def open_way(name: str, model: BenchModel, device: torch.device) -> Module | Our
     if engine == "torch":
         wanted = EngineOptions(engine="torch", device=str(device), precision=precision)
         wanted = replace(wanted, gpu_memory=SMALL if "small" in flags else None)
-        backend = TorchBackend(model.bundle, wanted, print, fused="fused" in flags, recorder="graphs" in flags)
+        backend = TorchBackend(model.bundle, wanted, fused="fused" in flags, recorder="graphs" in flags)
         return Ours(Upscaler(model.bundle, engine=wanted, options=options, backend=backend))
     provider = "cuda" if device.type == "cuda" else "cpu"
     other = EngineOptions(engine=cast(Engine, engine), provider=provider, precision=precision)

@@ -43,9 +43,9 @@ def test_a_negative_number_of_threads_is_refused() -> None:
         limited_threads(-1)
 
 
-def test_more_threads_than_cores_are_limited_and_reported(capsys: pytest.CaptureFixture[str]) -> None:
+def test_more_threads_than_cores_are_limited_and_reported(caplog: pytest.LogCaptureFixture) -> None:
     cores = usable_cores()
     assert limited_threads(cores) == cores
-    assert capsys.readouterr().err == ""
+    assert caplog.messages == []
     assert engine_options(None, None, 100_000).thread_count == cores
-    assert f"--threads 100000: this process may use {cores} cores" in capsys.readouterr().err
+    assert f"--threads 100000: this process may use {cores} cores" in caplog.text

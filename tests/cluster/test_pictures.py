@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +35,19 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def open_pool(say: Callable[[str], None], attempts: int = 3) -> Pool:
+def open_pool(attempts: int = 3) -> Pool:
     options = ClusterOptions(address="auto", attempts=attempts)
-    return Pool(open_bundle("hiif-video"), options, EngineOptions(threads=1), RenderOptions(), say)
+    return Pool(open_bundle("hiif-video"), options, EngineOptions(threads=1), RenderOptions())
 
 
 @pytest.mark.usefixtures("cluster")
-def test_the_files_are_one_machines_though_a_worker_is_killed(folder: Path, tmp_path: Path) -> None:
+def test_the_files_are_one_machines_though_a_worker_is_killed(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (folder / "broken.png").write_bytes(b"no picture")
-    items, said = list_items([folder], tmp_path / "many", "x"), list[str]()
+    items = list_items([folder], tmp_path / "many", "x")
     outcomes = []
-    with open_pool(said.append) as pool:
+    with open_pool() as pool:
         for outcome in run_batch_on(pool, items, TARGET, WriteOptions()):
             if not outcomes:
                 assert pool.share.workers == 2
@@ -59,8 +60,8 @@ def test_the_files_are_one_machines_though_a_worker_is_killed(folder: Path, tmp_
     assert [(tmp_path / "many" / p).read_bytes() for p in made] == [(tmp_path / "one" / p).read_bytes() for p in made]
     (failed,) = (outcome for outcome in outcomes if outcome.status == "failed")
     assert failed.error == next(outcome.error for outcome in plain if outcome.status == "failed")
-    assert len(said) == 1
-    assert "was lost (The actor died unexpectedly before finishing this task); it is made again" in said[0]
+    (line,) = caplog.messages
+    assert "was lost (The actor died unexpectedly before finishing this task); it is made again" in line
     assert sorted(path.name for path in tmp_path.rglob(".*")) == []
 
 
@@ -84,7 +85,7 @@ def test_a_picture_that_no_worker_survives_is_given_up_with_the_reason(folder: P
         Image.fromarray(np.zeros((500, 400, 3), np.uint8)).save(folder / f"q{n}.png")
 
     def kill_all() -> None:
-        with open_pool(lambda _: None, attempts=1) as pool:
+        with open_pool(attempts=1) as pool:
             for _ in run_batch_on(pool, list_items([folder], tmp_path / "out", "x"), TARGET, WriteOptions()):
                 for greeting in pool.greetings:
                     os.kill(greeting.process, signal.SIGKILL)

@@ -145,10 +145,10 @@ def test_the_reference_answers_are_pytorchs_own(tiny_model: Hiif, export: Export
             np.testing.assert_allclose(answer, colours, atol=TOLERANCE)
 
 
-def test_the_stages_are_announced_in_order(export: Export, tmp_path: Path) -> None:
-    said: list[str] = []
-    export(tmp_path / "bundle", say=said.append)
-    assert [line.partition(":")[0].partition(",")[0] for line in said] == [
+def test_the_stages_are_logged_in_order(export: Export, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "hiif_export")
+    export(tmp_path / "bundle")
+    assert [line.partition(":")[0].partition(",")[0] for line in caplog.messages] == [
         f"exported {len(GRAPHS)} graphs", "verified fp32",
     ]  # fmt: skip
 
@@ -202,17 +202,20 @@ def test_graphs_that_deviate_leave_an_existing_bundle_as_it_was(
 
 @pytest.mark.parametrize("stage", ["exported", "verified"])
 @pytest.mark.parametrize("exists", [False, True])
-def test_an_interrupted_export_changes_nothing(export: Export, tmp_path: Path, stage: str, exists: bool) -> None:
+def test_an_interrupted_export_changes_nothing(
+    export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, exists: bool
+) -> None:
     if exists:
         export(tmp_path / "bundle")
     before = contents(tmp_path)
 
-    def interrupt(said: str) -> None:
-        if said.startswith(stage):
+    def interrupt(message: str, *_: object) -> None:
+        if message.startswith(stage):
             raise KeyboardInterrupt
 
+    monkeypatch.setattr(hiif_export.export.logger, "info", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        export(tmp_path / "bundle", name="two", overwrite=True, say=interrupt)
+        export(tmp_path / "bundle", name="two", overwrite=True)
     assert contents(tmp_path) == before
     assert [path.name for path in tmp_path.iterdir()] == (["bundle"] if exists else [])
 

@@ -16,6 +16,8 @@ pytestmark = [
 ]
 
 WHOLE_PICTURE = """
+import io
+import logging
 import sys
 from hiif_deploy import EngineOptions, Upscaler
 from hiif_deploy.bundle import open_bundle
@@ -26,8 +28,9 @@ from hiif_engines.torch_backend import TorchBackend
 name, device, precision, fused, recorded = sys.argv[1:]
 bundle, image, size = open_bundle(name), sample("astronaut")[:201, :210], (700, 731)
 options = EngineOptions(engine="torch", device=device, precision=precision)
-said = []
-backend = TorchBackend(bundle, options, said.append, fused=fused == "fused", recorder=recorded == "recorded")
+logged = io.StringIO()
+logging.basicConfig(stream=logged)
+backend = TorchBackend(bundle, options, fused=fused == "fused", recorder=recorded == "recorded")
 with Upscaler(bundle, backend=backend) as upscaler, Upscaler(bundle) as plain:
     plan = backend.plan(image.shape[:2])
     assert plan.block_queries < size[0] * size[1] // 3, plan
@@ -39,7 +42,7 @@ with Upscaler(bundle, backend=backend) as upscaler, Upscaler(bundle) as plain:
     frame = upscaler.render(features, size=size)
     # Rounded on the GPU as on the host.
     assert (frame == upscaler.render(features, size=size, inspect=shown.append)).all()
-    assert not said, said
+    assert not logged.getvalue(), logged.getvalue()
     print(measure(found, plain.render_unclamped(plain.encode(image), size=size)).psnr)
 """
 

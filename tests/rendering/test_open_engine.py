@@ -46,46 +46,44 @@ def devices(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FakeDevice]]:
 
 
 def test_auto_says_once_what_it_took_and_why_not_the_others(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    said: list[str] = []
-
     def absent() -> FakeDevice:
         raise EngineError("cudaErrorNoDevice")
 
     monkeypatch.setattr(device_module, "LAYERS", {"cuda-python": absent})
     with installed():
-        backend = open_backend(bundle, EngineOptions(engine="auto", threads=1, store=tmp_path), said.append)
+        backend = open_backend(bundle, EngineOptions(engine="auto", threads=1, store=tmp_path))
     backend.close()
-    (line,) = said
+    (line,) = caplog.messages
     assert line.startswith("engine auto: ONNX Runtime, cpu, fp32; not tensorrt (no GPU can be used:")
     assert "cudaErrorNoDevice" in line
     assert "not cuda (" in line
 
 
 @pytest.mark.usefixtures("native")
-def test_auto_takes_native_code_before_what_works_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_native_code_before_what_works_anywhere(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(engine_choice, "GPU", {})
-    said: list[str] = []
-    backend = open_backend(open_bundle("hiif-compact"), EngineOptions(engine="auto", threads=1), said.append)
+    backend = open_backend(open_bundle("hiif-compact"), EngineOptions(engine="auto", threads=1))
     backend.close()
-    assert said == ["engine auto: native code and ONNX Runtime, cpu, fp32"]
+    assert caplog.messages == ["engine auto: native code and ONNX Runtime, cpu, fp32"]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_auto_takes_openvino_in_lower_precisions_where_there_is_no_native_code(
-    precision: Arithmetic, monkeypatch: pytest.MonkeyPatch
+    precision: Arithmetic, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     monkeypatch.setitem(extras.EXTRAS, "native", ("no_such_module",))
-    said: list[str] = []
     options = EngineOptions(engine="auto", precision=precision, threads=1)
     try:
-        backend = open_backend(open_bundle("hiif-compact"), options, said.append)
+        backend = open_backend(open_bundle("hiif-compact"), options)
     except EngineError as error:
         pytest.skip(str(error))
     backend.close()
-    (line,) = said
+    (line,) = caplog.messages
     assert line.startswith(f"engine auto: OpenVINO, cpu, {precision}; not native (")
     assert install_command("native") in line
 
@@ -96,12 +94,13 @@ def test_native_code_that_was_asked_for_is_never_replaced(monkeypatch: pytest.Mo
         open_backend(open_bundle("hiif-compact"), EngineOptions(engine="native"))
 
 
-def test_auto_takes_tensorrt_where_it_works(bundle: Bundle, devices: list[FakeDevice], tmp_path: Path) -> None:
-    said: list[str] = []
-    backend = open_backend(bundle, EngineOptions(engine="auto", store=tmp_path), said.append)
+def test_auto_takes_tensorrt_where_it_works(
+    bundle: Bundle, devices: list[FakeDevice], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = open_backend(bundle, EngineOptions(engine="auto", store=tmp_path))
     backend.close()
     assert backend.precision == "fp16"
-    assert said[-1].startswith("engine auto: tensorrt 11.4.0.106, fp16")
+    assert caplog.messages[-1].startswith("engine auto: tensorrt 11.4.0.106, fp16")
     assert len(devices) == 1
 
 
@@ -125,12 +124,13 @@ def test_a_device_is_closed_where_opening_fails(bundle: Bundle, devices: list[Fa
         devices[0].allocate(1)
 
 
-def test_without_a_builder_the_extra_is_named(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_builder_the_extra_is_named(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(engine_choice, "entry_points", lambda **_: [])
-    said: list[str] = []
     with installed(), pytest.raises(EngineAbsentError, match=r"\[engines\]"):
-        find_or_build(bundle, "fp16", load_library(), HERE, EngineStore.open(tmp_path), said.append)
-    assert "no fp16 engine for encoder, maps" in said[0]
+        find_or_build(bundle, "fp16", load_library(), HERE, EngineStore.open(tmp_path))
+    assert "no fp16 engine for encoder, maps" in caplog.messages[0]
 
 
 def test_a_builder_that_builds_nothing_is_found_out(
@@ -138,7 +138,7 @@ def test_a_builder_that_builds_nothing_is_found_out(
 ) -> None:
     monkeypatch.setattr(engine_choice, "_builder", lambda: lambda *_: None)
     with installed(), pytest.raises(EngineError, match="gave no usable engine for decoder, encoder, maps"):
-        find_or_build(bundle, "fp16", load_library(), HERE, EngineStore.open(tmp_path), lambda _: None)
+        find_or_build(bundle, "fp16", load_library(), HERE, EngineStore.open(tmp_path))
 
 
 def test_a_bundle_without_the_precision_is_told_before_anything_is_built(

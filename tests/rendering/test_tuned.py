@@ -72,10 +72,10 @@ def test_another_engine_or_number_of_threads_is_another_tuning(bundle: Bundle, o
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"cut": {"query_block": 0, "call_threads": 1}}'])
-def test_a_damaged_file_is_told_and_not_used(bundle: Bundle, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_file_is_told_and_not_used(bundle: Bundle, text: str, caplog: pytest.LogCaptureFixture) -> None:
     tuned.store(bundle, ENGINE, tuning_of()).write_text(text, encoding="utf-8")
     assert tuned.find(bundle, ENGINE) is None
-    assert "hiif-deploy tune writes it anew" in capsys.readouterr().err
+    assert "hiif-deploy tune writes it anew" in caplog.text
     assert tuned.stored() == []
 
 

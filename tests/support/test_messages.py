@@ -11,14 +11,11 @@ from typing import Any
 
 import pytest
 
-from hiif_deploy.cli import main
-from hiif_deploy.cli.report import say_outcome
 from hiif_deploy.errors import ImageError
 from hiif_deploy.images.io import Picture, read_image, write_image
 from hiif_deploy.images.samples import sample
 from hiif_deploy.pictures.batch import Item, Outcome, WriteOptions, _each, exit_code
-from hiif_deploy.support.messages import json_text, printable, say_on_stderr
-from hiif_deploy.support.progress import Progress
+from hiif_deploy.support.messages import json_text, printable
 
 STEERING = "a\x1b]0;owned\x07\x1b[2J\u202eb\x9b.png"
 SHOWN = r"a\x1b]0;owned\x07\x1b[2J\u202eb\x9b.png"
@@ -28,19 +25,6 @@ def test_control_characters_are_shown_as_escapes() -> None:
     assert printable(STEERING) == SHOWN
     assert printable("Grüße 写真　\n\tx") == "Grüße 写真　\n\tx"
     assert printable(os.fsdecode(b"gr\xfc\xdfe.png")) == r"gr\xfc\xdfe.png"
-
-
-def test_every_message_goes_through_it(capsys: pytest.CaptureFixture[str]) -> None:
-    say_on_stderr(STEERING)
-    say_outcome(Outcome(STEERING, STEERING, "failed", error=STEERING), quiet=True)
-    say_outcome(Outcome(STEERING, STEERING, "skipped", notes=(STEERING,)), quiet=False)
-    with Progress(STEERING, 1) as progress:
-        print(progress.title, file=sys.stderr)
-    with pytest.raises(SystemExit):
-        main(["upscale", f"/absent/{STEERING}", "--scale", "2", "--bundle", STEERING])
-    said = capsys.readouterr().err
-    assert said.count(SHOWN) >= 6
-    assert not [character for character in said if not character.isprintable() and character != "\n"]
 
 
 def test_json_with_a_name_that_is_no_utf8_is_read_back_as_the_same_name() -> None:

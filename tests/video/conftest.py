@@ -42,6 +42,6 @@ def enlarge(video_upscaler: Upscaler, tmp_path: Path) -> Callable[..., tuple[Pat
     ) -> tuple[Path, VideoResult]:
         output = tmp_path / f"large{suffix or source.suffix}"
         plan = plan_video(source, output, Target(scale=scale), VideoOptions(segment_frames=5, **options))
-        return output, make_video(plan, upscaler, output, style="none", say=lambda _: None)
+        return output, make_video(plan, upscaler, output, style="none")
 
     return work

@@ -41,7 +41,7 @@ KILLS, ROUNDS = 20, 100
 def make(source: Path, output: Path, upscaler: Upscaler, options: VideoOptions = SHORT, **more: Any) -> VideoResult:
     """`source` twice as large."""
     plan = plan_video(source, output, SIZE, options)
-    return make_video(plan, upscaler, output, restart=options.restart, style="none", say=lambda _: None, **more)
+    return make_video(plan, upscaler, output, restart=options.restart, style="none", **more)
 
 
 def make_in_child(source: Path, output: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -16,6 +16,8 @@ from hiif_deploy.support.extras import require_extra
 if TYPE_CHECKING:
     from hiif_training.training.machine import Machine
     from hiif_training.training.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -40,7 +42,7 @@ def train(
     cache: Annotated[int, typer.Option(help="MiB of decoded pictures that are kept.")] = 1024,
     compile_: Annotated[bool, typer.Option("--compile", help="Use torch.compile; minutes to start.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Probe a few steps, print the plan and write nothing.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only: no progress.")] = False,
 ) -> None:
     """Train a model by a recipe; run it again to go on where it stopped."""
     require_extra("train")
@@ -65,7 +67,7 @@ def train(
         # Typer turns Ctrl-C into an exit code without a word.
         raise WorkInterruptedError(stop) from stop
     if World.of_environment().process == 0:
-        print(f"{path}: trained; next: hiif-deploy export {path} -o BUNDLE", file=sys.stderr)
+        logger.info("%s: trained; next: hiif-deploy export %s -o BUNDLE", path, path)
 
 
 def print_plan(recipe: Recipe, output: Path, machine: Machine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Literal
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.errors import OptionError
 from hiif_deploy.support.files import write_aside
-from hiif_deploy.support.messages import Say
 from hiif_engines.tensorrt.build_bundle import BuildRequest
 from hiif_engines.tensorrt.profiles import make_profiles
 
+logger = logging.getLogger(__name__)
 Emit = Literal["trtexec", "polygraphy", "triton", "vs-mlrt"]
 """Kinds of what can be written."""
 
@@ -34,12 +35,14 @@ class EmitOptions:
     """Graph name → serialised engine, for a server; None: it runs the ONNX graphs."""
 
 
-def emit(bundle: Bundle, request: BuildRequest, options: EmitOptions, say: Say) -> str | None:
+def emit(bundle: Bundle, request: BuildRequest, options: EmitOptions) -> str | None:
     """Write it, or return the text to print. OptionError where an option is missing or does not go with the kind."""
     if options.kind in ("trtexec", "polygraphy"):
         text = _script(bundle, request, options)
         if options.output is not None:
-            say(f"{options.output}: the commands of {options.kind}, to be run beside the bundle's ONNX files")
+            logger.info(
+                "%s: the commands of %s, to be run beside the bundle's ONNX files", options.output, options.kind
+            )
         return text
     if options.output is None:
         raise OptionError(
@@ -47,11 +50,13 @@ def emit(bundle: Bundle, request: BuildRequest, options: EmitOptions, say: Say) 
         )
     if options.kind == "triton":
         _triton(bundle, request, options.output, options)
-        say(f"{options.output}: a Triton Inference Server model repository; its README.md says how to start it")
+        logger.info(
+            "%s: a Triton Inference Server model repository; its README.md says how to start it", options.output
+        )
         return None
     text = _vs_mlrt(bundle, options.output, options)
     size = options.output.stat().st_size / 1e6
-    say(f"{options.output}: one ONNX file of {size:.1f} MB for VapourSynth's vs-mlrt, x{options.scale or 2:g}")
+    logger.info("%s: one ONNX file of %.1f MB for VapourSynth's vs-mlrt, x%g", options.output, size, options.scale or 2)
     return text
 
 

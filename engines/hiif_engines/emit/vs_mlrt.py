@@ -7,6 +7,7 @@ over calibration pictures is stored in it; how far that moves the picture is mea
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,11 +22,11 @@ from hiif_deploy.errors import OptionError, ScaleError
 from hiif_deploy.images.samples import SAMPLES, sample
 from hiif_deploy.pixels import Frame, check_frame, to_unit
 from hiif_deploy.rendering.verify import Difference, measure
-from hiif_deploy.support.messages import Say
 from hiif_deploy.support.shared_files import write_whole
 from hiif_deploy.upscaler import Upscaler
 from hiif_engines.emit.vs_mlrt_graph import fused_graph
 
+logger = logging.getLogger(__name__)
 MEASURED_QUERIES = 1 << 16
 """Output pixels of the part of a picture on which the deviation is measured: the file computes them all at once."""
 
@@ -37,7 +38,6 @@ def write_vs_mlrt(
     *,
     pictures: Mapping[str, Frame] | None = None,
     overwrite: bool = False,
-    say: Say = lambda _: None,
 ) -> dict[str, Difference]:
     """Write the fused graph; returns how far each calibration picture moves against the runtime's own statistics.
 
@@ -54,13 +54,15 @@ def write_vs_mlrt(
         raise OptionError("no calibration picture was given; leave the option out to take the package's samples")
     for frame in frames.values():
         check_frame(frame)
-    say(f"taking statistics at x{scale} from {', '.join(frames)}")
+    logger.debug("taking statistics at x%d from %s", scale, ", ".join(frames))
     folded = calibrate(bundle, scale, frames)
     facts = describe(bundle, scale, frames)
     model = fused_graph(bundle, scale, folded, facts)
     found = compare(bundle, scale, model.SerializeToString(), frames)
     for name, difference in found.items():
-        say(f"{name}: {difference.psnr:.1f} dB from the runtime's answer, at most {difference.largest:.4f} of white")
+        logger.debug(
+            "%s: %.1f dB from the runtime's answer, at most %.4f of white", name, difference.psnr, difference.largest
+        )
     told = {name: asdict(difference) for name, difference in found.items()}
     onnx.helper.set_model_props(model, {**facts, "hiif.deviation": json.dumps(told)})
     path.absolute().parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,6 @@ from hiif_deploy.bundle.contract import Precision
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.errors import EngineError
 from hiif_deploy.support.extras import missing_extra
-from hiif_deploy.support.messages import Say, say_on_stderr
 from hiif_engines.torch_graph.interpreter import TorchGraph
 
 if TYPE_CHECKING:
@@ -22,13 +21,13 @@ if TYPE_CHECKING:
 
 
 def fused_kernels(
-    bundle: Bundle, precision: Precision, device: torch.device, say: Say = say_on_stderr
+    bundle: Bundle, precision: Precision, device: torch.device
 ) -> dict[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]]:
     """Decoder and statistics kernels by their graphs' names. EngineError where the decoder has another form."""
     kernels = open_kernels(decoder_graphs(bundle, device), precision)
     from hiif_engines.fused.tune import find
 
-    return {name: partial(kernel, cut=find(kernel, device, say)) for name, kernel in kernels.items()}
+    return {name: partial(kernel, cut=find(kernel, device)) for name, kernel in kernels.items()}
 
 
 def tune_kernels(bundle: Bundle, precision: Precision, device: torch.device) -> dict[str, Measured]:

@@ -7,6 +7,7 @@ next. What is stored belongs to one GPU, one version of Triton, one kernel's wid
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -25,11 +26,11 @@ from hiif_deploy.geometry.grid import relative_cell
 from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.geometry.tiling import decoder_tiles
 from hiif_deploy.support.measured_store import keep_measured, measured_path
-from hiif_deploy.support.messages import Say
 from hiif_engines.fused.decoder import Cut, FusedDecoder, FusedStatistics
 from hiif_engines.torch_graph.device import describe
 from hiif_engines.torch_graph.interpreter import TorchGraph
 
+logger = logging.getLogger(__name__)
 Kernel = FusedDecoder | FusedStatistics
 FOLDER = "kernels"
 """Below the store's root."""
@@ -105,15 +106,15 @@ def seconds_on(device: torch.device) -> Callable[[Callable[[], object]], float]:
     return clock
 
 
-def find(kernel: Kernel, device: torch.device, say: Say) -> Cut:
-    """The stored cut of this kernel on this device, or the default. A damaged file is told and not used."""
+def find(kernel: Kernel, device: torch.device) -> Cut:
+    """The stored cut of this kernel on this device, or the default. A damaged file is reported and not used."""
     path = measured_path(FOLDER, _facts(kernel, device))
     if path is None or not path.is_file():
         return default_cut(device)
     try:
         return Cut(**json.loads(path.read_text(encoding="utf-8"))["cut"])
     except (OSError, ValueError, TypeError, KeyError, EngineError) as error:
-        say(f"{path}: not a cut ({error}); it is not used: remove it, or run tune-kernels again")
+        logger.warning("%s: not a cut (%s); it is not used: remove it, or run tune-kernels again", path, error)
         return default_cut(device)
 
 

@@ -12,7 +12,6 @@ from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.decoding.session import Session
 from hiif_deploy.decoding.staged import LAST_PASS, WHOLE
 from hiif_deploy.errors import EngineError
-from hiif_deploy.support.messages import Say
 from hiif_engines.native.arithmetic import ARITHMETICS, FP32
 from hiif_engines.native.check import COARSE, EXACT, check_kernels
 from hiif_engines.native.compile import Compiled, require_processor
@@ -65,7 +64,6 @@ class NativeBackend(HostBackend):
         return stage.kernel(FP32 if stage.sums is not None else ARITHMETICS[self.precision])
 
 
-def open_native(bundle: Bundle, options: EngineOptions, say: Say) -> NativeBackend:
+def open_native(bundle: Bundle, options: EngineOptions) -> NativeBackend:
     """The entry point of `hiif_deploy.backends`."""
-    del say
     return NativeBackend(bundle, options)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from hiif_engines.tensorrt.profiles import Profile, check_profile
 if TYPE_CHECKING:
     import tensorrt as trt
 
+logger = logging.getLogger(__name__)
 HardwareLevel = Literal["none", "ampere_plus", "same_compute_capability"]
 
 
@@ -79,7 +80,6 @@ def build_engine(
     flags: BuildFlags = DEFAULT_FLAGS,
     *,
     timing_cache: bytes = b"",
-    say: Callable[[str], None] = lambda _: None,
     show_progress: bool = False,
 ) -> BuiltEngine:
     """Build. EngineError with the library's own reason where that fails, OptionError for a wrong profile or flag.
@@ -93,7 +93,7 @@ def build_engine(
         file = Path(folder) / f"{graph.key}.onnx"
         file.write_bytes(model)
         with Progress(f"building {graph.key}", 1, unit="steps", enabled=show_progress) as progress:
-            data, cache = _interruptible(_Build(library, graph, file, profile, flags, timing_cache, progress, say))
+            data, cache = _interruptible(_Build(library, graph, file, profile, flags, timing_cache, progress))
     return BuiltEngine(data, cache, time.monotonic() - began)
 
 
@@ -102,10 +102,10 @@ class _Build:
 
     def __init__(
         self, library: Library, graph: GraphContract, file: Path, profile: Profile, flags: BuildFlags,
-        timing_cache: bytes, progress: Progress, say: Callable[[str], None],
+        timing_cache: bytes, progress: Progress,
     ) -> None:  # fmt: skip
         self.library, self.graph, self.file, self.profile, self.flags = library, graph, file, profile, flags
-        self.timing_cache, self.progress, self.say = timing_cache, progress, say
+        self.timing_cache, self.progress = timing_cache, progress
         self.kept: trt.ITimingCache | None = None
         self.stop = threading.Event()
         self.messages = Messages(library)
@@ -136,7 +136,9 @@ class _Build:
             self.kept = config.create_timing_cache(content)
             if self.kept is not None and config.set_timing_cache(self.kept, False):
                 return
-            self.say(f"graph {self.graph.key}: the stored timing cache does not fit; everything is measured again")
+            logger.warning(
+                "graph %s: the stored timing cache does not fit; everything is measured again", self.graph.key
+            )
 
     def _timings(self, config: trt.IBuilderConfig) -> bytes:
         cache = None if self.library.name == "tensorrt-rtx" else config.get_timing_cache()

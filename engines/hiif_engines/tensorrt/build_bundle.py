@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,10 +17,10 @@ from hiif_deploy.errors import EngineError
 from hiif_deploy.rendering.open_engine import check_tensorrt
 from hiif_deploy.rendering.verify_engines import VERIFIED
 from hiif_deploy.support.durations import duration
-from hiif_deploy.support.messages import Say
 from hiif_engines.tensorrt.build import DEFAULT_FLAGS, BuildFlags, build_engine
 from hiif_engines.tensorrt.profiles import PRESETS, BuildSizes, Profile, make_profiles
 
+logger = logging.getLogger(__name__)
 Engines = dict[str, StoredEngine]
 
 
@@ -37,7 +38,7 @@ class BuildRequest:
 
 def build_bundle(
     bundle: Bundle, request: BuildRequest, library: Library, environment: EngineEnvironment, store: EngineStore,
-    say: Say, *, show_progress: bool = True,
+    *, show_progress: bool = True,
 ) -> Engines:  # fmt: skip
     """Graph name → engine from the store, built where it is not there yet. Nothing is verified."""
     check_tensorrt(bundle.contract)
@@ -46,12 +47,12 @@ def build_bundle(
     engines = {}
     for name, profile in profiles.items():
         identity = identify(bundle, name, profile, request, environment)
-        builder = _Builder(bundle, name, profile, request, library, cache, say, show_progress)
-        engines[name] = store.get_or_build(identity, builder, say)
+        builder = _Builder(bundle, name, profile, request, library, cache, show_progress)
+        engines[name] = store.get_or_build(identity, builder)
         took = (
             f"built in {duration(engines[name].sidecar.build_seconds)}" if builder.was_called else "was built already"
         )
-        say(f"{name} {request.precision}: {took}, {engines[name].sidecar.size / 1e6:.1f} MB")
+        logger.info("%s %s: %s, %.1f MB", name, request.precision, took, engines[name].sidecar.size / 1e6)
     return engines
 
 
@@ -75,30 +76,30 @@ class _Builder:
 
     def __init__(
         self, bundle: Bundle, name: str, profile: Profile, request: BuildRequest, library: Library, cache: Any,
-        say: Say, show_progress: bool,
+        show_progress: bool,
     ) -> None:  # fmt: skip
         self.graph = bundle.contract.graph(name, request.precision)
         self.model = bundle.graphs[self.graph.key]
         self.profile, self.flags, self.library, self.cache = profile, request.flags, library, cache
-        self.say, self.show_progress = say, show_progress
+        self.show_progress = show_progress
         self.was_called = False
 
     def __call__(self) -> tuple[bytes, Mapping[str, Any]]:
         self.was_called = True
         built = build_engine(
             self.library, self.graph, self.model, self.profile, self.flags,
-            timing_cache=self.cache.load(self.say), say=self.say, show_progress=self.show_progress,
+            timing_cache=self.cache.load(logger.warning), show_progress=self.show_progress,
         )  # fmt: skip
         if built.timing_cache:
             try:
                 self.cache.save(built.timing_cache)
             except EngineError as error:
-                self.say(f"{error}; the engine is good, but the next build measures everything again")
+                logger.warning("%s; the engine is good, but the next build measures everything again", error)
         return built.data, {VERIFIED: False}
 
 
 def build_missing(
-    bundle: Bundle, precision: Precision, library: Library, environment: EngineEnvironment, store: EngineStore, say: Say
+    bundle: Bundle, precision: Precision, library: Library, environment: EngineEnvironment, store: EngineStore
 ) -> None:
     """Build with the defaults and no questions: what the runtime calls where it finds no engine (entry point)."""
-    build_bundle(bundle, BuildRequest(precision), library, environment, store, say)
+    build_bundle(bundle, BuildRequest(precision), library, environment, store)

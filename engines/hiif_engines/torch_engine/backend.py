@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +28,6 @@ from hiif_deploy.geometry.grid import Axis
 from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.geometry.tiling import Tile, decoder_tiles, query_blocks, shift, steps
 from hiif_deploy.pixels import Frame, FrameFormat
-from hiif_deploy.support.messages import Say
 from hiif_engines.fused.select import fused_kernels
 from hiif_engines.torch_engine.cuda_graphs import CudaRecorder, Recorder, Replays
 from hiif_engines.torch_engine.features import TorchFeatures, encode
@@ -38,6 +38,7 @@ from hiif_engines.torch_engine.sampled import query_list, sampled_queries
 from hiif_engines.torch_graph.device import describe, exact_products, memory_of, open_device
 from hiif_engines.torch_graph.interpreter import TorchGraph
 
+logger = logging.getLogger(__name__)
 Array = NDArray[np.float32]
 Advance = Callable[[int], None]
 Answers = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
@@ -51,7 +52,7 @@ class TorchBackend:
     """Graphs on one device. Methods may be called from several threads; they take turns."""
 
     def __init__(
-        self, bundle: Bundle, options: EngineOptions, say: Say, *, fused: bool | None = None,
+        self, bundle: Bundle, options: EngineOptions, *, fused: bool | None = None,
         recorder: Recorder | bool | None = None,
     ) -> None:  # fmt: skip
         """`fused` kernels, or the graphs operation by operation; None: fused on a GPU where the decoder has the form.
@@ -68,7 +69,7 @@ class TorchBackend:
             for name, graph in chain.items()
             if not is_fold(name)
         }
-        self._kernels = self._fuse(bundle, say, fused)
+        self._kernels = self._fuse(bundle, fused)
         how = "fused kernels" if self._kernels else "operation by operation"
         self.description = f"PyTorch {torch.__version__}, {self.precision}, {describe(self._device)}, {how}"
         self._folds = {
@@ -77,12 +78,12 @@ class TorchBackend:
             if is_fold(name)
         }
         self._allowed = options.gpu_memory or memory_of(self._device) // 4
-        self._rescue = Rescue(bundle, options.thread_count, say)
+        self._rescue = Rescue(bundle, options.thread_count)
         self._lock = threading.Lock()
         self._maps = MapStore(self._graphs["maps"], self.contract.decoder.halo, self._device, self._lock)
         if recorder is True or (recorder is None and self._device.type == "cuda"):
             recorder = CudaRecorder(self._device)
-        self._replays = Replays(recorder, say) if recorder else None
+        self._replays = Replays(recorder) if recorder else None
 
     @property
     def rescued(self) -> int:
@@ -148,16 +149,16 @@ class TorchBackend:
             self._replays.clear()
         self._graphs.clear()
 
-    def _fuse(self, bundle: Bundle, say: Say, fused: bool | None) -> dict[str, Answers]:
+    def _fuse(self, bundle: Bundle, fused: bool | None) -> dict[str, Answers]:
         """Fused twins of the decoder and statistics graphs by name; none where they are not wanted or cannot be."""
         if not (self._device.type == "cuda" if fused is None else fused):
             return {}
         try:
-            return fused_kernels(bundle, self.precision, self._device, say)
+            return fused_kernels(bundle, self.precision, self._device)
         except HiifError as error:
             if fused:
                 raise
-            say(f"no fused kernels ({error}): the graphs run operation by operation, slower")
+            logger.warning("no fused kernels (%s): the graphs run operation by operation, slower", error)
             return {}
 
     def _tiles(self, job: Job, window: Window) -> Iterator[tuple[Tile, Axis, Axis]]:
@@ -248,9 +249,9 @@ class TorchBackend:
                 yield row, column, answer
 
 
-def open_torch(bundle: Bundle, options: EngineOptions, say: Say) -> TorchBackend:
+def open_torch(bundle: Bundle, options: EngineOptions) -> TorchBackend:
     """The entry point of `hiif_deploy.backends`."""
-    return TorchBackend(bundle, options, say)
+    return TorchBackend(bundle, options)
 
 
 def _part(name: str, value: Tensor, rows: slice, columns: slice) -> Tensor:

@@ -7,6 +7,7 @@ maps, which are too large for that, are part of what it is looked up by (design/
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -17,8 +18,8 @@ import torch
 from torch import Tensor
 
 from hiif_deploy.errors import EngineError
-from hiif_deploy.support.messages import Say
 
+logger = logging.getLogger(__name__)
 Feeds = Mapping[str, Tensor]
 Answers = Callable[[Feeds], dict[str, Tensor]]
 Key = tuple[object, ...]
@@ -93,8 +94,6 @@ class Replays:
 
     recorder: Recorder
     """What records."""
-    say: Say
-    """Told where recording fails; all blocks then run plainly."""
     most: int = MOST
     """Recordings kept; the one used longest ago goes first."""
     _kept: OrderedDict[Key, _Recorded | None] = field(default_factory=OrderedDict)
@@ -128,7 +127,7 @@ class Replays:
             self._kept.popitem(last=False)
 
     def _record(self, answers: Answers, maps: Feeds, given: Feeds) -> _Recorded | None:
-        """None where it fails, which is told once."""
+        """None where recording fails: a warning is logged once, and all blocks then run without recordings."""
         with torch.inference_mode():
             inputs = {name: value.clone(memory_format=torch.contiguous_format) for name, value in given.items()}
         feeds = {**maps, **inputs}
@@ -138,7 +137,7 @@ class Replays:
             self._failed = True
             self.clear()
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            self.say(f"no CUDA graphs ({reason}): every block's operations are launched one by one, slower")
+            logger.warning("no CUDA graphs (%s): every block's operations are launched one by one, slower", reason)
             return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 
 import torch
@@ -12,12 +13,12 @@ from hiif_deploy.bench.case import BenchModel
 from hiif_deploy.bundle.loader import open_bundle
 from hiif_deploy.support.cache_dir import fallback_root, wanted_root
 from hiif_deploy.support.files import folder_aside
-from hiif_deploy.support.messages import Say
 from hiif_export.export import export_bundle
 from hiif_export.parity.parity import cases
 from hiif_training.checkpoints.checkpoint import save_checkpoint
 from hiif_training.models.registry import make_model
 
+logger = logging.getLogger(__name__)
 NAME = "hiif-edsr-baseline"
 SPEC = {"name": "hiif", "args": {"encoder_spec": {"name": "edsr-baseline", "args": {"no_upsampling": True}}}}
 """As published: 2,955,511 parameters, 256 wide, six levels, two attention blocks."""
@@ -26,17 +27,17 @@ REMARK = "random weights: times hold, dB tell no more than the order of magnitud
 BUNDLE, CHECKPOINT = "bundle", "model.pth"
 
 
-def full_size(say: Say, *, show_progress: bool = False) -> BenchModel:
+def full_size(*, show_progress: bool = False) -> BenchModel:
     """Random weights of a fixed seed: they say everything of speed, and of deviations only the order of magnitude."""
     folder = (wanted_root() or fallback_root()) / "bench" / f"{NAME}-{_version()}"
     if not folder.is_dir():
-        say(f"exporting the full-size model once, into {folder}")
+        logger.info("exporting the full-size model once, into %s", folder)
         torch.manual_seed(SEED)
         model = make_model(SPEC).eval()
         with folder_aside(folder) as aside:
             save_checkpoint(aside / CHECKPOINT, model, SPEC)
             export_bundle(
-                model, SPEC, aside / BUNDLE, name=NAME, provenance={"weights": f"random, seed {SEED}"}, say=say,
+                model, SPEC, aside / BUNDLE, name=NAME, provenance={"weights": f"random, seed {SEED}"},
                 suite=cases(sizes=((16, 24),), scales=(2.0, 3.3)), show_progress=show_progress,
             )  # fmt: skip
     return BenchModel(NAME, open_bundle(folder / BUNDLE), folder / CHECKPOINT, REMARK)

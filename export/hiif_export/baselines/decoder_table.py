@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +26,6 @@ from hiif_deploy.bundle.loader import open_bundle
 from hiif_deploy.errors import HiifError, OptionError
 from hiif_deploy.geometry.sizes import Size, output_size, padded_size
 from hiif_deploy.support.files import write_aside
-from hiif_deploy.support.messages import Say
 from hiif_deploy.upscaler import RenderOptions
 from hiif_export.baselines.decoder_times import CHUNK, Seconds, Stopwatch, queries_per_call
 from hiif_export.baselines.plain_memory import check_memory
@@ -36,6 +36,7 @@ from hiif_training.checkpoints.checkpoint import save_checkpoint
 from hiif_training.models.implicit import ImplicitModel
 from hiif_training.models.registry import make_model
 
+logger = logging.getLogger(__name__)
 _CLIT: dict[str, Any] = {
     "base_dim": 256, "head": 8, "r": 3,
     "pb_spec": {"name": "posenc", "args": {"enc_dims": 64, "posenc_scale": 10}},
@@ -131,10 +132,9 @@ def measure_all(
     pairs: Sequence[tuple[str, str]],
     setting: Setting,
     keep: Path | None = None,
-    say: Say = lambda _: None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> tuple[list[Row], list[str]]:
-    """Rows in the order of `pairs`, and the names of those that could not be had; `say` is told why.
+    """Rows in the order of `pairs`, and the names of those that could not be had; a warning says why.
 
     `keep` is a file that each row is put into when it is there, and whose rows are not measured again.
     """
@@ -145,7 +145,7 @@ def measure_all(
             try:
                 known[decoder, encoder] = measure(decoder, encoder, setting, watch)
             except (HiifError, ImportError) as error:
-                say(f"{decoder}:{encoder}: {error}")
+                logger.warning("%s:%s: %s", decoder, encoder, error)
             if keep is not None:
                 keep_rows(keep, known.values(), setting)
         advance(1)

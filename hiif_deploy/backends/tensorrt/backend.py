@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -23,11 +24,11 @@ from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.decoding.job import Job, Statistics, Window
 from hiif_deploy.decoding.plan import Plan
 from hiif_deploy.geometry.sizes import Size
-from hiif_deploy.support.messages import Say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+logger = logging.getLogger(__name__)
 Array = NDArray[np.float32]
 Advance = Callable[[int], None]
 
@@ -37,7 +38,7 @@ class TrtBackend:
 
     def __init__(
         self, bundle: Bundle, precision: Precision, engines: Mapping[str, bytes], library: Library, device: Device,
-        options: EngineOptions, say: Say, *, host_code: bool = False,
+        options: EngineOptions, *, host_code: bool = False,
     ) -> None:  # fmt: skip
         """`engines` holds a serialised engine for every graph but the folds. The backend closes the device."""
         self.contract = bundle.contract
@@ -46,11 +47,13 @@ class TrtBackend:
         facts = device.facts()
         self.description = f"{library.name} {library.version}, {precision}, {facts.gpu}, {device.layer}"
         if not device.has_graphs:
-            say(f"{device.layer} has no CUDA graphs: each block is launched by itself, slower; cuda-python has them")
+            logger.warning(
+                "%s has no CUDA graphs: each block is launched by itself, slower; cuda-python has them", device.layer
+            )
         self._gpu = gpu = Gpu(device)
         chain = self.contract.chain(precision)
         self._sessions = {
-            name: TrtSession(library, chain[name], data, device, gpu.scratch, say, host_code=host_code)
+            name: TrtSession(library, chain[name], data, device, gpu.scratch, host_code=host_code)
             for name, data in engines.items()
         }
         folds = {
@@ -58,7 +61,7 @@ class TrtBackend:
             for name, g in chain.items()
             if is_fold(name)
         }
-        self._rescue = Rescue(bundle, options.thread_count, say)
+        self._rescue = Rescue(bundle, options.thread_count)
         self._encoder = TrtEncoder(gpu, self.contract, self._sessions["encoder"])
         maps_bytes = options.gpu_memory or facts.memory // 4
         self._decoder = TrtDecoder(gpu, self.contract, self._sessions, folds, self._rescue, maps_bytes)

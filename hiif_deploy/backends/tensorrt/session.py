@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,11 +13,11 @@ from hiif_deploy.backends.cuda.memory import DeviceTensor, Scratch
 from hiif_deploy.backends.tensorrt.library import TYPE_NAMES, Library, Messages, type_name
 from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.errors import EngineError, EngineLoadError
-from hiif_deploy.support.messages import Say
 
 if TYPE_CHECKING:
     import tensorrt as trt  # noqa: TID251 (for the type checker alone)
 
+logger = logging.getLogger(__name__)
 Tensors = Mapping[str, DeviceTensor]
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -42,7 +43,7 @@ class TrtSession:
     """One graph's engine. Work is queued on a stream; addresses stay the caller's. One thread at a time."""
 
     def __init__(
-        self, library: Library, graph: GraphContract, data: bytes, device: Device, scratch: Scratch, say: Say,
+        self, library: Library, graph: GraphContract, data: bytes, device: Device, scratch: Scratch,
         *, host_code: bool = False,
     ) -> None:  # fmt: skip
         """EngineError where the engine does not load here, or is not of that graph. `scratch` is shared by all.
@@ -50,7 +51,7 @@ class TrtSession:
         `host_code` lets the engine bring code of its own, as version-compatible ones do: for trusted engines only.
         """
         self.graph = graph
-        self._library, self._device, self._scratch, self._say = library, device, scratch, say
+        self._library, self._device, self._scratch = library, device, scratch
         self._messages = Messages(library)
         self._runtime: trt.Runtime = library.module.Runtime(self._messages.logger)
         self._runtime.error_recorder = self._messages.recorder
@@ -158,7 +159,9 @@ class TrtSession:
             return self._device.capture(stream, lambda: self._execute(context, stream))
         except EngineError as error:
             self._has_graphs = False
-            self._say(f"graph {self.graph.key}: no CUDA graph ({error}); each block is launched by itself, slower")
+            logger.warning(
+                "graph %s: no CUDA graph (%s); each block is launched by itself, slower", self.graph.key, error
+            )
             return None
 
     def _remember(self, context: _Context, addresses: tuple[int, ...], graph: Any) -> None:

@@ -144,11 +144,13 @@ def test_the_real_parser_and_builder_accept_it(bundle: Bundle, no_attention: Ten
     assert builder.build_serialized_network(network, config) is not None
 
 
-def test_the_file_says_what_it_is_and_how_far_it_is_off(bundle: Bundle, tmp_path: Path) -> None:
-    said: list[str] = []
+def test_the_file_says_what_it_is_and_how_far_it_is_off(
+    bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "hiif_engines")
     path = tmp_path / "new" / "x2.onnx"
     pictures = {"one": picture(20, 24, 1), "two": picture(16, 18, 2)}
-    found = write_vs_mlrt(bundle, 2, path, pictures=pictures, say=said.append)
+    found = write_vs_mlrt(bundle, 2, path, pictures=pictures)
     model = onnx.load(path)
     facts = metadata(model)
     assert facts["hiif.model"] == "hiif-compact"
@@ -162,7 +164,7 @@ def test_the_file_says_what_it_is_and_how_far_it_is_off(bundle: Bundle, tmp_path
     error = np.abs(run(model, image).astype(np.float64) - expected)
     assert 0 < error.max() == pytest.approx(found["two"].largest, abs=1e-6)
     assert -10 * np.log10(np.mean(error**2)) == pytest.approx(found["two"].psnr, abs=0.1)
-    assert any(line.startswith(f"two: {found['two'].psnr:.1f} dB") for line in said)
+    assert any(line.startswith(f"two: {found['two'].psnr:.1f} dB") for line in caplog.messages)
     assert [entry.name for entry in path.parent.iterdir()] == ["x2.onnx"]
 
 

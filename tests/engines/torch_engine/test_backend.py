@@ -26,12 +26,8 @@ SIZE = (70, 61)
 IMAGE = sample("astronaut")[100:124, 100:120]
 
 
-def ignore(_: str) -> None:
-    pass
-
-
 def answer(bundle: Bundle, options: EngineOptions) -> np.ndarray:
-    with Upscaler(bundle, backend=TorchBackend(bundle, options, ignore)) as upscaler:
+    with Upscaler(bundle, backend=TorchBackend(bundle, options)) as upscaler:
         return upscaler.render_unclamped(upscaler.encode(IMAGE), size=SIZE)
 
 
@@ -53,7 +49,7 @@ def test_the_shipped_models_answer_as_in_onnx_runtime(name: str) -> None:
 def test_fused_kernels_answer_whole_pictures(name: str, precision: Precision, least: float) -> None:
     pytest.importorskip("triton", reason="Triton is not installed")
     bundle, image, size = open_bundle(name), IMAGE[:4, :5], (8, 9)
-    backend = TorchBackend(bundle, replace(CPU, precision=precision), ignore, fused=True)
+    backend = TorchBackend(bundle, replace(CPU, precision=precision), fused=True)
     assert backend.description.endswith("fused kernels")
     with Upscaler(bundle, backend=backend) as upscaler, Upscaler(bundle) as plain:
         found = upscaler.render_unclamped(upscaler.encode(image), size=size)
@@ -64,13 +60,13 @@ def test_fused_kernels_answer_whole_pictures(name: str, precision: Precision, le
 def test_a_decoder_of_another_width_is_not_fused_and_says_so(tiny_bundle: Path) -> None:
     pytest.importorskip("triton", reason="Triton is not installed")
     with pytest.raises(EngineError, match="a decoder of width 48 does not fit the fused kernels"):
-        TorchBackend(open_bundle(tiny_bundle), CPU, ignore, fused=True)
+        TorchBackend(open_bundle(tiny_bundle), CPU, fused=True)
 
 
 @pytest.mark.parametrize("mib", [1, 64])
 def test_the_answer_does_not_depend_on_how_the_work_is_cut(tiny_bundle: Path, mib: int) -> None:
     bundle = open_bundle(tiny_bundle)
-    backend = TorchBackend(bundle, replace(CPU, gpu_memory=mib << 20), ignore)
+    backend = TorchBackend(bundle, replace(CPU, gpu_memory=mib << 20))
     assert (backend.plan(IMAGE.shape[:2]).block_queries < SIZE[0] * SIZE[1]) == (mib == 1)
     with Upscaler(bundle, backend=backend) as upscaler:
         told: list[int] = []
@@ -84,7 +80,7 @@ def test_the_answer_does_not_depend_on_how_the_work_is_cut(tiny_bundle: Path, mi
 
 def test_a_region_equals_that_region_of_the_whole(tiny_bundle: Path) -> None:
     bundle = open_bundle(tiny_bundle)
-    with Upscaler(bundle, backend=TorchBackend(bundle, CPU, ignore)) as upscaler:
+    with Upscaler(bundle, backend=TorchBackend(bundle, CPU)) as upscaler:
         features = upscaler.encode(IMAGE)
         whole = upscaler.render(features, size=SIZE)
         part = upscaler.render(features, size=SIZE, region=(11, 7, 30, 40))
@@ -92,23 +88,24 @@ def test_a_region_equals_that_region_of_the_whole(tiny_bundle: Path) -> None:
     assert np.abs(part.astype(int) - whole[11:41, 7:47]).max() <= 1
 
 
-def test_blocks_that_are_no_numbers_are_decoded_again_and_counted(tiny_bundle: Path) -> None:
+def test_blocks_that_are_no_numbers_are_decoded_again_and_counted(
+    tiny_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     bundle = open_bundle(tiny_bundle)
-    said: list[str] = []
-    backend = TorchBackend(bundle, CPU, said.append)
+    backend = TorchBackend(bundle, CPU)
     weights = backend._graphs["decoder"].weights
     weights["second.bias"] = weights["second.bias"] * float("nan")
     with Upscaler(bundle, backend=backend) as upscaler:
         found = upscaler.render_unclamped(upscaler.encode(IMAGE), size=SIZE)
         assert upscaler.rescued == 1
-    assert len(said) == 1
+    assert len(caplog.messages) == 1
     assert np.abs(found - expected(bundle)).max() < 1e-4
 
 
 def test_features_come_to_the_host_and_those_of_another_engine_are_refused(tiny_bundle: Path) -> None:
     bundle = open_bundle(tiny_bundle)
     with (
-        Upscaler(bundle, backend=TorchBackend(bundle, CPU, ignore)) as one,
+        Upscaler(bundle, backend=TorchBackend(bundle, CPU)) as one,
         Upscaler(bundle, backend=HostBackend(bundle, EngineOptions(threads=1))) as other,
     ):
         features, foreign = one.encode(IMAGE), other.encode(IMAGE)
@@ -120,7 +117,7 @@ def test_features_come_to_the_host_and_those_of_another_engine_are_refused(tiny_
 @pytest.mark.parametrize("mib", [1, 64])
 def test_sampled_statistics_are_those_of_the_processor(tiny_bundle: Path, mib: int) -> None:
     bundle, options = open_bundle(tiny_bundle), RenderOptions(statistics="sampled", samples=100)
-    torch_backend = TorchBackend(bundle, replace(CPU, gpu_memory=mib << 20), ignore)
+    torch_backend = TorchBackend(bundle, replace(CPU, gpu_memory=mib << 20))
     host = HostBackend(bundle, EngineOptions(threads=1))
     with (
         Upscaler(bundle, backend=torch_backend, options=options) as upscaler,
@@ -140,7 +137,7 @@ def test_sampled_statistics_are_those_of_the_processor(tiny_bundle: Path, mib: i
 
 def test_sampled_sums_that_are_no_numbers_are_asked_again(tiny_bundle: Path) -> None:
     bundle, options = open_bundle(tiny_bundle), RenderOptions(statistics="sampled", samples=100)
-    backend = TorchBackend(bundle, CPU, ignore)
+    backend = TorchBackend(bundle, CPU)
     weights = backend._graphs["statistics_0"].weights
     weights["first.bias"] = weights["first.bias"] * float("nan")
     host = HostBackend(bundle, EngineOptions(threads=1))
@@ -156,12 +153,12 @@ def test_sampled_sums_that_are_no_numbers_are_asked_again(tiny_bundle: Path) -> 
 @pytest.mark.parametrize("name", ["nonsense", "mps"])
 def test_an_unknown_device_is_refused(name: str, tiny_bundle: Path) -> None:
     with pytest.raises(OptionError, match=f"device '{name}': expected cuda"):
-        TorchBackend(open_bundle(tiny_bundle), replace(CPU, device=name), ignore)
+        TorchBackend(open_bundle(tiny_bundle), replace(CPU, device=name))
 
 
 def test_a_gpu_that_is_not_there_is_refused(tiny_bundle: Path) -> None:
     with pytest.raises(EngineAbsentError, match=r"device cuda:99: PyTorch .* sees"):
-        TorchBackend(open_bundle(tiny_bundle), replace(CPU, device="cuda:99"), ignore)
+        TorchBackend(open_bundle(tiny_bundle), replace(CPU, device="cuda:99"))
 
 
 def test_the_runtime_finds_the_engine_by_its_entry_point(
@@ -174,7 +171,7 @@ def test_the_runtime_finds_the_engine_by_its_entry_point(
         "[hiif_deploy.backends]\ntorch = hiif_engines.torch_engine.backend:open_torch\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    backend = open_backend(open_bundle(tiny_bundle), CPU, ignore)
+    backend = open_backend(open_bundle(tiny_bundle), CPU)
     backend.close()
     assert backend.description == f"PyTorch {torch.__version__}, fp32, cpu, operation by operation"
 

@@ -72,12 +72,8 @@ class Refusing(Rerun):
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
 
-def ignore(_: str) -> None:
-    pass
-
-
 def backend_of(bundle: Bundle, recorder: Rerun | None) -> TorchBackend:
-    return TorchBackend(bundle, OPTIONS, ignore, recorder=recorder or False)
+    return TorchBackend(bundle, OPTIONS, recorder=recorder or False)
 
 
 def pictures(bundle: Bundle, recorder: Rerun | None, *images: np.ndarray) -> list[np.ndarray]:
@@ -151,7 +147,7 @@ def doubled(feeds: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def test_the_first_block_runs_plainly_the_second_is_recorded_the_third_replayed() -> None:
     recorder, map_0 = Rerun(), {"map": torch.ones(3)}
-    replays = Replays(recorder, ignore)
+    replays = Replays(recorder)
     for n, expected in enumerate([[], [1], [2], [3]]):
         answer = replays.run("g", doubled, map_0, {"x": torch.full((2,), float(n))})
         assert answer["sum"].tolist() == [3 + 2 * n] * 2
@@ -159,7 +155,7 @@ def test_the_first_block_runs_plainly_the_second_is_recorded_the_third_replayed(
 
 
 def test_an_answer_survives_the_next_replay() -> None:
-    replays = Replays(Rerun(), ignore)
+    replays = Replays(Rerun())
     given = [{"x": torch.full((2,), float(n))} for n in range(4)]
     map_0 = {"map": torch.ones(3)}
     found = [replays.run("g", doubled, map_0, feeds) for feeds in given]
@@ -169,7 +165,7 @@ def test_an_answer_survives_the_next_replay() -> None:
 @pytest.mark.parametrize("moved", [torch.full((3,), 5.0), torch.full((6,), 5.0)[::2], torch.full((4,), 5.0)])
 def test_maps_at_another_address_or_of_another_form_are_recorded_anew(moved: torch.Tensor) -> None:
     recorder = Rerun()
-    replays, x = Replays(recorder, ignore), torch.ones(1)
+    replays, x = Replays(recorder), torch.ones(1)
     for maps in ({"map": torch.ones(3)}, {"map": moved}):
         for _ in range(3):
             assert replays.run("g", doubled, maps, {"x": x})["sum"].item() == maps["map"].sum() + 2
@@ -177,14 +173,14 @@ def test_maps_at_another_address_or_of_another_form_are_recorded_anew(moved: tor
 
 
 def test_maps_at_the_same_address_with_other_strides_are_recorded_anew() -> None:
-    replays, x, memory = Replays(Rerun(), ignore), torch.ones(1), torch.arange(6.0)
+    replays, x, memory = Replays(Rerun()), torch.ones(1), torch.arange(6.0)
     for part, total in ((memory[:3], 3), (memory[::2], 6)):
         for _ in range(3):
             assert replays.run("g", doubled, {"map": part}, {"x": x})["sum"].item() == total + 2
 
 
 def test_maps_changed_in_place_are_read_anew() -> None:
-    replays, maps, x = Replays(Rerun(), ignore), {"map": torch.ones(3)}, torch.ones(1)
+    replays, maps, x = Replays(Rerun()), {"map": torch.ones(3)}, torch.ones(1)
     for n in range(5):
         maps["map"].fill_(n)
         assert replays.run("g", doubled, maps, {"x": x})["sum"].item() == 3 * n + 2
@@ -192,7 +188,7 @@ def test_maps_changed_in_place_are_read_anew() -> None:
 
 def test_recordings_are_bounded_and_the_one_used_longest_ago_goes_first() -> None:
     recorder, maps = Rerun(), {"map": torch.ones(3)}
-    replays = Replays(recorder, ignore, most=2)
+    replays = Replays(recorder, most=2)
     for size in (1, 2, 1, 2, 3, 3, 2, 1):
         replays.run("g", doubled, maps, {"x": torch.ones(size)})
     # The last block of size 1 is seen as if for the first time.
@@ -200,16 +196,17 @@ def test_recordings_are_bounded_and_the_one_used_longest_ago_goes_first() -> Non
     assert len(replays._kept) == 2
 
 
-def test_where_nothing_can_be_recorded_that_is_said_once_and_blocks_run_plainly(tiny_bundle: Path) -> None:
-    said: list[str] = []
+def test_where_nothing_can_be_recorded_that_is_said_once_and_blocks_run_plainly(
+    tiny_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     bundle = open_bundle(tiny_bundle)
-    backend = TorchBackend(bundle, OPTIONS, said.append, recorder=Refusing())
+    backend = TorchBackend(bundle, OPTIONS, recorder=Refusing())
     with Upscaler(bundle, backend=backend) as upscaler:
         found = upscaler.render_unclamped(upscaler.encode(IMAGE), size=SIZE)
     # Without recordings blocks are larger, so sums are rounded another way.
     np.testing.assert_allclose(found, pictures(bundle, None, IMAGE)[0], atol=1e-5)
-    assert len(said) == 1
-    assert "no CUDA graphs (operation not permitted when stream is capturing): every block" in said[0]
+    (line,) = caplog.messages
+    assert "no CUDA graphs (operation not permitted when stream is capturing): every block" in line
 
 
 def test_sampled_statistics_and_recorded_colours_go_together(tiny_bundle: Path) -> None:

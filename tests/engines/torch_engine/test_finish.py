@@ -36,10 +36,6 @@ FORMATS = [
 ]
 
 
-def ignore(_: str) -> None:
-    pass
-
-
 @pytest.mark.parametrize("skip", ["bilinear", "none"])
 @pytest.mark.parametrize("region", [((0, 70), (0, 61)), ((13, 40), (5, 61))])
 def test_colours_are_those_of_the_host_bit_for_bit(skip: str, region: tuple[tuple[int, int], tuple[int, int]]) -> None:
@@ -78,7 +74,7 @@ def test_a_frame_is_that_of_its_colours_and_the_hosts_but_for_single_steps(
     frame = (IMAGE / 255 * white).astype(dtype)
     frame = frame[..., 0] if grey else frame
     with (
-        Upscaler(bundle, backend=TorchBackend(bundle, OPTIONS, ignore)) as upscaler,
+        Upscaler(bundle, backend=TorchBackend(bundle, OPTIONS)) as upscaler,
         Upscaler(bundle, backend=HostBackend(bundle, EngineOptions(threads=1))) as host,
     ):
         assert isinstance(upscaler._backend, FrameMaker)
@@ -98,7 +94,7 @@ def test_a_frame_is_that_of_its_colours_and_the_hosts_but_for_single_steps(
 
 def test_a_block_that_is_no_number_is_a_rescued_part_of_the_frame(tiny_bundle: Path) -> None:
     bundle = open_bundle(tiny_bundle)
-    backend = TorchBackend(bundle, OPTIONS, ignore)
+    backend = TorchBackend(bundle, OPTIONS)
     weights = backend._graphs["decoder"].weights
     weights["second.bias"] = weights["second.bias"] * float("nan")
     with Upscaler(bundle, backend=backend) as upscaler, Upscaler(bundle) as host:

@@ -119,16 +119,18 @@ def test_a_run_has_ratios_to_every_baseline_and_deviations_from_float64(model: B
 
 
 @pytest.mark.usefixtures("registered")
-def test_the_full_size_model_is_exported_once_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_full_size_model_is_exported_once_and_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("HIIF_DEPLOY_STORE", str(tmp_path))
     few_graphs = {**TINY_SPEC["args"], "attention_blocks": 0, "levels": 2}
     monkeypatch.setattr(bench_model, "SPEC", {**TINY_SPEC, "args": few_graphs})
-    said: list[str] = []
-    made = models.open_model("full", None, said.append, show_progress=False)
-    assert "exporting the full-size model once" in said[0]
-    said.clear()
-    again = models.open_model("full", None, said.append, show_progress=False)
-    assert said == []
+    caplog.set_level("INFO", "hiif_export")
+    made = models.open_model("full", None, show_progress=False)
+    assert "exporting the full-size model once" in caplog.messages[0]
+    caplog.clear()
+    again = models.open_model("full", None, show_progress=False)
+    assert caplog.messages == []
     assert again.bundle.graphs == made.bundle.graphs
     assert np.abs(Plain(again, 1, None).colours(IMAGE, SIZE) - colours_of(again)).max() < 1e-5
 

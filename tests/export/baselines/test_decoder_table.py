@@ -32,13 +32,15 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("tiny")
-def test_a_row_counts_what_the_formulas_say_and_one_that_cannot_be_had_leaves_the_others(tmp_path: Path) -> None:
-    keep, said = tmp_path / "rows.json", list[str]()
+def test_a_row_counts_what_the_formulas_say_and_one_that_cannot_be_had_leaves_the_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keep = tmp_path / "rows.json"
     pairs = [("none", "edsr-mini"), ("liif", "edsr-mini")]
-    rows, missing = table.measure_all(pairs, SETTING, keep, said.append)
+    rows, missing = table.measure_all(pairs, SETTING, keep)
     (row,) = rows
     assert missing == ["none:edsr-mini"]
-    assert "nonesuch" in said[0]
+    assert "nonesuch" in caplog.text
     surroundings, position = 9 * 16, 4
     assert row.parameters == (surroundings + position + 1) * WIDTH + (WIDTH + 1) * WIDTH + (WIDTH + 1) * 3
     assert row.macs_before == 4 * ((surroundings + position) * WIDTH + WIDTH * WIDTH + WIDTH * 3)

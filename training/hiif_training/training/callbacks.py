@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import signal
-import sys
 import threading
 import time
 from functools import cached_property
@@ -26,6 +26,7 @@ from hiif_training.training.recipe import Recipe
 from hiif_training.training.sample_picture import enlarged_sample
 from hiif_training.training.schedule import learning_rate
 
+logger = logging.getLogger(__name__)
 STATE_FILE = "state.pt"
 CURVE_FILE = "loss.csv"
 COLUMNS = ("step", "loss", "learning_rate", "seconds")
@@ -125,14 +126,14 @@ class CountDamaged(StepCallback):
     def on_part(self, outputs: Any, batch: Sample) -> None:
         """Name what is new."""
         for name in sorted(batch.damaged - self.seen):
-            print(f"{name}: not a readable picture; skipped", file=sys.stderr, flush=True)
+            logger.warning("%s: not a readable picture; skipped", name)
         self.seen |= batch.damaged
 
     @override
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """The count."""
         if self.seen:
-            print(f"{len(self.seen)} damaged pictures were skipped; remove or replace them", file=sys.stderr)
+            logger.warning("%d damaged pictures were skipped; remove or replace them", len(self.seen))
 
 
 class SaveState(StepCallback):
@@ -240,7 +241,7 @@ class StopAfterStep(StepCallback):
             self._is_stopping = True
             raise asked(f"interrupted at once: {self._kept()}")
         self._asked = asked
-        print("stopping after this step, to save it; once more stops at once", file=sys.stderr, flush=True)
+        logger.warning("stopping after this step, to save it; once more stops at once")
 
     def _kept(self) -> str:
         state = self._folder / STATE_FILE

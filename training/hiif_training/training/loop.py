@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +28,8 @@ from hiif_training.training.data import Crops, Numbers, SampleLoader
 from hiif_training.training.machine import Machine, World
 from hiif_training.training.recipe import Recipe
 from hiif_training.training.training_module import TrainingModule
+
+logger = logging.getLogger(__name__)
 
 MODEL_FILE = "model.pth"
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -65,7 +66,7 @@ def train(recipe: Recipe, folder: Path, *, machine: Machine | None = None, show_
     done = finished_steps(state, recipe) if state.exists() else 0
     if done < recipe.steps:
         if done and world.process == 0 and show_progress:
-            print(f"{folder}: going on after step {done} of {recipe.steps}", file=sys.stderr, flush=True)
+            logger.info("%s: going on after step %d of %d", folder, done, recipe.steps)
         loader = make_loader(recipe, machine, world, first_step=done)
         callbacks = _callbacks(recipe, folder, done, show_progress and world.process == 0)
         fit(
@@ -191,13 +192,13 @@ def _kept_signals() -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without Lightning's advertisements, its hint at what is meant here, and a warning about its own code."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    lightning = logging.getLogger("lightning.pytorch")
+    level = lightning.level
+    lightning.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*does not have many workers.*")
             warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
             yield
     finally:
-        logger.setLevel(level)
+        lightning.setLevel(level)
