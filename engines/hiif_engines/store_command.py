@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -19,11 +19,9 @@ from hiif_deploy.errors import EngineError, OptionError
 from hiif_deploy.support.durations import duration
 from hiif_deploy.support.messages import json_text, printable
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 logger = logging.getLogger(__name__)
-MOST_FIGURES = 3
+COLUMNS = ("bundle", "graph", "precision", "built by", "GPU", "size", "state", "verified")
+MAX_FIGURES = 3
 """Numbers of a report that fit into a line of the list."""
 
 StoreOption = Annotated[
@@ -35,13 +33,14 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Report as JSON on stdo
 
 def list_engines(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Show every stored engine, after checking all of its bytes."""
+    from rich.markup import escape
+
     opened = EngineStore.open(store)
     entries = opened.entries()
     if as_json:
-        facts = {"store": str(opened.root), "engines": [entry_facts(entry) for entry in entries]}
-        print(json_text(facts))
+        print(json_text({"store": str(opened.root), "engines": [entry_facts(entry) for entry in entries]}))
     elif entries:
-        _print(engines_table(entries, str(opened.root)))
+        _print_table([_row(entry) for entry in entries], *COLUMNS, title=escape(str(opened.root)))
         for entry in entries:
             if isinstance(entry, RefusedEngine):
                 logger.warning("%s: %s", entry.path, entry.reason)
@@ -56,22 +55,20 @@ def inspect(
 ) -> None:
     """Show all that is known of one engine: what it depends on, its profiles, its verification."""
     path = Path(which)
-    if path.suffix in (ENGINE, SIDECAR) and path.exists():
-        entry = checked_entry(path.with_suffix(ENGINE))
-    else:
-        entry = choose(EngineStore.open(store), which)
+    is_file = path.suffix in (ENGINE, SIDECAR) and path.exists()
+    entry = checked_entry(path.with_suffix(ENGINE)) if is_file else choose(EngineStore.open(store), which)
     if not isinstance(entry, StoredEngine):
         raise EngineError(f"{path if entry is None else entry.path}: {'gone' if entry is None else entry.reason}")
     if as_json:
         print(json_text(entry_facts(entry)))
     else:
-        _print(engine_table(entry))
+        _print_table([[printable(name), printable(value)] for name, value in engine_facts(entry).items()])
 
 
 def prune(
     store: StoreOption = None,
     everything: Annotated[bool, typer.Option("--all", help="Remove all engines and timing caches.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Only say what would be removed.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Only report what would be removed.")] = False,
 ) -> None:
     """Remove engines that are damaged or half-written, or all of them."""
     opened = EngineStore.open(store)
@@ -84,9 +81,9 @@ def prune(
 
 
 def choose(store: EngineStore, prefix: str) -> Entry:
-    """The one engine whose file name or key begins so; OptionError where none or several do."""
+    """The one engine whose file name or key has that prefix; OptionError where none or several do."""
     entries = store.entries()
-    found = [entry for entry in entries if prefix and (entry.path.name.startswith(prefix) or _key(entry, prefix))]
+    found = [entry for entry in entries if prefix and any(name.startswith(prefix) for name in _names(entry))]
     if len(found) == 1:
         return found[0]
     names = ", ".join(entry.path.stem for entry in found or entries) or "none"
@@ -96,36 +93,21 @@ def choose(store: EngineStore, prefix: str) -> Entry:
 
 def entry_facts(entry: Entry) -> dict[str, Any]:
     """All that is known of it, for JSON."""
-    facts: dict[str, Any] = {"file": str(entry.path), "state": state(entry)}
+    facts: dict[str, Any] = {"file": str(entry.path), "state": _state(entry)}
     if isinstance(entry, RefusedEngine):
         return {**facts, "reason": entry.reason, "identity": to_json(entry.identity)}
     return {**facts, "key": entry.identity.key, **to_json(entry.sidecar)}
 
 
-def engines_table(entries: list[Entry], title: str) -> Table:
-    """One line for each."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    names = ("bundle", "graph", "precision", "built by", "GPU", "size", "state", "verified")
-    table = Table(*names, title=escape(title), title_justify="left")
-    for entry in entries:
-        table.add_row(*map(escape, _row(entry)))
-    return table
-
-
-def engine_table(engine: StoredEngine) -> Table:
-    """Everything about one."""
-    from rich.markup import escape
-    from rich.table import Table
-
+def engine_facts(engine: StoredEngine) -> dict[str, str]:
+    """All that is known of it, for people."""
     identity, sidecar = engine.identity, engine.sidecar
-    rows = {
+    return {
         "file": str(engine.path),
         "bundle": identity.bundle,
         "graph": f"{identity.graph} in {identity.precision}",
         "ONNX sha256": identity.onnx_sha256,
-        "built by": str(identity.environment),
+        "built by": str(identity),
         "built": f"{sidecar.created}, in {duration(sidecar.build_seconds)}",
         "size": f"{sidecar.size:,} bytes",
         "sha256": sidecar.sha256,
@@ -134,17 +116,6 @@ def engine_table(engine: StoredEngine) -> Table:
         **{f"flag {name}": json.dumps(value, ensure_ascii=False) for name, value in identity.flags.items()},
         **{f"verified {name}": json.dumps(value, ensure_ascii=False) for name, value in sidecar.report.items()},
     }
-    table = Table(show_header=False)
-    table.add_column(overflow="fold")
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        table.add_row(escape(printable(name)), escape(printable(value)))
-    return table
-
-
-def state(entry: Entry) -> str:
-    """ok, corrupt, stale or foreign."""
-    return "ok" if isinstance(entry, StoredEngine) else entry.state
 
 
 def size_text(size: int) -> str:
@@ -153,20 +124,23 @@ def size_text(size: int) -> str:
 
 
 def _row(entry: Entry) -> list[str]:
-    identity = entry.identity
+    identity, size, figures = entry.identity, "", ""
     if identity is None:
-        return [entry.path.stem, "", "", "", "", "", state(entry), ""]
-    built = f"{TITLES[identity.library]} {identity.library_version}"
-    gpu = f"{identity.gpu} ({identity.capability})"
-    size, figures = "", ""
+        return [entry.path.stem, "", "", "", "", "", _state(entry), ""]
     if isinstance(entry, StoredEngine):
         size, figures = size_text(entry.sidecar.size), _figures(entry.sidecar.report)
-    return [identity.bundle, identity.graph, identity.precision, built, gpu, size, state(entry), figures]
+    built = f"{TITLES[identity.library]} {identity.library_version}"
+    gpu = f"{identity.gpu} ({identity.capability})"
+    return [identity.bundle, identity.graph, identity.precision, built, gpu, size, _state(entry), figures]
+
+
+def _state(entry: Entry) -> str:
+    return "ok" if isinstance(entry, StoredEngine) else "corrupt"
 
 
 def _figures(report: Mapping[str, Any]) -> str:
     plain = {name: value for name, value in report.items() if type(value) in (int, float)}
-    shown = [f"{name} {value:.4g}" for name, value in list(plain.items())[:MOST_FIGURES]]
+    shown = [f"{name} {value:.4g}" for name, value in list(plain.items())[:MAX_FIGURES]]
     return printable(", ".join(shown)) or "no"
 
 
@@ -174,13 +148,21 @@ def _profile(*shapes: tuple[int, ...]) -> str:
     return " / ".join("x".join(map(str, shape)) or "scalar" for shape in shapes)
 
 
-def _key(entry: Entry, prefix: str) -> bool:
-    return entry.identity is not None and entry.identity.key.startswith(prefix)
+def _names(entry: Entry) -> list[str]:
+    return [entry.path.name, *([entry.identity.key] if entry.identity else [])]
 
 
-def _print(table: Table) -> None:
+def _print_table(rows: list[list[str]], *columns: str, title: str | None = None) -> None:
+    """With `columns` as headings, or two columns without."""
     from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
 
+    table = Table(title=title, title_justify="left", show_header=bool(columns))
+    for name in columns or ("", ""):
+        table.add_column(name, overflow="ellipsis" if columns else "fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
     Console().print(table)
 
 

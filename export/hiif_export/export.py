@@ -23,7 +23,7 @@ from hiif_deploy.bundle.contract import FORMAT, VERSION, Contract, GraphContract
 from hiif_deploy.bundle.loader import CONTRACT_FILE, Bundle, open_bundle
 from hiif_deploy.errors import OptionError
 from hiif_deploy.rendering.verify import TOLERANCES
-from hiif_deploy.support.files import folder_aside
+from hiif_deploy.support.files import atomic_directory
 from hiif_deploy.support.progress import Progress
 from hiif_deploy.upscaler import Upscaler
 from hiif_export.graphs.form import DecoderForm, make_form
@@ -65,7 +65,7 @@ def export_bundle(
     model = model.eval()
     form = make_form(model, spec)
     all_graphs = [*(graph for precision in precisions for graph in form.graphs(precision)), *form.stage_graphs()]
-    with folder_aside(folder) as aside:
+    with atomic_directory(folder) as aside:
         graphs = _write_graphs(all_graphs, aside, show_progress)
         contract = _contract(form, spec, name, training_scales, graphs, provenance)
         _write_contract(contract, aside)

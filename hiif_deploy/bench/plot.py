@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hiif_deploy.bench.run import Result
 from hiif_deploy.bench.sweep import Point
 from hiif_deploy.support.extras import require_extra
-from hiif_deploy.support.files import write_aside
+from hiif_deploy.support.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,4 +76,5 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    write_aside(path, lambda file: figure.savefig(file, format="png", dpi=DPI))
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=DPI)

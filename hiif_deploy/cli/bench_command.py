@@ -28,7 +28,7 @@ from hiif_deploy.errors import HiifError, OptionError
 from hiif_deploy.geometry.sizes import check_scale
 from hiif_deploy.geometry.target import parse_size
 from hiif_deploy.support.extras import require_extra
-from hiif_deploy.support.files import write_aside
+from hiif_deploy.support.files import atomic_write
 from hiif_deploy.support.messages import json_text
 from hiif_deploy.support.progress import Progress
 
@@ -155,7 +155,8 @@ def open_models(wanted: Sequence[str], checkpoint: Path | None, report: Report, 
 def write_json(path: Path, facts: dict[str, Any]) -> None:
     """Whole or not at all."""
     text = json_text(facts) + "\n"
-    write_aside(path, lambda file: file.write(text.encode()))
+    with atomic_write(path) as file:
+        file.write(text.encode())
 
 
 def _names(

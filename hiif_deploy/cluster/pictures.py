@@ -12,7 +12,7 @@ from hiif_deploy.cluster.pool import Job, Pool
 from hiif_deploy.errors import ImageError
 from hiif_deploy.geometry.target import Target
 from hiif_deploy.pictures.batch import Item, Outcome, WriteOptions
-from hiif_deploy.support.files import write_aside
+from hiif_deploy.support.files import atomic_write
 from hiif_deploy.support.progress import Progress
 
 
@@ -46,4 +46,5 @@ def _arguments(item: Item, target: Target, options: WriteOptions) -> tuple[Any, 
 
 def _write(item: Item, data: bytes) -> None:
     item.target.parent.mkdir(parents=True, exist_ok=True)
-    write_aside(item.target, lambda file: file.write(data))
+    with atomic_write(item.target) as file:
+        file.write(data)

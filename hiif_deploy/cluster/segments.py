@@ -11,7 +11,7 @@ from typing import Any
 
 from hiif_deploy.cluster.pool import Job, Pool
 from hiif_deploy.cluster.worker import FileMark
-from hiif_deploy.support.files import write_aside
+from hiif_deploy.support.files import atomic_write
 from hiif_deploy.video.monitor import Monitor
 from hiif_deploy.video.run import MakeSegments
 from hiif_deploy.video.task import Segment, SegmentTask
@@ -86,4 +86,5 @@ def _arguments(task: SegmentTask, clip: SentClip) -> tuple[Any, ...]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    write_aside(path, lambda file: file.write(data))
+    with atomic_write(path) as file:
+        file.write(data)

@@ -1,4 +1,4 @@
-"""Built engines on disk: who owns them, what each is of, whether it is whole, and which to remove.
+"""Built engines on disk: which exist, which are whole and fit this machine, and which to remove.
 
 May import: `backends` and what stands below it.
 """

@@ -1,30 +1,63 @@
-"""One stored engine: a file whose name tells what it is, its sidecar, and whether both are whole."""
+"""One stored engine: its file, the JSON sidecar beside it, and whether both are whole."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from hiif_deploy.engine_store.identity import EngineIdentity
-from hiif_deploy.engine_store.sidecar import Sidecar, read_sidecar
-from hiif_deploy.errors import EngineError
+from hiif_deploy.bundle.contract import from_json, to_json
+from hiif_deploy.engine_store.identity import EngineIdentity, check, check_sha256, json_sha256, shorten
+from hiif_deploy.errors import EngineError, HiifError
 from hiif_deploy.support.cache_dir import ENGINES
-from hiif_deploy.support.shared_files import list_folder
+from hiif_deploy.support.files import list_folder
 
 ENGINE, SIDECAR = ".engine", ".json"
-MOST_NAME = 60
-"""Characters of a bundle's or graph's name that stand in a file name."""
-STEM = re.compile(r"(?P<bundle>[\w.-]+)-(?P<graph>[\w.]+)-(?P<precision>fp32|fp16)-(?P<key>[0-9a-f]{16})", re.ASCII)
-"""Names of other form are none of the store's business."""
+STEM = re.compile(r"[\w.-]+-[\w.]+-(fp32|fp16)-[0-9a-f]{16}", re.ASCII)
+"""Files of other names do not belong to the store."""
+MAX_WORD = 60
+"""Characters of a bundle's or graph's name in a file name."""
+MAX_SIDECAR = 1 << 20
+"""Bytes of a sidecar; a larger file is not read."""
+CHECKSUM = "checksum"
+"""Key of the sha256 over all other keys of a sidecar."""
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What the JSON file beside an engine holds. EngineError or ValueError for impossible values."""
+
+    format: Literal["hiif-deploy engine 1"]
+    """Another number goes with other folder names, so that older programs never meet it."""
+    identity: EngineIdentity
+    """What the engine depends on."""
+    sha256: str
+    """Of the engine file, hexadecimal."""
+    size: int
+    """Bytes of the engine file."""
+    created: str
+    """When it was written: ISO 8601 in UTC."""
+    build_seconds: float
+    """How long building took."""
+    report: Mapping[str, Any]
+    """Verification figures of exactly this engine, plain JSON values."""
+
+    def __post_init__(self) -> None:
+        check_sha256("sha256", self.sha256)
+        check("size", self.size, self.size >= 1, "at least one byte")
+        check("build seconds", self.build_seconds, 0 <= self.build_seconds < math.inf, "0 or more")
+        datetime.fromisoformat(self.created)
 
 
 @dataclass(frozen=True)
 class StoredEngine:
-    """An engine whose sidecar is sound and whose size is right. Its bytes are hashed when they are asked for."""
+    """An engine whose sidecar is sound. `load` and `damage` read and hash its bytes."""
 
     path: Path
     """The engine file."""
@@ -36,112 +69,164 @@ class StoredEngine:
         """What it depends on."""
         return self.sidecar.identity
 
-    @property
-    def created(self) -> datetime:
-        """When it was written."""
-        return datetime.fromisoformat(self.sidecar.created)
-
     def load(self) -> bytes:
-        """Its bytes, which have the promised hash. EngineError otherwise."""
+        """Its bytes. EngineError where they do not have the size and hash of the sidecar."""
         try:
-            data = self.path.read_bytes()
-        except OSError as error:
-            raise EngineError(f"{self.path}: cannot be read ({error.strerror})") from error
-        if problem := self._problem(len(data), hashlib.sha256(data).hexdigest()):
-            raise EngineError(f"{self.path}: {problem}; it is not run: build it again")
-        return data
+            return self._read()
+        except EngineError as error:
+            raise EngineError(f"{self.path}: {error}; it is not run: build it again") from error
 
     def damage(self) -> str | None:
         """What is wrong with its bytes, after reading all of them; None where they are as they were written."""
         try:
-            with self.path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-                return self._problem(file.tell(), found)
-        except OSError as error:
-            return f"cannot be read ({error.strerror})"
-
-    def _problem(self, size: int, sha256: str) -> str | None:
-        if size != self.sidecar.size:
-            return f"{size:,} bytes instead of {self.sidecar.size:,}: truncated or changed"
-        if sha256 != self.sidecar.sha256:
-            return f"sha256 is {sha256[:12]}… instead of {self.sidecar.sha256[:12]}…: the file was changed"
+            self._read()
+        except EngineError as error:
+            return str(error)
         return None
+
+    def _read(self) -> bytes:
+        try:
+            data = self.path.read_bytes()
+        except OSError as error:
+            raise EngineError(f"cannot be read ({error.strerror})") from error
+        size, expected = self.sidecar.size, self.sidecar.sha256
+        if len(data) != size:
+            raise EngineError(f"{len(data):,} bytes instead of {size:,}: truncated or changed")
+        if (found := hashlib.sha256(data).hexdigest()) != expected:
+            raise EngineError(f"sha256 is {found[:12]}… instead of {expected[:12]}…: the file was changed")
+        return data
 
 
 @dataclass(frozen=True)
 class RefusedEngine:
-    """What lies in the store and is not used."""
+    """An engine in the store that is not used."""
 
     path: Path
     """The engine file, which may be absent."""
-    state: Literal["corrupt", "stale", "foreign"]
-    """Damaged; built from another ONNX file; built for another library or machine."""
     reason: str
-    """In words."""
-    identity: EngineIdentity | None
+    """As a sentence."""
+    identity: EngineIdentity | None = None
     """What it depends on, where that could be read."""
 
 
 Entry = StoredEngine | RefusedEngine
 
 
+def make_sidecar(identity: EngineIdentity, data: bytes, build_seconds: float, report: Mapping[str, Any]) -> Sidecar:
+    """The sidecar of an engine that was built just now."""
+    created = datetime.now(UTC).isoformat(timespec="microseconds")
+    sha256, seconds = hashlib.sha256(data).hexdigest(), round(build_seconds, 3)
+    return Sidecar("hiif-deploy engine 1", identity, sha256, len(data), created, seconds, plain_report(report))
+
+
+def sidecar_bytes(sidecar: Sidecar) -> bytes:
+    """The file's contents. EngineError where the report is too large."""
+    value = to_json(sidecar)
+    data = json.dumps({**value, CHECKSUM: json_sha256(value)}, indent=1, ensure_ascii=False).encode()
+    if len(data) > MAX_SIDECAR:
+        graph = sidecar.identity.graph
+        raise EngineError(f"the report of {graph} makes {len(data):,} bytes: expected at most {MAX_SIDECAR:,}")
+    return data
+
+
+def read_sidecar(path: Path) -> Sidecar:
+    """Parse and validate. FileNotFoundError where it is absent; EngineError says in one sentence what is wrong."""
+    try:
+        # Opening a pipe would wait for its other end.
+        if path.exists() and not path.is_file():
+            raise EngineError(f"{path.name}: not a file")
+        with path.open("rb") as file:
+            data = file.read(MAX_SIDECAR + 1)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(path) from error
+    except OSError as error:
+        raise EngineError(f"{path.name}: cannot be read ({error.strerror})") from error
+    if len(data) > MAX_SIDECAR:
+        raise EngineError(f"{path.name}: larger than {MAX_SIDECAR} bytes, so it is not about an engine")
+    try:
+        return _parse(data)
+    except (ValueError, RecursionError, HiifError) as error:
+        # Control characters in a damaged file must not reach the terminal.
+        reason = "".join(c if c.isprintable() else " " for c in str(error)[:300])
+        raise EngineError(f"{path.name}: damaged ({reason})") from error
+
+
+def plain_report(report: Mapping[str, Any]) -> Any:
+    """As JSON holds it: array scalars become numbers, NaN and infinities texts. EngineError for anything else."""
+    try:
+        text = json.dumps(report, default=_number, ensure_ascii=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise EngineError(f"a report holds {shorten(report)}: expected what JSON can hold ({error})") from error
+    return json.loads(text, parse_constant=lambda name: str(float(name)))
+
+
 def file_stem(identity: EngineIdentity) -> str:
-    """File name without ending. The names in it are for people and come from anywhere; the key makes it unique."""
-    words = (bundle_word(identity.bundle), graph_word(identity.graph), identity.precision, identity.key[:16])
-    return "-".join(words)
+    """File name without suffix. The names in it are for people and come from anywhere; the key makes it unique."""
+    return f"{file_prefix(identity.bundle, identity.graph, identity.precision)}-{identity.key[:16]}"
 
 
-def bundle_word(bundle: str) -> str:
-    """What stands for a bundle's name in file names."""
-    return _safe(bundle) or "bundle"
+def file_prefix(bundle: str, graph: str, precision: str) -> str:
+    """What the file names of a graph's engines begin with; a hyphen and the key follow."""
+    return f"{_word(bundle) or 'bundle'}-{_word(graph).replace('-', '_') or 'graph'}-{precision}"
 
 
-def graph_word(graph: str) -> str:
-    """Likewise for a graph's; free of the hyphen that separates the words."""
-    return _safe(graph).replace("-", "_") or "graph"
-
-
-def files_of(path: Path) -> tuple[Path, Path]:
-    """Sidecar and engine file, in the order of removal: an engine without a sidecar is never taken for a whole one."""
-    return path.with_suffix(SIDECAR), path
+def is_of(entry: Entry, bundle: str, graph: str, precision: str, onnx_sha256: str) -> bool:
+    """Whether it is of that graph, if only in name. Where the sidecar is unreadable, the file's name decides."""
+    if (identity := entry.identity) is None:
+        return entry.path.stem[: -len("-0123456789abcdef")] == file_prefix(bundle, graph, precision)
+    is_graph = (identity.graph, identity.precision) == (graph, precision)
+    return is_graph and (identity.bundle == bundle or identity.onnx_sha256 == onnx_sha256)
 
 
 def engine_paths(root: Path) -> list[Path]:
-    """Engine files of a store by name; also those of which only the sidecar is there."""
+    """Engine files of a store by name, including those of which only the sidecar exists."""
     files = list_folder(root / ENGINES)
-    ours = (path for path in files if path.suffix in (ENGINE, SIDECAR) and STEM.fullmatch(path.stem))
-    return sorted({path.with_suffix(ENGINE) for path in ours})
+    own = (path for path in files if path.suffix in (ENGINE, SIDECAR) and STEM.fullmatch(path.stem))
+    return sorted({path.with_suffix(ENGINE) for path in own})
 
 
 def read_entry(path: Path) -> Entry | None:
-    """What lies at an engine file's path, its bytes unread (`checked_entry` reads them); None where nothing does."""
+    """The entry of an engine file, its bytes unread (`checked_entry` reads them); None where there is none."""
     try:
         sidecar = read_sidecar(path.with_suffix(SIDECAR))
     except FileNotFoundError:
         reason = "an engine without a sidecar: writing it was cut off"
-        return corrupt(path, reason) if path.exists() else None
+        return RefusedEngine(path, reason) if path.exists() else None
     except EngineError as error:
-        return corrupt(path, str(error))
-    if file_stem(sidecar.identity) != path.stem:
-        expected = file_stem(sidecar.identity)
-        return corrupt(path, f"the sidecar is that of {expected}: a file was renamed or copied", sidecar.identity)
+        return RefusedEngine(path, str(error))
+    if (stem := file_stem(sidecar.identity)) != path.stem:
+        reason = f"the sidecar is that of {stem}: a file was renamed or copied"
+        return RefusedEngine(path, reason, sidecar.identity)
     if not path.is_file():
-        return corrupt(path, "a sidecar without an engine", sidecar.identity)
+        return RefusedEngine(path, "a sidecar without an engine", sidecar.identity)
     return StoredEngine(path, sidecar)
 
 
 def checked_entry(path: Path) -> Entry | None:
-    """What lies at an engine file's path, all of its bytes checked; None where nothing does."""
+    """The entry of an engine file, all of its bytes checked; None where there is none."""
     entry = read_entry(path)
     if isinstance(entry, StoredEngine) and (problem := entry.damage()):
-        return corrupt(path, problem, entry.identity)
+        return RefusedEngine(path, problem, entry.identity)
     return entry
 
 
-def corrupt(path: Path, reason: str, identity: EngineIdentity | None = None) -> RefusedEngine:
-    """A damaged one."""
-    return RefusedEngine(path, "corrupt", reason, identity)
+def _parse(data: bytes) -> Sidecar:
+    value = json.loads(data)
+    if not isinstance(value, dict):
+        raise EngineError(f"it is {shorten(value)}: expected an object")
+    # NaN and infinity, which Python's JSON reader accepts, raise a ValueError here.
+    if value.pop(CHECKSUM, None) != json_sha256(value):
+        raise EngineError("its contents do not have the checksum that stands in it")
+    sidecar: Sidecar = from_json(Sidecar, value, "sidecar")
+    return sidecar
 
 
-def _safe(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:MOST_NAME].strip("._-")
+def _number(value: Any) -> Any:
+    if getattr(value, "shape", None) == ():
+        return value.item()
+    raise EngineError(f"a report holds {shorten(value)}: expected what JSON can hold")
+
+
+def _word(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:MAX_WORD].strip("._-")

@@ -1,22 +1,22 @@
-"""What an engine depends on, what the machine at hand is, and in words why the one does not fit the other."""
+"""What an engine depends on, and why it does not run on a given machine."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, get_type_hints
 
 from hiif_deploy.backends.options import LibraryName
-from hiif_deploy.bundle.contract import Precision, to_json
-from hiif_deploy.errors import EngineError
+from hiif_deploy.bundle.contract import Precision, from_json, to_json
+from hiif_deploy.errors import BundleError, EngineError
 
 Shape = tuple[int, ...]
 Range = tuple[Shape, Shape, Shape]
 """(min, opt, max) shapes of one input."""
+Flag = bool | int | float | str | None
 
 TITLES: Mapping[str, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 VERSION_COMPATIBLE = "version_compatible"
@@ -25,58 +25,38 @@ HARDWARE_COMPATIBILITY = "hardware_compatibility"
 """Flag, one of `HARDWARE_LEVELS`: on which other GPUs the engine runs."""
 HARDWARE_LEVELS = ("none", "ampere_plus", "same_compute_capability")
 AMPERE = (8, 0)
-
-MOST_TEXT = 200
-"""Characters of a name; these and the next ones bound what a damaged or hostile file can make us hold."""
-MOST_INPUTS = 256
-MOST_AXES = 8
-MOST_FLAGS = 64
-MOST_NUMBER = 1 << 53
-"""Whole numbers beyond it do not survive every JSON reader."""
+MAX_TEXT = 200
+"""Characters of a name."""
 
 
 @dataclass(frozen=True)
 class EngineEnvironment:
-    """A machine as far as engines care: the library and the GPU. EngineError for values that no machine has."""
+    """A machine as far as engines depend on it. EngineError for values that no machine has."""
 
     library: LibraryName
     """Which of the two libraries."""
     library_version: str
-    """As the library tells it, such as `10.13.3.9`."""
+    """As the library reports it, such as `10.13.3.9`."""
     gpu: str
-    """Name as the driver tells it."""
+    """Name as the driver reports it."""
     capability: str
     """Compute capability, such as `8.9`."""
     driver: str
     """CUDA version of the driver, such as `13.0`."""
 
     def __post_init__(self) -> None:
-        check_choice("library", self.library, get_args(LibraryName))
-        check_text("library version", self.library_version)
-        check_text("GPU", self.gpu)
-        check_text("driver", self.driver)
-        if not re.fullmatch(r"\d{1,3}\.\d{1,3}", str(self.capability), re.ASCII):
-            raise EngineError(f"compute capability is {shorten(self.capability)}: expected a number such as 8.9")
+        check_fields(self)
+        is_capability = re.fullmatch(r"\d{1,3}\.\d{1,3}", self.capability, re.ASCII) is not None
+        check("capability", self.capability, is_capability, "a number such as 8.9")
 
     def __str__(self) -> str:
         title = f"{TITLES[self.library]} {self.library_version}"
         return f"{title} for {self.gpu} ({self.capability}), driver {self.driver}"
 
-    def misfit(self, identity: EngineIdentity) -> str | None:
-        """Why an engine does not run here, as one sentence; None where it does."""
-        built = identity.environment
-        found = (
-            _library_misfit(built, self, identity.is_version_compatible),
-            _gpu_misfit(built, self, identity.hardware_level),
-            _driver_misfit(built, self, identity.is_portable),
-        )
-        reasons = [reason for reason in found if reason is not None]
-        return f"built by {built}; here is {self}: {'; '.join(reasons)}" if reasons else None
-
 
 @dataclass(frozen=True)
-class EngineIdentity:
-    """Everything an engine depends on. Validated, because it is also read from files that anyone may have changed."""
+class EngineIdentity(EngineEnvironment):
+    """Everything an engine depends on: where it was built, from what, and how. EngineError for impossible values."""
 
     bundle: str
     """Name of the bundle, for people; may be empty, may hold anything printable."""
@@ -86,39 +66,30 @@ class EngineIdentity:
     """Of the weights and the large products."""
     onnx_sha256: str
     """Of the graph's ONNX file, hexadecimal."""
-    library: LibraryName
-    """What built it."""
-    library_version: str
-    """As the library tells it."""
-    gpu: str
-    """Name of the GPU that it was built for."""
-    capability: str
-    """Compute capability of that GPU, such as `8.9`."""
-    driver: str
-    """CUDA version of the driver there."""
     profiles: Mapping[str, Range]
     """Input name → (min, opt, max) shapes; min ≤ opt ≤ max on every axis."""
-    flags: Mapping[str, Any]
-    """Everything else that was asked of the builder, by name: truth values, numbers, texts, None."""
+    flags: Mapping[str, Flag]
+    """All other options of the builder by name."""
 
     def __post_init__(self) -> None:
-        check_text("bundle", self.bundle, least=0)
-        check_text("graph", self.graph)
-        check_choice("precision", self.precision, get_args(Precision))
-        check_sha256("ONNX sha256", self.onnx_sha256)
-        _ = self.environment
-        _check_profiles(self.profiles)
-        _check_flags(self.flags)
-
-    @property
-    def environment(self) -> EngineEnvironment:
-        """Where it was built."""
-        return EngineEnvironment(self.library, self.library_version, self.gpu, self.capability, self.driver)
+        super().__post_init__()
+        check_sha256("onnx_sha256", self.onnx_sha256)
+        for name, shapes in self.profiles.items():
+            _check_text("input", name)
+            check(f"profile of {name}", shapes, _is_ordered(shapes), "1 ≤ min ≤ opt ≤ max on the same axes")
+        for name, value in self.flags.items():
+            _check_text("flag", name)
+            if isinstance(value, str):
+                _check_text(f"flag {name}", value, least=0)
+        version = self.flags.get(VERSION_COMPATIBLE, False)
+        check(f"flag {VERSION_COMPATIBLE}", version, type(version) is bool, "true or false")
+        is_level = self.hardware_level in HARDWARE_LEVELS
+        check(f"flag {HARDWARE_COMPATIBILITY}", self.hardware_level, is_level, " or ".join(HARDWARE_LEVELS))
 
     @property
     def key(self) -> str:
         """sha256 of the whole identity, hexadecimal: equal for equal identities, on every machine."""
-        return hashlib.sha256(canonical(to_json(self))).hexdigest()
+        return json_sha256(to_json(self))
 
     @property
     def is_version_compatible(self) -> bool:
@@ -126,37 +97,73 @@ class EngineIdentity:
         return self.library == "tensorrt" and self.flags.get(VERSION_COMPATIBLE) is True
 
     @property
-    def hardware_level(self) -> str:
+    def hardware_level(self) -> Flag:
         """One of `HARDWARE_LEVELS`."""
-        return str(self.flags.get(HARDWARE_COMPATIBILITY, HARDWARE_LEVELS[0]))
+        return self.flags.get(HARDWARE_COMPATIBILITY, HARDWARE_LEVELS[0])
 
-    @property
-    def is_portable(self) -> bool:
-        """Whether it was built to run on other machines too."""
-        return self.is_version_compatible or self.hardware_level != HARDWARE_LEVELS[0]
+    def incompatibility(self, here: EngineEnvironment) -> str | None:
+        """Why the engine does not run in the environment `here`, as one sentence; None where it does."""
+        found = (self._library_problem(here), self._gpu_problem(here), self._driver_problem(here))
+        reasons = [reason for reason in found if reason is not None]
+        return f"built by {self}; here is {here}: {'; '.join(reasons)}" if reasons else None
+
+    def _library_problem(self, here: EngineEnvironment) -> str | None:
+        if self.library != here.library:
+            return "the libraries do not run each other's engines"
+        if self.library_version == here.library_version:
+            return None
+        if not self.is_version_compatible:
+            return "an engine runs in the version that built it, unless it was built version-compatible"
+        is_newer = _numbers(self.library_version) < _numbers(here.library_version)
+        return None if is_newer else "a version-compatible engine runs in newer versions only"
+
+    def _gpu_problem(self, here: EngineEnvironment) -> str | None:
+        built_for, found = _numbers(self.capability), _numbers(here.capability)
+        if self.hardware_level == "same_compute_capability":
+            return None if built_for == found else "it was built for GPUs of the same compute capability only"
+        if self.hardware_level == "ampere_plus":
+            is_ampere = min(built_for, found) >= AMPERE
+            return None if is_ampere else "it was built for GPUs of compute capability 8.0 and newer"
+        if (built_for, self.gpu) == (found, here.gpu):
+            return None
+        return "an engine runs on the GPU it was built for, unless it was built hardware-compatible"
+
+    def _driver_problem(self, here: EngineEnvironment) -> str | None:
+        if self.driver == here.driver:
+            return None
+        if not self.is_version_compatible and self.hardware_level == HARDWARE_LEVELS[0]:
+            return "it was tuned under another driver"
+        # An older driver may lack what the kernels were compiled for; a newer one runs older kernels by CUDA's promise.
+        return None if _numbers(self.driver) < _numbers(here.driver) else "it was built under a newer driver"
 
 
-def canonical(value: Any) -> bytes:
-    """JSON text that is the same for the same parsed JSON."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+def json_sha256(value: Any) -> str:
+    """sha256 of parsed JSON, hexadecimal, whatever the order of its keys. ValueError for NaN and infinity."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def check_text(name: str, value: Any, least: int = 1) -> None:
-    """EngineError unless it is a text of `least` to `MOST_TEXT` printable characters."""
-    if type(value) is not str or not least <= len(value) <= MOST_TEXT or not value.isprintable():
-        raise EngineError(f"{name} is {shorten(value)}: expected {least} to {MOST_TEXT} printable characters")
+def check(name: str, value: Any, is_valid: bool, expected: str) -> None:
+    """EngineError that shows the value, unless it is valid."""
+    if not is_valid:
+        raise EngineError(f"{name} is {shorten(value)}: expected {expected}")
 
 
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """EngineError unless it is one of the choices."""
-    if value not in choices:
-        raise EngineError(f"{name} is {shorten(value)}: expected {' or '.join(choices)}")
+def check_fields(instance: Any) -> None:
+    """EngineError unless every field of a dataclass has the annotated type, and texts are short and printable."""
+    for name, kind in get_type_hints(type(instance)).items():
+        value = getattr(instance, name)
+        try:
+            from_json(kind, to_json(value), name)
+        except BundleError as error:
+            raise EngineError(str(error)) from error
+        if isinstance(value, str):
+            _check_text(name, value, least=0 if name == "bundle" else 1)
 
 
-def check_sha256(name: str, value: Any) -> None:
+def check_sha256(name: str, value: str) -> None:
     """EngineError unless it is a sha256 in lower-case hexadecimal."""
-    if type(value) is not str or not re.fullmatch(r"[0-9a-f]{64}", value):
-        raise EngineError(f"{name} is {shorten(value)}: expected 64 hexadecimal digits")
+    check(name, value, re.fullmatch(r"[0-9a-f]{64}", value) is not None, "64 hexadecimal digits")
 
 
 def shorten(value: Any, limit: int = 60) -> str:
@@ -165,74 +172,17 @@ def shorten(value: Any, limit: int = 60) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
-def _library_misfit(built: EngineEnvironment, here: EngineEnvironment, is_compatible: bool) -> str | None:
-    if built.library != here.library:
-        return "the libraries do not run each other's engines"
-    if built.library_version == here.library_version:
-        return None
-    if not is_compatible:
-        return "an engine runs in the version that built it, unless it was built version-compatible"
-    if _numbers(built.library_version) < _numbers(here.library_version):
-        return None
-    return "a version-compatible engine runs in newer versions only"
+def _check_text(name: str, value: str, least: int = 1) -> None:
+    is_valid = least <= len(value) <= MAX_TEXT and value.isprintable()
+    check(name, value, is_valid, f"{least} to {MAX_TEXT} printable characters")
 
 
-def _gpu_misfit(built: EngineEnvironment, here: EngineEnvironment, level: str) -> str | None:
-    same_capability = _numbers(built.capability) == _numbers(here.capability)
-    if level == "same_compute_capability":
-        return None if same_capability else "it was built for GPUs of the same compute capability only"
-    if level == "ampere_plus":
-        oldest = min(_numbers(built.capability), _numbers(here.capability))
-        return None if oldest >= AMPERE else "it was built for GPUs of compute capability 8.0 and newer"
-    if same_capability and built.gpu == here.gpu:
-        return None
-    return "an engine runs on the GPU it was built for, unless it was built hardware-compatible"
-
-
-def _driver_misfit(built: EngineEnvironment, here: EngineEnvironment, is_portable: bool) -> str | None:
-    if built.driver == here.driver:
-        return None
-    if not is_portable:
-        return "it was tuned under another driver"
-    # An older driver may lack what the kernels were compiled for; a newer one runs older kernels by CUDA's promise.
-    return None if _numbers(built.driver) < _numbers(here.driver) else "it was built under a newer driver"
+def _is_ordered(shapes: Range) -> bool:
+    is_aligned = len({len(shape) for shape in shapes}) == 1
+    return is_aligned and all(1 <= low <= best <= high for low, best, high in zip(*shapes, strict=True))
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """`10.13.3.9` → (10, 13, 3, 9); what follows the leading numbers is left out."""
+    """`10.13.3.9` → (10, 13, 3, 9); anything after the leading numbers is ignored."""
     found = re.match(r"\d+(\.\d+)*", version, re.ASCII)
     return tuple(int(part) for part in found[0].split(".")) if found else ()
-
-
-def _check_profiles(profiles: Mapping[str, Range]) -> None:
-    if len(profiles) > MOST_INPUTS:
-        raise EngineError(f"profiles name {len(profiles)} inputs: expected at most {MOST_INPUTS}")
-    for name, shapes in profiles.items():
-        check_text("input", name)
-        axes = len(shapes[0]) if shapes else 0
-        if len(shapes) != 3 or axes > MOST_AXES or any(len(shape) != axes for shape in shapes):
-            raise EngineError(f"profile of {name} is {shorten(shapes)}: expected (min, opt, max) of equal length")
-        for sizes in zip(*shapes, strict=True):
-            whole = all(type(size) is int for size in sizes)
-            if not whole or not 1 <= sizes[0] <= sizes[1] <= sizes[2] <= MOST_NUMBER:
-                raise EngineError(f"profile of {name} has sizes {shorten(sizes)}: expected 1 ≤ min ≤ opt ≤ max")
-
-
-def _check_flags(flags: Mapping[str, Any]) -> None:
-    if len(flags) > MOST_FLAGS:
-        raise EngineError(f"there are {len(flags)} flags: expected at most {MOST_FLAGS}")
-    for name, value in flags.items():
-        check_text("flag", name)
-        if type(value) is str:
-            check_text(f"flag {name}", value, least=0)
-        elif not _is_plain(value):
-            raise EngineError(f"flag {name} is {shorten(value)}: expected a truth value, a finite number or a text")
-    if type(flags.get(VERSION_COMPATIBLE, False)) is not bool:
-        raise EngineError(f"flag {VERSION_COMPATIBLE} is {shorten(flags[VERSION_COMPATIBLE])}: expected true or false")
-    check_choice(f"flag {HARDWARE_COMPATIBILITY}", flags.get(HARDWARE_COMPATIBILITY, "none"), HARDWARE_LEVELS)
-
-
-def _is_plain(value: Any) -> bool:
-    if type(value) is float:
-        return math.isfinite(value)
-    return value is None or type(value) is bool or (type(value) is int and abs(value) <= MOST_NUMBER)

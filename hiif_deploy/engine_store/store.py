@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import re
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -15,187 +17,212 @@ from typing import Any
 from hiif_deploy.engine_store.entry import (
     ENGINE,
     SIDECAR,
-    STEM,
     Entry,
     RefusedEngine,
     StoredEngine,
-    bundle_word,
     checked_entry,
-    corrupt,
     engine_paths,
     file_stem,
-    files_of,
-    graph_word,
+    is_of,
+    make_sidecar,
+    plain_report,
     read_entry,
+    read_sidecar,
+    sidecar_bytes,
 )
 from hiif_deploy.engine_store.identity import EngineEnvironment, EngineIdentity
-from hiif_deploy.engine_store.prune import Removal, prune_root
-from hiif_deploy.engine_store.sidecar import Sidecar, make_sidecar, plain, read_sidecar, sidecar_bytes
-from hiif_deploy.engine_store.timing_cache import CACHE, TimingCache
 from hiif_deploy.errors import EngineError
-from hiif_deploy.support.cache_dir import (
-    ENGINES,
-    TIMING,
-    check_owner,
-    lock_path,
-    make_fallback,
-    make_folders,
-    wanted_root,
+from hiif_deploy.support.cache_dir import ENGINES, LOCKS, TIMING, make_root
+from hiif_deploy.support.files import (
+    atomic_write,
+    is_temporary,
+    list_folder,
+    locked,
+    remove_files,
+    remove_temporary_files,
+    temporary_files,
 )
-from hiif_deploy.support.messages import Say, say_on_stderr
-from hiif_deploy.support.shared_files import asides, locked, remove_files, write_whole
+
+CACHE, HASH = ".cache", ".sha256"
+COMPANION = {ENGINE: SIDECAR, CACHE: HASH}
+"""Suffix of a file → that of the one that vouches for it."""
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a store has for one graph."""
+class Removal:
+    """A file that pruning removed, or would remove."""
 
-    engines: tuple[StoredEngine, ...]
-    """Whole and fitting, newest first."""
-    refused: tuple[RefusedEngine, ...]
-    """Those of the same graph and precision that are not used, and why."""
+    path: Path
+    """The engine, timing cache or half-written file."""
+    reason: str
+    """As a sentence."""
+    size: int
+    """Bytes freed."""
+
+
+@dataclass(frozen=True)
+class TimingCache:
+    """What the builder measured on a GPU, for the next build: a file of its own format, its sha256 beside it."""
+
+    path: Path
+    """Of the cache."""
+    lock: Path
+    """Held while it is read or written."""
+
+    def load(self) -> bytes:
+        """The saved bytes; empty where there are none, or where they are damaged, which is logged."""
+        with locked(self.lock):
+            try:
+                if not self.path.exists():
+                    return b""
+                data = self.path.read_bytes()
+                if self.path.with_suffix(HASH).read_bytes() == _sha256(data):
+                    return data
+                problem = "its bytes do not have the sha256 that stands beside it"
+            except OSError as error:
+                problem = f"it cannot be checked: {error.strerror}"
+        logger.warning("%s: damaged (%s); the build measures everything again", self.path, problem)
+        return b""
+
+    def save(self, data: bytes) -> None:
+        """Replace it. EngineError where it cannot be written."""
+        if not data:
+            raise EngineError(f"{self.path}: an empty timing cache was to be saved: expected the builder's bytes")
+        with locked(self.lock):
+            remove_temporary_files(self.path.parent, self.path.stem)
+            _write(self.path, data)
+            _write(self.path.with_suffix(HASH), _sha256(data))
 
 
 @dataclass(frozen=True)
 class EngineStore:
-    """Made by `open`. Any number of processes and threads may use one folder."""
+    """Made by `open`. Any number of processes and threads may use one folder.
+
+    store = EngineStore.open()
+    engine = store.get_or_build(identity, build)
+    data = engine.load()
+    """
 
     root: Path
-    """The folder that is written to."""
+    """The folder to write to."""
     read_only: Path | None = None
-    """The store that was asked for, where it cannot be written: its engines are used, not changed."""
+    """The wanted store, where it cannot be written: its engines are used, not changed."""
 
     @classmethod
-    def open(cls, root: str | Path | None = None, say: Say = say_on_stderr) -> EngineStore:
+    def open(cls, root: str | Path | None = None) -> EngineStore:
         """The store at `root`, else at `$HIIF_DEPLOY_STORE`, else in the user's cache folder; created where absent.
 
-        One that cannot be written gives way to a temporary one of this user, which is said.
-        EngineError where there is not even that, or where others can write to the store that is named.
+        One that cannot be written gives way to a temporary one of this user, which is logged.
+        EngineError where there is not even that, or where others can write to the store.
         """
-        wanted = wanted_root(root)
-        try:
-            if wanted is None:
-                raise FileNotFoundError(errno.ENOENT, "this user has no home folder")
-            make_folders(wanted)
-        except OSError as error:
-            name = "the store" if wanted is None else f"{wanted}: the store"
-            if wanted is not None:
-                check_owner(wanted)
-            fallback = make_fallback()
-            say(f"{name} cannot be written ({error.strerror}); engines are kept in {fallback} instead")
-            return cls(fallback, wanted)
-        return cls(wanted)
+        return cls(*make_root(root))
 
     def path(self, identity: EngineIdentity) -> Path:
         """Where the engine of that identity lies, or would lie."""
         return self.root / ENGINES / (file_stem(identity) + ENGINE)
 
     def find(
-        self,
-        environment: EngineEnvironment,
-        onnx_sha256: str,
-        graph: str,
-        precision: str,
-        bundle: str | None = None,
-    ) -> Found:
-        """Engines for that ONNX file that run here, whatever their profiles and flags, and what is refused and why.
+        self, environment: EngineEnvironment, bundle: str, graph: str, precision: str, onnx_sha256: str
+    ) -> list[Entry]:
+        """Engines of that graph that run here, whatever their profiles and flags, the newest first; then refused ones.
 
-        An engine of the same graph and precision that was built from another ONNX file is stale; with `bundle`,
-        those of other bundles are left out instead.
+        An engine belongs to the graph if the ONNX file is the same, whatever the bundle's name. One of the bundle that
+        was built from another ONNX file is refused.
         """
-        engines: list[StoredEngine] = []
-        refused: list[RefusedEngine] = []
-        for path in self._paths():
-            entry = read_entry(path)
-            if entry is None or not _is_of(entry, graph, precision, onnx_sha256, bundle):
-                continue
-            judged = _judge(entry, environment, onnx_sha256)
-            if isinstance(judged, StoredEngine):
-                engines.append(judged)
-            else:
-                refused.append(judged)
-        engines.sort(key=lambda engine: (engine.created, engine.path.name), reverse=True)
-        return Found(tuple(engines), tuple(refused))
+        found = (read_entry(path) for path in self._paths())
+        own = [entry for entry in found if entry and is_of(entry, bundle, graph, precision, onnx_sha256)]
+        checked = [_checked(entry, environment, onnx_sha256) for entry in own]
+        engines = [entry for entry in checked if isinstance(entry, StoredEngine)]
+        engines.sort(key=lambda engine: (engine.sidecar.created, engine.path.name), reverse=True)
+        return [*engines, *(entry for entry in checked if isinstance(entry, RefusedEngine))]
 
     def get_or_build(
-        self,
-        identity: EngineIdentity,
-        build: Callable[[], tuple[bytes, Mapping[str, Any]]],
-        say: Say = say_on_stderr,
+        self, identity: EngineIdentity, build: Callable[[], tuple[bytes, Mapping[str, Any]]]
     ) -> StoredEngine:
-        """The stored engine of exactly that identity, else what `build` gives: the engine's bytes and its report.
+        """The stored engine of exactly that identity, else what `build` returns: the engine's bytes and its report.
 
-        Of several processes that ask for the same identity one builds, the others wait, which is said once. A damaged
-        engine is named and built again. A build that fails or is interrupted leaves nothing.
-        EngineError where the result cannot be written; errors of `build` go through.
+        Of several processes that need the same identity one builds and the others wait, which is logged. A damaged
+        engine is logged and built again. A build that fails or is interrupted leaves nothing.
+        EngineError where the result cannot be written; errors of `build` are passed on.
         """
         path = self.path(identity)
-        with self._locked(path.stem, say, "is building"):
-            if found := self._whole(identity, say):
+        with self._locked(path.stem, "is building"):
+            if found := self._whole(identity):
                 return found
-            remove_files(*files_of(path), *asides(path.parent).get(path.stem, []))
+            remove_files(*_files(path))
+            remove_temporary_files(path.parent, path.stem)
             began = time.monotonic()
             data, report = build()
             if not data:
                 raise EngineError(f"{path.stem}: the builder gave no bytes: expected a serialised engine")
-            sidecar = make_sidecar(identity, data, time.monotonic() - began, report)
-            _write_engine(path, sidecar, data)
-        return StoredEngine(path, sidecar)
+            engine = StoredEngine(path, make_sidecar(identity, data, time.monotonic() - began, report))
+            _write_engine(engine, data)
+        return engine
 
-    def set_report(self, stored: StoredEngine, report: Mapping[str, Any], say: Say = say_on_stderr) -> StoredEngine:
+    def set_report(self, engine: StoredEngine, report: Mapping[str, Any]) -> StoredEngine:
         """Replace the report of that engine. EngineError where another engine has taken its place meanwhile."""
-        changed = replace(stored.sidecar, report=plain(report))
-        path = stored.path.with_suffix(SIDECAR)
-        with self._locked(path.stem, say, "is writing"):
+        changed = replace(engine.sidecar, report=plain_report(report))
+        path = engine.path.with_suffix(SIDECAR)
+        with self._locked(path.stem, "is writing"):
             try:
                 found = read_sidecar(path).sha256
             except FileNotFoundError:
                 found = ""
-            if found != stored.sidecar.sha256:
-                raise EngineError(f"{stored.path}: rebuilt or removed since it was verified; verify again")
-            write_whole(path, sidecar_bytes(changed))
-        return replace(stored, sidecar=changed)
+            if found != engine.sidecar.sha256:
+                raise EngineError(f"{engine.path}: rebuilt or removed since it was verified; verify again")
+            _write(path, sidecar_bytes(changed))
+        return replace(engine, sidecar=changed)
 
     def timing_cache(self, environment: EngineEnvironment) -> TimingCache:
         """For builds by that version of the library on that GPU."""
-        facts = (environment.library, environment.library_version, environment.gpu, environment.capability)
+        key = (environment.library, environment.library_version, environment.gpu, environment.capability)
         # Names of GPUs hold blanks and worse; the hash keeps two apart that look alike without them.
-        words = re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(facts))[:100]
-        stem = f"{words}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:8]}"
-        return TimingCache(self.root / TIMING / (stem + CACHE), lock_path(self.root, stem))
+        words = re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(key))[:100]
+        stem = f"{words}-{hashlib.sha256(repr(key).encode()).hexdigest()[:8]}"
+        return TimingCache(self.root / TIMING / (stem + CACHE), self._lock(stem))
 
     def entries(self) -> list[Entry]:
         """Everything in the store by name, each file read and checked in full."""
         found = (checked_entry(path) for path in self._paths())
         return [entry for entry in found if entry is not None]
 
-    def remove(self, entry: Entry, say: Say = say_on_stderr) -> int:
-        """Remove an engine and its sidecar, once no other process writes it; bytes freed."""
-        with self._locked(entry.path.stem, say, "is writing"):
-            return remove_files(*files_of(entry.path))
+    def remove(self, entry: Entry) -> None:
+        """Remove an engine and its sidecar, once no other process writes it."""
+        with self._locked(entry.path.stem, "is writing"):
+            remove_files(*_files(entry.path))
 
-    def prune(
-        self,
-        environment: EngineEnvironment | None = None,
-        *,
-        everything: bool = False,
-        dry_run: bool = False,
-        say: Say = say_on_stderr,
-    ) -> list[Removal]:
-        """Remove what is damaged or half-written; with `environment` also engines that do not run there.
+    def prune(self, *, everything: bool = False, dry_run: bool = False) -> list[Removal]:
+        """Remove what is damaged or half-written, or with `everything` all engines and timing caches.
 
-        `everything` removes all engines and timing caches. What a process is writing now is left alone, which is
-        said. A dry run removes nothing.
+        What another process is writing is left alone, which is logged. A dry run removes nothing.
         """
-        return prune_root(self.root, environment, everything=everything, dry_run=dry_run, say=say)
+        removals = []
+        for path, stem in self._own_files().items():
+            message = f"{stem}: another process is writing it now; left alone"
+            with locked(self._lock(stem), message, wait=False) as is_held:
+                files = [file for file in _files(path) if file.exists()]
+                if is_held and files and (reason := _removal_reason(path, everything)):
+                    removals.append(Removal(path, reason, sum(file.lstat().st_size for file in files)))
+                    remove_files(*([] if dry_run else files))
+        return removals
 
-    def _whole(self, identity: EngineIdentity, say: Say) -> StoredEngine | None:
+    def _own_files(self) -> dict[Path, str]:
+        """Half-written files, engines and timing caches, each with the stem that its lock has."""
+        engines, timing = self.root / ENGINES, self.root / TIMING
+        caches = {path.with_suffix(CACHE) for path in list_folder(timing) if path.suffix in (CACHE, HASH)}
+        whole = [*engine_paths(self.root), *sorted(caches)]
+        return {**temporary_files(engines), **temporary_files(timing), **{path: path.stem for path in whole}}
+
+    def _whole(self, identity: EngineIdentity) -> StoredEngine | None:
         for root in self._roots():
             entry = checked_entry(root / ENGINES / self.path(identity).name)
             if isinstance(entry, StoredEngine) and entry.identity.key == identity.key:
                 return entry
             if isinstance(entry, RefusedEngine):
-                say(f"{entry.path}: {entry.reason}; it is built again")
+                logger.warning("%s: %s; it is built again", entry.path, entry.reason)
         return None
 
     def _roots(self) -> list[Path]:
@@ -204,42 +231,65 @@ class EngineStore:
     def _paths(self) -> list[Path]:
         return [path for root in self._roots() for path in engine_paths(root)]
 
-    def _locked(self, stem: str, say: Say, doing: str) -> AbstractContextManager[None]:
-        return locked(lock_path(self.root, stem), lambda: say(f"{stem}: another process {doing} it; waiting for that"))
+    def _lock(self, stem: str) -> Path:
+        return self.root / LOCKS / f"{stem}.lock"
+
+    def _locked(self, stem: str, doing: str) -> AbstractContextManager[bool]:
+        return locked(self._lock(stem), f"{stem}: another process {doing} it; waiting for that")
 
 
-def _is_of(entry: Entry, graph: str, precision: str, onnx_sha256: str, bundle: str | None) -> bool:
-    """Whether the caller may have meant it. Where the sidecar is unreadable, the file's name tells."""
-    if entry.identity is None:
-        name = STEM.fullmatch(entry.path.stem)
-        is_graph = name is not None and (name["graph"], name["precision"]) == (graph_word(graph), precision)
-        return is_graph and (bundle is None or entry.path.name.startswith(f"{bundle_word(bundle)}-"))
-    if (entry.identity.graph, entry.identity.precision) != (graph, precision):
-        return False
-    return bundle is None or bundle == entry.identity.bundle or onnx_sha256 == entry.identity.onnx_sha256
-
-
-def _judge(entry: Entry, environment: EngineEnvironment, onnx_sha256: str) -> Entry:
+def _checked(entry: Entry, environment: EngineEnvironment, onnx_sha256: str) -> Entry:
     """The engine, or why it is refused: cheap reasons first."""
     if isinstance(entry, RefusedEngine):
         return entry
     identity = entry.identity
     if identity.onnx_sha256 != onnx_sha256:
         reason = f"built from another ONNX file ({identity.onnx_sha256[:12]}…; this one is {onnx_sha256[:12]}…)"
-        return RefusedEngine(entry.path, "stale", reason, identity)
-    if misfit := environment.misfit(identity):
-        return RefusedEngine(entry.path, "foreign", misfit, identity)
-    if problem := entry.damage():
-        return corrupt(entry.path, problem, identity)
-    return entry
+        return RefusedEngine(entry.path, reason, identity)
+    problem = identity.incompatibility(environment) or entry.damage()
+    return RefusedEngine(entry.path, problem, identity) if problem else entry
 
 
-def _write_engine(path: Path, sidecar: Sidecar, data: bytes) -> None:
+def _removal_reason(path: Path, everything: bool) -> str | None:
+    if is_temporary(path.name):
+        # A living writer would hold the lock.
+        return "half-written by a process that is gone"
+    entry = checked_entry(path) if path.suffix == ENGINE else None
+    if isinstance(entry, RefusedEngine):
+        return entry.reason
+    return "everything is to go" if everything else None
+
+
+def _files(path: Path) -> tuple[Path, ...]:
+    """A file and the one that vouches for it, in the order of removal: without a sidecar an engine is never whole."""
+    companion = COMPANION.get(path.suffix)
+    return (path.with_suffix(companion), path) if companion else (path,)
+
+
+def _write_engine(engine: StoredEngine, data: bytes) -> None:
     """The engine first: a sidecar's presence means a whole engine."""
-    text = sidecar_bytes(sidecar)
+    text = sidecar_bytes(engine.sidecar)
     try:
-        write_whole(path, data)
-        write_whole(path.with_suffix(SIDECAR), text)
+        _write(engine.path, data)
+        _write(engine.path.with_suffix(SIDECAR), text)
     except BaseException:
-        remove_files(*files_of(path))
+        remove_files(*_files(engine.path))
         raise
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        with atomic_write(path) as file:
+            file.write(data)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise EngineError(f"{path}: cannot be written ({error.strerror})") from error
+        raise EngineError(
+            f"{path}: no room for {len(data):,} bytes ({error.strerror}; {shutil.disk_usage(path.parent).free:,} bytes "
+            "are free there); make room, for example with hiif-deploy engines prune, or choose another folder with "
+            "--store"
+        ) from error
+
+
+def _sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).hexdigest().encode()

@@ -21,7 +21,7 @@ from hiif_deploy.errors import ImageError, OptionError
 from hiif_deploy.images.decode import DAMAGE, decode
 from hiif_deploy.images.encode import SUFFIXES, Format, encode, format_of
 from hiif_deploy.images.picture import Picture
-from hiif_deploy.support.files import write_aside
+from hiif_deploy.support.files import atomic_write
 
 __all__ = [
     "MAX_PIXELS", "READABLE", "STREAM", "SUFFIXES", "Picture", "check_stream", "check_target", "copy_image",
@@ -126,7 +126,8 @@ def write_image(
 
 def _write_file(path: Path, data: bytes) -> None:
     try:
-        write_aside(path, lambda file: file.write(data))
+        with atomic_write(path) as file:
+            file.write(data)
     except OSError as error:
         raise ImageError(f"{path}: {_reason(error, len(data))}; what was there before is untouched") from error
 

@@ -18,9 +18,9 @@ from hiif_deploy.backends.tensorrt.library import Library, load_library
 from hiif_deploy.bundle.contract import Contract, Precision, is_fold
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.decoding.session import LOW
-from hiif_deploy.engine_store.entry import StoredEngine
+from hiif_deploy.engine_store.entry import Entry, StoredEngine
 from hiif_deploy.engine_store.identity import EngineEnvironment
-from hiif_deploy.engine_store.store import EngineStore, Found
+from hiif_deploy.engine_store.store import EngineStore
 from hiif_deploy.errors import EngineAbsentError, EngineError, EngineLoadError, HiifError
 from hiif_deploy.rendering.verify_engines import require_verified
 from hiif_deploy.support.extras import require_extra
@@ -158,20 +158,17 @@ def find_engines(
 ) -> dict[str, StoredEngine | None]:
     """Graph name → newest engine that runs here and is whole, or None."""
     return {
-        name: _find_engine(store.find(environment, graph.sha256, name, precision, bundle.contract.name))
+        name: _find_engine(store.find(environment, bundle.contract.name, name, precision, graph.sha256))
         for name, graph in bundle.contract.chain(precision).items()
         if not is_fold(name)
     }
 
 
-def _find_engine(found: Found) -> StoredEngine | None:
-    for engine in found.engines:
-        damage = engine.damage()
-        if damage is None:
-            return engine
-        logger.warning("%s: %s; it is not used", engine.path.name, damage)
-    for refused in found.refused:
-        logger.warning("%s: %s; it is not used", refused.path.name, refused.reason)
+def _find_engine(entries: list[Entry]) -> StoredEngine | None:
+    for entry in entries:
+        if isinstance(entry, StoredEngine):
+            return entry
+        logger.warning("%s: %s; it is not used", entry.path.name, entry.reason)
     return None
 
 

@@ -15,7 +15,7 @@ from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.errors import OptionError
 from hiif_deploy.support import cache_dir as store_root
-from hiif_deploy.support.measured_store import keep_measured, measured_path
+from hiif_deploy.support.cache_dir import keep_measured, measured_path
 
 logger = logging.getLogger(__name__)
 FOLDER = "tuning"

@@ -1,7 +1,11 @@
-"""Where engines are stored: what the user says, else the system's folder for caches, else a temporary one."""
+"""The folder that keeps what this machine built and measured: engines, timing caches, tunings."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import json
+import logging
 import os
 import stat
 import sys
@@ -9,12 +13,15 @@ import tempfile
 from pathlib import Path
 
 from hiif_deploy.errors import EngineError
+from hiif_deploy.support.files import atomic_write
 
 VARIABLE = "HIIF_DEPLOY_STORE"
 """Environment variable that names the store."""
 NAME = "hiif-deploy"
 ENGINES, TIMING, LOCKS = "engines", "timing", "locks"
 """Folders of a store."""
+
+logger = logging.getLogger(__name__)
 
 
 def wanted_root(root: str | Path | None = None) -> Path | None:
@@ -37,26 +44,71 @@ def fallback_root() -> Path:
     return Path(tempfile.gettempdir()) / f"{NAME}{suffix}"
 
 
-def lock_path(root: Path, stem: str) -> Path:
-    """The lock file of everything in a store whose names begin with `stem`."""
-    return root / LOCKS / f"{stem}.lock"
+def make_root(root: str | Path | None = None) -> tuple[Path, Path | None]:
+    """Create the store: the folder to write to, and the wanted one where that can only be read (logged), else None.
 
-
-def make_folders(root: Path) -> None:
-    """Create what a store consists of and try to write there; OSError where that fails.
-
-    EngineError where others can write there.
+    EngineError where no folder can be written, or where others can write to it: engines are code.
     """
+    wanted = wanted_root(root)
+    try:
+        if wanted is None:
+            raise FileNotFoundError(errno.ENOENT, "this user has no home folder")
+        _make_folders(wanted)
+    except OSError as error:
+        if wanted is not None:
+            _check_owner(wanted)
+        fallback, name = _make_fallback(), "" if wanted is None else f"{wanted}: "
+        logger.warning(
+            "%sthe store cannot be written (%s); engines are kept in %s instead", name, error.strerror, fallback
+        )
+        return fallback, wanted
+    return wanted, None
+
+
+def measured_path(folder: str, metadata: object) -> Path | None:
+    """File of what was measured under `metadata` (JSON values); None where this user has no folder for caches."""
+    root = wanted_root()
+    key = hashlib.sha256(json.dumps(metadata).encode()).hexdigest()
+    return root / folder / f"{key[:32]}.json" if root else None
+
+
+def keep_measured(path: Path | None, content: object) -> Path:
+    """Write `content` as JSON. EngineError where there is no place for it."""
+    if path is None:
+        raise EngineError(f"this user has no folder for caches; name one with {VARIABLE}")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            file.write(json.dumps(content, indent=1).encode())
+    except OSError as error:
+        raise EngineError(f"{path}: cannot be written ({error.strerror}); see {VARIABLE}") from error
+    return path
+
+
+def _make_fallback() -> Path:
+    root, advice = fallback_root(), f"name a folder that can be written, with --store DIR or {VARIABLE}"
+    # Anyone can first create a link of a known name in the temporary folder.
+    if root.is_symlink():
+        raise EngineError(f"{root}: is a link, so others can write there; {advice}")
+    try:
+        _make_folders(root)
+    except OSError as error:
+        raise EngineError(f"{root}: cannot be written either ({error.strerror}); {advice}") from error
+    return root
+
+
+def _make_folders(root: Path) -> None:
+    """Create the folders of a store and try to write there. OSError; EngineError where others can write."""
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    check_owner(root)
+    _check_owner(root)
     for name in (ENGINES, TIMING, LOCKS):
         (root / name).mkdir(exist_ok=True)
         with tempfile.TemporaryFile(dir=root / name):
             pass
 
 
-def check_owner(root: Path) -> None:
-    """EngineError where anyone but this user and the administrator can put engines into the store: they are code."""
+def _check_owner(root: Path) -> None:
+    """EngineError where anyone but this user and the administrator can put engines into the store."""
     folders = [path for path in (root, root / ENGINES, root / TIMING) if path.is_dir()]
     if sys.platform == "win32" or not folders:
         return
@@ -64,35 +116,12 @@ def check_owner(root: Path) -> None:
     if root.stat().st_mode & (stat.S_IXGRP | stat.S_IXOTH) == 0:
         folders = folders[:1]
     for folder in folders:
-        facts = folder.stat()
-        if facts.st_uid not in (os.getuid(), 0) or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        status = folder.stat()
+        if status.st_uid not in (os.getuid(), 0) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise EngineError(
                 f"{folder}: others can write there, so engines from it cannot be trusted; make it yours alone "
                 f"(chmod go-w, chown), or name another folder with --store DIR or {VARIABLE}"
             )
-
-
-def make_fallback() -> Path:
-    """Create the temporary store. EngineError where it cannot be written or is not this user's alone."""
-    root = fallback_root()
-    advice = f"name a folder that can be written, with --store DIR or {VARIABLE}"
-    try:
-        root.mkdir(mode=0o700, exist_ok=True)
-        if not _is_own(root):
-            raise EngineError(f"{root}: others can write there, so engines from it cannot be trusted; {advice}")
-        make_folders(root)
-    except OSError as error:
-        raise EngineError(f"{root}: cannot be written either ({error.strerror}); {advice}") from error
-    return root
-
-
-def _is_own(folder: Path) -> bool:
-    """Anyone can create a folder or a link of a known name among the temporary ones first, and an engine is code."""
-    facts = folder.lstat()
-    if sys.platform == "win32":
-        return stat.S_ISDIR(facts.st_mode)
-    is_private = facts.st_uid == os.getuid() and not facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    return stat.S_ISDIR(facts.st_mode) and is_private
 
 
 def _cache_folder() -> Path:

@@ -1,69 +1,128 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that are written whole or not at all, and locks between processes."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-_ASIDE = re.compile(r"\.[0-9a-f]{16}(\.\w+)?")
-"""Names of unfinished files."""
+from hiif_deploy.errors import EngineError
+
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
+"""Names of the files that `atomic_write` renames; `name` is the file that each was to become."""
+MAX_NAME = 240
+"""Bytes of a file name to which a temporary file's own parts can be added: file systems take 255."""
+
+logger = logging.getLogger(__name__)
 
 
-def write_aside(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a file beside `path`, then rename it; a symbolic link is followed, an old file's mode kept.
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path`, which replaces `path` when the block ends; after an error nothing changes.
 
-    On any failure what was there before is untouched and nothing else is left. Raises OSError, and what `write` raises.
+    A symbolic link is followed, and an existing file's mode is kept. Raises OSError.
+
+        with atomic_write(path) as file:
+            file.write(data)
     """
     target = path.resolve()
-    aside = target.with_name(f".{secrets.token_hex(8)}{target.suffix}")
+    name = target.name if len(os.fsencode(target.name)) <= MAX_NAME else target.name[: MAX_NAME // 4]
+    temporary = target.with_name(f".{name}.{secrets.token_hex(4)}.tmp")
     try:
-        with aside.open("xb") as file:
-            write(file)
+        with temporary.open("xb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         if target.exists():
-            shutil.copymode(target, aside)
-        aside.replace(target)
+            shutil.copymode(target, temporary)
+        temporary.replace(target)
     except BaseException:
         with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         raise
 
 
 @contextlib.contextmanager
-def folder_aside(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its place if all goes well, and is removed otherwise."""
+def atomic_directory(folder: Path) -> Iterator[Path]:
+    """Create a temporary folder beside `folder`, which replaces `folder` when the block ends, or is removed."""
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.absolute().parent))
-    old = aside.with_name(aside.name + "-old")
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.absolute().parent))
+    old = temporary.with_name(temporary.name + "-old")
     try:
-        yield aside
-        aside.chmod(0o755)
+        yield temporary
+        temporary.chmod(0o755)
         if folder.exists():
             folder.replace(old)
-        aside.replace(folder)
+        temporary.replace(folder)
     except BaseException:
         if old.exists() and not folder.exists():
             old.rename(folder)
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)
 
 
-def is_aside(name: str) -> bool:
-    """Whether a file name is one that `write_aside` gives to what is not finished."""
-    return _ASIDE.fullmatch(name) is not None
+def is_temporary(name: str) -> bool:
+    """Whether a file name is one that `atomic_write` gives to an unfinished file."""
+    return TEMPORARY.fullmatch(name) is not None
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete what `write_aside` could not rename because its process was killed."""
-    for path in folder.glob(".*"):
-        if is_aside(path.name):
+def temporary_files(folder: Path) -> dict[Path, str]:
+    """Unfinished files in `folder`, those of killed processes included, and the stem of the file each was to become."""
+    found = ((path, TEMPORARY.fullmatch(path.name)) for path in list_folder(folder))
+    return {path: Path(match["name"]).stem for path, match in found if match is not None}
+
+
+def remove_temporary_files(folder: Path, stem: str | None = None) -> None:
+    """Remove what killed processes left in `folder`, or only the unfinished files of that stem. EngineError."""
+    remove_files(*(path for path, of in temporary_files(folder).items() if stem in (None, of)))
+
+
+def remove_files(*paths: Path) -> None:
+    """Remove those that exist. EngineError where one cannot be removed."""
+    for path in paths:
+        try:
             path.unlink(missing_ok=True)
+        except OSError as error:
+            raise EngineError(f"{path}: cannot be removed ({error.strerror})") from error
+
+
+def list_folder(folder: Path) -> list[Path]:
+    """Sorted entries of a folder; empty where it is absent or unreadable."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+@contextlib.contextmanager
+def locked(path: Path, message: str = "", *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock file. Where another process holds it: log `message`, then wait, or yield False without `wait`.
+
+    The file stays: removing it would let two processes each hold a lock of that name. The system frees the lock of a
+    killed process.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if message:
+                logger.info(message)
+            if wait:
+                lock.acquire()
+    except OSError as error:
+        raise EngineError(f"{path}: cannot be locked ({error.strerror}); is the folder writable?") from error
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()

@@ -20,7 +20,7 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from hiif_deploy.errors import OptionError, VideoError
-from hiif_deploy.support.files import is_aside, remove_leftovers, write_aside
+from hiif_deploy.support.files import atomic_write, is_temporary, remove_temporary_files
 from hiif_deploy.video.task import Segment, SegmentTask
 
 RUN_FILE, DONE_FILE, LOCK_FILE = "run.json", "done.jsonl", "lock"
@@ -99,8 +99,9 @@ class Journal:
             for old in self.folder.iterdir():
                 if old.name != LOCK_FILE:
                     old.unlink()
-            write_aside(path, lambda file: file.write(json.dumps(run, indent=1).encode()))
-        remove_leftovers(self.folder)
+            with atomic_write(path) as file:
+                file.write(json.dumps(run, indent=1).encode())
+        remove_temporary_files(self.folder)
         self.done = {segment.number: segment for segment in self._whole_segments()}
 
     def _whole_segments(self) -> list[Segment]:
@@ -140,7 +141,7 @@ def remove_files(folder: Path) -> None:
 
 
 def _is_own(name: str) -> bool:
-    return name in OWN_FILES or is_aside(name) or SEGMENT_FILE.fullmatch(name) is not None
+    return name in OWN_FILES or is_temporary(name) or SEGMENT_FILE.fullmatch(name) is not None
 
 
 def _refused(output: Path, folder: Path, foreign: list[str]) -> str:

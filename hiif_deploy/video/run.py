@@ -15,7 +15,7 @@ from typing import Any
 
 from hiif_deploy.bundle.contract import to_json
 from hiif_deploy.errors import VideoError
-from hiif_deploy.support.files import write_aside
+from hiif_deploy.support.files import atomic_write
 from hiif_deploy.upscaler import Upscaler
 from hiif_deploy.video.journal import COMPLETE_FILE, WHOLE_FILE, Journal, foreign_parts, journal_folder, remove_files
 from hiif_deploy.video.monitor import Monitor
@@ -168,7 +168,8 @@ def _finish(plan: VideoPlan, journal: Journal, output: Path) -> None:
     with whole.open("rb+") as file:
         os.fsync(file.fileno())
     note = json.dumps({"inode": whole.stat().st_ino}).encode()
-    write_aside(journal.folder / COMPLETE_FILE, lambda file: file.write(note))
+    with atomic_write(journal.folder / COMPLETE_FILE) as file:
+        file.write(note)
     whole.replace(output.resolve())
 
 

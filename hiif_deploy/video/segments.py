@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hiif_deploy.support.files import write_aside
+from hiif_deploy.support.files import atomic_write
 from hiif_deploy.upscaler import Upscaler
 from hiif_deploy.video.convert import Converter
 from hiif_deploy.video.encoder import Encoder, write_packets
@@ -107,7 +107,8 @@ def _encode(enlarged: Channel, finished: Channel, folder: Path, advance: Callabl
 
 def _write(path: Path, encoder: Encoder, result: Segment) -> Segment:
     headers = encoder.finish()
-    write_aside(path, lambda file: write_packets(file, headers, encoder.packets))
+    with atomic_write(path) as file:
+        write_packets(file, headers, encoder.packets)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return replace(result, sha256=digest, frames=len(encoder.packets))

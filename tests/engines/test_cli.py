@@ -238,7 +238,7 @@ def test_a_build_that_fails_tells_the_librarys_reason_and_leaves_nothing(
     said = capsys.readouterr().err
     assert "graph encoder.fp16: tensorrt 11.4.0.106 built no engine: " in said
     assert "no kernel for node_linear_2" in said
-    assert [path for path in machine.store.rglob("*") if path.suffix in (".engine", ".json", ".aside")] == []
+    assert [path for path in machine.store.rglob("*") if path.suffix in (".engine", ".json", ".tmp")] == []
 
 
 def test_auto_falls_back_loudly_where_there_is_no_gpu(

@@ -27,7 +27,7 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def store(tmp_path: Path) -> EngineStore:
-    return EngineStore.open(tmp_path / "store", pytest.fail)
+    return EngineStore.open(tmp_path / "store")
 
 
 def run(*words: object) -> int:
@@ -103,13 +103,13 @@ def test_another_store_is_shown_with_store(tmp_path: Path, store: EngineStore, c
     assert capsys.readouterr().out.startswith(f"{tmp_path / 'other'}: no engines")
 
 
-def test_a_store_that_cannot_be_written_is_said(
-    tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+def test_a_store_that_cannot_be_written_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     (tmp_path / "file").write_text("a file")
     assert run("engines", "list", "--store", tmp_path / "file") == 0
-    assert f"{tmp_path / 'file'}: the store cannot be written (File exists)" in capsys.readouterr().err
+    assert f"{tmp_path / 'file'}: the store cannot be written (File exists)" in caplog.text
 
 
 @pytest.mark.parametrize("by", ["name", "key", "engine", "sidecar"])

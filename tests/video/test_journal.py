@@ -165,15 +165,15 @@ def test_a_full_disk_stops_cleanly_and_the_rest_follows(
     clip: Clip, whole: bytes, video_upscaler: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "large.mkv"
-    real, count = segments_module.write_aside, iter(range(100))
+    real, count = segments_module.atomic_write, iter(range(100))
 
-    def write_until_full(path: Path, write: Any) -> None:
+    def write_until_full(path: Path) -> Any:
         if next(count) == 3:
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(path, write)
+        return real(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(segments_module, "write_aside", write_until_full)
+        patch.setattr(segments_module, "atomic_write", write_until_full)
         with pytest.raises(VideoError, match="the disk is full"):
             make(clip("everything"), output, video_upscaler)
     assert make(clip("everything"), output, video_upscaler).resumed > 0

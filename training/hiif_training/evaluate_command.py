@@ -11,7 +11,7 @@ from hiif_deploy import __version__
 from hiif_deploy.cli.options import limited_threads
 from hiif_deploy.errors import OptionError
 from hiif_deploy.support.extras import require_extra
-from hiif_deploy.support.files import write_aside
+from hiif_deploy.support.files import atomic_write
 from hiif_deploy.support.messages import json_text
 from hiif_deploy.support.progress import Progress
 
@@ -76,7 +76,8 @@ def write_tables(title: str, found: Evaluation, markdown_file: Path | None, *, w
     Console().print(report.terminal_table(title, columns, rows))
     if markdown_file:
         text = report.markdown(title, columns, rows)
-        write_aside(markdown_file, lambda file: file.write(text.encode()))
+        with atomic_write(markdown_file) as file:
+            file.write(text.encode())
 
 
 def write_json(path: Path, found: Evaluation, facts: dict[str, str]) -> None:
@@ -86,7 +87,8 @@ def write_json(path: Path, found: Evaluation, facts: dict[str, str]) -> None:
     what = {"model": found.model, "spec": dict(found.spec), "engine": found.engine, "hiif_deploy": __version__}
     whole = {**what, **facts, "results": as_json(found.results)}
     text = json_text(whole) + "\n"
-    write_aside(path, lambda file: file.write(text.encode()))
+    with atomic_write(path) as file:
+        file.write(text.encode())
 
 
 def write_sheet(path: Path, found: Evaluation) -> None:

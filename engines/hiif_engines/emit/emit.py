@@ -10,7 +10,7 @@ from typing import Literal
 
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.errors import OptionError
-from hiif_deploy.support.files import write_aside
+from hiif_deploy.support.files import atomic_write
 from hiif_engines.tensorrt.build_bundle import BuildRequest
 from hiif_engines.tensorrt.profiles import make_profiles
 
@@ -78,7 +78,8 @@ def _script(bundle: Bundle, request: BuildRequest, options: EmitOptions) -> str 
         return text
     if options.output.exists() and not options.overwrite:
         raise OptionError(f"{options.output} exists already; choose another file or add --overwrite")
-    write_aside(options.output, lambda file: file.write(text.encode()))
+    with atomic_write(options.output) as file:
+        file.write(text.encode())
     return None
 
 

@@ -17,7 +17,7 @@ import hiif_deploy
 from hiif_deploy.bundle.contract import GraphContract, Precision, TensorContract, is_fold
 from hiif_deploy.bundle.loader import CONTRACT_FILE, Bundle
 from hiif_deploy.errors import EngineError, OptionError
-from hiif_deploy.support.files import folder_aside
+from hiif_deploy.support.files import atomic_directory
 from hiif_deploy.upscaler import RenderOptions
 from hiif_engines.emit.portions import Limits, axis_limits
 from hiif_engines.tensorrt.profiles import Profile
@@ -57,7 +57,7 @@ def write_triton(
     limits = axis_limits(graphs, profiles or {}) if engines is not None else {}
     check_name(name)
     check_folder(folder, name, overwrite)
-    with _explained(folder), folder_aside(folder) as aside:
+    with _explained(folder), atomic_directory(folder) as aside:
         for key, graph in graphs.items():
             model = aside / f"{name}_{key}"
             (model / "1").mkdir(parents=True)

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.decoding.session import Tensors
-from hiif_deploy.errors import OptionError, ScaleError
+from hiif_deploy.errors import EngineError, OptionError, ScaleError
 from hiif_deploy.images.samples import SAMPLES, sample
 from hiif_deploy.pixels import Frame, check_frame, to_unit
 from hiif_deploy.rendering.verify import Difference, measure
-from hiif_deploy.support.shared_files import write_whole
+from hiif_deploy.support.files import atomic_write
 from hiif_deploy.upscaler import Upscaler
 from hiif_engines.emit.vs_mlrt_graph import fused_graph
 
@@ -65,8 +65,12 @@ def write_vs_mlrt(
         )
     told = {name: asdict(difference) for name, difference in found.items()}
     onnx.helper.set_model_props(model, {**facts, "hiif.deviation": json.dumps(told)})
-    path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, model.SerializeToString())
+    try:
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            file.write(model.SerializeToString())
+    except OSError as error:
+        raise EngineError(f"{path}: cannot be written ({error.strerror})") from error
     return found
 
 

@@ -25,7 +25,7 @@ from hiif_deploy.errors import EngineError
 from hiif_deploy.geometry.grid import relative_cell
 from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.geometry.tiling import decoder_tiles
-from hiif_deploy.support.measured_store import keep_measured, measured_path
+from hiif_deploy.support.cache_dir import keep_measured, measured_path
 from hiif_engines.fused.decoder import Cut, FusedDecoder, FusedStatistics
 from hiif_engines.torch_graph.device import describe
 from hiif_engines.torch_graph.interpreter import TorchGraph

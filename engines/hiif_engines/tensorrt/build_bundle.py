@@ -88,7 +88,7 @@ class _Builder:
         self.was_called = True
         built = build_engine(
             self.library, self.graph, self.model, self.profile, self.flags,
-            timing_cache=self.cache.load(logger.warning), show_progress=self.show_progress,
+            timing_cache=self.cache.load(), show_progress=self.show_progress,
         )  # fmt: skip
         if built.timing_cache:
             try:

@@ -12,7 +12,7 @@ import hiif_training.models
 from hiif_deploy.bench.case import BenchModel
 from hiif_deploy.bundle.loader import open_bundle
 from hiif_deploy.support.cache_dir import fallback_root, wanted_root
-from hiif_deploy.support.files import folder_aside
+from hiif_deploy.support.files import atomic_directory
 from hiif_export.export import export_bundle
 from hiif_export.parity.parity import cases
 from hiif_training.checkpoints.checkpoint import save_checkpoint
@@ -34,7 +34,7 @@ def full_size(*, show_progress: bool = False) -> BenchModel:
         logger.info("exporting the full-size model once, into %s", folder)
         torch.manual_seed(SEED)
         model = make_model(SPEC).eval()
-        with folder_aside(folder) as aside:
+        with atomic_directory(folder) as aside:
             save_checkpoint(aside / CHECKPOINT, model, SPEC)
             export_bundle(
                 model, SPEC, aside / BUNDLE, name=NAME, provenance={"weights": f"random, seed {SEED}"},

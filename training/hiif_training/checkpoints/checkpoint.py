@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from hiif_deploy.errors import CheckpointError
-from hiif_deploy.support.files import write_aside
+from hiif_deploy.support.files import atomic_write
 from hiif_training.checkpoints.detect import detect_spec
 from hiif_training.checkpoints.mmcv_format import family_tensors, is_mmcv
 from hiif_training.checkpoints.nesting import check_nesting
@@ -136,10 +136,11 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """`write_aside` into a folder that is made where it is missing; CheckpointError where that fails."""
+    """`atomic_write` into a folder that is made where it is missing; CheckpointError where that fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_aside(path, write)
+        with atomic_write(path) as file:
+            write(file)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
 

@@ -19,7 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from hiif_deploy.errors import CheckpointError, OptionError
-from hiif_deploy.support.files import remove_leftovers
+from hiif_deploy.support.files import remove_temporary_files
 from hiif_training.checkpoints.checkpoint import load_weights, read_file, save_checkpoint, write_whole
 from hiif_training.models.registry import make_model
 from hiif_training.pictures.store import check_sizes
@@ -61,7 +61,7 @@ def train(recipe: Recipe, folder: Path, *, machine: Machine | None = None, show_
     check_precision(recipe, machine)
     folder.mkdir(parents=True, exist_ok=True)
     if world.process == 0:
-        remove_leftovers(folder)
+        remove_temporary_files(folder)
     state = folder / STATE_FILE
     done = finished_steps(state, recipe) if state.exists() else 0
     if done < recipe.steps:
