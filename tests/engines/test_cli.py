@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fake_device import FakeDevice
-from hiif_deploy.backends.cuda import device
+from hiif_deploy.backends.cuda import open as device_layers
 from hiif_deploy.backends.cuda.device import DeviceFacts
 from hiif_deploy.cli import app as cli
 from hiif_deploy.images.io import read_image
@@ -47,7 +47,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine
     monkeypatch.setenv("HIIF_DEPLOY_STORE", str(tmp_path / "store"))
     with installed() as trt:
         machine = Machine(trt, tmp_path / "store")
-        monkeypatch.setitem(device.LAYERS, "cuda-python", machine.open)
+        monkeypatch.setitem(device_layers.LAYERS, "cuda-python", machine.open)
         yield machine
         for opened in machine.devices:
             assert +opened.live == {}

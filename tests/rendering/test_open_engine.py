@@ -9,7 +9,7 @@ import pytest
 
 from fake_device import FakeDevice
 from hiif_deploy import EngineAbsentError, EngineError, EngineOptions, OptionError, Upscaler
-from hiif_deploy.backends.cuda import device as device_module
+from hiif_deploy.backends.cuda import open as device_module
 from hiif_deploy.backends.tensorrt.library import load_library
 from hiif_deploy.bundle.loader import Bundle, open_bundle
 from hiif_deploy.decoding.session import Arithmetic
