@@ -116,16 +116,17 @@ def make_sidecar(identity: EngineIdentity, data: bytes, build_seconds: float, re
     """The sidecar of an engine that was built just now."""
     created = datetime.now(UTC).isoformat(timespec="microseconds")
     sha256, seconds = hashlib.sha256(data).hexdigest(), round(build_seconds, 3)
-    return Sidecar("hiif-deploy engine 1", identity, sha256, len(data), created, seconds, plain_report(report))
+    return Sidecar("hiif-deploy engine 1", identity, sha256, len(data), created, seconds, report)
 
 
 def sidecar_bytes(sidecar: Sidecar) -> bytes:
-    """The file's contents. EngineError where the report is too large."""
-    value = to_json(sidecar)
-    data = json.dumps({**value, CHECKSUM: json_sha256(value)}, indent=1, ensure_ascii=False).encode()
-    if len(data) > MAX_SIDECAR:
-        graph = sidecar.identity.graph
-        raise EngineError(f"the report of {graph} makes {len(data):,} bytes: expected at most {MAX_SIDECAR:,}")
+    """The file's contents. EngineError where the report is too large, or holds what JSON cannot."""
+    value, graph = to_json(sidecar), sidecar.identity.graph
+    try:
+        data = json.dumps({**value, CHECKSUM: json_sha256(value)}, indent=1, ensure_ascii=False).encode()
+    except (TypeError, ValueError) as error:
+        raise EngineError(f"the report of {graph} holds what JSON cannot: {error}") from error
+    check(f"size of the report of {graph}", len(data), len(data) <= MAX_SIDECAR, f"at most {MAX_SIDECAR} bytes")
     return data
 
 
@@ -149,16 +150,6 @@ def read_sidecar(path: Path) -> Sidecar:
         # Control characters in a damaged file must not reach the terminal.
         reason = "".join(c if c.isprintable() else " " for c in str(error)[:300])
         raise EngineError(f"{path.name}: damaged ({reason})") from error
-
-
-def plain_report(report: Mapping[str, Any]) -> Any:
-    """As JSON holds it: array scalars become numbers, NaN and infinities texts. EngineError for anything else."""
-    try:
-        text = json.dumps(report, default=_number, ensure_ascii=False)
-        text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise EngineError(f"a report holds {shorten(report)}: expected what JSON can hold ({error})") from error
-    return json.loads(text, parse_constant=lambda name: str(float(name)))
 
 
 def file_stem(identity: EngineIdentity) -> str:
@@ -220,12 +211,6 @@ def _parse(data: bytes) -> Sidecar:
         raise EngineError("its contents do not have the checksum that stands in it")
     sidecar: Sidecar = from_json(Sidecar, value, "sidecar")
     return sidecar
-
-
-def _number(value: Any) -> Any:
-    if getattr(value, "shape", None) == ():
-        return value.item()
-    raise EngineError(f"a report holds {shorten(value)}: expected what JSON can hold")
 
 
 def _word(name: str) -> str:

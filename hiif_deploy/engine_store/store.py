@@ -25,7 +25,6 @@ from hiif_deploy.engine_store.entry import (
     file_stem,
     is_of,
     make_sidecar,
-    plain_report,
     read_entry,
     read_sidecar,
     sidecar_bytes,
@@ -164,7 +163,7 @@ class EngineStore:
 
     def set_report(self, engine: StoredEngine, report: Mapping[str, Any]) -> StoredEngine:
         """Replace the report of that engine. EngineError where another engine has taken its place meanwhile."""
-        changed = replace(engine.sidecar, report=plain_report(report))
+        changed = replace(engine.sidecar, report=report)
         path = engine.path.with_suffix(SIDECAR)
         with self._locked(path.stem, "is writing"):
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
@@ -17,7 +18,6 @@ from hiif_deploy.engine_store.entry import (
     MAX_SIDECAR,
     RefusedEngine,
     make_sidecar,
-    plain_report,
     read_sidecar,
     sidecar_bytes,
 )
@@ -167,33 +167,17 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        (np.float32(0.5), 0.5),
-        (np.array(3), 3),
-        (np.bool_(True), True),
-        (float("inf"), "inf"),
-        (np.float64("nan"), "nan"),
-        ((1, 2), [1, 2]),
-        ({"a": (np.int64(7), None)}, {"a": [7, None]}),
-    ],
+    "value", [b"bytes", math.inf, np.float32(0.5), np.zeros(3), {(1,): 2}, object(), {3, 4}, "\ud800", {"\ud800": 1}]
 )
-def test_a_report_takes_what_measuring_gives(value: Any, expected: Any) -> None:
-    found = plain_report({"figure": value})["figure"]
-    assert found == expected
-    assert type(found) is type(expected)
-
-
-@pytest.mark.parametrize("value", [b"bytes", {(1,): 2}, np.zeros(3), object(), {3, 4}, "\ud800", {"\ud800": 1}])
 def test_a_report_refuses_what_json_cannot_hold(tmp_path: Path, value: Any) -> None:
     store = EngineStore.open(tmp_path)
-    with pytest.raises(EngineError, match=r"a report holds .*: expected what JSON can hold"):
+    with pytest.raises(EngineError, match="the report of encoder holds what JSON cannot"):
         store.get_or_build(make_identity(), lambda: (plan_bytes(), {"figure": value}))
     assert list((tmp_path / "engines").iterdir()) == []
 
 
 def test_a_report_that_is_too_large_is_refused(tmp_path: Path) -> None:
     store = EngineStore.open(tmp_path)
-    with pytest.raises(EngineError, match=r"the report of encoder makes 1,0.*: expected at most 1,048,576"):
+    with pytest.raises(EngineError, match=r"size of the report of encoder is 1\d+: expected at most 1048576 bytes"):
         store.get_or_build(make_identity(), lambda: (plan_bytes(), {"text": "x" * MAX_SIDECAR}))
     assert list((tmp_path / "engines").iterdir()) == []
