@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -29,10 +29,9 @@ from hiif_deploy.geometry.sizes import check_scale
 from hiif_deploy.geometry.target import parse_size
 from hiif_deploy.support.extras import require_extra
 from hiif_deploy.support.files import atomic_write
-from hiif_deploy.support.messages import json_text
+from hiif_deploy.support.messages import json_text, printable
 from hiif_deploy.support.progress import Progress
 
-logger = logging.getLogger(__name__)
 SWEPT = ("plain", "exact", "sampled")
 """Variants of a sweep where none are named."""
 WIDTH = 110
@@ -84,7 +83,7 @@ def bench(
     for table in tables:
         console.print(table)
     for line in remarks(report):
-        logger.warning("%s", line)
+        print(printable(line), file=sys.stderr)
     if output is not None:
         write_json(output, {**report.facts(), **facts, "machine": machine_facts(), "threads": plan.thread_count})
 

@@ -74,11 +74,11 @@ def test_a_signal_keeps_the_step_it_came_in_and_says_how_to_go_on(
         return step(module, *rest)
 
     monkeypatch.setattr(TrainingModule, "training_step", signalled)
-    assert run(*words, "-q") == code
+    assert run(*words) == code
     said = capsys.readouterr().err.splitlines()
     kept = f"1 of 2 steps are kept in {tmp_path / 'run' / 'state.pt'}; the same command goes on from there"
     assert said == [
-        "stopping after this step, to save it; once more stops at once",
+        "hiif-deploy: stopping after this step, to save it; once more stops at once",
         f"hiif-deploy: error: interrupted: {kept}",
     ]
 

@@ -126,14 +126,14 @@ class CountDamaged(StepCallback):
     def on_part(self, outputs: Any, batch: Sample) -> None:
         """Name what is new."""
         for name in sorted(batch.damaged - self.seen):
-            logger.warning("%s: not a readable picture; skipped", name)
+            logger.error("%s: not a readable picture; skipped", name)
         self.seen |= batch.damaged
 
     @override
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """The count."""
         if self.seen:
-            logger.warning("%d damaged pictures were skipped; remove or replace them", len(self.seen))
+            logger.error("%d damaged pictures were skipped; remove or replace them", len(self.seen))
 
 
 class SaveState(StepCallback):
