@@ -278,12 +278,13 @@ def test_ctrl_c_that_reaches_the_workers_as_well_keeps_the_step_it_came_in(
 
 
 def test_a_finished_run_goes_on_where_steps_are_raised(
-    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "hiif_training")
     train(recipe, tmp_path, show_progress=False)
     longer = dataclasses.replace(recipe, steps=9)
     train(longer, tmp_path)
-    assert f"{tmp_path}: going on after step 6 of 9" in capsys.readouterr().err
+    assert f"{tmp_path}: going on after step 6 of 9" in caplog.text
     assert [row["step"] for row in rows(tmp_path)] == ["3", "6", "9"]
     assert float(rows(tmp_path)[-1]["learning_rate"]) == pytest.approx(learning_rate(longer, 8), rel=1e-3)
     assert load_checkpoint(tmp_path / "model.pth").metadata == {"epoch": 9}
