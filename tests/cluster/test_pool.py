@@ -67,11 +67,11 @@ def test_a_numbered_gpu_is_refused_for_ray_gives_each_worker_its_own() -> None:
 
 OPEN_LOCAL = """
 import os, ray, signal
-from hiif_deploy.bundle import open_bundle
+from hiif_deploy.bundle.loader import open_bundle
 from hiif_deploy.cluster import pool as pool_module
 from hiif_deploy.cluster.pool import ClusterOptions, Pool
-from hiif_deploy.session import EngineOptions
-from hiif_deploy.signals import sigterm_as_ctrl_c
+from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.support.signals import sigterm_as_ctrl_c
 from hiif_deploy.upscaler import RenderOptions
 with sigterm_as_ctrl_c():
     pool = Pool(open_bundle("hiif-video"), ClusterOptions("local"), EngineOptions(threads=1), RenderOptions())

@@ -20,10 +20,10 @@ import io
 import logging
 import sys
 from hiif_deploy import EngineOptions, Upscaler
-from hiif_deploy.bundle import open_bundle
-from hiif_deploy.demo import sample
-from hiif_deploy.verify import measure
-from hiif_engines.torch_backend import TorchBackend
+from hiif_deploy.bundle.loader import open_bundle
+from hiif_deploy.images.samples import sample
+from hiif_deploy.rendering.verify import measure
+from hiif_engines.torch_engine.backend import TorchBackend
 
 name, device, precision, fused, recorded = sys.argv[1:]
 bundle, image, size = open_bundle(name), sample("astronaut")[:201, :210], (700, 731)

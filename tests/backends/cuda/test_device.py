@@ -13,7 +13,7 @@ import pytest
 
 from device_protocol import GRAPHS, PROTOCOL
 from fake_device import FACTS, SCHEDULES, FakeDevice, Schedule
-from hiif_deploy.backends.cuda import device as module
+from hiif_deploy.backends.cuda import open as module
 from hiif_deploy.backends.cuda.device import Device, Handles, out_of_memory
 from hiif_deploy.backends.cuda.open import device_layers, open_device
 from hiif_deploy.errors import EngineError, OptionError

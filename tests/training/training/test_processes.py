@@ -36,10 +36,10 @@ KILLING = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from hiif_training.checkpoint import read_file
-from hiif_training.loop import train
-from hiif_training.recipe import read_recipe
-from hiif_training.training_module import TrainingModule
+from hiif_training.checkpoints.checkpoint import read_file
+from hiif_training.training.loop import train
+from hiif_training.training.recipe import read_recipe
+from hiif_training.training.training_module import TrainingModule
 torch.set_num_threads(1)
 recipe = read_recipe(Path("recipe.toml"), ["steps=100000"])
 train(read_recipe(Path("recipe.toml"), ["steps=1"]), Path("warm-up"), show_progress=False)
