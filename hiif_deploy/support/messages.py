@@ -1,21 +1,11 @@
-"""Sentences for the user, one at a time, and what must not reach a terminal or a JSON reader as it stands."""
+"""Text that neither steers the terminal nor breaks a JSON reader."""
 
 from __future__ import annotations
 
 import json
 import re
-import sys
 import unicodedata
-from collections.abc import Callable
 from typing import Any
-
-Say = Callable[[str], None]
-"""Takes one sentence for the user."""
-
-
-def say_on_stderr(line: str) -> None:
-    """Where messages go unless the caller wants them elsewhere."""
-    print(printable(line), file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:

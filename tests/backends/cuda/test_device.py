@@ -99,7 +99,7 @@ def test_layers_are_listed_with_versions_and_what_adds_them() -> None:
 def test_listing_layers_loads_none_of_them() -> None:
     code = """
 import sys
-from hiif_deploy.device import device_layers
+from hiif_deploy.backends.cuda.open import device_layers
 device_layers()
 import hiif_deploy.backends.cuda.cuda_python, hiif_deploy.backends.cuda.pycuda
 print([name for name in sys.modules if name.split(".")[0] in ("cuda", "pycuda", "torch", "tensorrt")])
