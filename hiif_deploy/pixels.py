@@ -51,6 +51,12 @@ def check_frame(frame: object) -> None:
         _check_range(frame)
 
 
+def working_frame(frame: Frame) -> Frame:
+    """A checked frame as [H, W, 1 or 3] of uint8, uint16 or float32: half and double precision are cast."""
+    channels = frame if frame.ndim == 3 else frame[..., None]
+    return channels.astype(F32, copy=False) if channels.dtype.kind == "f" else channels
+
+
 def to_unit(frame: Frame) -> NDArray[np.float32]:
     """A new unit array [H, W, 3] from a checked frame or a block of its rows; grey fills all three channels.
 

@@ -44,9 +44,8 @@ class Upscaler(Renderer):
         if cut and self.engine.call_threads is None:
             self.engine = replace(self.engine, call_threads=cut.call_threads)
         super().__init__(
-            opened, backend or open_backend(opened, self.engine), options, threads=self.engine.thread_count,
-            tuned_block=cut.query_block if cut else None,
-        )  # fmt: skip
+            opened, backend or open_backend(opened, self.engine), options, tuned_block=cut.query_block if cut else None
+        )
 
     def __repr__(self) -> str:
         described, state = self._described(self._backend), ", closed" if self._closed else ""

@@ -160,7 +160,7 @@ def test_imports_between_the_areas_point_one_way(area: str) -> None:
         "import hiif_training",
         "import hiif_training.models.hiif as model",
         "from hiif_training.models import hiif",
-        "def late():\n    from hiif_training import checkpoint",
+        "def late():\n    from hiif_training import checkpoints",
         "import importlib\nimportlib.import_module('hiif_training.training.loop')",
         "try:\n    import hiif_training\nexcept ImportError:\n    pass",
     ],

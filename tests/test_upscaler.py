@@ -86,7 +86,7 @@ def test_groups_of_rows_repeat_the_published_evaluation(
     upscaler: Upscaler, tiny_model: Any, frame: NDArray[np.uint8]
 ) -> None:
     torch = pytest.importorskip("torch")
-    from hiif_deploy.decoding.encode import normalise
+    from hiif_deploy.decoding.compose import normalise
     from hiif_deploy.pixels import to_unit
     from hiif_training.models.implicit import skip
     from hiif_training.queries.axis import grid_queries
@@ -108,7 +108,7 @@ def test_a_clipped_cell_is_that_of_the_largest_training_scale(
     upscaler: Upscaler, tiny_model: Any, frame: NDArray[np.uint8]
 ) -> None:
     torch = pytest.importorskip("torch")
-    from hiif_deploy.decoding.encode import normalise
+    from hiif_deploy.decoding.compose import normalise
     from hiif_deploy.pixels import to_unit
     from hiif_training.queries.axis import grid_queries
 

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.decoding.job import Job, Statistics, Window
-from hiif_deploy.decoding.plan import Plan
+from hiif_deploy.decoding.plan import Plan, PlanLimits
 from hiif_deploy.decoding.session import Arithmetic
 from hiif_deploy.geometry.sizes import Size
-from hiif_deploy.pixels import Frame, FrameFormat
+from hiif_deploy.pixels import Frame
 
 Array = NDArray[np.float32]
 Advance = Callable[[int], None]
 
 
-class FeaturesElsewhere(Protocol):
+class DeviceFeatures(Protocol):
     """Features that an engine keeps where it computes."""
 
     @property
@@ -31,12 +31,21 @@ class FeaturesElsewhere(Protocol):
         ...
 
 
-Encoded = NDArray[Any] | FeaturesElsewhere
+Encoded = NDArray[Any] | DeviceFeatures
 """Features [C, h, w], on the host or on a GPU; `numpy.asarray` brings both to the host."""
 
 
 class Backend(Protocol):
-    """An opened bundle on one engine. Methods may be called from several threads."""
+    """An opened bundle on one engine. Methods may be called from several threads.
+
+    >>> plan = backend.plan((frame.shape[0], frame.shape[1]), PlanLimits())
+    >>> job = Job(contract, backend.encode(frame, plan, ignore), frame, size, plan, cell)
+    >>> for rows, columns, values in backend.frames(job, window, backend.statistics(job, window)):
+    ...     output[rows, columns] = values
+
+    Frames that are passed in are only read, until the features made from them are no longer used. Values that are
+    yielded belong to the caller. Features belong to the backend that made them and end with it.
+    """
 
     description: str
     """Engine, precision and device, for people."""
@@ -47,8 +56,8 @@ class Backend(Protocol):
         ...
 
     @property
-    def rescued(self) -> int:
-        """Blocks of queries whose answer was no number and which were decoded again in fp32 on the processor."""
+    def fallback_blocks(self) -> int:
+        """Blocks of queries that overflowed in fp16 and were recomputed in fp32."""
         ...
 
     @property
@@ -56,35 +65,25 @@ class Backend(Protocol):
         """GPU memory held; 0 where there is none."""
         ...
 
-    def encode(self, image: Array, plan: Plan, advance: Advance) -> Encoded:
-        """Unit picture [h, w, 3] → features."""
+    def plan(self, source: Size, limits: PlanLimits) -> Plan:
+        """How a picture of (height, width) is cut. OptionError where the limits are too tight for it."""
         ...
 
-    def statistics(self, job: Job, window: Window, advance: Advance) -> Statistics:
+    def encode(self, frame: Frame, plan: Plan, advance: Advance) -> Encoded:
+        """Frame [h, w, 1 or 3] uint8, uint16, or float32 in [0, 1] → features. `advance` is called with 1 per tile."""
+        ...
+
+    def statistics(self, job: Job, window: Window) -> Statistics:
         """All statistics passes over the queries of `window`."""
         ...
 
-    def colours(
-        self, job: Job, window: Window, statistics: Statistics, advance: Advance
-    ) -> Iterator[tuple[slice, slice, Array]]:
-        """Yields (rows, columns) within `window` and unclamped colours [r, c, 3], 1 being white."""
-        ...
+    def frames(self, job: Job, window: Window, statistics: Statistics) -> Iterator[tuple[slice, slice, Frame]]:
+        """Yields (rows, columns) within `window` and finished values [r, c, 1 or 3] of the type of the job's frame.
 
-    def steps(self, plan: Plan, source: Size, target: Size, windows: list[Window]) -> int:
-        """How many steps `encode` and then all passes over these windows tell `advance` of."""
+        NotAPictureError where the values are NaN, infinite, or no colours.
+        """
         ...
 
     def close(self) -> None:
         """End threads, free memory."""
-        ...
-
-
-@runtime_checkable
-class FrameMaker(Protocol):
-    """A backend that can make a frame's values itself, where the colours are."""
-
-    def frames(
-        self, job: Job, window: Window, statistics: Statistics, advance: Advance, like: FrameFormat
-    ) -> Iterator[tuple[slice, slice, Frame]]:
-        """What `Backend.colours` yields, clamped and rounded as `pixels.from_unit` does."""
         ...

@@ -1,25 +1,29 @@
-"""What turns pictures into features and features into colours: the processor's way, or a GPU's (`trt_backend.py`)."""
+"""The engines whose tensors are numpy arrays: ONNX Runtime and OpenVINO on the processor."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
-from hiif_deploy.backends.base import Advance, Array, Encoded
+import numpy as np
+from numpy.typing import NDArray
+
+from hiif_deploy.backends.base import Advance, Encoded
 from hiif_deploy.backends.options import EngineOptions
-from hiif_deploy.backends.sessions.open import open_session
+from hiif_deploy.backends.sessions.open import open_session, open_shared
 from hiif_deploy.bundle.contract import FIRST_STAGE, GraphContract, is_fold, joined
 from hiif_deploy.bundle.loader import Bundle
-from hiif_deploy.decoding.cascade import CascadedDecoder
+from hiif_deploy.decoding.cascade import CascadedExecutor
+from hiif_deploy.decoding.conversion import FrameConverter
 from hiif_deploy.decoding.decoder import Decoder
-from hiif_deploy.decoding.encode import encode, encoder_calls
-from hiif_deploy.decoding.job import Window
-from hiif_deploy.decoding.plan import Plan
-from hiif_deploy.decoding.queries import query_axes
+from hiif_deploy.decoding.encode import encode, encode_whole
+from hiif_deploy.decoding.job import Job, Statistics, Window
+from hiif_deploy.decoding.plan import QUERY_BLOCK, Plan, PlanLimits, make_plan
 from hiif_deploy.decoding.session import LOW, Arithmetic, Session
-from hiif_deploy.decoding.staged import LAST_PASS, StagedDecoder
+from hiif_deploy.decoding.session_executor import SessionExecutor
+from hiif_deploy.decoding.staged import LAST_PASS, StagedExecutor
 from hiif_deploy.errors import EngineError
 from hiif_deploy.geometry.sizes import Size
-from hiif_deploy.geometry.tiling import decoder_tiles
+from hiif_deploy.pixels import Frame
 
 EXACT = ("maps", FIRST_STAGE, "sums_")
 """Graphs that stay in fp32 in every arithmetic (moments, corner weights, sums), and on ONNX Runtime's processor where
@@ -29,8 +33,8 @@ the engine is OpenVINO, which gathers at half its speed (design/decoding.md §5)
 class HostBackend:
     """An engine whose tensors are numpy arrays: ONNX Runtime, OpenVINO."""
 
-    rescued = 0
-    """Never needed: the values that overflow half precision fit every arithmetic of these engines."""
+    fallback_blocks = 0
+    """Never needed: the values that overflow fp16 fit every precision of these engines."""
     memory_bytes = 0
     """None of a GPU's."""
 
@@ -51,12 +55,47 @@ class HostBackend:
             chain = {name: graph for name, graph in chain.items() if name in ("encoder", "maps") or is_fold(name)}
         sessions = {name: self._open(graph) for name, graph in chain.items()} | self._open_stages(stages)
         self.description = f"{self._engine}, {self.precision}"
-        self.encoder = sessions["encoder"]
-        calls = max(1, self._threads // self._call_threads)
-        self.decoder = self._decoder(sessions, calls)
-        self.statistics = self.decoder.statistics
-        self.colours = self.decoder.colours
-        self.close = self.decoder.close
+        self.sessions = sessions
+        """By graph name."""
+        self._converter = FrameConverter(self.contract, self._open_shared)
+        self._executor = self._make_executor(max(1, self._threads // self._call_threads))
+        self.decoder = Decoder(self.contract, self._executor, self.description)
+
+    def plan(self, source: Size, limits: PlanLimits) -> Plan:
+        """See `Backend`."""
+        return make_plan(
+            self.contract, source, budget=limits.memory, threads=self._threads, tile_rows=limits.tile_rows,
+            query_block=limits.query_block or self._usual_block(limits),
+        )  # fmt: skip
+
+    def encode(self, frame: Frame, plan: Plan, advance: Advance) -> Encoded:
+        """See `Backend`."""
+        return encode(self._encode_whole, self.contract, frame, plan, advance)
+
+    def statistics(self, job: Job, window: Window) -> Statistics:
+        """See `Backend`."""
+        return self.decoder.statistics(job, window)
+
+    def frames(self, job: Job, window: Window, statistics: Statistics) -> Iterator[tuple[slice, slice, Frame]]:
+        """See `Backend`."""
+        return self.decoder.frames(job, window, statistics)
+
+    def close(self) -> None:
+        """See `Backend`."""
+        self._executor.close()
+
+    def wrap_sessions(self, wrap: Callable[[str, Session], Session]) -> None:
+        """Put `wrap(name, session)` in the place of every session, shared graphs included: for measurements."""
+        self.sessions.update({name: wrap(name, session) for name, session in self.sessions.items()})
+        self._converter.wrap(wrap)
+
+    def _usual_block(self, limits: PlanLimits) -> int:
+        """Queries per decoder call where nobody says how many."""
+        del limits
+        return QUERY_BLOCK
+
+    def _encode_whole(self, frame: Frame) -> NDArray[np.float32]:
+        return encode_whole(self.sessions["encoder"], self.contract, self._converter, frame)
 
     def _stages(self) -> dict[str, GraphContract]:
         """Graphs of the decoder in stages; empty where it is run whole."""
@@ -70,10 +109,11 @@ class HostBackend:
             sessions[LAST_PASS] = self._open(joined(LAST_PASS, parts), *parts)
         return sessions
 
-    def _decoder(self, sessions: dict[str, Session], calls: int) -> Decoder:
-        if FIRST_STAGE in sessions:
-            return StagedDecoder(self.contract, sessions, calls)
-        return (CascadedDecoder if self.contract.decoder.cascade > 1 else Decoder)(self.contract, sessions, calls)
+    def _make_executor(self, calls: int) -> SessionExecutor:
+        kind = CascadedExecutor if self.contract.decoder.cascade > 1 else SessionExecutor
+        if FIRST_STAGE in self.sessions:
+            kind = StagedExecutor
+        return kind(self.contract, self.sessions, self._converter, calls)
 
     @property
     def _engine(self) -> str:
@@ -98,12 +138,7 @@ class HostBackend:
             following=following,
         )
 
-    def encode(self, image: Array, plan: Plan, advance: Advance) -> Encoded:
-        """See `encode.encode`."""
-        return encode(self.encoder, self.contract, image, plan, advance)
-
-    def steps(self, plan: Plan, source: Size, target: Size, windows: list[Window]) -> int:
-        """One per encoder tile, and one per decoder tile and pass."""
-        axes = (query_axes(self.contract, source, target, window) for window in windows)
-        tiles = sum(len(decoder_tiles(rows, columns, plan.decoder_tile, plan.tile_queries)) for rows, columns in axes)
-        return encoder_calls(source, plan) + (self.contract.decoder.statistics_passes + 1) * tiles
+    def _open_shared(self, name: str) -> Session:
+        """A shared graph, always on the processor, where its rounding is that of the reference."""
+        threads = self._threads if name.startswith("prepare") else 1
+        return open_shared(name, threads)

@@ -1,34 +1,55 @@
-"""ONNX Runtime on a GPU: features, maps and folded matrices stay there, sums and colours come to the host."""
+"""ONNX Runtime on a GPU: features, maps, folded matrices and colours stay there; frames and sums cross the bus."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import cast
 
-from hiif_deploy.backends.base import Advance, Array, Encoded
+from hiif_deploy.backends.base import Advance, Encoded
 from hiif_deploy.backends.host import HostBackend
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.backends.sessions.onnxruntime_device import Crop, DeviceSession, HeldFeatures, device_of
-from hiif_deploy.bundle.contract import Contract, GraphContract, is_fold
+from hiif_deploy.bundle.contract import GraphContract, is_fold
 from hiif_deploy.bundle.loader import Bundle
-from hiif_deploy.decoding.decoder import Decoder
-from hiif_deploy.decoding.encode import encode, prepared
-from hiif_deploy.decoding.job import Job, Statistics, Sums, Window
-from hiif_deploy.decoding.plan import Plan
+from hiif_deploy.decoding.conversion import FrameConverter, colour_range, finish_feeds, finish_name, prepare_vectors
+from hiif_deploy.decoding.encode import padded_frame
+from hiif_deploy.decoding.executor import DecodedBlock
+from hiif_deploy.decoding.job import Job, TileQueries
+from hiif_deploy.decoding.plan import Plan, PlanLimits, gpu_query_block
 from hiif_deploy.decoding.session import Session, Tensors
+from hiif_deploy.decoding.session_executor import SessionExecutor, query_parts
+from hiif_deploy.decoding.shared_graphs import contracts, model
 from hiif_deploy.errors import EngineError
 from hiif_deploy.geometry.tiling import Tile
+from hiif_deploy.pixels import Frame
 
 
 class DeviceBackend(HostBackend):
     """`HostBackend` whose graphs hand each other tensors on the device; the decoder is not cut into stages.
 
-    Bundles whose decoders answer in turn (`cascade`) read features on the host and are not for it.
+    Bundles whose decoders form a cascade read features on the host and are not for it.
     """
 
+    def encode(self, frame: Frame, plan: Plan, advance: Advance) -> Encoded:
+        """See `Backend`; features stay on the device. Those of a picture in tiles are put together on the host."""
+        size = frame.shape[0], frame.shape[1]
+        maps, encoder = self._held("maps"), self._held("encoder")
+        if plan.encoder_tile[0] < size[0] or plan.encoder_tile[1] < size[1]:
+            features = super().encode(frame, plan, advance)
+            return HeldFeatures(maps.upload("features", features[None]), size)  # type: ignore[index]
+        prepare = self._open_shared(f"prepare-{frame.dtype}")
+        padded = padded_frame(self.contract, frame)
+        image = prepare.hold({"frame": padded, **prepare_vectors(self.contract)})["image"]
+        held = HeldFeatures(encoder.hold({"image": image})["features"], size)
+        advance(1)
+        return held
+
+    def wrap_sessions(self, wrap: Callable[[str, Session], Session]) -> None:
+        """Does nothing: a session that runs on a GPU is not over when it returns, so there is nothing to measure."""
+
     def _stages(self) -> dict[str, GraphContract]:
-        # States of queries would have to be carried on the device; whole graphs are what a GPU likes.
+        # Hidden states would have to be cached on the device; whole graphs are what a GPU likes.
         return {}
 
     def _open(self, graph: GraphContract, *parts: GraphContract) -> Session:
@@ -38,46 +59,46 @@ class DeviceBackend(HostBackend):
         threads = self._threads if is_encoder else self._call_threads
         return DeviceSession(graph, model, self._options.provider, threads, keep_memory=not is_encoder)
 
-    def _decoder(self, sessions: dict[str, Session], calls: int) -> Decoder:
-        self._held = {name: session for name, session in sessions.items() if isinstance(session, DeviceSession)}
-        crop = Crop(self._held["maps"].dtype_of("features"), self._options.provider, self._call_threads)
-        return DeviceDecoder(self.contract, sessions, calls, self._held, crop)
+    @functools.cache  # noqa: B019 (a backend lives as long as its sessions)
+    def _open_shared(self, name: str) -> DeviceSession:
+        return DeviceSession(contracts()[name], model(name), self._options.provider, self._call_threads)
+
+    def _make_executor(self, calls: int) -> SessionExecutor:
+        return DeviceExecutor(self, self._converter, calls)
+
+    def _usual_block(self, limits: PlanLimits) -> int:
+        return gpu_query_block(self.contract, limits.memory, self._threads)
 
     @property
     def _engine(self) -> str:
         return f"{super()._engine} with I/O binding"
 
-    def encode(self, image: Array, plan: Plan, advance: Advance) -> Encoded:
-        """Unit picture [h, w, 3] → features on the device. Those of a picture in tiles are put together on the host."""
-        height, width = image.shape[:2]
-        maps, encoder = self._held["maps"], self._held["encoder"]
-        if plan.encoder_tile[0] >= height and plan.encoder_tile[1] >= width:
-            held = encoder.hold({"image": prepared(self.contract, image)})["features"]
-            advance(1)
-        else:
-            held = maps.upload("features", encode(encoder, self.contract, image, plan, advance)[None])
-        return HeldFeatures(held, (height, width))
+    def _held(self, name: str) -> DeviceSession:
+        return cast(DeviceSession, self.sessions[name])
 
 
-class DeviceDecoder(Decoder):
-    """`Decoder` whose maps and folded matrices are on the device."""
+class DeviceExecutor(SessionExecutor):
+    """`SessionExecutor` whose maps, folded matrices and colours are on the device."""
 
-    def __init__(
-        self, contract: Contract, sessions: dict[str, Session], threads: int, held: dict[str, DeviceSession], crop: Crop
-    ) -> None:
-        super().__init__(contract, sessions, threads)
-        self._held, self._crop = held, crop
+    def __init__(self, backend: DeviceBackend, converter: FrameConverter, threads: int) -> None:
+        super().__init__(backend.contract, backend.sessions, converter, threads)
+        self._backend = backend
+        maps = backend._held("maps")
+        self._crop = Crop(backend._open_shared(f"crop-{maps.dtype_of('features')}"))
 
-    def sums(self, job: Job, window: Window, folded: Tensors, n: int, advance: Advance) -> Sums:
-        """See `Decoder`; what was folded is uploaded once for all blocks."""
-        return super().sums(job, window, self._held[f"statistics_{n}"].place(folded), n, advance)
+    def place(self, folded: Tensors, graph: str) -> Tensors:
+        """See `Executor`; uploaded once for all blocks."""
+        return self._backend._held(graph).place(folded)
 
-    def colours(
-        self, job: Job, window: Window, statistics: Statistics, advance: Advance
-    ) -> Iterator[tuple[slice, slice, Array]]:
-        """See `Decoder`; what was folded is uploaded once for all blocks."""
-        placed = Statistics(self._held["decoder"].place(statistics.folded))
-        yield from super().colours(job, window, placed, advance)
+    def blocks(self, job: Job, queries: TileQueries, folded: Tensors) -> Iterable[DecodedBlock]:
+        """See `Executor`; a block at a time, finished on the device."""
+        decoder, finish = self._backend._held("decoder"), self._backend._open_shared(finish_name(job))
+        for row, column, block in query_parts(job, queries, self._maps(job, queries.tile)):
+            geometry = self.geometry("decoder", job, block)
+            colour = decoder.hold({**block.maps(), **folded, **geometry})["colour"]
+            feeds = finish_feeds(self.contract, job.frame, block.rows, block.columns)
+            found = finish.run({**feeds, "colour": colour})
+            yield DecodedBlock(queries.part(row, column), found["values"], colour_range(found))
 
     def _maps(self, job: Job, tile: Tile) -> Callable[[], Tensors]:
         features = job.features
@@ -87,7 +108,7 @@ class DeviceDecoder(Decoder):
         def make() -> Tensors:
             crop = self._crop(features, tile, self.contract.decoder.halo)
             # To the decoder's graphs a tensor on the device is as good as an array.
-            return cast(Tensors, self._held["maps"].hold({"features": crop}))
+            return cast(Tensors, self._backend._held("maps").hold({"features": crop}))
 
         return functools.cache(lambda: job.kept_maps(tile, make))
 

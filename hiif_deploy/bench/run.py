@@ -105,7 +105,7 @@ class Result:
     """Peak resident memory of a process that does only this, MiB."""
     working_mb: float | None
     """The part of it above what was held before the picture came."""
-    rescued_blocks: int
+    fallback_blocks: int
     """Blocks that half precision could not answer."""
 
 
@@ -233,7 +233,7 @@ class _Turn:
             gemm_share=gflops / peak.gflops if gflops and peak else None,
             peak_rss_mb=memory.peak_mb if memory else None,
             working_mb=memory.working_mb if memory else None,
-            rescued_blocks=getattr(runner, "rescued", 0),
+            fallback_blocks=getattr(runner, "fallback_blocks", 0),
         )
 
     def _work(self, name: str, known: dict[object, Work | None]) -> Work | None:

@@ -13,8 +13,9 @@ from typing import cast, get_args
 from hiif_deploy.backends.host import HostBackend
 from hiif_deploy.backends.options import Engine, EngineOptions
 from hiif_deploy.bench.case import BenchModel, Image, Opener, Runner, Work
-from hiif_deploy.bench.stages import Stopwatch, open_watched, table_seconds
+from hiif_deploy.bench.stages import Stopwatch, table_seconds
 from hiif_deploy.bench.work import count_upscale
+from hiif_deploy.decoding.encode import encoder_calls
 from hiif_deploy.decoding.session import Arithmetic
 from hiif_deploy.errors import HiifError, OptionError
 from hiif_deploy.geometry.sizes import Size
@@ -119,7 +120,9 @@ class Ours:
         if self._cut is not None:
             setting = replace(setting, engine=replace(setting.engine, call_threads=self._cut.call_threads))
         self._setting, self._bundle, self._watch = setting, model.bundle, Stopwatch()
-        backend = open_watched(model.bundle, setting.engine, self._watch)
+        backend = open_backend(model.bundle, setting.engine)
+        if isinstance(backend, HostBackend):
+            backend.wrap_sessions(self._watch.wrap)
         self._upscaler = Upscaler(model.bundle, engine=setting.engine, options=setting.render, backend=backend)
         self.seconds = 0.0
         """Of the last `upscale`."""
@@ -140,15 +143,19 @@ class Ours:
         return self._upscaler.precision
 
     @property
-    def rescued(self) -> int:
+    def fallback_blocks(self) -> int:
         """Blocks that half precision could not answer."""
-        return self._upscaler.rescued
+        return self._upscaler.fallback_blocks
 
     def upscale(self, image: Image, size: Size) -> Image:
         """See `Runner`."""
-        self._watch.reset()
+        source = (image.shape[0], image.shape[1])
+        encoding = encoder_calls(source, self._upscaler.plan(source))
+        passes = self._upscaler.contract.decoder.statistics_passes
+        tiles = (self._upscaler.steps(source, size) - encoding) // (passes + 1)
         began = time.perf_counter()
-        frame: Image = self._upscaler.upscale(image, size=size)
+        self._watch.start({"encode": encoding, "statistics": passes * tiles, "decode": tiles})
+        frame: Image = self._upscaler.upscale(image, size=size, advance=self._watch.advance)
         self.seconds = time.perf_counter() - began
         self._last = ((image.shape[0], image.shape[1]), size)
         return frame

@@ -1,5 +1,5 @@
 """Multiplications and bytes of a picture, counted from what ONNX Runtime says it executed: its profile names every
-operation with the shapes it met. Nothing is estimated from the model's description. Native code tells its own."""
+operation with the shapes it met. Nothing is estimated from the model's description. Native code reports its own."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class _CountingBackend(HostBackend):
 
 
 @runtime_checkable
-class TellsWork(Protocol):
+class ReportsWork(Protocol):
     """A session that is no graph in ONNX Runtime, and knows what it does."""
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
@@ -88,10 +88,10 @@ class TellsWork(Protocol):
         ...
 
 
-class _Told:
+class _Counted:
     """Such a session, and all its work so far."""
 
-    def __init__(self, session: TellsWork) -> None:
+    def __init__(self, session: ReportsWork) -> None:
         self._session, self._lock = session, threading.Lock()
         self.total = Work(0, 0)
 
@@ -102,18 +102,18 @@ class _Told:
 
 
 def count_upscale(
-    bundle: Bundle, render: RenderOptions, threads: int, image: Image, size: Size, told: HostBackend | None = None
+    bundle: Bundle, render: RenderOptions, threads: int, image: Image, size: Size, own: HostBackend | None = None
 ) -> Work:
     """One picture on ONNX Runtime in fp32. Other arithmetics, and OpenVINO, have the same multiplications.
 
-    Graphs that `told`, a backend that nothing else uses, runs in sessions of its own way are counted by these.
+    Graphs that `own`, a backend that nothing else uses, runs in sessions that report their work are counted by them.
     """
     with tempfile.TemporaryDirectory(prefix="hiif-bench-") as folder:
         options = EngineOptions(threads=threads)
         backend = _CountingBackend(bundle, options, Path(folder))
-        sessions = told.decoder.sessions.items() if told else ()
-        found = {name: _Told(session) for name, session in sessions if isinstance(session, TellsWork)}
-        backend.decoder.sessions.update(found)
+        sessions = own.sessions.items() if own else ()
+        found = {name: _Counted(session) for name, session in sessions if isinstance(session, ReportsWork)}
+        backend.sessions.update(found)
         with Upscaler(bundle, engine=options, options=render, backend=backend) as upscaler:
             upscaler.upscale(image, size=size)
             return sum((session.total for session in found.values()), backend.finish())
@@ -137,7 +137,7 @@ def _sum_up(events: list[dict[str, Any]]) -> Work:
 
 
 def _operation(facts: dict[str, Any]) -> Work:
-    """One operation as ONNX Runtime's profile tells of it."""
+    """One operation as ONNX Runtime's profile describes it."""
     kind, sizes = facts["op_name"], ("activation_size", "parameter_size", "output_size")
     count = _MACS.get(kind)
     inputs, (output, *_) = _shapes(facts["input_type_shape"]), [*_shapes(facts["output_type_shape"]), []]

@@ -40,8 +40,8 @@ GEOMETRY_INPUTS = frozenset({
 """Names that the runtime fills from the axis tables; every other graph input comes from an earlier graph."""
 
 
-ElementType = Literal["float16", "float32", "float64", "int32", "int64"]
-"""Of a tensor; bundles have no int64 ones so far, the graph of `onnx_crop.py` has."""
+ElementType = Literal["float16", "float32", "float64", "int32", "int64", "uint8", "uint16"]
+"""Of a tensor; int64, uint8 and uint16 are those of the shared graphs (`decoding.shared_graphs`) alone."""
 
 
 @dataclass(frozen=True)

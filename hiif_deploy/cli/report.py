@@ -45,7 +45,7 @@ def report_batch(upscaler: Upscaler, outcomes: Sequence[Outcome], *, as_json: bo
             "folder": str(upscaler.bundle.folder),
             "engine": upscaler.description,
             "precision": upscaler.precision,
-            "rescued_blocks": upscaler.rescued,
+            "fallback_blocks": upscaler.fallback_blocks,
             "threads": upscaler.engine.thread_count,
             "files": [asdict(outcome) for outcome in outcomes],
             **summary(outcomes),

@@ -1,6 +1,6 @@
-"""Decoders that answer in turn: each reads features four times larger than the one before, and what that one said.
+"""Decoders in a cascade (CLIT): each reads features four times larger than the one before, and that one's output.
 
-How many are asked depends on the enlargement (`clit_axis.stage_sizes`). Features of a later one are sampled for a tile
+How many run depends on the scale (`clit_axis.stage_sizes`). Features of a later one are sampled for a tile
 at a time, so that the large picture of them never exists.
 """
 
@@ -11,42 +11,40 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.decoding.decoder import Decoder, reshaped
-from hiif_deploy.decoding.job import Array, Job, Statistics, Window
+from hiif_deploy.decoding.job import Array, Job, TileQueries, Window
 from hiif_deploy.decoding.queries import geometry_inputs, query_axes
+from hiif_deploy.decoding.session import Tensors
+from hiif_deploy.decoding.session_executor import SessionExecutor, reshaped
 from hiif_deploy.geometry.clit_axis import clit_axis, stage_sizes
 from hiif_deploy.geometry.grid import Axis, relative_cell
 from hiif_deploy.geometry.sizes import Size
-from hiif_deploy.geometry.tiling import Tile, query_blocks, shift
+from hiif_deploy.geometry.tiling import Tile, query_blocks
 
 
-class CascadedDecoder(Decoder):
-    """`Decoder` for bundles with several."""
+class CascadedExecutor(SessionExecutor):
+    """`SessionExecutor` for bundles with several decoders."""
 
-    def tile_colours(
-        self, job: Job, window: Window, tile: Tile, rows: Axis, columns: Axis, statistics: Statistics
-    ) -> Array:
-        """See `Decoder`; each later decoder is given the answers so far."""
-        colours = super().tile_colours(job, window, tile, rows, columns, statistics)
-        asked = Window(_absolute(window.rows, tile.rows), _absolute(window.columns, tile.columns))
+    def tile_colours(self, job: Job, queries: TileQueries, folded: Tensors) -> Array:
+        """See `SessionExecutor`; each later decoder is given the output so far."""
+        colours = super().tile_colours(job, queries, folded)
         for n, size in enumerate(stage_sizes(job.source, job.size)[: self.contract.decoder.cascade]):
             if n > 0:
-                colours = self._answer(job, asked, n, size, colours)
+                colours = self._refined(job, queries.whole, n, size, colours)
         return colours
 
-    def _answer(self, job: Job, asked: Window, n: int, size: Size, before: Array) -> Array:
-        """[R, W, 3] of decoder `n`, which reads features of `size`."""
-        rows, columns = query_axes(self.contract, size, job.size, asked)
+    def _refined(self, job: Job, window: Window, n: int, size: Size, before: Array) -> Array:
+        """[R, W, 3] of decoder `n`, which reads features of `size` and what the decoder before it gave."""
+        rows, columns = query_axes(self.contract, size, job.size, window)
         tile = Tile(slice(0, rows.count), slice(0, columns.count), _taps(rows), _taps(columns))
         features = stage_tile(np.asarray(job.features), size, tile, self.contract.decoder.halo)
         maps = self.sessions[f"maps_{n}"].run({"features": features})
         cell, name = relative_cell(size, job.size), f"decoder_{n}"
         colours = np.empty_like(before)
         for row, column in query_blocks(rows.count, columns.count, job.plan.query_block):
-            geometry = geometry_inputs(self._names[name], rows[row], columns[column], tile, cell)
+            geometry = geometry_inputs(self._geometry[name], rows[row], columns[column], tile, cell)
             given = np.ascontiguousarray(before[row, column]).reshape(-1, 3)
-            answer = self.sessions[name].run({**maps, **geometry, "before": given})["colour"]
-            colours[row, column] = reshaped(answer, before[row, column].shape)
+            output = self.sessions[name].run({**maps, **geometry, "before": given})["colour"]
+            colours[row, column] = reshaped(output, before[row, column].shape)
         return colours
 
 
@@ -68,12 +66,6 @@ def stage_tile(features: NDArray[Any], size: Size, tile: Tile, halo: int) -> NDA
         features = lower + upper
         margins.append((inside[0] - start, stop - inside[1]))
     return np.pad(features, margins)[None]
-
-
-def _absolute(window: tuple[int, int], part: slice) -> tuple[int, int]:
-    """First and one past the last output pixel of a part of a window."""
-    moved = shift(slice(*window), part)
-    return moved.start, moved.stop
 
 
 def _taps(axis: Axis) -> slice:

@@ -1,4 +1,5 @@
-"""De-normalises decoded colours and adds the skip."""
+"""Frames to the encoder's input and decoded colours to colours of a picture, in numpy: the reference that the shared
+graphs are held to, bit for bit (`pixels.to_unit` and `from_unit` are the rest of it)."""
 
 from __future__ import annotations
 
@@ -7,6 +8,13 @@ import numpy as np
 from hiif_deploy.bundle.contract import Contract
 from hiif_deploy.decoding.job import Array
 from hiif_deploy.geometry.grid import Axis
+
+
+def normalise(contract: Contract, image: Array) -> Array:
+    """Unit picture [h, w, 3] → network input [1, 3, h, w]."""
+    mean = np.array(contract.normalisation.mean, dtype=np.float32)
+    std = np.array(contract.normalisation.std, dtype=np.float32)
+    return np.ascontiguousarray(((image - mean) / std).transpose(2, 0, 1)[None])
 
 
 def finish(contract: Contract, colours: Array, image: Array, rows: Axis, columns: Axis) -> Array:

@@ -1,169 +1,108 @@
-"""Features → colours: statistics passes, folding, decode pass, over tiles and blocks of queries.
-
-Decoders whose queries are coupled (linear attention averages KᵀV over all of them) are asked in passes: each
-statistics pass sums over every query, then a fold graph turns the sums into tensors for the next passes. So the
-answer does not depend on how the queries are cut (design/decoding.md §2).
-"""
+"""The decode loop of every engine: statistics passes, folds, colours; a check of every block, and a second way for
+blocks that half precision could not compute."""
 
 from __future__ import annotations
 
-import functools
-import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
-from typing import Any
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.bundle.contract import Contract
-from hiif_deploy.decoding.compose import finish
-from hiif_deploy.decoding.job import SAMPLED, Advance, Array, Block, Job, Part, Statistics, Sums, Window, _absolute
-from hiif_deploy.decoding.queries import geometry_inputs, query_axes
-from hiif_deploy.decoding.session import Session, Tensors
-from hiif_deploy.decoding.state_cache import Key
-from hiif_deploy.errors import BundleError
-from hiif_deploy.geometry.grid import Axis
-from hiif_deploy.geometry.tiling import Tile, decoder_tiles, query_blocks, shift
+from hiif_deploy.decoding.encode import encoder_calls
+from hiif_deploy.decoding.executor import BlockSums, DecodedBlock, Executor
+from hiif_deploy.decoding.job import Job, Statistics, Sums, TileQueries, Window
+from hiif_deploy.decoding.output_check import check_range
+from hiif_deploy.decoding.plan import Plan
+from hiif_deploy.decoding.queries import query_axes
+from hiif_deploy.decoding.session import Tensors
+from hiif_deploy.geometry.sizes import Size
+from hiif_deploy.geometry.tiling import decoder_tiles
+from hiif_deploy.pixels import Frame
+
+
+class Fallback(Protocol):
+    """Another way to the same values, for blocks that came out as NaN or infinite."""
+
+    def sums(self, job: Job, window: Window, folded: Tensors, n: int) -> Sums:
+        """Statistics pass `n` over the window."""
+        ...
+
+    def values(self, job: Job, window: Window, statistics: Statistics) -> Frame:
+        """[r, c, 1 or 3] of the window, of the job's frame type."""
+        ...
 
 
 class Decoder:
-    """The decoder's graphs and the threads that run them. Thread-safe: calls share nothing but the sessions."""
+    """Decodes jobs of one bundle on one executor. Thread-safe where the executor is."""
 
-    def __init__(self, contract: Contract, sessions: dict[str, Session], threads: int) -> None:
+    def __init__(self, contract: Contract, executor: Executor, name: str, fallback: Fallback | None = None) -> None:
+        """`name` of the engine, for errors."""
         self.contract = contract
-        self.sessions = sessions
-        """Graphs by name."""
-        self._ahead = 2 * threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="hiif-decode")
-        self._names = {graph.name: graph.geometry for graph in contract.graphs}
+        self._where = f"bundle {contract.name} ({name})"
+        self.executor = executor
+        self._fallback = fallback
 
-    def close(self) -> None:
-        """End the threads."""
-        self._pool.shutdown()
-
-    def statistics(self, job: Job, window: Window, advance: Advance) -> Statistics:
-        """All statistics passes over the queries of `window`, or over those that the job's sampling takes."""
+    def statistics(self, job: Job, window: Window) -> Statistics:
+        """All statistics passes over the queries of `window`, or over those that the job samples."""
         folded: dict[str, NDArray[Any]] = {}
         count = job.count(window)
         for n in range(self.contract.decoder.statistics_passes):
-            sums = self.sums(job, window, folded, n, advance)
-            folded.update(fold(self.sessions[f"fold_{n}"], sums, count))
+            folded.update(self.executor.fold(n, self.sums(job, window, folded, n), count))
         return Statistics(folded)
 
-    def sums(self, job: Job, window: Window, folded: Tensors, n: int, advance: Advance) -> Sums:
-        """What pass `n` sums up over the queries of `window`, given what earlier passes found."""
+    def sums(self, job: Job, window: Window, folded: Tensors, n: int) -> Sums:
+        """What pass `n` sums up over the queries of `window`, in float64, given what earlier passes found."""
+        placed = self.executor.place(folded, f"statistics_{n}")
+        total: Sums = {}
+        work = partial(self.executor.sums, job, folded=placed, n=n)
+        for blocks in self.executor.each(work, self._tiles(job, window)):
+            for block in blocks:
+                accumulate(total, self._finite_sums(job, block, folded, n))
+            job.advance(1)
+        return total
 
-        def work(tile: Tile, rows: Axis, columns: Axis) -> Sums:
-            part: Sums = {}
-            maps = self._maps(job, tile)
-            for parts in job.asked(window, tile):
-                blocks = [block for _, _, block in _blocks(window, tile, rows, columns, parts, maps)]
-                self.add_sums(part, job, blocks, folded, n)
-            return part
+    def frames(self, job: Job, window: Window, statistics: Statistics) -> Iterator[tuple[slice, slice, Frame]]:
+        """Yields (rows, columns) within `window` and their values [r, c, 1 or 3] of the job's frame type.
 
-        sums: Sums = {}
-        for part in self._map(job, window, work, advance):
-            accumulate(sums, part)
-        return sums
+        NotAPictureError where the values are none, and no fallback gives better ones.
+        """
+        folded = self.executor.place(statistics.folded, "decoder")
+        top, left = window.rows[0], window.columns[0]
+        work = partial(self.executor.blocks, job, folded=folded)
+        for blocks in self.executor.each(work, self._tiles(job, window)):
+            for block in blocks:
+                (start, stop), (first, last) = block.window.rows, block.window.columns
+                values = self._checked(job, block, statistics)
+                yield slice(start - top, stop - top), slice(first - left, last - left), values
+            job.advance(1)
 
-    def colours(
-        self, job: Job, window: Window, statistics: Statistics, advance: Advance
-    ) -> Iterator[tuple[slice, slice, Array]]:
-        """Yields (rows, columns) within `window` and unclamped colours [r, c, 3], 1 being white."""
+    def _finite_sums(self, job: Job, block: BlockSums, folded: Tensors, n: int) -> Tensors:
+        if self._fallback is None or block.is_finite:
+            return block.sums
+        return self._fallback.sums(job, block.window, folded, n)
 
-        def work(tile: Tile, rows: Axis, columns: Axis) -> tuple[slice, slice, Array]:
-            colours = self.tile_colours(job, window, tile, rows, columns, statistics)
-            return tile.rows, tile.columns, finish(self.contract, colours, job.image, rows, columns)
+    def _checked(self, job: Job, block: DecodedBlock, statistics: Statistics) -> Frame:
+        if self._fallback is not None and not block.range.is_finite:
+            return self._fallback.values(job, block.window, statistics)
+        if job.clamps:
+            check_range(block.range, self._where)
+        return block.values
 
-        yield from self._map(job, window, work, advance)
-
-    def tile_colours(
-        self, job: Job, window: Window, tile: Tile, rows: Axis, columns: Axis, statistics: Statistics
-    ) -> Array:
-        """The decoder's answers [R, W, 3] to one tile."""
-        colours = np.empty((rows.count, columns.count, 3), dtype=np.float32)
-        parts = query_blocks(rows.count, columns.count, job.plan.query_block)
-        for row, column, block in _blocks(window, tile, rows, columns, parts, self._maps(job, tile)):
-            part = colours[row, column]
-            part[...] = reshaped(self.block_colours(job, block, statistics.folded), part.shape)
-        return colours
-
-    def add_sums(self, sums: Sums, job: Job, blocks: list[Block], folded: Tensors, n: int) -> None:
-        """Pass `n` over blocks of one tile; what it finds is added to `sums`."""
-        for block in blocks:
-            accumulate(sums, self._run(f"statistics_{n}", job, block, {**block.maps(), **folded}))
-
-    def block_colours(self, job: Job, block: Block, folded: Tensors) -> Array:
-        """The decoder's answers [R · W, 3] to one block."""
-        colours: Array = self._run("decoder", job, block, {**block.maps(), **folded})["colour"]
-        return colours
-
-    def _maps(self, job: Job, tile: Tile) -> Callable[[], Tensors]:
-        return functools.cache(lambda: job.maps(tile, self.sessions["maps"]))
-
-    def _run(self, graph: str, job: Job, block: Block, feeds: Tensors) -> Tensors:
-        geometry = geometry_inputs(self._names[graph], block.rows, block.columns, block.tile, job.cell)
-        return self.sessions[graph].run({**feeds, **geometry})
-
-    def _map(
-        self, job: Job, window: Window, work: Callable[[Tile, Axis, Axis], Any], advance: Advance
-    ) -> Iterator[Any]:
-        """`work` on every tile of the window, on all threads, results in order."""
+    def _tiles(self, job: Job, window: Window) -> Iterator[TileQueries]:
         rows, columns = query_axes(self.contract, job.source, job.size, window)
-        waiting = iter(decoder_tiles(rows, columns, job.plan.decoder_tile, job.plan.tile_queries))
-
-        def submit(tile: Tile) -> Future[Any]:
-            return self._pool.submit(work, tile, rows[tile.rows], columns[tile.columns])
-
-        # Bounded, so that finished tiles never pile up in front of a slow consumer.
-        futures = deque(submit(tile) for tile in islice(waiting, self._ahead))
-        try:
-            while futures:
-                result = futures.popleft().result()
-                futures.extend(submit(tile) for tile in islice(waiting, 1))
-                yield result
-                advance(1)
-        finally:
-            for future in futures:
-                future.cancel()
+        for tile in decoder_tiles(rows, columns, job.plan.decoder_tile, job.plan.tile_queries):
+            yield TileQueries(window, tile, rows[tile.rows], columns[tile.columns])
 
 
-def fold(session: Session, sums: Sums, count: int) -> dict[str, NDArray[Any]]:
-    """Sums over `count` queries → inputs of the next passes."""
-    return session.run({**sums, "count": np.array([count], dtype=np.float64)})
-
-
-def _blocks(
-    window: Window, tile: Tile, rows: Axis, columns: Axis, parts: Iterable[tuple[Part, Part]],
-    maps: Callable[[], Tensors],
-) -> Iterator[tuple[Part, Part, Block]]:  # fmt: skip
-    for row, column in parts:
-        yield row, column, Block(tile, rows[row], columns[column], _key(window, tile, row, column), maps)
-
-
-def _key(window: Window, tile: Tile, row: Part, column: Part) -> Key:
-    """Names a block of the output picture: first and last row and column, or a sample's first ones and SAMPLED."""
-    rows, columns = _absolute(window, tile)
-    if isinstance(row, slice) and isinstance(column, slice):
-        row, column = shift(rows, row), shift(columns, column)
-        return row.start, row.stop, column.start, column.stop
-    return rows.start + _first_of(row), columns.start + _first_of(column), SAMPLED
-
-
-def _first_of(part: Part) -> int:
-    return int(part.start if isinstance(part, slice) else part[0])
-
-
-def reshaped(colours: Array, shape: tuple[int, ...]) -> Array:
-    """A decoder's answers [queries, 3] as [R, W, 3]; BundleError where it answered another number of queries."""
-    if colours.size != math.prod(shape):
-        raise BundleError(
-            f"the decoder answered {list(colours.shape)} to {shape[0]}x{shape[1]} queries: export the bundle again"
-        )
-    return colours.reshape(shape)
+def step_count(contract: Contract, plan: Plan, source: Size, target: Size, windows: list[Window]) -> int:
+    """How many steps `encode` and all passes over the windows report: one per encoder tile, and one per decoder tile
+    and pass."""
+    axes = (query_axes(contract, source, target, window) for window in windows)
+    tiles = sum(len(decoder_tiles(rows, columns, plan.decoder_tile, plan.tile_queries)) for rows, columns in axes)
+    return encoder_calls(source, plan) + (contract.decoder.statistics_passes + 1) * tiles
 
 
 def accumulate(sums: Sums, part: Tensors) -> None:

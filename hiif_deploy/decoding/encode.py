@@ -8,25 +8,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.bundle.contract import Contract
+from hiif_deploy.decoding.conversion import FrameConverter
+from hiif_deploy.decoding.output_check import check_values
 from hiif_deploy.decoding.plan import Plan, tile_starts
 from hiif_deploy.decoding.session import Session
 from hiif_deploy.errors import BundleError
 from hiif_deploy.geometry.sizes import padded_size
 from hiif_deploy.geometry.tiling import steps
-from hiif_deploy.pixels import mirror
+from hiif_deploy.pixels import Frame, mirror
 
 Array = NDArray[np.float32]
 
 
-def encode(session: Session, contract: Contract, image: Array, plan: Plan, advance: Callable[[int], None]) -> Array:
-    """Unit picture [h, w, 3] in [0, 1] → features [C, h, w].
+def encode(
+    run: Callable[[Frame], Array], contract: Contract, frame: Frame, plan: Plan, advance: Callable[[int], None]
+) -> Array:
+    """Frame [h, w, 1 or 3] → features [C, h, w] float32. `run` encodes a part of the frame whole.
 
     Tiles with the encoder's receptive field as overlap give the same features as the whole picture; where there is
-    no such overlap the plan says `blended` or `averaged`. `advance` is told of each finished tile.
+    no such overlap the plan says `blended` or `averaged`. `advance` is called with 1 for each finished tile.
     """
-    height, width = image.shape[:2]
+    height, width = frame.shape[:2]
     if plan.encoder_tile[0] >= height and plan.encoder_tile[1] >= width:
-        features = _run(session, contract, image)
+        features = run(frame)
         advance(1)
         return features
     total = np.zeros((contract.encoder.channels, height, width), dtype=np.float32)
@@ -35,7 +39,7 @@ def encode(session: Session, contract: Contract, image: Array, plan: Plan, advan
     for rows in _parts(height, plan.encoder_tile[0], plan):
         for columns in _parts(width, plan.encoder_tile[1], plan):
             seen_rows, seen_columns = widen(rows, overlap, height), widen(columns, overlap, width)
-            features = _run(session, contract, image[seen_rows, seen_columns])
+            features = run(frame[seen_rows, seen_columns])
             if weight is None:
                 inner = (slice(None), within(rows, seen_rows), within(columns, seen_columns))
                 total[:, rows, columns] = features[inner]
@@ -60,28 +64,26 @@ def _parts(size: int, tile: int, plan: Plan) -> list[slice]:
     return [slice(start, start + tile) for start in tile_starts(size, tile, plan.overlap)]
 
 
-def normalise(contract: Contract, image: Array) -> Array:
-    """Unit picture [h, w, 3] → network input [1, 3, h, w]."""
-    mean = np.array(contract.normalisation.mean, dtype=np.float32)
-    std = np.array(contract.normalisation.std, dtype=np.float32)
-    return np.ascontiguousarray(((image - mean) / std).transpose(2, 0, 1)[None])
+def padded_frame(contract: Contract, frame: Frame) -> Frame:
+    """The frame continued by its mirror image, below and to the right, up to the encoder's multiple."""
+    size = padded_size((frame.shape[0], frame.shape[1]), contract.encoder.size_multiple)
+    return frame if size == frame.shape[:2] else mirror(frame, size)
 
 
-def prepared(contract: Contract, image: Array) -> Array:
-    """Unit picture [h, w, 3] → network input [1, 3, h, w], mirrored at the end up to the encoder's multiple."""
-    size = padded_size((image.shape[0], image.shape[1]), contract.encoder.size_multiple)
-    return normalise(contract, image if size == image.shape[:2] else mirror(image, size))
+def encode_whole(session: Session, contract: Contract, converter: FrameConverter, frame: Frame) -> Array:
+    """Frame [h, w, 1 or 3] → features [C, h, w], in one call.
 
-
-def _run(session: Session, contract: Contract, image: Array) -> Array:
-    given = prepared(contract, image)
-    features: Array = session.run({"image": given})["features"][0]
-    if features.shape != (contract.encoder.channels, *given.shape[2:]):
+    BundleError where the encoder gives another shape, NotAPictureError where its values are NaN or infinite.
+    """
+    image = converter.image(padded_frame(contract, frame))
+    features: Array = session.run({"image": image})["features"][0]
+    if features.shape != (contract.encoder.channels, *image.shape[2:]):
         raise BundleError(
-            f"graph encoder: it answered features of shape {list(features.shape)} to a picture of {given.shape[3]}x"
-            f"{given.shape[2]}, the contract promises {contract.encoder.channels} channels; export the bundle again"
+            f"graph encoder: it gave features of shape {list(features.shape)} for a picture of {image.shape[3]}x"
+            f"{image.shape[2]}, the contract promises {contract.encoder.channels} channels; export the bundle again"
         )
-    return features[:, : image.shape[0], : image.shape[1]]
+    check_values(features, f"the encoder of bundle {contract.name}")
+    return features[:, : frame.shape[0], : frame.shape[1]]
 
 
 def widen(part: slice, overlap: int, size: int) -> slice:

@@ -14,13 +14,20 @@ from hiif_deploy.bundle.contract import Contract
 from hiif_deploy.decoding.plan import Plan
 from hiif_deploy.decoding.sampling import Index, Sampling
 from hiif_deploy.decoding.session import Session, Tensors
-from hiif_deploy.decoding.state_cache import Carry, Key
+from hiif_deploy.decoding.state_cache import Carry
 from hiif_deploy.geometry.grid import Axis
 from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.geometry.tiling import Tile, length, query_blocks, shift, steps
+from hiif_deploy.pixels import Frame
 
 Array = NDArray[np.float32]
 Advance = Callable[[int], None]
+
+
+def ignore(_: int) -> None:
+    """Where nobody reads the progress."""
+
+
 Sums = dict[str, NDArray[np.float64]]
 """What a statistics pass adds up, by name."""
 Part = slice | Index
@@ -53,44 +60,52 @@ class Statistics:
 
 
 @dataclass(frozen=True)
-class Block:
-    """Queries of one decoder call: all of some rows × some columns of a tile."""
+class TileQueries:
+    """All queries of one tile of a window."""
 
+    window: Window
+    """That the tile is a part of."""
     tile: Tile
-    """Where their source pixels lie."""
+    """Where the queries and their source pixels lie."""
     rows: Axis
-    """Rows asked."""
+    """Axis table of the tile's rows."""
     columns: Axis
-    """Columns asked."""
-    key: Key
-    """Names these queries among all of the output picture."""
-    maps: Callable[[], Tensors]
-    """Maps of the tile; computed when first called, once for all of its blocks."""
+    """Axis table of the tile's columns."""
+
+    def part(self, rows: slice, columns: slice) -> Window:
+        """Rows and columns of the tile as a window of the whole output."""
+        down = shift(shift(slice(*self.window.rows), self.tile.rows), rows)
+        across = shift(shift(slice(*self.window.columns), self.tile.columns), columns)
+        return Window((down.start, down.stop), (across.start, across.stop))
 
     @property
-    def is_sample(self) -> bool:
-        """Whether only statistics passes ask these queries, together."""
-        return self.key[-1] == SAMPLED
+    def whole(self) -> Window:
+        """All of them, as a window of the whole output."""
+        return self.part(slice(0, self.rows.count), slice(0, self.columns.count))
 
 
 class Job:
     """One picture's features and one output size: what every pass over its queries shares."""
 
     def __init__(
-        self, contract: Contract, features: Any, image: Array, size: Size, plan: Plan, cell: Array,
-        sampling: Sampling | None = None,
+        self, contract: Contract, features: Any, frame: Frame, size: Size, plan: Plan, cell: Array,
+        sampling: Sampling | None = None, *, advance: Advance = ignore, clamps: bool = True,
     ) -> None:  # fmt: skip
         self.contract = contract
         self.features = features
         """[C, h, w], as the backend's encoder gave it."""
-        self.image = image
-        """Unit picture [h, w, 3], for the skip."""
+        self.frame = frame
+        """[h, w, 1 or 3] uint8, uint16 or float32, which the skip reads; what is decoded has its type and channels."""
         self.size = size
         self.plan = plan
         self.cell = cell
         """[2], what the decoder is told of the output pixels' size."""
         self.sampling = sampling
         """Which queries statistics passes ask; None: all, which is exact."""
+        self.advance = advance
+        """Called with the number of finished steps."""
+        self.clamps = clamps
+        """Whether colours are clamped to [0, 1]; not so only for float32 frames of three channels."""
         self.carry = Carry(plan.carry_bytes)
         """States of queries, from pass to pass."""
         self._cache: dict[tuple[int, int, int, int], Tensors] = {}
@@ -102,14 +117,13 @@ class Job:
         """(height, width) of the features."""
         return self.features.shape[1], self.features.shape[2]
 
-    def asked(self, window: Window, tile: Tile) -> Iterator[list[tuple[Part, Part]]]:
-        """Parts (rows, columns) of a tile's queries that statistics passes ask, each list about a block of them."""
+    def statistics_blocks(self, queries: TileQueries) -> Iterator[list[tuple[Part, Part]]]:
+        """Parts (rows, columns) of a tile's queries that statistics passes need, each list about a block of them."""
         if self.sampling is None:
-            height, width = length(tile.rows), length(tile.columns)
-            for block in query_blocks(height, width, self.plan.query_block):
+            for block in query_blocks(queries.rows.count, queries.columns.count, self.plan.query_block):
                 yield [block]
             return
-        rows, columns = _absolute(window, tile)
+        rows, columns = slice(*queries.whole.rows), slice(*queries.whole.columns)
         parts: list[tuple[Part, Part]] = []
         count = 0
         for some, found in self.sampling.grids(rows, columns):
@@ -124,7 +138,7 @@ class Job:
             yield parts
 
     def count(self, window: Window) -> int:
-        """How many queries of `window` statistics passes ask."""
+        """How many queries of `window` statistics passes need."""
         if self.sampling is None:
             return window.shape[0] * window.shape[1]
         return self.sampling.count(slice(*window.rows), slice(*window.columns))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,17 +33,46 @@ class NotAPictureError(EngineError):
         return type(self), (self.what, self.where)
 
 
-def check_values(values: NDArray[Any], where: str, most: float = float(np.finfo(np.float32).max)) -> None:
+@dataclass(frozen=True)
+class ColourRange:
+    """What the values of a block say about whether they are colours, white being 1."""
+
+    low: float
+    """The least of them."""
+    high: float
+    """The largest of them."""
+    total: float
+    """Their sum. Least and largest may miss a NaN, the sum does not."""
+
+    @classmethod
+    def of(cls, values: NDArray[Any]) -> ColourRange:
+        """Of an array of any shape, in float32."""
+        with np.errstate(all="ignore"):
+            return cls(float(values.min(initial=0)), float(values.max(initial=0)), float(values.sum(dtype=np.float64)))
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether no value is NaN or infinite."""
+        return math.isfinite(self.low) and math.isfinite(self.high) and not math.isnan(self.total)
+
+
+def check_range(found: ColourRange, where: str, most: float = MOST_COLOUR) -> None:
     """NotAPictureError where a value is NaN or infinite, or beyond ±`most`."""
-    low, high = float(values.min(initial=0)), float(values.max(initial=0))
-    if np.isfinite(low) and np.isfinite(high):
-        if max(-low, high) > most:
-            raise NotAPictureError(f"colours of {low:.3g} to {high:.3g}, where black is 0 and white 1", where)
-    else:
+    if not found.is_finite:
         raise NotAPictureError("no numbers (NaN or infinite)", where)
+    if max(-found.low, found.high) > most:
+        raise NotAPictureError(f"colours of {found.low:.3g} to {found.high:.3g}, where black is 0 and white 1", where)
 
 
-def check_not_black(frame: Frame, image: NDArray[np.float32], where: str) -> None:
-    """NotAPictureError where a whole frame is black and its unit picture [h, w, 3] is not."""
-    if image.shape[0] * image.shape[1] >= LEAST_PIXELS and not frame.any() and float(image.mean()) > DARK:
+def check_values(values: NDArray[Any], where: str) -> None:
+    """NotAPictureError where a value is NaN or infinite."""
+    check_range(ColourRange.of(values), where, math.inf)
+
+
+def check_not_black(made: Frame, given: Frame, where: str) -> None:
+    """NotAPictureError where a whole frame is black and the one that it was made from is not."""
+    if given.shape[0] * given.shape[1] < LEAST_PIXELS or made.any():
+        return
+    white = float(np.iinfo(given.dtype).max) if given.dtype.kind == "u" else 1.0
+    if float(given.mean(dtype=np.float64)) > DARK * white:
         raise NotAPictureError("all black though the input is not", where)

@@ -18,8 +18,22 @@ TILE_ROWS = 8
 """Source rows of a decoder tile; its maps are shared by all queries between them."""
 BLOCKS_PER_TILE = 32
 """Query blocks of a decoder tile at most, so that its colours stay small at any scale."""
+UNBOUNDED = 1 << 62
+"""Queries of a tile where only its blocks are bounded."""
 BLEND_OVERLAP = 32
 """Source pixels over which tiles are blended where no overlap is exact."""
+
+
+@dataclass(frozen=True)
+class PlanLimits:
+    """What a plan has to keep to."""
+
+    memory: int = DEFAULT_BUDGET
+    """Bytes of working memory on the host, beside input, features and output."""
+    query_block: int | None = None
+    """Most queries per decoder call; None: the engine's own."""
+    tile_rows: int = TILE_ROWS
+    """Source rows per decoder tile."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,8 @@ class Plan:
     """Estimate of memory beside input, features and output, without what is carried."""
     carry_bytes: int = 0
     """States of queries kept from one pass to the next at most, instead of being computed again."""
+    keeps_features: bool = True
+    """Whether a picture's features stay on the device, where there is one; else tiles of them are uploaded."""
     averaged: bool = False
     """Whether encoder tiles are those that the contract names: they share `overlap` pixels and are averaged there."""
 

@@ -227,11 +227,15 @@ def _make(
         return _larger(item, picture, options)
     size = target.size(picture.size)
     _prepare(item, size)
-    began, rescued = time.perf_counter(), upscaler.rescued
+    began, fallback_blocks = time.perf_counter(), upscaler.fallback_blocks
     result = upscale_picture(upscaler, picture, size, title)
-    seconds, rescued = time.perf_counter() - began, upscaler.rescued - rescued
+    seconds, fallback_blocks = time.perf_counter() - began, upscaler.fallback_blocks - fallback_blocks
     lost = write_image(item.target, result, quality=options.quality, lossless=options.lossless, suffix=item.suffix)
-    again = (f"{rescued} blocks were no numbers in half precision and were decoded again in fp32",) if rescued else ()
+    again = (
+        (f"{fallback_blocks} blocks were no numbers in half precision and were decoded again in fp32",)
+        if fallback_blocks
+        else ()
+    )
     return Outcome(
         str(item.source), str(item.target), "done", _across_down(picture.size), _across_down(size),
         round(seconds, 4), round(size[0] * size[1] / 1e6 / seconds, 4),

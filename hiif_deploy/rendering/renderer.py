@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.backends.base import Backend, Encoded, FrameMaker
-from hiif_deploy.backends.onnxruntime_device import DeviceBackend
+from hiif_deploy.backends.base import Backend, Encoded
 from hiif_deploy.bundle.contract import Contract
 from hiif_deploy.bundle.loader import Bundle
-from hiif_deploy.decoding.job import Job, Statistics, Window
-from hiif_deploy.decoding.output_check import MOST_COLOUR, check_not_black, check_values
-from hiif_deploy.decoding.plan import DEFAULT_BUDGET, QUERY_BLOCK, TILE_ROWS, Plan, gpu_query_block, make_plan
+from hiif_deploy.decoding.decoder import step_count
+from hiif_deploy.decoding.job import Job, Statistics, Window, ignore
+from hiif_deploy.decoding.output_check import check_not_black
+from hiif_deploy.decoding.plan import DEFAULT_BUDGET, TILE_ROWS, Plan, PlanLimits
 from hiif_deploy.decoding.sampling import Sampling, enough
 from hiif_deploy.decoding.session import Arithmetic
 from hiif_deploy.decoding.state_cache import Carry
@@ -37,15 +36,12 @@ from hiif_deploy.geometry.sizes import (
     published_size,
 )
 from hiif_deploy.images.source import as_frame
-from hiif_deploy.pixels import Frame, FrameFormat, from_unit, mirror, to_unit
+from hiif_deploy.pixels import Frame, FrameFormat, mirror, to_unit, working_frame
 
 if TYPE_CHECKING:
     from hiif_deploy.images.source import Source
 
 Array = NDArray[np.float32]
-Answer = Callable[[Job, Window, Statistics, Callable[[int], None]], Iterator[tuple[slice, slice, Frame]]]
-"""Yields (rows, columns) within a window and what the backend makes of its queries."""
-
 StatisticsMode = Literal["exact", "sampled"]
 """Which queries the statistics passes ask."""
 
@@ -90,34 +86,28 @@ class Features:
     """An encoded picture; may be shared between threads and kept as long as its upscaler is open."""
 
     encoded: Encoded
-    """[C, h, w], what the encoder answered, where the engine keeps it."""
-    image: Array
-    """[h, w, 3] float32 in [0, 1], the picture itself (the decoder's skip reads it)."""
+    """[C, h, w], where the engine keeps them."""
+    frame: Frame
+    """[h, w, 1 or 3] uint8, uint16, or float32 in [0, 1]: the picture itself, which the decoder's skip reads."""
     format: FrameFormat
-    """Of the frame that was encoded; rendered frames have the same."""
+    """Of the picture as it was given; rendered frames have the same."""
 
     @property
     def size(self) -> Size:
         """(height, width) of the encoded picture."""
-        return self.image.shape[0], self.image.shape[1]
-
-
-def _ignore(_: int) -> None:
-    """Where nobody is told of progress."""
+        return self.frame.shape[0], self.frame.shape[1]
 
 
 class Renderer:
     """A bundle on an opened backend. Use it as a context manager, or call `close`; methods are thread-safe."""
 
     def __init__(
-        self, bundle: Bundle, backend: Backend, options: RenderOptions | None = None, *, threads: int = 1,
-        tuned_block: int | None = None,
-    ) -> None:  # fmt: skip
-        """Closes the backend when it is closed. `threads` share the working memory; `tuned_block` is the number of
-        queries per decoder call that `tune` found best for them."""
+        self, bundle: Bundle, backend: Backend, options: RenderOptions | None = None, *, tuned_block: int | None = None
+    ) -> None:
+        """Closes the backend when it is closed. `tuned_block` is the number of queries per decoder call that `tune`
+        found best for this machine."""
         self.bundle = bundle
         self.options = RenderOptions() if options is None else options
-        self.threads = threads
         self._tuned_block = tuned_block
         self._backend = backend
         self._process = os.getpid()
@@ -165,9 +155,9 @@ class Renderer:
         return self._backend.precision
 
     @property
-    def rescued(self) -> int:
-        """Blocks of queries that half precision could not answer and that were decoded again in fp32."""
-        return self._ready.rescued
+    def fallback_blocks(self) -> int:
+        """Blocks of queries that overflowed in fp16 and were recomputed in fp32."""
+        return self._ready.fallback_blocks
 
     @property
     def contract(self) -> Contract:
@@ -183,13 +173,13 @@ class Renderer:
         self, frame: Source, *, scale: Scale | None = None, size: Size | None = None, region: Region | None = None,
         advance: Callable[[int], None] | None = None,
     ) -> Frame:  # fmt: skip
-        """Enlarge a picture by `scale` or to `size` (height, width); `region` (top, left, height, width) renders only
+        """Upscale a picture by `scale` or to `size` (height, width); `region` (top, left, height, width) renders only
         that part of the result.
 
         The picture is an array [H, W], [H, W, 1] or [H, W, 3] RGB of uint8, uint16 or floats in [0, 1], a file's path
-        or a Pillow image (both are made upright as EXIF says); the answer is an array of the same dtype and channels.
-        `advance(n)` is told of finished steps (`steps` says how many there are). Raises FrameError, ScaleError,
-        ImageError, EngineError.
+        or a Pillow image (both are made upright as EXIF says); the result is an array of the same dtype and
+        channels. `advance(n)` is called with the number of finished steps; `steps` returns their total. Raises
+        FrameError, ScaleError, ImageError, EngineError.
         """
         pixels = as_frame(frame)
         source = (pixels.shape[0], pixels.shape[1])
@@ -203,73 +193,59 @@ class Renderer:
     def encode(self, frame: Source, *, advance: Callable[[int], None] | None = None) -> Features:
         """Run the encoder over a picture, given as for `upscale`."""
         backend, pixels = self._ready, as_frame(frame)
-        image = to_unit(pixels)
-        plan = self.plan((image.shape[0], image.shape[1]))
-        encoded = backend.encode(image, plan, advance or _ignore)
-        if isinstance(encoded, np.ndarray):
-            check_values(encoded, f"the encoder of {self._name}")
-        return Features(encoded, image, FrameFormat.of(pixels))
+        working = working_frame(pixels)
+        plan = self.plan((working.shape[0], working.shape[1]))
+        return Features(backend.encode(working, plan, advance or ignore), working, FrameFormat.of(pixels))
 
     def statistics(self, features: Features, size: Size, *, advance: Callable[[int], None] | None = None) -> Statistics:
-        """Statistics of all queries of an output `size`; hand them to `render` for many regions of that size."""
+        """Statistics of all queries of an output `size`; pass them to `render` for many regions of that size."""
         backend, size = self._ready, check_size(size)
-        job = self._job(features, size)
-        # Nothing will be decoded by this job, so its last states are of no use.
+        job = self._job(features, size, advance)
+        # This job decodes nothing, so its last states are of no use.
         job.carry = Carry(0)
-        return backend.statistics(job, _whole(size), advance or _ignore)
+        return backend.statistics(job, _whole(size))
 
     def render(
         self, features: Features, *, scale: Scale | None = None, size: Size | None = None,
         region: Region | None = None, statistics: Statistics | None = None,
-        advance: Callable[[int], None] | None = None, inspect: Callable[[Array], object] | None = None,
+        advance: Callable[[int], None] | None = None,
     ) -> Frame:  # fmt: skip
         """Decode features at any scale or `size` (height, width); a region equals that region of the whole picture.
 
-        `inspect` is shown every part of the answer, [r, c, 3] float32 as the model gave it, before it is rounded.
-        EngineError where the answer is no picture.
+        EngineError where the values are NaN, infinite, no colours, or all black though the picture is not.
         """
-        backend, advance = self._ready, advance or _ignore
+        backend = self._ready
         target = output_size(features.size, scale=scale, size=size)
         window = _whole(target) if region is None else _part(target, region)
         like = features.format
-        channels = () if like.channels is None else (like.channels,)
-        frame: Frame = np.empty((*window.shape, *channels), dtype=like.dtype)
-        if inspect is None and isinstance(backend, FrameMaker):
-            made = partial(backend.frames, like=like)
-            for rows, columns, part in self._parts(features, target, window, statistics, advance, made):
-                frame[rows, columns] = part
-        else:
-            for rows, columns, colours in self._parts(features, target, window, statistics, advance, backend.colours):
-                if inspect is not None:
-                    inspect(colours)
-                check_values(colours, self._name, MOST_COLOUR)
-                frame[rows, columns] = from_unit(colours, like)
+        frame: Frame = np.empty((*window.shape, features.frame.shape[2]), dtype=like.dtype)
+        for rows, columns, values in self._parts(self._job(features, target, advance), window, statistics):
+            frame[rows, columns] = values
         if region is None:
-            check_not_black(frame, features.image, self._name)
-        return frame
+            check_not_black(frame, features.frame, f"bundle {self.contract.name} ({backend.description})")
+        return frame[..., 0] if like.channels is None else frame
 
     def render_unclamped(self, features: Features, *, size: Size, statistics: Statistics | None = None) -> Array:
-        """[H, W, 3] float32 as the model answers, 1 being white: overshoot kept, for measuring deviations."""
-        backend, size = self._ready, check_size(size)
+        """[H, W, 3] float32 as the model gives it, 1 being white: overshoot kept, for measuring deviations."""
+        _, size = self._ready, check_size(size)
         colours = np.empty((*size, 3), dtype=np.float32)
-        for rows, columns, part in self._parts(features, size, _whole(size), statistics, _ignore, backend.colours):
-            colours[rows, columns] = part
+        job = self._job(replace(features, frame=to_unit(features.frame)), size, clamps=False)
+        for rows, columns, values in self._parts(job, _whole(size), statistics):
+            colours[rows, columns] = values
         return colours
 
     def plan(self, source: Size) -> Plan:
         """How a picture of that (height, width) is cut."""
         _, options = self._ready, self.options
         source = output_size(check_size(source), size=source)  # which has at least one pixel
-        return make_plan(
-            self.contract, source, budget=options.memory, threads=self.threads,
-            query_block=options.query_block or self._tuned_block or self._usual_block, tile_rows=options.tile_rows,
-        )  # fmt: skip
+        block = options.query_block or self._tuned_block
+        return self._backend.plan(source, PlanLimits(options.memory, block, options.tile_rows))
 
     def steps(self, source: Size, target: Size) -> int:
         """How many steps `upscale` reports for a whole picture."""
         source, target = self._evaluated(check_size(source), check_size(target))
         plan = self.plan(source)
-        return self._ready.steps(plan, source, target, _groups(_whole(target), self.options.group_rows))
+        return step_count(self.contract, plan, source, target, _groups(_whole(target), self.options.group_rows))
 
     def _evaluated(self, source: Size, target: Size) -> tuple[Size, Size]:
         """Sizes that are really encoded and decoded: larger than asked where the published evaluation pads."""
@@ -279,42 +255,32 @@ class Renderer:
             return source, target
         return published_size(source, target, multiple)
 
-    @property
-    def _name(self) -> str:
-        return f"bundle {self.contract.name} ({self.description})"
-
-    @property
-    def _usual_block(self) -> int:
-        if isinstance(self._backend, DeviceBackend):
-            return gpu_query_block(self.contract, self.options.memory, self.threads)
-        return QUERY_BLOCK
-
-    def _parts(
-        self, features: Features, size: Size, window: Window, statistics: Statistics | None,
-        advance: Callable[[int], None], answer: Answer,
-    ) -> Iterator[tuple[slice, slice, Frame]]:  # fmt: skip
-        """Parts of the window as `answer`, a way of the backend's, gives them."""
-        job = self._job(features, size)
+    def _parts(self, job: Job, window: Window, statistics: Statistics | None) -> Iterator[tuple[slice, slice, Frame]]:
+        """Parts of the window, decoded with its own statistics or those of the row groups that it lies in."""
+        backend, whole = self._ready, _whole(job.size)
         if self.options.group_rows is None:
-            found = statistics or self._backend.statistics(job, _whole(size), advance)
-            yield from answer(job, window, found, advance)
+            yield from backend.frames(job, window, statistics or backend.statistics(job, whole))
             return
-        for group in _groups(_whole(size), self.options.group_rows):
+        for group in _groups(whole, self.options.group_rows):
             part = _overlap(group, window)
             if part is not None:
-                found = self._backend.statistics(job, group, advance)
                 start = part.rows[0] - window.rows[0]
-                for rows, columns, values in answer(job, part, found, advance):
+                for rows, columns, values in backend.frames(job, part, backend.statistics(job, group)):
                     yield slice(rows.start + start, rows.stop + start), columns, values
 
-    def _job(self, features: Features, size: Size) -> Job:
+    def _job(
+        self, features: Features, size: Size, advance: Callable[[int], None] | None = None, *, clamps: bool = True
+    ) -> Job:
         check_output(features.size, size, self.options.max_output_pixels)
         cell = relative_cell(features.size, size)
         if self.options.clip_cell and self.contract.decoder.clips_cell:
             cell = cell * np.float32(max(size[0] / features.size[0] / self.contract.training_scales[1], 1))
         samples = self.options.samples or enough(size, self._backend.precision)
         sampling = Sampling.of(size, samples) if self.options.statistics == "sampled" else None
-        return Job(self.contract, features.encoded, features.image, size, self.plan(features.size), cell, sampling)
+        return Job(
+            self.contract, features.encoded, features.frame, size, self.plan(features.size), cell, sampling,
+            advance=advance or ignore, clamps=clamps,
+        )  # fmt: skip
 
 
 def _whole(size: Size) -> Window:

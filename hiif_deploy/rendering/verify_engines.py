@@ -50,13 +50,13 @@ def verify_engines(
     ParityError where one is beyond tolerance, and then the engines are removed, unless `force` keeps them.
     """
     found = measure_engines(bundle, backend)
-    problem = describe_problem(found, precision, backend.rescued)
+    problem = describe_problem(found, precision, backend.fallback_blocks)
     if problem and not force:
         for engine in engines.values():
             store.remove(engine)
         raise ParityError(f"{problem}; these engines are removed (hiif-deploy build --force keeps them)")
     for engine in engines.values():
-        report = {VERIFIED: not problem, "rescued_blocks": backend.rescued, **worst(found)}
+        report = {VERIFIED: not problem, "fallback_blocks": backend.fallback_blocks, **worst(found)}
         store.set_report(engine, {**report, PROBLEM: problem} if problem else report)
     logger.log(
         logging.WARNING if problem else logging.INFO, "engines of %s: %s, %.1f dB from PyTorch",
@@ -71,20 +71,19 @@ def measure_engines(bundle: Bundle, backend: TrtBackend) -> dict[str, Difference
     found = compare_stored(renderer)
     image = np.ascontiguousarray(sample("astronaut")[:LARGE_SIDE, :LARGE_SIDE])
     side = round(LARGE_SIDE * LARGE_SCALE)
-    options = EngineOptions()
-    with Renderer(bundle, HostBackend(bundle, options), threads=options.thread_count) as reference:
+    with Renderer(bundle, HostBackend(bundle, EngineOptions())) as reference:
         expected = reference.render_unclamped(reference.encode(image), size=(side, side))
     answer = renderer.render_unclamped(renderer.encode(image), size=(side, side))
     return {**found, f"{LARGE_SIDE}x{LARGE_SIDE} → {side}x{side}": measure(answer, expected)}
 
 
-def describe_problem(found: Mapping[str, Difference], precision: Precision, rescued: int) -> str:
+def describe_problem(found: Mapping[str, Difference], precision: Precision, fallback_blocks: int) -> str:
     """What is wrong with the engines, or nothing."""
     try:
         check_stored(found, TOLERANCES[precision])
     except ParityError as error:
         return str(error)
-    return f"{rescued} blocks of the test pictures gave values that are no numbers" if rescued else ""
+    return f"{fallback_blocks} blocks of the test pictures gave values that are no numbers" if fallback_blocks else ""
 
 
 def worst(found: Mapping[str, Difference]) -> dict[str, float]:

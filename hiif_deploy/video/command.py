@@ -34,7 +34,7 @@ class VideoOutcome(Outcome):
     """Frames that could not be decoded, and were repeated or left out."""
     missing_frames: int = 0
     """Frames that gaps in the clip's times suggest are missing; about."""
-    rescued: int = 0
+    fallback_blocks: int = 0
     """Frames or blocks of queries that were made again in fp32."""
     statistics_db: float | None = None
     """Worst PSNR of reused statistics against exact ones on the frames where both were made."""
@@ -123,8 +123,10 @@ def _done(item: Item, plan: VideoPlan, result: VideoResult) -> VideoOutcome:
     if result.damaged:
         how = "repeated" if plan.tasks[0].on_error == "repeat" else "left out"
         notes.append(f"{len(result.damaged)} frames could not be decoded and were {how}: {_some(result.damaged)}")
-    if result.rescued:
-        notes.append(f"{result.rescued} frames or blocks were no numbers in half precision and were made again in fp32")
+    if result.fallback_blocks:
+        notes.append(
+            f"{result.fallback_blocks} frames or blocks were no numbers in half precision and were made again in fp32"
+        )
     if result.resized:
         width, height = plan.clip.size[::-1]
         notes.append(f"{result.resized} frames were not {width}x{height} as the first; they fill the same output")
@@ -134,7 +136,7 @@ def _done(item: Item, plan: VideoPlan, result: VideoResult) -> VideoOutcome:
         str(item.source), str(item.target), "done", plan.clip.size[::-1], size[::-1], round(result.seconds, 4),
         round(fps * size[0] * size[1] / 1e6, 4), notes=(*notes, *result.notes), frames_in=result.frames_in,
         frames=result.frames, resumed_frames=result.resumed, fps=round(fps, 3),
-        damaged_frames=result.damaged, missing_frames=plan.clip.missing, rescued=result.rescued,
+        damaged_frames=result.damaged, missing_frames=plan.clip.missing, fallback_blocks=result.fallback_blocks,
         statistics_db=result.deviation_db,
     )  # fmt: skip
 

@@ -38,7 +38,7 @@ class Enlarger:
     def begin(self, task: SegmentTask) -> None:
         """Forget the segment before: each depends on itself alone."""
         self.task = task
-        self.rescued = self.resized = 0
+        self.fallback_blocks = self.resized = 0
         self.deviation_db: float | None = None
         self.damaged: list[int] = []
         self._last: tuple[Picture, Picture] | None = None
@@ -84,16 +84,16 @@ class Enlarger:
 
     def _sound(self, source: Source) -> Picture:
         assert source.picture is not None
-        before = self._upscaler.rescued
+        before = self._upscaler.fallback_blocks
         try:
             made = self._make(source.picture)
-            self.rescued += self._upscaler.rescued - before
+            self.fallback_blocks += self._upscaler.fallback_blocks - before
             return made
         except NotAPictureError as error:
             if self._upscaler.precision == "fp32":
                 where = f"{self.task.clip}: frame {source.number}: the engine"
                 raise NotAPictureError(f"{error.what} in fp32 (--on-error repeat goes on)", where) from error
-        self.rescued += 1
+        self.fallback_blocks += 1
         exact = self._in_fp32()
         return self._render(exact, exact.encode(source.picture), None)
 

@@ -49,7 +49,7 @@ class VideoResult:
     """That this run took for the others."""
     damaged: tuple[int, ...]
     """Numbers of frames that could not be decoded, and were repeated or left out."""
-    rescued: int
+    fallback_blocks: int
     """Frames or blocks of queries that were made again in fp32."""
     deviation_db: float | None
     """Worst PSNR of reused statistics against exact ones, where they were compared."""
@@ -180,7 +180,7 @@ def _result(
     return VideoResult(
         frames_in, sum(segment.frames for segment in segments), kept, seconds,
         tuple(number for segment in segments for number in segment.damaged),
-        sum(segment.rescued for segment in segments), min(deviations, default=None),
+        sum(segment.fallback_blocks for segment in segments), min(deviations, default=None),
         sum(segment.resized for segment in segments), notes,
     )  # fmt: skip
 

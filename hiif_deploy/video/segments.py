@@ -85,7 +85,8 @@ def _enlarge(enlarger: Enlarger, item: Any) -> Any:
     if not is_last:
         return source.time, picture, None
     found = Segment(
-        enlarger.task.number, "", 0, tuple(enlarger.damaged), enlarger.rescued, enlarger.deviation_db, enlarger.resized
+        enlarger.task.number, "", 0, tuple(enlarger.damaged), enlarger.fallback_blocks, enlarger.deviation_db,
+        enlarger.resized,
     )  # fmt: skip
     return source.time, picture, found
 

@@ -105,7 +105,7 @@ class Segment:
     """Packets in it, a frame each: as many as the task has frames, less those that were skipped."""
     damaged: tuple[int, ...] = ()
     """Numbers of the frames that could not be decoded, and were repeated or skipped."""
-    rescued: int = 0
+    fallback_blocks: int = 0
     """Frames, or blocks of queries, that were no pictures in half precision and were made again in fp32."""
     deviation_db: float | None = None
     """Worst PSNR of reused statistics against exact ones on the frames where both were computed."""
@@ -113,7 +113,7 @@ class Segment:
     """Frames that had another size than the clip's first."""
 
     def __post_init__(self) -> None:
-        counts = (self.number, self.frames, self.rescued, self.resized, *self.damaged)
+        counts = (self.number, self.frames, self.fallback_blocks, self.resized, *self.damaged)
         # Segments are also read from a journal that a crash or a hand may have changed.
         if not all(type(count) is int and count >= 0 for count in counts):
             raise OptionError(f"segment {self.number!r}: expected numbers and counts of 0 or more, not {counts}")

@@ -45,11 +45,12 @@ from hiif_deploy.bench.case import BenchModel, Image, Work, picture
 from hiif_deploy.bench.work import count_upscale
 from hiif_deploy.bundle.contract import Precision
 from hiif_deploy.bundle.loader import open_bundle
-from hiif_deploy.decoding.encode import normalise
+from hiif_deploy.decoding.compose import normalise
 from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.pixels import FrameFormat, from_unit, to_unit
+from hiif_deploy.rendering.renderer import Array
 from hiif_deploy.rendering.verify import measure
-from hiif_deploy.upscaler import Array, RenderOptions, Upscaler
+from hiif_deploy.upscaler import RenderOptions, Upscaler
 from hiif_engines.torch_engine.backend import TorchBackend
 from hiif_engines.torch_graph.device import exact_products, open_device
 from hiif_export.baselines.bench_model import NAME, SPEC

@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from hiif_deploy.backends.sessions.crop_graph import crop_model
 from hiif_deploy.bundle.loader import open_bundle, shipped_models
 from hiif_deploy.bundle.onnx_check import OPERATOR, OPERATORS, check_model
+from hiif_deploy.decoding.shared_graphs import model as shared_model
 from hiif_deploy.errors import BundleError
 
 ONE = numpy_helper.from_array(np.ones(1, np.float32), "one")
@@ -142,7 +142,7 @@ def test_what_an_export_never_writes_is_refused_with_the_graphs_name(name: str) 
 
 def test_a_plain_graph_and_the_runtimes_own_are_taken() -> None:
     check_model("maps", model())
-    check_model("crop", crop_model("float32"))
+    check_model("crop", shared_model("crop-float32"))
 
 
 def test_external_data_is_found_however_its_number_is_written() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 from numpy.typing import NDArray
 
 from hiif_deploy.backends.options import EngineOptions
-from hiif_deploy.backends.sessions.open import open_session
+from hiif_deploy.backends.sessions.open import open_session, open_shared
 from hiif_deploy.bundle.contract import Contract
 from hiif_deploy.bundle.loader import Bundle, open_bundle
-from hiif_deploy.decoding.encode import encode, encoder_calls, normalise
+from hiif_deploy.decoding.compose import normalise
+from hiif_deploy.decoding.conversion import FrameConverter
+from hiif_deploy.decoding.encode import encode, encode_whole, encoder_calls
 from hiif_deploy.decoding.plan import Plan, make_plan
 from hiif_deploy.decoding.session import Session, Tensors
 from hiif_deploy.errors import OptionError
@@ -45,9 +48,10 @@ def a_plan(contract: Contract, **changes: Any) -> Plan:
 
 
 def run(session: Session, contract: Contract, image: Array, plan: Plan) -> tuple[Array, int]:
-    """Features, and how many tiles were told of."""
+    """Features, and how many tiles were reported."""
     steps: list[int] = []
-    return encode(session, contract, image, plan, steps.append), sum(steps)
+    whole = partial(encode_whole, session, contract, FrameConverter(contract, open_shared))
+    return encode(whole, contract, image, plan, steps.append), sum(steps)
 
 
 def channels_first(contract: Contract, image: Array) -> Array:

@@ -46,7 +46,7 @@ frame = np.zeros((1024, 1024, 3), np.uint8)
 with Upscaler(sys.argv[1], engine=EngineOptions(threads=2), options=RenderOptions(memory=4 << 30)) as upscaler:
     before = resident()
     features = upscaler.encode(frame)
-    print(features.encoded.nbytes + features.image.nbytes, resident() - before, peak_resident() - before)
+    print(features.encoded.nbytes + features.frame.nbytes, resident() - before, peak_resident() - before)
 """
 
 

@@ -47,10 +47,8 @@ class Spoiled:
 def spoiled(graph: str, value: Any) -> Upscaler:
     """hiif-video on the real engine, with one graph's answers spoiled."""
     backend = HostBackend(open_bundle("hiif-video"), ONE)
-    if graph == "encoder":
-        backend.encoder = Spoiled(backend.encoder, "features", value)
-    else:
-        backend.decoder.sessions["tail"] = Spoiled(backend.decoder.sessions["tail"], "colour", value)
+    output = "features" if graph == "encoder" else "colour"
+    backend.sessions[graph] = Spoiled(backend.sessions[graph], output, value)
     return Upscaler("hiif-video", backend=backend, engine=ONE)
 
 
@@ -70,15 +68,11 @@ def test_an_answer_far_from_any_colour_is_an_error(value: float) -> None:
 
 def test_a_whole_answer_in_black_is_an_error_and_a_part_is_not() -> None:
     class Black(HostBackend):
-        def __init__(self) -> None:
-            super().__init__(open_bundle("hiif-video"), ONE)
-            self.colours = self.black  # type: ignore[method-assign]
-
-        def black(self, *arguments: Any) -> Iterator[Any]:
-            for rows, columns, part in self.decoder.colours(*arguments):
+        def frames(self, *arguments: Any) -> Iterator[Any]:
+            for rows, columns, part in super().frames(*arguments):
                 yield rows, columns, part * 0
 
-    with Upscaler("hiif-video", backend=Black(), engine=ONE) as upscaler:
+    with Upscaler("hiif-video", backend=Black(open_bundle("hiif-video"), ONE), engine=ONE) as upscaler:
         with pytest.raises(EngineError, match="all black though the input is not"):
             upscaler.upscale(FRAME, scale=2)
         assert not upscaler.upscale(FRAME, scale=2, region=(0, 0, 3, 3)).any()
@@ -87,12 +81,12 @@ def test_a_whole_answer_in_black_is_an_error_and_a_part_is_not() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 32, 3, 3), (1, 5, 9, 8)])
 def test_features_of_a_wrong_shape_are_refused(shape: tuple[int, ...]) -> None:
-    with spoiled("encoder", shape) as upscaler, pytest.raises(BundleError, match="graph encoder: it answered features"):
+    with spoiled("encoder", shape) as upscaler, pytest.raises(BundleError, match="graph encoder: it gave features"):
         upscaler.upscale(FRAME, scale=2)
 
 
 def test_colours_of_a_wrong_shape_are_refused() -> None:
-    with spoiled("tail", (5, 3)) as upscaler, pytest.raises(BundleError, match=r"the decoder answered \[5, 3\] to "):
+    with spoiled("tail", (5, 3)) as upscaler, pytest.raises(BundleError, match=r"the decoder gave \[5, 3\] for "):
         upscaler.upscale(FRAME, scale=2)
 
 
@@ -100,7 +94,7 @@ def test_an_output_that_the_contract_does_not_promise_is_refused() -> None:
     with Upscaler("hiif-video", engine=ONE) as upscaler:
         backend = upscaler._backend
         assert isinstance(backend, HostBackend)
-        session: Any = backend.encoder
+        session: Any = backend.sessions["encoder"]
         session._graph = replace(
             session._graph, outputs=(replace(session._graph.outputs[0], shape=(1, 7, "height", "width")),)
         )
@@ -137,7 +131,7 @@ def test_the_command_fails_where_a_picture_is_none(
 
     def spoil(self: HostBackend, *arguments: Any) -> None:
         opened(self, *arguments)
-        self.decoder.sessions["tail"] = Spoiled(self.decoder.sessions["tail"], "colour", np.nan)
+        self.sessions["tail"] = Spoiled(self.sessions["tail"], "colour", np.nan)
 
     monkeypatch.setattr(HostBackend, "__init__", spoil)
     with pytest.raises(SystemExit) as stop:

@@ -100,7 +100,7 @@ def test_build_stores_verified_fp16_engines_and_upscale_runs_them(
     assert run(*words, "--engine", "tensorrt", "-o", tmp_path / "gpu.png") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["engine"].startswith("tensorrt 11.4.0.106, fp16, Fake GPU")
-    assert (report["precision"], report["rescued_blocks"]) == ("fp16", 0)
+    assert (report["precision"], report["fallback_blocks"]) == ("fp16", 0)
     assert len(machine.trt.testing.names("Builder")) == builds
     assert run(*words, "-o", tmp_path / "cpu.png") == 0
     gpu, cpu = (read_image(tmp_path / f"{name}.png").pixels.astype(float) for name in ("gpu", "cpu"))

@@ -77,7 +77,7 @@ def test_pictures_lie_within_tolerance_of_fp32_run_after_run(
         check_difference(upscaler.description, measure(answer, expected), TOLERANCES[upscaler.precision])
     # Captured CUDA graphs do what plain launches did.
     np.testing.assert_allclose(answers[3], answers[0], atol=2e-3)
-    assert upscaler.rescued == 0
+    assert upscaler.fallback_blocks == 0
 
 
 def test_a_picture_larger_than_the_profile_is_cut_without_seams(upscaler: Upscaler, exact: Upscaler) -> None:

@@ -212,7 +212,7 @@ EVERYTHING: dict[str, Work] = {
     "plan": lambda u: u.plan((4, 4)),
     "steps": lambda u: u.steps((4, 4), (8, 8)),
     "description": lambda u: u.description,
-    "rescued": lambda u: u.rescued,
+    "fallback_blocks": lambda u: u.fallback_blocks,
     "memory_bytes": lambda u: u.memory_bytes,
 }
 

@@ -57,7 +57,7 @@ def test_a_frame_that_half_precision_spoils_is_made_again_in_fp32(
     sound = sound.rename(tmp_path / "sound.mkv")
     with Upscaler("hiif-video", backend=Faulty(value, {7}, "fp16"), engine=EngineOptions(threads=1)) as upscaler:
         output, result = enlarge(clip("constant"), upscaler=upscaler)
-    assert result.rescued == 1
+    assert result.fallback_blocks == 1
     assert output.read_bytes() == sound.read_bytes()
 
 

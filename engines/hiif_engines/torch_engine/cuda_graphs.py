@@ -20,6 +20,7 @@ from torch import Tensor
 from hiif_deploy.errors import EngineError
 
 logger = logging.getLogger(__name__)
+
 Feeds = Mapping[str, Tensor]
 Answers = Callable[[Feeds], dict[str, Tensor]]
 Key = tuple[object, ...]
@@ -89,7 +90,7 @@ class CudaRecording:
 
 
 @dataclass
-class Replays:
+class CudaGraphCache:
     """Recordings of one backend. Not thread-safe: its caller queues under a lock."""
 
     recorder: Recorder
@@ -127,7 +128,7 @@ class Replays:
             self._kept.popitem(last=False)
 
     def _record(self, answers: Answers, maps: Feeds, given: Feeds) -> _Recorded | None:
-        """None where recording fails: a warning is logged once, and all blocks then run without recordings."""
+        """None where it fails, which is reported once."""
         with torch.inference_mode():
             inputs = {name: value.clone(memory_format=torch.contiguous_format) for name, value in given.items()}
         feeds = {**maps, **inputs}
@@ -137,7 +138,7 @@ class Replays:
             self._failed = True
             self.clear()
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            logger.warning("no CUDA graphs (%s): every block's operations are launched one by one, slower", reason)
+            logger.warning("no CUDA graphs (%s): every block's operations are launched one by one (slower)", reason)
             return None
 
 

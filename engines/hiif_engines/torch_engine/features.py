@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from hiif_deploy.bundle.contract import Contract
-from hiif_deploy.decoding.encode import normalise, widen, within
-from hiif_deploy.geometry.sizes import padded_size
+from hiif_deploy.decoding.conversion import prepare_vectors
+from hiif_deploy.decoding.encode import padded_frame, widen, within
+from hiif_deploy.decoding.plan import Plan
 from hiif_deploy.geometry.tiling import Tile, steps
-from hiif_deploy.pixels import mirror
-from hiif_engines.torch_engine.plan import TorchPlan
+from hiif_deploy.pixels import Frame
 from hiif_engines.torch_graph.interpreter import TorchGraph
 
 Array = NDArray[np.float32]
@@ -51,17 +51,19 @@ class TorchFeatures:
 
 
 def encode(
-    graph: TorchGraph, contract: Contract, image: Array, plan: TorchPlan, device: torch.device,
-    advance: Callable[[int], None],
+    graph: TorchGraph, shared: Callable[[str], TorchGraph], contract: Contract, frame: Frame, plan: Plan,
+    device: torch.device, advance: Callable[[int], None],
 ) -> TorchFeatures:  # fmt: skip
-    """Unit picture [h, w, 3] → features, whole or in tiles that give the same; `advance` is told of each tile."""
-    height, width = image.shape[:2]
+    """Frame [h, w, 1 or 3] → features, whole or in tiles that give the same; `advance` is called with 1 per tile."""
+    height, width = frame.shape[:2]
     home = device if plan.keeps_features else torch.device("cpu")
     features: Tensor | None = None
+    frame = as_device_type(frame)
+    prepare = shared(f"prepare-{frame.dtype}")
     for rows in steps(height, plan.encoder_tile[0]):
         for columns in steps(width, plan.encoder_tile[1]):
             seen_rows, seen_columns = widen(rows, plan.overlap, height), widen(columns, plan.overlap, width)
-            found = _run(graph, contract, image[seen_rows, seen_columns], device)
+            found = _run(graph, prepare, contract, frame[seen_rows, seen_columns], device)
             if features is None:
                 features = torch.empty((found.shape[0], height, width), dtype=found.dtype, device=home)
             features[:, rows, columns] = found[:, within(rows, seen_rows), within(columns, seen_columns)]
@@ -70,9 +72,12 @@ def encode(
     return TorchFeatures(features)
 
 
-def _run(graph: TorchGraph, contract: Contract, image: Array, device: torch.device) -> Tensor:
-    height, width = image.shape[:2]
-    size = padded_size((height, width), contract.encoder.size_multiple)
-    padded = image if size == (height, width) else mirror(image, size)
-    feed = torch.from_numpy(normalise(contract, padded)).to(device)
-    return graph({"image": feed})["features"][0, :, :height, :width]
+def as_device_type(frame: Frame) -> Frame:
+    """uint16 as int32: PyTorch has few operations on 16 bits without a sign."""
+    return frame.astype(np.int32) if frame.dtype == np.uint16 else frame
+
+
+def _run(graph: TorchGraph, prepare: TorchGraph, contract: Contract, frame: Frame, device: torch.device) -> Tensor:
+    feeds = {"frame": padded_frame(contract, frame), **prepare_vectors(contract)}
+    image = prepare({name: torch.tensor(value).to(device) for name, value in feeds.items()})["image"]
+    return graph({"image": image})["features"][0, :, : frame.shape[0], : frame.shape[1]]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from hiif_deploy.bundle.contract import Contract, Precision
-from hiif_deploy.decoding.plan import encoder_tiles
+from hiif_deploy.decoding.plan import UNBOUNDED, Plan, encoder_tiles
 from hiif_deploy.errors import OptionError
 from hiif_deploy.geometry.sizes import Size
 
@@ -13,27 +11,9 @@ MOST_QUERIES = 1 << 16
 """Of a block: its activations fit an L2 cache, and its float32 sums stay exact enough (design/precision.md)."""
 
 
-@dataclass(frozen=True)
-class TorchPlan:
-    """Sizes of the pieces; the answer does not depend on them."""
-
-    keeps_features: bool
-    """Whether a picture's features stay on the device; else they wait in the host's memory, and tiles are uploaded."""
-    encoder_tile: Size
-    """Source pixels (rows, columns) that one encoder call contributes."""
-    overlap: int
-    """Source pixels that it sees beyond them to every side."""
-    cell: Size
-    """Source (rows, columns) of a decoder tile: their maps are on the device together."""
-    block_queries: int
-    """Most queries per decoder call."""
-    device_bytes: int
-    """Upper estimate of what is held at once, weights aside."""
-
-
 def make_torch_plan(
     contract: Contract, source: Size, precision: Precision, allowed: int, *, records: bool = False
-) -> TorchPlan:
+) -> Plan:
     """Plan for a (height, width) picture within `allowed` bytes; where blocks are recorded as CUDA graphs (`records`),
     these hold as much as a block beside one that runs plainly. OptionError where that is too little."""
     item = 2 if precision == "fp16" else 4
@@ -57,7 +37,10 @@ def make_torch_plan(
         )
     # A tile of n source pixels per axis needs the maps of n + 1.
     maps = pixel * min(cell[0] + 1, source[0]) * min(cell[1] + 1, source[1])
-    return TorchPlan(keeps, tile, overlap, cell, block, kept + max(encoder_bytes, maps + block * query))
+    return Plan(
+        encoder_tile=tile, overlap=overlap, blended=False, decoder_tile=cell, tile_queries=UNBOUNDED, query_block=block,
+        cache_bytes=0, working_bytes=kept + max(encoder_bytes, maps + block * query), keeps_features=keeps,
+    )  # fmt: skip
 
 
 def _cell(source: Size, pixels: int) -> Size:

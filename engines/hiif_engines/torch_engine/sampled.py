@@ -5,19 +5,18 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.decoding.job import Job, Window
+from hiif_deploy.decoding.job import Job, TileQueries
 from hiif_deploy.decoding.queries import geometry_inputs
 from hiif_deploy.decoding.sampling import Index
 from hiif_deploy.decoding.session import Tensors
 from hiif_deploy.geometry.grid import Axis
-from hiif_deploy.geometry.tiling import Tile, shift
+from hiif_deploy.geometry.tiling import Tile
 
 
-def sampled_queries(job: Job, window: Window, tile: Tile) -> tuple[Index, Index]:
-    """Row and column of every query of the tile that statistics passes ask, counted from the tile's first."""
+def sampled_queries(job: Job, queries: TileQueries) -> tuple[Index, Index]:
+    """Row and column of every query of the tile that statistics passes need, counted from the tile's first."""
     assert job.sampling is not None
-    rows = shift(slice(*window.rows), tile.rows)
-    columns = shift(slice(*window.columns), tile.columns)
+    rows, columns = slice(*queries.whole.rows), slice(*queries.whole.columns)
     asked = job.sampling.rows(rows)
     found = [job.sampling.columns(int(row), columns) for row in asked]
     every = np.repeat(asked, [len(part) for part in found])

@@ -17,8 +17,8 @@ Attributes = Mapping[str, Any]
 Operation = Callable[[Sequence[Tensor], Attributes], Tensor | Sequence[Tensor]]
 
 TYPES = {
-    1: torch.float32, 6: torch.int32, 7: torch.int64, 9: torch.bool, 10: torch.float16, 11: torch.float64,
-    16: torch.bfloat16,
+    1: torch.float32, 2: torch.uint8, 6: torch.int32, 7: torch.int64, 9: torch.bool, 10: torch.float16,
+    11: torch.float64, 16: torch.bfloat16,
 }  # fmt: skip
 """ONNX's numbers of element types."""
 
@@ -87,7 +87,7 @@ def split(x: Sequence[Tensor], attributes: Attributes) -> Sequence[Tensor]:
 
 
 def reduced(function: Callable[..., Tensor]) -> Operation:
-    """Sum or mean over the axes of the second tensor, all where there is none."""
+    """Sum, mean, least or largest over the axes of the second tensor, all where there is none."""
 
     def reduce(x: Sequence[Tensor], attributes: Attributes) -> Tensor:
         axes = x[1].tolist() if len(x) > 1 else list(range(x[0].ndim))
@@ -128,6 +128,7 @@ def pick(function: Callable[..., Tensor]) -> Operation:
 OPERATIONS: dict[str, Operation] = {
     "Add": pick(torch.add),
     "Cast": lambda x, a: x[0].to(TYPES[a["to"]]),
+    "Clip": lambda x, _: torch.clamp(x[0], x[1], x[2]),
     "Concat": lambda x, a: torch.cat(list(x), a["axis"]),
     "Conv": convolution,
     "Cos": pick(torch.cos),
@@ -145,10 +146,14 @@ OPERATIONS: dict[str, Operation] = {
     "Mul": pick(torch.mul),
     "Neg": pick(torch.neg),
     "Reciprocal": pick(torch.reciprocal),
+    "ReduceMax": reduced(torch.amax),
     "ReduceMean": reduced(torch.mean),
+    "ReduceMin": reduced(torch.amin),
     "ReduceSum": reduced(torch.sum),
     "Relu": pick(torch.relu),
     "Reshape": reshape,
+    "Round": pick(torch.round),
+    "Shape": lambda x, _: torch.tensor(x[0].shape, dtype=torch.int64),
     "Sin": pick(torch.sin),
     "Slice": sliced,
     "Softmax": lambda x, a: torch.softmax(x[0], a.get("axis", -1)),

@@ -7,25 +7,27 @@ logic scripting). Each graph is the model NAME_GRAPH, NAME being this model's ow
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found,unused-ignore]
 
-from hiif_deploy.backends.options import EngineOptions
-from hiif_deploy.backends.sessions.open import open_session
+from hiif_deploy.backends.sessions.open import open_on_host, open_shared
 from hiif_deploy.bundle.contract import GraphContract, is_fold
 from hiif_deploy.bundle.loader import open_bundle
+from hiif_deploy.decoding.conversion import FrameConverter
 from hiif_deploy.decoding.decoder import Decoder
-from hiif_deploy.decoding.encode import encode
-from hiif_deploy.decoding.job import Job, Window
+from hiif_deploy.decoding.encode import encode, encode_whole
+from hiif_deploy.decoding.job import Job, Window, ignore
 from hiif_deploy.decoding.plan import make_plan
 from hiif_deploy.decoding.session import Session, Tensors
+from hiif_deploy.decoding.session_executor import SessionExecutor
 from hiif_deploy.errors import EngineError, HiifError
 from hiif_deploy.geometry.grid import relative_cell
 from hiif_deploy.geometry.sizes import check_output, output_size
-from hiif_deploy.pixels import FrameFormat, check_frame, from_unit, to_unit
+from hiif_deploy.pixels import check_frame
 from hiif_engines.emit.portions import PortionedSession, fit_plan
 
 
@@ -67,21 +69,22 @@ class TritonPythonModel:
         self.sessions: dict[str, Session] = {}
         for name, graph in self.contract.chain(self.settings["precision"]).items():
             if is_fold(name):
-                data = bundle.graphs[graph.key]
-                self.sessions[name] = open_session(graph, data, EngineOptions(), threads=1, keep_memory=True)
+                self.sessions[name] = open_on_host(graph, bundle.graphs[graph.key])
                 continue
             self.sessions[name] = session = BlsSession(f"{args['model_name']}_{name}", graph)
             if self.limits and graph.geometry:
                 self.sessions[name] = PortionedSession(session, graph, self.limits)
-        self.decoder = Decoder(self.contract, self.sessions, threads=1)
+        self.converter = FrameConverter(self.contract, open_shared)
+        self.executor = SessionExecutor(self.contract, self.sessions, self.converter, threads=1)
+        self.decoder = Decoder(self.contract, self.executor, "Triton Inference Server")
+
+    def finalize(self) -> None:
+        """End the threads."""
+        self.executor.close()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response per request; a refused one carries the reason."""
         return [self.respond(request) for request in requests]
-
-    def finalize(self) -> None:
-        """End the decoder's thread."""
-        self.decoder.close()
 
     def respond(self, request: Any) -> Any:
         """`image` and either `scale` or `size` → `frame`."""
@@ -106,19 +109,11 @@ class TritonPythonModel:
         cut = {name: int(self.settings[name]) for name in ("query_block", "tile_rows")}
         plan = make_plan(self.contract, source, budget=int(self.settings["memory"]), **cut)
         plan = fit_plan(plan, self.contract, source, self.limits) if self.limits else plan
-        unit = to_unit(image)
-        features = encode(self.sessions["encoder"], self.contract, unit, plan, ignore)
-        job = Job(self.contract, features, unit, target, plan, relative_cell(source, target))
+        run = partial(encode_whole, self.sessions["encoder"], self.contract, self.converter)
+        features = encode(run, self.contract, image, plan, ignore)
+        job = Job(self.contract, features, image, target, plan, relative_cell(source, target))
         whole = Window((0, target[0]), (0, target[1]))
-        statistics = self.decoder.statistics(job, whole, ignore)
-        like = FrameFormat.of(image)
-        frame = np.empty((*target, 3), dtype=like.dtype)
-        for rows, columns, colours in self.decoder.colours(job, whole, statistics, ignore):
-            if not np.isfinite(colours).all():
-                raise EngineError("the decoder answered NaN or Inf, as half precision can; serve the graphs in fp32")
-            frame[rows, columns] = from_unit(colours, like)
+        frame = np.empty((*target, 3), dtype=image.dtype)
+        for rows, columns, values in self.decoder.frames(job, whole, self.decoder.statistics(job, whole)):
+            frame[rows, columns] = values
         return frame
-
-
-def ignore(_: int) -> None:
-    """Nobody watches the progress."""

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from hiif_deploy.bench.case import BenchModel, Image, Work
 from hiif_deploy.bench.work import count_calls
-from hiif_deploy.decoding.compose import finish
-from hiif_deploy.decoding.encode import normalise
+from hiif_deploy.decoding.compose import finish, normalise
 from hiif_deploy.decoding.job import Window
 from hiif_deploy.decoding.queries import query_axes
 from hiif_deploy.decoding.session import Arithmetic, Tensors

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hiif_deploy.bench.case import BenchModel, Image, Work
 from hiif_deploy.bundle.contract import Contract
-from hiif_deploy.decoding.encode import normalise
+from hiif_deploy.decoding.compose import normalise
 from hiif_deploy.decoding.session import Arithmetic
 from hiif_deploy.geometry.sizes import Size, padded_size
 from hiif_deploy.pixels import FrameFormat, from_unit, mirror, to_unit

@@ -18,7 +18,7 @@ from polygraphy.logger import G_LOGGER
 
 from hiif_deploy.bundle.contract import GraphContract, Precision
 from hiif_deploy.bundle.loader import Bundle
-from hiif_deploy.decoding.encode import normalise
+from hiif_deploy.decoding.compose import normalise
 from hiif_deploy.decoding.job import Window
 from hiif_deploy.decoding.queries import geometry_inputs, query_axes
 from hiif_deploy.errors import ParityError

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from hiif_deploy.bundle.contract import Contract
-from hiif_deploy.decoding.encode import normalise
+from hiif_deploy.decoding.compose import normalise
 from hiif_deploy.geometry.sizes import Scale, output_size, padded_size
 from hiif_deploy.images.samples import SAMPLES, sample
 from hiif_deploy.pixels import mirror, to_unit

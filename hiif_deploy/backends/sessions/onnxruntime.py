@@ -130,7 +130,7 @@ def _refuse_fallback(session: ort.InferenceSession, wanted: str, graph: str) -> 
 def _compare(graph: GraphContract, promised: tuple[TensorContract, ...], found: list[ort.NodeArg]) -> None:
     types = {
         "float16": "tensor(float16)", "float32": "tensor(float)", "float64": "tensor(double)", "int32": "tensor(int32)",
-        "int64": "tensor(int64)",
+        "int64": "tensor(int64)", "uint8": "tensor(uint8)", "uint16": "tensor(uint16)",
     }  # fmt: skip
     wanted = [(tensor.name, types[tensor.dtype], len(tensor.shape)) for tensor in promised]
     actual = [(node.name, node.type, len(node.shape)) for node in found]

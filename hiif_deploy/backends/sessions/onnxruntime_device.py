@@ -10,7 +10,6 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from hiif_deploy.backends.sessions.crop_graph import crop_contract, crop_model
 from hiif_deploy.backends.sessions.onnxruntime import OrtSession, first_line, full_provider
 from hiif_deploy.bundle.contract import ElementType
 from hiif_deploy.errors import EngineError
@@ -127,9 +126,9 @@ class HeldFeatures:
 class Crop:
     """Cuts tiles out of features on the device."""
 
-    def __init__(self, dtype: ElementType, provider: str, threads: int) -> None:
-        """`dtype` of the features: float32 or float16."""
-        self._session = DeviceSession(crop_contract(dtype), crop_model(dtype), provider, threads)
+    def __init__(self, session: DeviceSession) -> None:
+        """`session` of the shared graph `crop-DTYPE` for the features' type."""
+        self._session = session
 
     def __call__(self, features: HeldFeatures, tile: Tile, halo: int) -> Held:
         """[1, C, b + 2·halo, w + 2·halo]; zero outside the picture, as the convolution pads."""

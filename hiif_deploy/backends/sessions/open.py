@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hiif_deploy.backends.options import EngineOptions
-from hiif_deploy.bundle.contract import GraphContract
+from hiif_deploy.bundle.contract import GraphContract, is_fold
+from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.decoding.session import Arithmetic, Session
+from hiif_deploy.decoding.shared_graphs import contracts, model
 from hiif_deploy.errors import EngineError
 
 
@@ -31,3 +33,19 @@ def open_session(
     from hiif_deploy.backends.sessions.onnxruntime import OrtSession
 
     return OrtSession(graph, model, options.provider, threads, keep_memory=keep_memory)
+
+
+def open_folds(bundle: Bundle, chain: Mapping[str, GraphContract]) -> dict[str, Session]:
+    """The `fold_n` graphs among those of a chain: tiny and float64, so they run on the processor with every engine."""
+    folds = {name: graph for name, graph in chain.items() if is_fold(name)}
+    return {name: open_on_host(graph, bundle.graphs[graph.key]) for name, graph in folds.items()}
+
+
+def open_shared(name: str, threads: int = 1) -> Session:
+    """A shared graph on the processor, where it rounds as the reference does."""
+    return open_on_host(contracts()[name], model(name), threads)
+
+
+def open_on_host(graph: GraphContract, model: bytes, threads: int = 1) -> Session:
+    """One graph on ONNX Runtime's processor, its buffers kept between calls."""
+    return open_session(graph, model, EngineOptions(), threads=threads, keep_memory=True)

@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
-
-import numpy as np
-from numpy.typing import NDArray
 
 from hiif_deploy.backends.cuda.device import Device
 from hiif_deploy.backends.cuda.streams import Gpu
-from hiif_deploy.backends.fp32_fallback import Rescue
+from hiif_deploy.backends.fp32_fallback import Fp32Fallback
 from hiif_deploy.backends.options import EngineOptions
-from hiif_deploy.backends.sessions.open import open_session
-from hiif_deploy.backends.tensorrt.decode import TrtDecoder
+from hiif_deploy.backends.sessions.open import open_folds, open_shared
 from hiif_deploy.backends.tensorrt.encode import TrtEncoder
+from hiif_deploy.backends.tensorrt.executor import TrtExecutor
 from hiif_deploy.backends.tensorrt.features import DeviceFeatures
 from hiif_deploy.backends.tensorrt.library import Library
+from hiif_deploy.backends.tensorrt.plan import make_trt_plan
 from hiif_deploy.backends.tensorrt.session import TrtSession
-from hiif_deploy.bundle.contract import Precision, is_fold
+from hiif_deploy.bundle.contract import Precision
 from hiif_deploy.bundle.loader import Bundle
-from hiif_deploy.decoding.job import Job, Statistics, Window
-from hiif_deploy.decoding.plan import Plan
+from hiif_deploy.decoding.conversion import FrameConverter
+from hiif_deploy.decoding.decoder import Decoder
+from hiif_deploy.decoding.job import Advance, Job, Statistics, Window
+from hiif_deploy.decoding.plan import Plan, PlanLimits
 from hiif_deploy.geometry.sizes import Size
+from hiif_deploy.pixels import Frame
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 logger = logging.getLogger(__name__)
-Array = NDArray[np.float32]
-Advance = Callable[[int], None]
 
 
 class TrtBackend:
@@ -56,53 +55,46 @@ class TrtBackend:
             name: TrtSession(library, chain[name], data, device, gpu.scratch, host_code=host_code)
             for name, data in engines.items()
         }
-        folds = {
-            name: open_session(g, bundle.graphs[g.key], EngineOptions(), threads=1, keep_memory=True)
-            for name, g in chain.items()
-            if is_fold(name)
-        }
-        self._rescue = Rescue(bundle, options.thread_count)
-        self._encoder = TrtEncoder(gpu, self.contract, self._sessions["encoder"])
-        maps_bytes = options.gpu_memory or facts.memory // 4
-        self._decoder = TrtDecoder(gpu, self.contract, self._sessions, folds, self._rescue, maps_bytes)
+        folds = open_folds(bundle, chain)
+        self._fallback = Fp32Fallback(bundle, options.thread_count)
+        converter = FrameConverter(self.contract, open_shared)
+        self._encoder = TrtEncoder(gpu, self.contract, self._sessions["encoder"], converter)
+        self._maps_bytes = options.gpu_memory or facts.memory // 4
+        self._executor = TrtExecutor(gpu, self.contract, self._sessions, folds, converter)
+        self._decoder = Decoder(self.contract, self._executor, self.description, self._fallback)
 
     @property
-    def rescued(self) -> int:
-        """Blocks that were decoded again in fp32 on the processor."""
-        return self._rescue.count
+    def fallback_blocks(self) -> int:
+        """See `Backend`."""
+        return self._fallback.count
 
     @property
     def memory_bytes(self) -> int:
         """GPU memory held beside the engines' weights."""
         return self._gpu.pool.allocated_bytes + self._gpu.scratch.size + self._gpu.slots.allocated_bytes
 
-    def encode(self, image: Array, plan: Plan, advance: Advance) -> DeviceFeatures:
-        """Unit picture [h, w, 3] → features on the GPU. The plan is for the processor; here the profile decides."""
-        del plan
-        return self._encoder.encode(image, advance)
+    def plan(self, source: Size, limits: PlanLimits) -> Plan:
+        """See `Backend`; the limits are the host's, and nothing of a picture is held there."""
+        del limits
+        return make_trt_plan(self.contract, self._sessions, source, self._maps_bytes)
 
-    def statistics(self, job: Job, window: Window, advance: Advance) -> Statistics:
-        """All statistics passes over the queries of `window`."""
-        return self._decoder.statistics(job, window, advance)
+    def encode(self, frame: Frame, plan: Plan, advance: Advance) -> DeviceFeatures:
+        """See `Backend`."""
+        return self._encoder.encode(frame, plan, advance)
 
-    def colours(
-        self, job: Job, window: Window, statistics: Statistics, advance: Advance
-    ) -> Iterator[tuple[slice, slice, Array]]:
-        """Yields (rows, columns) within `window` and unclamped colours [r, c, 3], 1 being white."""
-        return self._decoder.colours(job, window, statistics, advance)
+    def statistics(self, job: Job, window: Window) -> Statistics:
+        """See `Backend`."""
+        return self._decoder.statistics(job, window)
 
-    def steps(self, plan: Plan, source: Size, target: Size, windows: list[Window]) -> int:
-        """One per encoder tile, and one per decoder tile and pass."""
-        del plan
-        passes = self.contract.decoder.statistics_passes + 1
-        tiles = sum(self._decoder.tile_count(source, target, window) for window in windows)
-        return len(self._encoder.tiles(source)) + passes * tiles
+    def frames(self, job: Job, window: Window, statistics: Statistics) -> Iterator[tuple[slice, slice, Frame]]:
+        """See `Backend`."""
+        return self._decoder.frames(job, window, statistics)
 
     def close(self) -> None:
         """Free everything on the GPU."""
         self._gpu.synchronize()
-        self._rescue.close()
-        self._decoder.close()
+        self._fallback.close()
+        self._executor.close()
         for session in self._sessions.values():
             session.close()
         self._gpu.close()

@@ -1,4 +1,4 @@
-"""A tile's axis tables on the GPU, and the parts of them that each block of queries is told."""
+"""A tile's axis tables on the GPU, and the parts of them that each block of queries reads."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import numpy as np
 from hiif_deploy.backends.cuda.memory import DeviceTensor
 from hiif_deploy.backends.cuda.streams import Gpu
 from hiif_deploy.bundle.contract import GraphContract
-from hiif_deploy.decoding.job import Job
+from hiif_deploy.decoding.job import Job, TileQueries
 from hiif_deploy.decoding.queries import geometry_inputs
 from hiif_deploy.decoding.session import Tensors
-from hiif_deploy.geometry.grid import Axis
 from hiif_deploy.geometry.sizes import Size
-from hiif_deploy.geometry.tiling import Tile, length
+from hiif_deploy.geometry.tiling import length
 
 DeviceTensors = dict[str, DeviceTensor]
 
@@ -40,11 +39,9 @@ class Geometry:
     Fixed, because a CUDA graph holds addresses: equal blocks are one graph.
     """
 
-    def __init__(
-        self, gpu: Gpu, graph: GraphContract, job: Job, tile: Tile, rows: Axis, columns: Axis, folded: Tensors
-    ) -> None:
+    def __init__(self, gpu: Gpu, graph: GraphContract, job: Job, queries: TileQueries, folded: Tensors) -> None:
         self._gpu = gpu
-        whole = geometry_inputs(graph.geometry, rows, columns, tile, job.cell)
+        whole = geometry_inputs(graph.geometry, queries.rows, queries.columns, queries.tile, job.cell)
         dtypes = {tensor.name: tensor.dtype for tensor in graph.inputs}
         named = {**whole, **{name: value for name, value in folded.items() if name in dtypes}}
         self._host = {name: np.ascontiguousarray(value, dtype=dtypes[name]) for name, value in named.items()}

@@ -12,14 +12,13 @@ import pytest
 from hiif_deploy import EngineError, EngineOptions, RenderOptions, Upscaler
 from hiif_deploy.backends.host import HostBackend
 from hiif_deploy.backends.onnxruntime_device import DeviceBackend, keeps_tensors
-from hiif_deploy.backends.sessions.crop_graph import crop_contract, crop_model
 from hiif_deploy.backends.sessions.onnxruntime_device import Crop, DeviceSession, Held, HeldFeatures, device_of
 from hiif_deploy.bundle.contract import FIRST_STAGE, is_fold
 from hiif_deploy.bundle.loader import Bundle, open_bundle
 from hiif_deploy.decoding.plan import QUERY_BLOCK, make_plan
+from hiif_deploy.decoding.shared_graphs import contracts, model
 from hiif_deploy.geometry.tiling import Tile
 from hiif_deploy.images.samples import sample
-from hiif_deploy.pixels import to_unit
 from hiif_deploy.rendering import open_engine as choice
 
 IMAGE = sample("astronaut")[100:124, 100:119]
@@ -41,6 +40,11 @@ def answer(bundle: Bundle, kind: type[HostBackend], engine: EngineOptions, optio
         statistics = upscaler.statistics(features, SIZE)
         assert all(isinstance(value, np.ndarray) for value in statistics.folded.values())
         return upscaler.render_unclamped(features, size=SIZE, statistics=statistics)
+
+
+def crop_session(dtype: str) -> DeviceSession:
+    name = f"crop-{dtype}"
+    return DeviceSession(contracts()[name], model(name), "cpu", 1)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +74,7 @@ def test_features_of_a_whole_picture_and_of_one_in_tiles_are_the_same(rows: int,
     told: list[int] = []
     found = []
     for backend in (kind(bundle, engine) for kind in (HostBackend, DeviceBackend)):
-        features = backend.encode(to_unit(IMAGE), plan, told.append)
+        features = backend.encode(IMAGE, plan, told.append)
         found.append(np.asarray(features))
         assert features.shape == found[-1].shape
         backend.close()
@@ -113,30 +117,21 @@ def test_only_sums_and_colours_come_to_the_host(tiny_bundle: Path, monkeypatch: 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_a_crop_is_the_part_with_zeros_beyond_the_picture(dtype: Any) -> None:
     padded = np.random.default_rng(2).normal(size=(1, 3, 9, 12)).astype(dtype)
-    session = DeviceSession(crop_contract(dtype), crop_model(dtype), "cpu", 1)
+    session = crop_session(dtype)
     features = HeldFeatures(session.upload("features", padded), (8, 11))
     assert features.shape == (3, 8, 11)
     np.testing.assert_array_equal(np.asarray(features), padded[0, :, :8, :11])
     whole = np.pad(padded[0, :, :8, :11], ((0, 0), (2, 2), (2, 2)))
-    crop = Crop(dtype, "cpu", 1)
+    crop = Crop(session)
     for rows, columns in ((slice(0, 8), slice(0, 11)), (slice(3, 5), slice(4, 6)), (slice(6, 8), slice(0, 3))):
         found = crop(features, Tile(slice(0), slice(0), rows, columns), 2).numpy()
         expected = whole[:, rows.start : rows.stop + 4, columns.start : columns.stop + 4]
         np.testing.assert_array_equal(found[0], expected)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_the_crop_graph_is_whole_for_the_onnx_package(dtype: Any) -> None:
-    onnx = pytest.importorskip("onnx")
-    model = onnx.load_from_string(crop_model(dtype))
-    onnx.checker.check_model(model, full_check=True)
-    assert [node.op_type for node in model.graph.node] == ["Slice", "Pad"]
-    assert [value.name for value in model.graph.input] == [tensor.name for tensor in crop_contract(dtype).inputs]
-
-
 def test_an_upload_is_a_copy_that_its_owner_may_write_to() -> None:
     array = np.ones((1, 1, 2, 2), np.float32)
-    session = DeviceSession(crop_contract("float32"), crop_model("float32"), "cpu", 1)
+    session = crop_session("float32")
     held = session.upload("features", array)
     array[:] = 5
     assert held.numpy().max() == 1
@@ -155,10 +150,10 @@ def test_features_of_another_engine_are_refused(tiny_bundle: Path) -> None:
 
 
 def test_a_failing_graph_is_named_with_the_shapes_that_it_was_given() -> None:
-    session = DeviceSession(crop_contract("float32"), crop_model("float32"), "cpu", 1)
+    session = crop_session("float32")
     held = session.upload("features", np.ones((1, 1, 2, 2), np.float32))
     feeds = {name: np.zeros(size, np.int64) for name, size in (("starts", 2), ("ends", 2), ("axes", 2), ("pads", 7))}
-    with pytest.raises(EngineError, match=r"graph crop failed on features \(1, 1, 2, 2\), starts"):
+    with pytest.raises(EngineError, match=r"graph crop-float32 failed on features \(1, 1, 2, 2\), starts"):
         session.hold({"features": held, **feeds})
 
 

@@ -108,7 +108,7 @@ TOGETHER = """
 import sys, threading
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
-from hiif_deploy import openvino_session
+from hiif_deploy.backends.sessions import openvino as openvino_session
 
 def imported(name):
     # Both threads are on their way before either is through.

@@ -100,9 +100,9 @@ def test_the_builder_tells_its_progress_and_stops_when_told(rtx: Library) -> Non
 INTERRUPTED = """
 import os, signal, sys, threading
 from hiif_deploy.bundle import open_bundle
-from hiif_deploy.trt_library import load_library
-from hiif_engines import build
-from hiif_engines.profiles import PRESETS, make_profiles
+from hiif_deploy.backends.tensorrt.library import load_library
+from hiif_engines.tensorrt import build
+from hiif_engines.tensorrt.profiles import PRESETS, make_profiles
 bundle, library = open_bundle(sys.argv[1]), load_library("tensorrt-rtx")
 graph = bundle.contract.graph("decoder", "fp16")
 profile = make_profiles(bundle.contract, "fp16", PRESETS["1080p"])["decoder"]

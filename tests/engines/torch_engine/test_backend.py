@@ -74,7 +74,7 @@ def test_the_answer_does_not_depend_on_how_the_work_is_cut(tiny_bundle: Path, mi
         upscaler.render(features, size=SIZE, advance=told.append)
         assert sum(told) == upscaler.steps(IMAGE.shape[:2], SIZE)
         found = upscaler.render_unclamped(features, size=SIZE)
-        assert upscaler.rescued == 0
+        assert upscaler.fallback_blocks == 0
     assert np.abs(found - expected(bundle)).max() < 1e-4
 
 
@@ -97,7 +97,7 @@ def test_blocks_that_are_no_numbers_are_decoded_again_and_counted(
     weights["second.bias"] = weights["second.bias"] * float("nan")
     with Upscaler(bundle, backend=backend) as upscaler:
         found = upscaler.render_unclamped(upscaler.encode(IMAGE), size=SIZE)
-        assert upscaler.rescued == 1
+        assert upscaler.fallback_blocks == 1
     assert len(caplog.messages) == 1
     assert np.abs(found - expected(bundle)).max() < 1e-4
 
@@ -129,7 +129,7 @@ def test_sampled_statistics_are_those_of_the_processor(tiny_bundle: Path, mib: i
         assert sum(told) == upscaler.steps(IMAGE.shape[:2], SIZE)
         found = upscaler.render_unclamped(features, size=SIZE)
         sampled = other.render_unclamped(other.encode(IMAGE), size=SIZE)
-        assert upscaler.rescued == 0
+        assert upscaler.fallback_blocks == 0
     # The same queries are asked, so the engines are as near as with all of them; the sample itself is farther away.
     assert np.abs(found - sampled).max() < 1e-5
     assert np.abs(found - expected(bundle)).max() > 3e-5
@@ -146,7 +146,7 @@ def test_sampled_sums_that_are_no_numbers_are_asked_again(tiny_bundle: Path) -> 
         Upscaler(bundle, backend=host, options=options) as other,
     ):
         found = upscaler.render_unclamped(upscaler.encode(IMAGE), size=SIZE)
-        assert upscaler.rescued == 1
+        assert upscaler.fallback_blocks == 1
         assert np.abs(found - other.render_unclamped(other.encode(IMAGE), size=SIZE)).max() < 1e-5
 
 

@@ -18,7 +18,7 @@ from hiif_deploy.images.samples import sample
 torch = pytest.importorskip("torch")
 
 from hiif_engines.torch_engine.backend import TorchBackend  # noqa: E402
-from hiif_engines.torch_engine.cuda_graphs import Replays  # noqa: E402
+from hiif_engines.torch_engine.cuda_graphs import CudaGraphCache  # noqa: E402
 from hiif_engines.torch_engine.plan import make_torch_plan  # noqa: E402
 from hiif_engines.torch_graph.interpreter import TorchGraph  # noqa: E402
 
@@ -79,7 +79,7 @@ def backend_of(bundle: Bundle, recorder: Rerun | None) -> TorchBackend:
 def pictures(bundle: Bundle, recorder: Rerun | None, *images: np.ndarray) -> list[np.ndarray]:
     with Upscaler(bundle, backend=backend_of(bundle, recorder)) as upscaler:
         found = [upscaler.render_unclamped(upscaler.encode(image), size=SIZE) for image in images]
-        assert upscaler.rescued == 0
+        assert upscaler.fallback_blocks == 0
         return found
 
 
@@ -147,7 +147,7 @@ def doubled(feeds: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def test_the_first_block_runs_plainly_the_second_is_recorded_the_third_replayed() -> None:
     recorder, map_0 = Rerun(), {"map": torch.ones(3)}
-    replays = Replays(recorder)
+    replays = CudaGraphCache(recorder)
     for n, expected in enumerate([[], [1], [2], [3]]):
         answer = replays.run("g", doubled, map_0, {"x": torch.full((2,), float(n))})
         assert answer["sum"].tolist() == [3 + 2 * n] * 2
@@ -155,7 +155,7 @@ def test_the_first_block_runs_plainly_the_second_is_recorded_the_third_replayed(
 
 
 def test_an_answer_survives_the_next_replay() -> None:
-    replays = Replays(Rerun())
+    replays = CudaGraphCache(Rerun())
     given = [{"x": torch.full((2,), float(n))} for n in range(4)]
     map_0 = {"map": torch.ones(3)}
     found = [replays.run("g", doubled, map_0, feeds) for feeds in given]
@@ -165,7 +165,7 @@ def test_an_answer_survives_the_next_replay() -> None:
 @pytest.mark.parametrize("moved", [torch.full((3,), 5.0), torch.full((6,), 5.0)[::2], torch.full((4,), 5.0)])
 def test_maps_at_another_address_or_of_another_form_are_recorded_anew(moved: torch.Tensor) -> None:
     recorder = Rerun()
-    replays, x = Replays(recorder), torch.ones(1)
+    replays, x = CudaGraphCache(recorder), torch.ones(1)
     for maps in ({"map": torch.ones(3)}, {"map": moved}):
         for _ in range(3):
             assert replays.run("g", doubled, maps, {"x": x})["sum"].item() == maps["map"].sum() + 2
@@ -173,14 +173,14 @@ def test_maps_at_another_address_or_of_another_form_are_recorded_anew(moved: tor
 
 
 def test_maps_at_the_same_address_with_other_strides_are_recorded_anew() -> None:
-    replays, x, memory = Replays(Rerun()), torch.ones(1), torch.arange(6.0)
+    replays, x, memory = CudaGraphCache(Rerun()), torch.ones(1), torch.arange(6.0)
     for part, total in ((memory[:3], 3), (memory[::2], 6)):
         for _ in range(3):
             assert replays.run("g", doubled, {"map": part}, {"x": x})["sum"].item() == total + 2
 
 
 def test_maps_changed_in_place_are_read_anew() -> None:
-    replays, maps, x = Replays(Rerun()), {"map": torch.ones(3)}, torch.ones(1)
+    replays, maps, x = CudaGraphCache(Rerun()), {"map": torch.ones(3)}, torch.ones(1)
     for n in range(5):
         maps["map"].fill_(n)
         assert replays.run("g", doubled, maps, {"x": x})["sum"].item() == 3 * n + 2
@@ -188,7 +188,7 @@ def test_maps_changed_in_place_are_read_anew() -> None:
 
 def test_recordings_are_bounded_and_the_one_used_longest_ago_goes_first() -> None:
     recorder, maps = Rerun(), {"map": torch.ones(3)}
-    replays = Replays(recorder, most=2)
+    replays = CudaGraphCache(recorder, most=2)
     for size in (1, 2, 1, 2, 3, 3, 2, 1):
         replays.run("g", doubled, maps, {"x": torch.ones(size)})
     # The last block of size 1 is seen as if for the first time.

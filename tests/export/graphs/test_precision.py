@@ -13,9 +13,7 @@ from torch import nn
 
 from hiif_deploy.backends.host import HostBackend
 from hiif_deploy.backends.options import EngineOptions
-from hiif_deploy.bundle.contract import is_fold
 from hiif_deploy.bundle.loader import open_bundle
-from hiif_deploy.decoding.decoder import Decoder
 from hiif_deploy.errors import BundleError, OptionError
 from hiif_deploy.rendering.verify import TOLERANCES, check_stored, compare_stored
 from hiif_deploy.upscaler import Upscaler
@@ -101,11 +99,7 @@ def test_pytorch_rounding_every_tensor_keeps_the_tolerance_too(tiny_model: Hiif,
     """ONNX Runtime on a processor may leave out roundings; a GPU does not."""
     bundle = open_bundle(half_bundle)
     backend = HostBackend(bundle, EngineOptions(threads=1, precision="fp16"))
-    folds = {name: backend.decoder.sessions[name] for name in bundle.contract.chain() if is_fold(name)}
-    sessions = {graph.name: TorchSession(graph) for graph in hiif_graphs(tiny_model, "fp16")}
-    backend.encoder = sessions["encoder"]
-    backend.decoder = Decoder(bundle.contract, {**sessions, **folds}, 1)
-    backend.statistics, backend.colours = backend.decoder.statistics, backend.decoder.colours
+    backend.sessions.update({graph.name: TorchSession(graph) for graph in hiif_graphs(tiny_model, "fp16")})
     with Upscaler(bundle, backend=backend) as upscaler:
         found = compare(tiny_model, upscaler, cases(sizes=((7, 5), (16, 24)), scales=(2.0, 3.3)))
     check(found, TOLERANCES["fp16"])

@@ -1,0 +1,102 @@
+"""Frames to the encoder's input and decoded colours to frames, by the shared graphs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hiif_deploy.bundle.contract import Contract
+from hiif_deploy.decoding.executor import DecodedBlock
+from hiif_deploy.decoding.job import Job, Window
+from hiif_deploy.decoding.output_check import ColourRange
+from hiif_deploy.decoding.session import Session, Tensors
+from hiif_deploy.geometry.grid import Axis
+from hiif_deploy.pixels import Frame
+
+Array = NDArray[np.float32]
+
+
+class FrameConverter:
+    """Runs the shared graphs on the sessions that an engine opens for them, each when it is first needed."""
+
+    def __init__(self, contract: Contract, open_graph: Callable[[str], Session]) -> None:
+        """`open_graph` loads a shared graph by its name."""
+        self._contract, self._open_graph = contract, open_graph
+        self._sessions: dict[str, Session] = {}
+        self._lock = threading.Lock()
+
+    def image(self, frame: Frame) -> Array:
+        """[h, w, 1 or 3] uint8, uint16 or float32 in [0, 1] → normalised [1, 3, h, w] float32."""
+        feeds = {"frame": frame, **prepare_vectors(self._contract)}
+        image: Array = self._session(f"prepare-{frame.dtype}").run(feeds)["image"]
+        return image
+
+    def block(self, job: Job, window: Window, rows: Axis, columns: Axis, colours: Array) -> DecodedBlock:
+        """The decoder's output [R, W, 3] for the queries of `window` → values of the job's frame type.
+
+        `rows` and `columns` are the axis tables of those queries.
+        """
+        feeds = finish_feeds(self._contract, job.frame, rows, columns)
+        feeds["colour"] = colours.reshape(-1, 3)
+        found = self._session(finish_name(job)).run(feeds)
+        return DecodedBlock(window, found["values"], colour_range(found))
+
+    def wrap(self, wrap: Callable[[str, Session], Session]) -> None:
+        """Put `wrap(name, session)` in the place of every session."""
+        open_graph = self._open_graph
+        self._open_graph = lambda name: wrap(name, open_graph(name))
+        self._sessions.clear()
+
+    def _session(self, name: str) -> Session:
+        with self._lock:
+            if name not in self._sessions:
+                self._sessions[name] = self._open_graph(name)
+            return self._sessions[name]
+
+
+def finish_name(job: Job) -> str:
+    """The shared graph that makes values of this job's frame."""
+    if not job.clamps:
+        return "finish-colours"
+    return f"finish-{job.frame.dtype}{'-grey' if job.frame.shape[2] == 1 else ''}"
+
+
+def prepare_vectors(contract: Contract) -> dict[str, Array]:
+    """Inputs `mean` and `std` of a `prepare` graph."""
+    normalisation = contract.normalisation
+    return {"mean": np.array(normalisation.mean, np.float32), "std": np.array(normalisation.std, np.float32)}
+
+
+def finish_feeds(contract: Contract, frame: Frame, rows: Axis, columns: Axis) -> dict[str, NDArray[Any]]:
+    """Inputs of a `finish` graph beside `colour`: de-normalisation, and the part of the frame that the skip reads."""
+    mean, std = prepare_vectors(contract).values()
+    if contract.decoder.skip == "bilinear":
+        (down, row_taps), (across, column_taps) = _local(rows), _local(columns)
+        # A skip replaces the mean.
+        offset, part = np.zeros(3, np.float32), frame[down, across]
+        weights = rows.skip_weight, columns.skip_weight
+    else:
+        offset, part = mean, np.zeros((1, 1, frame.shape[2]), frame.dtype)
+        row_taps, column_taps = np.zeros((2, rows.count), np.int32), np.zeros((2, columns.count), np.int32)
+        weights = np.zeros(rows.count, np.float32), np.zeros(columns.count, np.float32)
+    return {
+        "frame": part, "offset": offset, "std": std,
+        "row_skip_lower": row_taps[0], "row_skip_upper": row_taps[1], "row_skip_weight": weights[0][:, None, None],
+        "column_skip_lower": column_taps[0], "column_skip_upper": column_taps[1],
+        "column_skip_weight": weights[1][:, None],
+    }  # fmt: skip
+
+
+def colour_range(found: Tensors) -> ColourRange:
+    """Of a `finish` graph's outputs."""
+    return ColourRange(float(found["low"]), float(found["high"]), float(found["total"]))
+
+
+def _local(axis: Axis) -> tuple[slice, NDArray[np.int32]]:
+    """Source pixels that the skip reads along an axis, and its taps counted from the first of them."""
+    first = int(axis.skip_taps.min())
+    return slice(first, int(axis.skip_taps.max()) + 1), axis.skip_taps - first

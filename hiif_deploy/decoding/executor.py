@@ -1,0 +1,73 @@
+"""The seam between the decode driver and an engine: how the graphs of one bundle are run on the queries of a tile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hiif_deploy.decoding.job import Job, Sums, TileQueries, Window
+from hiif_deploy.decoding.output_check import ColourRange
+from hiif_deploy.decoding.session import Tensors
+from hiif_deploy.pixels import Frame
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class BlockSums:
+    """What a statistics pass sums up over some of a tile's queries."""
+
+    window: Window
+    """Where they lie in the output."""
+    sums: dict[str, NDArray[Any]]
+    """Output name of the graph → sum."""
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether no value is NaN or infinite, which fp16 may give."""
+        return all(bool(np.isfinite(value).all()) for value in self.sums.values())
+
+
+@dataclass(frozen=True)
+class DecodedBlock:
+    """Finished values of some of a tile's queries."""
+
+    window: Window
+    """Where they lie in the output."""
+    values: Frame
+    """[r, c, 1 or 3] of the job's frame type, the caller's own."""
+    range: ColourRange
+    """Of the colours before they were clamped."""
+
+
+class Executor(Protocol):
+    """Runs one bundle's graphs. Thread-safe; the decoder calls it with one tile at a time, in any number of threads.
+
+    >>> for blocks in executor.each(lambda queries: executor.blocks(job, queries, folded), tiles):
+    ...     for block in blocks:
+    ...         frame[block.window.slices] = block.values
+    """
+
+    def each(self, work: Callable[[TileQueries], Iterable[T]], tiles: Iterable[TileQueries]) -> Iterator[Iterable[T]]:
+        """What `work` gives for every tile, in order: on all threads, or in turn where a device computes."""
+        ...
+
+    def sums(self, job: Job, queries: TileQueries, folded: Tensors, n: int) -> Iterable[BlockSums]:
+        """Statistics pass `n` over a tile's queries, or over those that the job samples."""
+        ...
+
+    def fold(self, n: int, sums: Sums, count: int) -> dict[str, NDArray[Any]]:
+        """Sums of pass `n` over `count` queries → inputs of the next passes."""
+        ...
+
+    def place(self, folded: Tensors, graph: str) -> Tensors:
+        """`folded` where the named graph (`statistics_n` or `decoder`) reads it fastest; called once per pass."""
+        ...
+
+    def blocks(self, job: Job, queries: TileQueries, folded: Tensors) -> Iterable[DecodedBlock]:
+        """The colours of a tile's queries as values of a frame."""
+        ...

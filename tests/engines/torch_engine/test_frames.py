@@ -1,0 +1,59 @@
+"""Frames through PyTorch: their values are those of the host but for roundings of the decoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hiif_deploy import EngineOptions, Upscaler
+from hiif_deploy.backends.host import HostBackend
+from hiif_deploy.bundle.loader import open_bundle
+from hiif_deploy.images.samples import sample
+from hiif_deploy.pixels import from_unit
+
+pytest.importorskip("torch")
+
+from hiif_engines.torch_engine.backend import TorchBackend
+
+OPTIONS = EngineOptions(engine="torch", device="cpu", threads=1)
+IMAGE = sample("astronaut")[100:124, 100:120]
+SIZE = (70, 61)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float16", "float32"])
+@pytest.mark.parametrize("grey", [False, True])
+def test_a_frame_is_that_of_its_colours_and_the_hosts_but_for_single_steps(
+    dtype: str, grey: bool, tiny_bundle: Path
+) -> None:
+    bundle = open_bundle(tiny_bundle)
+    white = 1 if dtype.startswith("float") else np.iinfo(dtype).max
+    frame = (IMAGE / 255 * white).astype(dtype)
+    frame = frame[..., 0] if grey else frame
+    with (
+        Upscaler(bundle, backend=TorchBackend(bundle, OPTIONS)) as upscaler,
+        Upscaler(bundle, backend=HostBackend(bundle, EngineOptions(threads=1))) as host,
+    ):
+        features = upscaler.encode(frame)
+        found = upscaler.render(features, size=SIZE)
+        colours = upscaler.render_unclamped(features, size=SIZE)
+        np.testing.assert_array_equal(found, from_unit(colours, features.format))
+        expected = host.upscale(frame, size=SIZE)
+    assert (found.dtype, found.shape) == (frame.dtype, SIZE if grey else (*SIZE, 3))
+    # The decoders differ by roundings of float32, 1e-5 at most, which only moves values beside a half.
+    step = float(np.finfo(np.float16).eps) if dtype == "float16" else 1e-5 if white == 1 else max(1, 1e-5 * white)
+    assert np.abs(found.astype(np.float64) - expected).max() <= step
+    if dtype == "uint8":
+        assert (found != expected).mean() < 1e-2
+
+
+def test_a_block_that_is_no_number_is_recomputed_as_part_of_the_frame(tiny_bundle: Path) -> None:
+    bundle = open_bundle(tiny_bundle)
+    backend = TorchBackend(bundle, OPTIONS)
+    weights = backend._graphs["decoder"].weights
+    weights["second.bias"] = weights["second.bias"] * float("nan")
+    with Upscaler(bundle, backend=backend) as upscaler, Upscaler(bundle) as host:
+        found = upscaler.upscale(IMAGE, size=SIZE)
+        assert upscaler.fallback_blocks == 1
+        assert np.abs(found.astype(int) - host.upscale(IMAGE, size=SIZE)).max() <= 1
