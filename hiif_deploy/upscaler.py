@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from hiif_deploy.backends.base import Backend
-from hiif_deploy.backends.options import Engine, EngineOptions, default_engine
+from hiif_deploy.backends.choice import default_engine
+from hiif_deploy.backends.engines import Engine
+from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bundle.loader import DEFAULT_MODEL, Bundle, open_bundle
-from hiif_deploy.decoding.session import Arithmetic
+from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.errors import OptionError
 from hiif_deploy.rendering import tuned
 from hiif_deploy.rendering.open_engine import open_backend
@@ -29,7 +31,7 @@ class Upscaler(Renderer):
         bundle: str | Path | Bundle = DEFAULT_MODEL,
         *,
         engine: EngineOptions | Engine | None = None,
-        precision: Arithmetic | None = None,
+        precision: ComputePrecision | None = None,
         options: RenderOptions | None = None,
         backend: Backend | None = None,
     ) -> None:
@@ -52,7 +54,7 @@ class Upscaler(Renderer):
         return f"<Upscaler {self.contract.name!r}: {described}, {self.engine.thread_count} threads{state}>"
 
 
-def _engine_options(engine: EngineOptions | Engine | None, precision: Arithmetic | None) -> EngineOptions:
+def _engine_options(engine: EngineOptions | Engine | None, precision: ComputePrecision | None) -> EngineOptions:
     if isinstance(engine, EngineOptions):
         if precision not in (None, engine.precision):
             raise OptionError(f"precision {precision!r} beside EngineOptions of {engine.precision!r}: name it there")

@@ -128,7 +128,7 @@ def _build(
     from hiif_deploy.backends.options import EngineOptions
     from hiif_deploy.engine_store.identity import EngineEnvironment
     from hiif_deploy.engine_store.store import EngineStore
-    from hiif_deploy.rendering.open_engine import describe, load_engines
+    from hiif_deploy.rendering.open_tensorrt import describe, load_engines
     from hiif_deploy.rendering.verify_engines import verify_engines
     from hiif_engines.tensorrt.build_bundle import build_bundle
 

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hiif_deploy.backends.engines import EngineSpec
 from hiif_deploy.decoding.job import Job, Statistics, Window
 from hiif_deploy.decoding.plan import Plan, PlanLimits
-from hiif_deploy.decoding.session import Arithmetic
+from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.pixels import Frame
 
@@ -47,11 +48,13 @@ class Backend(Protocol):
     yielded belong to the caller. Features belong to the backend that made them and end with it.
     """
 
+    engine: EngineSpec
+    """What the engine can do."""
     description: str
     """Engine, precision and device, for people."""
 
     @property
-    def precision(self) -> Arithmetic:
+    def precision(self) -> ComputePrecision:
         """What is computed in."""
         ...
 

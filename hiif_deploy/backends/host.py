@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.backends.base import Advance, Encoded
+from hiif_deploy.backends.engines import ENGINES
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.backends.sessions.open import open_session, open_shared
 from hiif_deploy.bundle.contract import FIRST_STAGE, GraphContract, is_fold, joined
@@ -18,15 +19,15 @@ from hiif_deploy.decoding.decoder import Decoder
 from hiif_deploy.decoding.encode import encode, encode_whole
 from hiif_deploy.decoding.job import Job, Statistics, Window
 from hiif_deploy.decoding.plan import QUERY_BLOCK, Plan, PlanLimits, make_plan
-from hiif_deploy.decoding.session import LOW, Arithmetic, Session
+from hiif_deploy.decoding.session import REDUCED_PRECISIONS, ComputePrecision, Session
 from hiif_deploy.decoding.session_executor import SessionExecutor
 from hiif_deploy.decoding.staged import LAST_PASS, StagedExecutor
 from hiif_deploy.errors import EngineError
 from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.pixels import Frame
 
-EXACT = ("maps", FIRST_STAGE, "sums_")
-"""Graphs that stay in fp32 in every arithmetic (moments, corner weights, sums), and on ONNX Runtime's processor where
+FP32_GRAPHS = ("maps", FIRST_STAGE, "sums_")
+"""Graphs that stay in fp32 in every precision (moments, corner weights, sums), and on ONNX Runtime's processor where
 the engine is OpenVINO, which gathers at half its speed (design/decoding.md §5)."""
 
 
@@ -40,12 +41,13 @@ class HostBackend:
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         self._bundle, self._options = bundle, options
+        self.engine = ENGINES[options.engine]
         self.contract = bundle.contract
         self._threads = options.thread_count
         self._call_threads = min(options.call_threads or 1, self._threads)
-        self.precision: Arithmetic = options.precision or "fp32"
+        self.precision: ComputePrecision = options.precision or "fp32"
         stages = self._stages()
-        if self.precision in LOW and not stages:
+        if self.precision in REDUCED_PRECISIONS and not stages:
             raise EngineError(
                 f"precision {self.precision} needs a decoder in stages, and bundle {self.contract.name} has none: "
                 "export it again, or leave --precision out"
@@ -54,7 +56,7 @@ class HostBackend:
         if stages:
             chain = {name: graph for name, graph in chain.items() if name in ("encoder", "maps") or is_fold(name)}
         sessions = {name: self._open(graph) for name, graph in chain.items()} | self._open_stages(stages)
-        self.description = f"{self._engine}, {self.precision}"
+        self.description = f"{self._title}, {self.precision}"
         self.sessions = sessions
         """By graph name."""
         self._converter = FrameConverter(self.contract, self._open_shared)
@@ -104,8 +106,7 @@ class HostBackend:
     def _open_stages(self, stages: Mapping[str, GraphContract]) -> dict[str, Session]:
         sessions = {name: self._open(graph) for name, graph in stages.items()}
         parts = self.contract.last_pass if stages else ()
-        if self._options.engine == "openvino" and len(parts) > 1:
-            # As one graph: states between them are neither converted to float32 nor copied.
+        if self.engine.joins_stages and len(parts) > 1:
             sessions[LAST_PASS] = self._open(joined(LAST_PASS, parts), *parts)
         return sessions
 
@@ -116,15 +117,14 @@ class HostBackend:
         return kind(self.contract, self.sessions, self._converter, calls)
 
     @property
-    def _engine(self) -> str:
-        if self._options.engine == "openvino":
-            return "OpenVINO, cpu"
-        return f"ONNX Runtime, {self._options.provider}"
+    def _title(self) -> str:
+        """Engine and device, for people."""
+        return f"{self.engine.title}, {self._options.provider}"
 
     def _open(self, graph: GraphContract, *parts: GraphContract) -> Session:
         # Folding is tiny and float64: on the processor. The decoder's calls are small and many: few threads each.
-        is_exact = graph.name.startswith(EXACT)
-        on_host = is_fold(graph.name) or (is_exact and self._options.engine == "openvino")
+        is_exact = graph.name.startswith(FP32_GRAPHS)
+        on_host = is_fold(graph.name) or (is_exact and self.engine.gathers_slowly)
         engine = EngineOptions() if on_host else self._options
         is_encoder = graph.name == "encoder"
         model, *following = (self._bundle.graphs[part.key] for part in parts or (graph,))
@@ -134,7 +134,7 @@ class HostBackend:
             engine,
             threads=self._threads if is_encoder else self._call_threads,
             keep_memory=not is_encoder,
-            arithmetic="fp32" if is_exact else self.precision,
+            precision="fp32" if is_exact else self.precision,
             following=following,
         )
 

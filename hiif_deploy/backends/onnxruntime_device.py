@@ -8,10 +8,8 @@ from typing import cast
 
 from hiif_deploy.backends.base import Advance, Encoded
 from hiif_deploy.backends.host import HostBackend
-from hiif_deploy.backends.options import EngineOptions
-from hiif_deploy.backends.sessions.onnxruntime_device import Crop, DeviceSession, HeldFeatures, device_of
+from hiif_deploy.backends.sessions.onnxruntime_device import Crop, DeviceSession, HeldFeatures
 from hiif_deploy.bundle.contract import GraphContract, is_fold
-from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.decoding.conversion import FrameConverter, colour_range, finish_feeds, finish_name, prepare_vectors
 from hiif_deploy.decoding.encode import padded_frame
 from hiif_deploy.decoding.executor import DecodedBlock
@@ -70,8 +68,8 @@ class DeviceBackend(HostBackend):
         return gpu_query_block(self.contract, limits.memory, self._threads)
 
     @property
-    def _engine(self) -> str:
-        return f"{super()._engine} with I/O binding"
+    def _title(self) -> str:
+        return f"{super()._title} with I/O binding"
 
     def _held(self, name: str) -> DeviceSession:
         return cast(DeviceSession, self.sessions[name])
@@ -111,9 +109,3 @@ class DeviceExecutor(SessionExecutor):
             return cast(Tensors, self._backend._held("maps").hold({"features": crop}))
 
         return functools.cache(lambda: job.kept_maps(tile, make))
-
-
-def keeps_tensors(bundle: Bundle, options: EngineOptions) -> bool:
-    """Whether `DeviceBackend` is the way for this bundle and provider."""
-    is_gpu = options.engine == "onnxruntime" and device_of(options.provider) == "cuda"
-    return is_gpu and bundle.contract.decoder.cascade == 1

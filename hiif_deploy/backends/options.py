@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from hiif_deploy.backends.engines import AUTO, ENGINES, Engine, check_precision
 from hiif_deploy.bundle.contract import GraphContract, Precision
-from hiif_deploy.decoding.session import LOW, Arithmetic, Tensors
+from hiif_deploy.decoding.session import ComputePrecision, Tensors
 from hiif_deploy.errors import BundleError, OptionError
 
 LibraryName = Literal["tensorrt", "tensorrt-rtx"]
 """NVIDIA's two inference libraries."""
-
-Engine = Literal["onnxruntime", "openvino", "native", "tensorrt", "torch", "auto"]
-"""What runs the graphs."""
 
 
 @dataclass(frozen=True)
@@ -23,17 +21,16 @@ class EngineOptions:
     """Which engine runs the graphs, and with how much of the machine."""
 
     engine: Engine = "onnxruntime"
-    """`native` is code made for this processor when the bundle is opened. `auto` takes TensorRT where its engines are
-    stored or can be built, else PyTorch on CUDA, else ONNX Runtime on CUDA, else native code, else ONNX Runtime on the
-    processor (OpenVINO in lower precisions, which are not for GPUs), and says which and why."""
+    """A name of `engines.ENGINES`; `native` is code made for this processor when the bundle is opened. `auto` takes the
+    first that works of `engines.auto_attempts`, GPUs first, and says which and why."""
     provider: str = "cpu"
     """ONNX Runtime execution provider: `cpu`, `cuda`, `tensorrt`, … or its full name."""
     threads: int = 0
     """Processor threads; 0 takes as many as this process may use."""
     call_threads: int | None = None
     """Threads inside one decoder call, the others answering other calls; None: what `tuning` stored, else 1."""
-    precision: Arithmetic | None = None
-    """What is computed in; None: fp16 on TensorRT, fp32 elsewhere. Nothing lowers it by itself."""
+    precision: ComputePrecision | None = None
+    """What is computed in; None: the engine's own, fp16 on TensorRT (and on GPUs that `auto` takes), fp32 elsewhere."""
     library: LibraryName = "tensorrt"
     """TensorRT or TensorRT-RTX."""
     store: Path | None = None
@@ -53,21 +50,16 @@ class EngineOptions:
                 raise OptionError(f"{name.replace('_', ' ')} is {value!r}: expected a whole number")
         if self.engine not in get_args(Engine):
             raise OptionError(f"engine is {self.engine!r}: expected one of {', '.join(get_args(Engine))}")
-        if self.precision not in (None, *get_args(Arithmetic)):
-            raise OptionError(f"precision is {self.precision!r}: expected one of {', '.join(get_args(Arithmetic))}")
-        if self.precision in LOW and self.engine not in ("openvino", "native", "auto"):
-            raise OptionError(
-                f"precision {self.precision} runs on OpenVINO or as native code, not on {self.engine}: --engine "
-                "openvino or native"
-            )
-        if self.precision == "fp16" and self.engine in ("openvino", "native"):
-            raise OptionError(f"precision fp16 is for GPUs; on {self.engine} choose fp32, bf16 or int8")
+        if self.precision not in (None, *get_args(ComputePrecision)):
+            known = ", ".join(get_args(ComputePrecision))
+            raise OptionError(f"precision is {self.precision!r}: expected one of {known}")
+        check_precision(self.engine, self.precision)
         if self.threads < 0:
             raise OptionError(f"threads is {self.threads}: expected 0 (all) or more")
         if self.call_threads is not None and self.call_threads < 1:
             raise OptionError(f"call threads is {self.call_threads}: expected 1 or more")
-        if self.engine == "native" and self.call_threads not in (None, 1):
-            raise OptionError(f"call threads is {self.call_threads}: a call of native code has one; leave it out")
+        if self.call_threads not in (None, 1) and self.engine != AUTO and ENGINES[self.engine].one_thread_per_call:
+            raise OptionError(f"call threads is {self.call_threads}: a call of {self.engine} has one; leave it out")
 
     @property
     def graphs(self) -> Precision:
@@ -95,16 +87,6 @@ def check_outputs(graph: GraphContract, feeds: Tensors, outputs: Tensors) -> Non
                 f"graph {graph.name}: it answered {tensor.name} of shape {list(found)}, and the contract promises "
                 f"{wanted}; export the bundle again"
             )
-
-
-def default_engine(precision: Arithmetic | None) -> Engine:
-    """The engine where none was named: ONNX Runtime, or the best of those that have this arithmetic."""
-    return "auto" if precision in LOW else "onnxruntime"
-
-
-def library_engine(precision: Arithmetic | None) -> Engine:
-    """The library that has this arithmetic on any processor."""
-    return "openvino" if precision in LOW else "onnxruntime"
 
 
 def usable_cores(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.bundle.loader import Bundle
-from hiif_deploy.decoding.session import Arithmetic
+from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.images.samples import sample
 
@@ -63,7 +63,7 @@ class Runner(Protocol):
         ...
 
     @property
-    def arithmetic(self) -> Arithmetic:
+    def arithmetic(self) -> ComputePrecision:
         """What its matrix products are computed in."""
         ...
 

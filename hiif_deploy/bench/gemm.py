@@ -9,15 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.backends.options import Engine, EngineOptions
+from hiif_deploy.backends.engines import Engine
+from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.backends.sessions.open import open_session
 from hiif_deploy.bundle.contract import GraphContract, TensorContract
-from hiif_deploy.decoding.session import Arithmetic, Session
+from hiif_deploy.decoding.session import ComputePrecision, Session
 from hiif_deploy.errors import HiifError
 
 SIDE = 2048
 """Of the matrices."""
-ENGINES: dict[Arithmetic, tuple[Engine, ...]] = {
+ENGINES: dict[ComputePrecision, tuple[Engine, ...]] = {
     "fp32": ("onnxruntime", "openvino"), "bf16": ("openvino",), "int8": ("openvino",),
 }  # fmt: skip
 """What runs a product in each arithmetic on the processor."""
@@ -29,7 +30,7 @@ TURNS = 3
 class GemmPeak:
     """GFLOP/s of one arithmetic, the best seen so far."""
 
-    arithmetic: Arithmetic
+    arithmetic: ComputePrecision
     """Of the product."""
     gflops: float = 0.0
     """Two operations per multiplication."""
@@ -40,16 +41,16 @@ class GemmPeak:
 class GemmMeter:
     """Measured again in every round, as a machine's speed drifts: the peak is the best of the whole run."""
 
-    def __init__(self, threads: int, arithmetics: set[Arithmetic], side: int = SIDE) -> None:
+    def __init__(self, threads: int, arithmetics: set[ComputePrecision], side: int = SIDE) -> None:
         self._side = side
-        self._sessions: list[tuple[Arithmetic, Engine, Session]] = []
+        self._sessions: list[tuple[ComputePrecision, Engine, Session]] = []
         for arithmetic in sorted(arithmetics):
             for engine in ENGINES.get(arithmetic, ()):
                 options = EngineOptions(engine=engine, threads=threads, precision=arithmetic)
                 try:
                     session = open_session(
                         _contract(side), matmul_model(side), options, threads=threads, keep_memory=True,
-                        arithmetic=arithmetic,
+                        precision=arithmetic,
                     )  # fmt: skip
                 except HiifError:
                     continue  # an engine that is not here sets no peak

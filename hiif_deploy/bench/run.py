@@ -120,7 +120,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     """What a reader of the figures must know."""
     gemm: dict[str, Any] = field(default_factory=dict)
-    """Arithmetic → the machine's peak."""
+    """ComputePrecision → the machine's peak."""
 
     def facts(self) -> dict[str, Any]:
         """As JSON."""

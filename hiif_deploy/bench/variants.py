@@ -10,13 +10,14 @@ from functools import partial
 from importlib.metadata import entry_points
 from typing import cast, get_args
 
+from hiif_deploy.backends.engines import Engine
 from hiif_deploy.backends.host import HostBackend
-from hiif_deploy.backends.options import Engine, EngineOptions
+from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bench.case import BenchModel, Image, Opener, Runner, Work
 from hiif_deploy.bench.stages import Stopwatch, table_seconds
 from hiif_deploy.bench.work import count_upscale
 from hiif_deploy.decoding.encode import encoder_calls
-from hiif_deploy.decoding.session import Arithmetic
+from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.errors import HiifError, OptionError
 from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.rendering import tuned
@@ -85,7 +86,7 @@ def open_variant(name: str, model: BenchModel, threads: int, engine: EngineOptio
         return _ours(name, model, threads)
     given = engine or EngineOptions()
     options = replace(
-        given, engine=cast(Engine, first), precision=cast(Arithmetic, rest) if rest else None, threads=threads
+        given, engine=cast(Engine, first), precision=cast(ComputePrecision, rest) if rest else None, threads=threads
     )
     return Ours(name, model, Setting(options))
 
@@ -138,7 +139,7 @@ class Ours:
         return f"{self._upscaler.description}{cut}"
 
     @property
-    def arithmetic(self) -> Arithmetic:
+    def arithmetic(self) -> ComputePrecision:
         """See `Runner`."""
         return self._upscaler.precision
 
@@ -177,10 +178,11 @@ class Ours:
 
     def work(self, image: Image, size: Size) -> Work | None:
         """See `Runner`; other engines than the host's are not counted."""
-        if self._setting.engine.engine not in ("onnxruntime", "openvino", "native") or self.arithmetic == "fp16":
+        engine = self._upscaler.backend.engine
+        if self.arithmetic == "fp16" or not isinstance(self._upscaler.backend, HostBackend):
             return None
         counted = partial(count_upscale, self._bundle, self._setting.render, self._setting.engine.thread_count)
-        if self._setting.engine.engine != "native":
+        if engine.session is not None:  # which runs the bundle's own graphs
             return counted(image, size)
         native = open_backend(self._bundle, self._setting.engine)
         try:

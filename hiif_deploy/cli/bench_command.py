@@ -23,7 +23,7 @@ from hiif_deploy.bench.run import Bench, Report, run_bench
 from hiif_deploy.bench.sweep import growth, run_sweep, sweep_steps
 from hiif_deploy.bench.variants import check_variants, variant_names
 from hiif_deploy.cli.options import LibraryOption, ThreadsOption, limited_threads
-from hiif_deploy.decoding.session import Arithmetic
+from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.errors import HiifError, OptionError
 from hiif_deploy.geometry.sizes import check_scale
 from hiif_deploy.geometry.target import parse_size
@@ -47,7 +47,7 @@ def bench(
     ] = None,
     variants: Annotated[str | None, typer.Option(help="Names, separated by commas; default: all.")] = None,
     engine: Annotated[list[str] | None, typer.Option(help="Engine to measure, not the variants; repeatable.")] = None,
-    precision: Annotated[Arithmetic | None, typer.Option(help="With --engine: what is computed in.")] = None,
+    precision: Annotated[ComputePrecision | None, typer.Option(help="With --engine: what is computed in.")] = None,
     library: LibraryOption = None,
     scale: Annotated[list[float] | None, typer.Option(help="Factor; repeatable; default: 2, 3.3 and 4.")] = None,
     input_: Annotated[str, typer.Option("--input", help="WIDTHxHEIGHT of the picture.")] = "128x128",
@@ -159,7 +159,7 @@ def write_json(path: Path, facts: dict[str, Any]) -> None:
 
 
 def _names(
-    variants: str | None, engines: list[str] | None, precision: Arithmetic | None, default: tuple[str, ...]
+    variants: str | None, engines: list[str] | None, precision: ComputePrecision | None, default: tuple[str, ...]
 ) -> tuple[str, ...]:
     if variants is not None:
         return tuple(dict.fromkeys(name.strip() for name in variants.split(",") if name.strip()))

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hiif_deploy.backends.options import EngineOptions, library_engine
+from hiif_deploy.backends.choice import library_engine
+from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bundle.loader import DEFAULT_MODEL, VIDEO_MODEL
 from hiif_deploy.cli import video_options as video
 from hiif_deploy.cli.cluster_options import RayOption, WorkersOption

@@ -12,7 +12,7 @@ import onnxruntime
 
 from hiif_deploy.backends.cuda.open import DeviceLayer, device_layers
 from hiif_deploy.backends.options import EngineOptions, usable_cores
-from hiif_deploy.backends.sessions.onnxruntime import INSTALL, PROVIDERS
+from hiif_deploy.backends.providers import INSTALL, PROVIDERS
 from hiif_deploy.bundle.loader import open_bundle, shipped_models
 from hiif_deploy.errors import HiifError
 from hiif_deploy.rendering.tuned import stored

@@ -7,8 +7,10 @@ from typing import Annotated, cast, get_args
 
 import typer
 
-from hiif_deploy.backends.options import Engine, EngineOptions, LibraryName, default_engine, usable_cores
-from hiif_deploy.decoding.session import Arithmetic
+from hiif_deploy.backends.choice import default_engine
+from hiif_deploy.backends.engines import AUTO, ENGINES, Engine
+from hiif_deploy.backends.options import EngineOptions, LibraryName, usable_cores
+from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.errors import OptionError
 
 logger = logging.getLogger(__name__)
@@ -30,9 +32,10 @@ EngineOption = Annotated[
     ),
 ]
 PrecisionOption = Annotated[
-    Arithmetic | None,
+    ComputePrecision | None,
     typer.Option(
-        help="Default: fp16 on TensorRT, fp32 elsewhere. bf16 and int8 are approximate, and for processors only.",
+        help="Default: fp16 on TensorRT and on a GPU that auto takes, fp32 elsewhere. bf16 and int8 are approximate, "
+        "and for processors only.",
         rich_help_panel=SPEED,
     ),
 ]
@@ -62,24 +65,26 @@ QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="Errors only: no progress, no table.", rich_help_panel=REPORT)
 ]
 
-APPLIES_TO = {"provider": ("onnxruntime",), "library": ("tensorrt", "auto"), "device": ("torch",)}
-"""Option → the engines that read it. Another engine would ignore it, and nothing is ignored silently."""
+AUTO_READS = ("library",)
+"""Options that `auto` passes on to the engine that it takes."""
 GPU_WORDS = ("cuda", "gpu", "nvidia")
 """What people call the engine for their GPU."""
 
 
 def engine_options(
-    engine: str | None, precision: Arithmetic | None, threads: int = 0, *, provider: str | None = None,
+    engine: str | None, precision: ComputePrecision | None, threads: int = 0, *, provider: str | None = None,
     library: LibraryName | None = None, device: str | None = None, default: Engine | None = None,
 ) -> EngineOptions:  # fmt: skip
     """What the command line says of the engine; `default` where it names none. OptionError where options do not fit."""
     chosen = parse_engine(engine) or default or default_engine(precision)
     given = {"provider": provider, "library": library, "device": device}
     for name, value in given.items():
-        if value is not None and chosen not in APPLIES_TO[name]:
+        readers: list[Engine] = [spec.name for spec in ENGINES.values() if name in spec.reads]
+        readers += [AUTO] if name in AUTO_READS else []
+        if value is not None and chosen not in readers:
             raise OptionError(
-                f"--{name} {value} is read by engine {' and '.join(APPLIES_TO[name])} only, and this run uses "
-                f"{chosen}: add --engine {APPLIES_TO[name][0]}, or leave --{name} out"
+                f"--{name} {value} is read by engine {' and '.join(readers)} only, and this run uses {chosen}: add "
+                f"--engine {readers[0]}, or leave --{name} out"
             )
     return EngineOptions(
         engine=chosen, precision=precision, threads=limited_threads(threads), provider=provider or "cpu",

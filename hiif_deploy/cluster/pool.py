@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
+from hiif_deploy.backends.choice import runs_on_gpu
+from hiif_deploy.backends.engines import AUTO, ENGINES
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.cluster.worker import Greeting, Worker, versions
@@ -260,16 +262,16 @@ def share_of(nodes: list[dict[str, Any]], engine: EngineOptions, most: int) -> S
 
     Without `threads` the smallest node is one worker. `nodes` is what `ray.nodes()` tells. ClusterError for none.
     """
-    if engine.engine == "auto":
+    if engine.engine == AUTO:
         raise OptionError(
             "--ray: nodes may choose differently, so name the engine: --engine onnxruntime or tensorrt (for bf16 and "
             "int8 openvino or native)"
         )
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     processors = [int(found.get("CPU", 0)) for found in alive if found.get("CPU", 0) >= 1]
-    if engine.engine == "torch" and engine.device not in ("cuda", "cpu"):
+    if ENGINES[engine.engine].gpu == "device" and engine.device not in ("cuda", "cpu"):
         raise OptionError(f"--device {engine.device}: Ray gives each worker a GPU of its own; expected cuda")
-    if _wants_gpu(engine):
+    if runs_on_gpu(engine):
         workers, share = sum(int(found.get("GPU", 0)) for found in alive), Share(0, 1, 1)
     else:
         size = engine.threads or min(processors, default=1)
@@ -278,15 +280,6 @@ def share_of(nodes: list[dict[str, Any]], engine: EngineOptions, most: int) -> S
         wanted = "a GPU" if share.gpus else f"{share.processors} processors"
         raise ClusterError(f"no node of the cluster has {wanted}: it has {alive}")
     return replace(share, workers=min(workers, most or workers))
-
-
-def _wants_gpu(engine: EngineOptions) -> bool:
-    from hiif_deploy.backends.sessions.onnxruntime import PROCESSOR_PROVIDERS, full_provider
-
-    if engine.engine == "torch":
-        return engine.device != "cpu"
-    is_on_processor = engine.engine != "onnxruntime" or full_provider(engine.provider) in PROCESSOR_PROVIDERS
-    return engine.engine == "tensorrt" or not is_on_processor
 
 
 def _join(ray: Any, address: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.decoding.session import LOW, Arithmetic
+from hiif_deploy.decoding.session import REDUCED_PRECISIONS, ComputePrecision
 from hiif_deploy.geometry.sizes import Size
 
 Index = NDArray[np.int64]
@@ -30,13 +30,13 @@ LEAST, SHARE = 20_480, 16
 """So many queries, and one in so many, keep 80 dB from exact (design/decoding.md §5)."""
 
 
-def enough(size: Size, precision: Arithmetic) -> int:
+def enough(size: Size, precision: ComputePrecision) -> int:
     """Samples that an output of (height, width) is given where nothing else is asked.
 
     Half as many, some 75 dB from exact, beside arithmetics that are 60 to 73 dB off themselves.
     """
     found = max(LEAST, size[0] * size[1] // SHARE)
-    return found // 2 if precision in LOW else found
+    return found // 2 if precision in REDUCED_PRECISIONS else found
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
-Arithmetic = Literal["fp32", "fp16", "bf16", "int8"]
-"""What is computed in: fp32 and fp16 are graphs of the bundle, bf16 and int8 are a processor's way with those of fp32,
-approximate."""
-LOW: tuple[Arithmetic, ...] = ("bf16", "int8")
-"""Arithmetics that only OpenVINO and native code have."""
+ComputePrecision = Literal["fp32", "fp16", "bf16", "int8"]
+"""What a graph is computed in. fp32 and fp16 are graphs of the bundle; bf16 and int8 are approximate modes of a
+processor that run the fp32 graphs."""
+REDUCED_PRECISIONS: tuple[ComputePrecision, ...] = ("bf16", "int8")
+"""Approximate modes, which only engines for processors have."""
 Tensors = Mapping[str, NDArray[Any]]
 """Tensor name → array."""
 

@@ -1,218 +1,56 @@
-"""Which engine runs a bundle. What was asked for is what runs; `auto` says once what it took and why."""
+"""Opens a bundle on the engine that the user names; `auto` says once which it took and why."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
 
 from hiif_deploy.backends.base import Backend
-from hiif_deploy.backends.cuda.device import Device
-from hiif_deploy.backends.cuda.open import open_device
-from hiif_deploy.backends.host import HostBackend
-from hiif_deploy.backends.onnxruntime_device import DeviceBackend, keeps_tensors
-from hiif_deploy.backends.options import EngineOptions, library_engine
-from hiif_deploy.backends.tensorrt.library import Library, load_library
-from hiif_deploy.bundle.contract import Contract, Precision, is_fold
+from hiif_deploy.backends.choice import auto_attempts
+from hiif_deploy.backends.engines import AUTO, ENGINES, EngineSpec
+from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bundle.loader import Bundle
-from hiif_deploy.decoding.session import LOW
-from hiif_deploy.engine_store.entry import Entry, StoredEngine
-from hiif_deploy.engine_store.identity import EngineEnvironment
-from hiif_deploy.engine_store.store import EngineStore
-from hiif_deploy.errors import EngineAbsentError, EngineError, EngineLoadError, HiifError
-from hiif_deploy.rendering.verify_engines import require_verified
+from hiif_deploy.errors import EngineAbsentError, EngineError, HiifError
 from hiif_deploy.support.extras import require_extra
-from hiif_deploy.support.install import install_command
-
-if TYPE_CHECKING:
-    from hiif_deploy.backends.tensorrt.backend import TrtBackend
+from hiif_deploy.support.resolve import resolve
 
 logger = logging.getLogger(__name__)
-BUILDERS = "hiif_deploy.engine_builders"
-"""Entry points of what can build engines: (bundle, precision, library, environment, store) → None."""
 BACKENDS = "hiif_deploy.backends"
 """Entry points of engines that other areas bring, by the engine's name: (bundle, options) → Backend."""
 
 
 def open_backend(bundle: Bundle, options: EngineOptions) -> Backend:
     """The backend that `options` name. EngineError, or EngineAbsentError, where it cannot be had."""
-    if options.engine == "tensorrt":
-        return open_tensorrt(bundle, options)
-    if options.engine == "torch":
-        return open_torch(bundle, options)
-    if options.engine == "native":
-        return open_native(bundle, options)
-    if options.engine == "auto":
+    if options.engine == AUTO:
         return _open_best(bundle, options)
-    return open_host(bundle, options)
+    engine = ENGINES[options.engine]
+    engine.check(bundle.contract)
+    if engine.extra is not None:
+        require_extra(engine.extra)
+    return _opener(engine)(bundle, options)
 
 
-def open_host(bundle: Bundle, options: EngineOptions) -> HostBackend:
-    """ONNX Runtime or OpenVINO; on a CUDA provider tensors stay on the GPU."""
-    return (DeviceBackend if keeps_tensors(bundle, options) else HostBackend)(bundle, options)
-
-
-def open_tensorrt(bundle: Bundle, options: EngineOptions) -> TrtBackend:
-    """Stored engines for this machine, or newly built ones, loaded on the GPU and verified."""
-    check_tensorrt(bundle.contract)
-    library, store = load_library(options.library), EngineStore.open(options.store)
-    try:
-        return _open_stored(bundle, options, library, store)
-    except EngineLoadError as error:
-        # Whole, of this machine, and not taken all the same: it is removed by now, and built again.
-        logger.warning("%s; that is done now", error)
-        return _open_stored(bundle, options, library, store)
-
-
-def check_tensorrt(contract: Contract) -> None:
-    """EngineError for a bundle whose answer the GPU's part of the runtime would get wrong."""
-    if contract.decoder.cascade > 1 or contract.encoder.tile is not None:
-        raise EngineError(
-            f"bundle {contract.name} does not run on TensorRT yet, which knows neither decoders that answer in turn "
-            "nor averaged tiles of the encoder: choose --engine onnxruntime"
-        )
-
-
-def _open_stored(bundle: Bundle, options: EngineOptions, library: Library, store: EngineStore) -> TrtBackend:
-    """A stored engine that does not load is removed before the error is raised."""
-    device = open_device(options.device_layer)
-    precision = options.graphs if options.precision else "fp16"
-    engines: dict[str, StoredEngine] = {}
-    try:
-        engines = find_or_build(bundle, precision, library, describe(library, device), store)
-        backend = load_engines(bundle, precision, engines, library, device, options)
-        require_verified(bundle, backend, engines, precision, store)
-        return backend
-    except BaseException as error:
-        device.close()
-        if isinstance(error, EngineLoadError):
-            store.remove(engines[error.graph])
-        raise
-
-
-def open_torch(bundle: Bundle, options: EngineOptions) -> Backend:
-    """PyTorch on the device that `options` name; MissingExtraError where it is not installed."""
-    return _open_brought("torch", "cuda-torch", bundle, options)
-
-
-def open_native(bundle: Bundle, options: EngineOptions) -> Backend:
-    """Code made for this processor; MissingExtraError where what makes it is not installed."""
-    if options.precision in LOW:
-        require_extra("openvino")  # the encoder's
-    return _open_brought("native", "native", bundle, options)
-
-
-def _open_brought(name: str, extra: str, bundle: Bundle, options: EngineOptions) -> Backend:
-    """An engine that another area brings."""
-    points = list(entry_points(group=BACKENDS, name=name))
+def _opener(engine: EngineSpec) -> Callable[[Bundle, EngineOptions], Backend]:
+    opener: Callable[[Bundle, EngineOptions], Backend]
+    if engine.opener is not None:
+        opener = resolve(engine.opener)
+        return opener
+    points = list(entry_points(group=BACKENDS, name=engine.name))
     if not points:
-        raise EngineAbsentError(f"this installation of hiif-deploy brings no {name} engine: install it again")
-    require_extra(extra)
-    opened: Backend = points[0].load()(bundle, options)
-    return opened
-
-
-def load_engines(
-    bundle: Bundle, precision: Precision, engines: Mapping[str, StoredEngine], library: Library, device: Device,
-    options: EngineOptions,
-) -> TrtBackend:  # fmt: skip
-    """Stored engines on the GPU; the backend closes the device. EngineError where one does not load."""
-    from hiif_deploy.backends.tensorrt.backend import TrtBackend
-
-    data = {name: engine.load() for name, engine in engines.items()}
-    # The store holds what was built here, by the hash in its sidecar: such engines may bring the code that makes them
-    # run in newer versions.
-    host_code = any(engine.identity.is_version_compatible for engine in engines.values())
-    return TrtBackend(bundle, precision, data, library, device, options, host_code=host_code)
-
-
-def describe(library: Library, device: Device) -> EngineEnvironment:
-    """What engines built here depend on."""
-    facts = device.facts()
-    return EngineEnvironment(library.name, library.version, facts.gpu, facts.capability, facts.driver)
-
-
-def find_or_build(
-    bundle: Bundle, precision: Precision, library: Library, environment: EngineEnvironment, store: EngineStore
-) -> dict[str, StoredEngine]:
-    """Graph name → engine. What does not fit is named; what is missing is built, where a builder is installed."""
-    found = find_engines(bundle, precision, environment, store)
-    missing = [name for name, engine in found.items() if engine is None]
-    if missing:
-        logger.warning(
-            "no %s engine for %s of %s in %s: building", precision, ", ".join(missing), bundle.contract.name, store.root
-        )
-        builder = _builder()
-        builder(bundle, precision, library, environment, store)
-        found = find_engines(bundle, precision, environment, store)
-    engines = {name: engine for name, engine in found.items() if engine is not None}
-    if lacking := found.keys() - engines.keys():
-        raise EngineError(f"the build gave no usable engine for {', '.join(sorted(lacking))}")
-    return engines
-
-
-def find_engines(
-    bundle: Bundle, precision: Precision, environment: EngineEnvironment, store: EngineStore
-) -> dict[str, StoredEngine | None]:
-    """Graph name → newest engine that runs here and is whole, or None."""
-    return {
-        name: _find_engine(store.find(environment, bundle.contract.name, name, precision, graph.sha256))
-        for name, graph in bundle.contract.chain(precision).items()
-        if not is_fold(name)
-    }
-
-
-def _find_engine(entries: list[Entry]) -> StoredEngine | None:
-    for entry in entries:
-        if isinstance(entry, StoredEngine):
-            return entry
-        logger.warning("%s: %s; it is not used", entry.path.name, entry.reason)
-    return None
-
-
-def _builder() -> Callable[..., None]:
-    points = list(entry_points(group=BUILDERS))
-    if not points:
-        raise EngineAbsentError(
-            f"no engine builder is installed; add it with: {install_command('engines')}, or build elsewhere on "
-            "the same kind of machine and copy the store"
-        )
-    builder: Callable[..., None] = points[0].load()
-    return builder
+        raise EngineAbsentError(f"this installation of hiif-deploy brings no {engine.name} engine: install it again")
+    opener = points[0].load()
+    return opener
 
 
 def _open_best(bundle: Bundle, options: EngineOptions) -> Backend:
     reasons = []
-    for name, attempt in (PROCESSOR if options.precision in LOW else {**GPU, **PROCESSOR}).items():
+    for attempt in auto_attempts(bundle.contract, options):
         try:
-            backend = attempt(bundle, options)
+            backend = open_backend(bundle, attempt.options)
         except HiifError as error:
-            reasons.append(f"not {name} ({error})")
+            reasons.append(f"not {attempt.name} ({error})")
             continue
-        logger.warning("engine auto: %s", "; ".join([backend.description, *reasons]))
+        logger.warning("%s", "; ".join([f"engine auto: {backend.description}", *reasons]))
         return backend
-    backend = HostBackend(bundle, replace(options, engine=library_engine(options.precision), provider="cpu"))
-    logger.warning("engine auto: %s", "; ".join([backend.description, *reasons]))
-    return backend
-
-
-def _open_torch_cuda(bundle: Bundle, options: EngineOptions) -> Backend:
-    return open_torch(bundle, replace(options, engine="torch", device="cuda"))
-
-
-def _open_native(bundle: Bundle, options: EngineOptions) -> Backend:
-    return open_native(bundle, replace(options, engine="native"))
-
-
-def _open_cuda(bundle: Bundle, options: EngineOptions) -> Backend:
-    return open_host(bundle, replace(options, engine="onnxruntime", provider="cuda"))
-
-
-GPU: dict[str, Callable[[Bundle, EngineOptions], Backend]] = {
-    "tensorrt": open_tensorrt, "torch": _open_torch_cuda, "cuda": _open_cuda,
-}  # fmt: skip
-"""What `auto` tries on a GPU, the fastest first."""
-PROCESSOR: dict[str, Callable[[Bundle, EngineOptions], Backend]] = {"native": _open_native}
-"""And then on the processor, before the engine that works anywhere."""
+    raise EngineError(f"engine auto: no engine runs bundle {bundle.contract.name}: {'; '.join(reasons)}")

@@ -19,7 +19,7 @@ from hiif_deploy.decoding.job import Job, Statistics, Window, ignore
 from hiif_deploy.decoding.output_check import check_not_black
 from hiif_deploy.decoding.plan import DEFAULT_BUDGET, TILE_ROWS, Plan, PlanLimits
 from hiif_deploy.decoding.sampling import Sampling, enough
-from hiif_deploy.decoding.session import Arithmetic
+from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.decoding.state_cache import Carry
 from hiif_deploy.errors import EngineError, OptionError
 from hiif_deploy.geometry.grid import relative_cell
@@ -106,6 +106,9 @@ class Renderer:
     ) -> None:
         """Closes the backend when it is closed. `tuned_block` is the number of queries per decoder call that `tune`
         found best for this machine."""
+        if options is not None and options.statistics == "sampled" and not backend.engine.samples:
+            backend.close()
+            raise OptionError(f"{backend.engine.title} takes statistics of all queries; they cannot be sampled: exact")
         self.bundle = bundle
         self.options = RenderOptions() if options is None else options
         self._tuned_block = tuned_block
@@ -141,6 +144,11 @@ class Renderer:
         return self._backend
 
     @property
+    def backend(self) -> Backend:
+        """What renders; it is closed with this object."""
+        return self._ready
+
+    @property
     def description(self) -> str:
         """Engine, precision and device in use, and what is approximate."""
         return self._described(self._ready)
@@ -150,7 +158,7 @@ class Renderer:
         return f"{backend.description}{sampled}"
 
     @property
-    def precision(self) -> Arithmetic:
+    def precision(self) -> ComputePrecision:
         """What is computed in."""
         return self._backend.precision
 

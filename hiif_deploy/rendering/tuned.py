@@ -11,6 +11,8 @@ from typing import Any
 
 import onnxruntime
 
+from hiif_deploy.backends.choice import runs_on_gpu
+from hiif_deploy.backends.engines import AUTO, ENGINES
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.errors import OptionError
@@ -55,7 +57,7 @@ class Tuning:
 
 def is_tunable(engine: EngineOptions) -> bool:
     """Whether the decoder's calls run on the processor."""
-    return engine.engine == "openvino" or (engine.engine == "onnxruntime" and engine.provider.lower() == "cpu")
+    return engine.engine != AUTO and ENGINES[engine.engine].is_tunable and not runs_on_gpu(engine)
 
 
 def find(bundle: Bundle, engine: EngineOptions) -> Cut | None:

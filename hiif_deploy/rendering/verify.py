@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.decoding.session import Arithmetic
+from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.errors import ParityError
 from hiif_deploy.rendering.renderer import Renderer
 
@@ -42,7 +42,7 @@ class Tolerance:
     """Least of `Difference.psnr`."""
 
 
-TOLERANCES: dict[Arithmetic, Tolerance] = {
+TOLERANCES: dict[ComputePrecision, Tolerance] = {
     "fp32": Tolerance(largest=1e-4, quantile=1e-4, psnr=80),
     "fp16": Tolerance(largest=8 / 255, quantile=1 / 255, psnr=60),
     "bf16": Tolerance(largest=16 / 255, quantile=2 / 255, psnr=55),

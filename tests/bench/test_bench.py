@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hiif_deploy.backends import open_host as engine_choice
 from hiif_deploy.backends.onnxruntime_device import DeviceBackend
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.backends.sessions.onnxruntime import OrtSession
@@ -25,7 +26,6 @@ from hiif_deploy.cli import app as cli
 from hiif_deploy.cli import tune as tuning
 from hiif_deploy.decoding.plan import QUERY_BLOCK
 from hiif_deploy.errors import HiifError, OptionError
-from hiif_deploy.rendering import open_engine as engine_choice
 from hiif_deploy.rendering import tuned
 from hiif_deploy.support import extras
 from hiif_deploy.upscaler import RenderOptions, Upscaler

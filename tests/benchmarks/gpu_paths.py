@@ -38,9 +38,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hiif_deploy.backends.engines import Engine
 from hiif_deploy.backends.host import HostBackend
 from hiif_deploy.backends.onnxruntime_device import DeviceBackend
-from hiif_deploy.backends.options import Engine, EngineOptions
+from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bench.case import BenchModel, Image, Work, picture
 from hiif_deploy.bench.work import count_upscale
 from hiif_deploy.bundle.contract import Precision

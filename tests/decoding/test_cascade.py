@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from hiif_deploy.backends.engines import ENGINES
 from hiif_deploy.bundle.contract import expected_graphs
 from hiif_deploy.decoding.cascade import stage_tile
 from hiif_deploy.errors import BundleError, EngineError
 from hiif_deploy.geometry.tiling import Tile
-from hiif_deploy.rendering.open_engine import check_tensorrt
 from hiif_training.models.clit import stage_features
 from sample_contract import make_contract
 
@@ -43,8 +43,8 @@ def test_a_contract_without_the_later_graphs_is_refused() -> None:
 def test_tensorrt_refuses_what_it_would_answer_wrong() -> None:
     contract = make_contract(encoder={"receptive_field": None, "tile": 192, "tile_overlap": 32})
     with pytest.raises(EngineError, match="choose --engine onnxruntime"):
-        check_tensorrt(contract)
-    check_tensorrt(dataclasses.replace(contract, encoder=dataclasses.replace(contract.encoder, tile=None)))
+        ENGINES["tensorrt"].check(contract)
+    ENGINES["tensorrt"].check(dataclasses.replace(contract, encoder=dataclasses.replace(contract.encoder, tile=None)))
 
 
 def test_tiles_that_overlap_entirely_are_refused() -> None:

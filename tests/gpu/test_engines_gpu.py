@@ -15,7 +15,7 @@ from hiif_deploy.bundle.contract import Precision
 from hiif_deploy.bundle.loader import Bundle, open_bundle
 from hiif_deploy.engine_store.store import EngineStore
 from hiif_deploy.images.samples import sample
-from hiif_deploy.rendering.open_engine import describe
+from hiif_deploy.rendering.open_tensorrt import describe
 from hiif_deploy.rendering.verify import TOLERANCES, check_difference, measure
 from hiif_engines.tensorrt.build_bundle import BuildRequest, build_bundle
 from hiif_engines.tensorrt.profiles import BuildSizes

@@ -12,11 +12,12 @@ from hiif_deploy import EngineAbsentError, EngineError, EngineOptions, OptionErr
 from hiif_deploy.backends.cuda import open as device_module
 from hiif_deploy.backends.tensorrt.library import load_library
 from hiif_deploy.bundle.loader import Bundle, open_bundle
-from hiif_deploy.decoding.session import Arithmetic
+from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.engine_store.store import EngineStore
 from hiif_deploy.errors import MissingExtraError
-from hiif_deploy.rendering import open_engine as engine_choice
-from hiif_deploy.rendering.open_engine import find_or_build, open_backend
+from hiif_deploy.rendering import open_tensorrt as trt_module
+from hiif_deploy.rendering.open_engine import open_backend
+from hiif_deploy.rendering.open_tensorrt import find_or_build
 from hiif_deploy.support import extras
 from hiif_deploy.support.install import install_command
 from sample_engine import HERE
@@ -65,15 +66,17 @@ def test_auto_says_once_what_it_took_and_why_not_the_others(
 def test_auto_takes_native_code_before_what_works_anywhere(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(engine_choice, "GPU", {})
+    monkeypatch.setattr(device_module, "LAYERS", {})
     backend = open_backend(open_bundle("hiif-compact"), EngineOptions(engine="auto", threads=1))
     backend.close()
-    assert caplog.messages == ["engine auto: native code and ONNX Runtime, cpu, fp32"]
+    (line,) = caplog.messages
+    assert line.startswith("engine auto: native code and ONNX Runtime, cpu, fp32; not tensorrt (")
+    assert "not torch (" in line
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_auto_takes_openvino_in_lower_precisions_where_there_is_no_native_code(
-    precision: Arithmetic, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    precision: ComputePrecision, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     monkeypatch.setitem(extras.EXTRAS, "native", ("no_such_module",))
@@ -117,7 +120,7 @@ def test_a_device_is_closed_where_opening_fails(bundle: Bundle, devices: list[Fa
         raise EngineError("no builder today")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_choice, "find_or_build", refuse)
+        patch.setattr(trt_module, "find_or_build", refuse)
         with pytest.raises(EngineError, match="no builder today"):
             Upscaler(bundle, engine=EngineOptions(engine="tensorrt", store=tmp_path))
     with pytest.raises(EngineError):
@@ -127,7 +130,7 @@ def test_a_device_is_closed_where_opening_fails(bundle: Bundle, devices: list[Fa
 def test_without_a_builder_the_extra_is_named(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(engine_choice, "entry_points", lambda **_: [])
+    monkeypatch.setattr(trt_module, "entry_points", lambda **_: [])
     with installed(), pytest.raises(EngineAbsentError, match=r"\[engines\]"):
         find_or_build(bundle, "fp16", load_library(), HERE, EngineStore.open(tmp_path))
     assert "no fp16 engine for encoder, maps" in caplog.messages[0]
@@ -136,7 +139,7 @@ def test_without_a_builder_the_extra_is_named(
 def test_a_builder_that_builds_nothing_is_found_out(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_choice, "_builder", lambda: lambda *_: None)
+    monkeypatch.setattr(trt_module, "_builder", lambda: lambda *_: None)
     with installed(), pytest.raises(EngineError, match="gave no usable engine for decoder, encoder, maps"):
         find_or_build(bundle, "fp16", load_library(), HERE, EngineStore.open(tmp_path))
 

@@ -41,7 +41,7 @@ STEPS = 255.0
 """From a row's lowest value to its highest."""
 
 
-class Arithmetic:
+class ComputePrecision:
     """float32, and what the others have otherwise."""
 
     inputs = 1
@@ -99,12 +99,12 @@ class Arithmetic:
         return values
 
 
-class Bf16(Arithmetic):
+class Bf16(ComputePrecision):
     """bfloat16, two at once, added up in float32."""
 
     inputs = 2
     normal = COARSE
-    flags = Arithmetic.flags | {"avx512bf16"}
+    flags = ComputePrecision.flags | {"avx512bf16"}
     element, elements = I32, WORDS
 
     def rounded(self, matrix: Array) -> NDArray[Any]:
@@ -114,16 +114,16 @@ class Bf16(Arithmetic):
         return found
 
     def add_product(self, e: Emitter, total: Value, row: Value, weights: Value) -> Value:
-        """See `Arithmetic`."""
+        """See `ComputePrecision`."""
         pairs = [e.builder.bitcast(value, BRAIN_PAIRS) for value in (row, weights)]
         return e.call("llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, total, *pairs, overloaded=False)
 
     def narrowed(self, e: Emitter, values: Value) -> Value:
-        """See `Arithmetic`."""
+        """See `ComputePrecision`."""
         return e.call("llvm.x86.avx512bf16.cvtneps2bf16.512", BRAIN_FLOATS, values, overloaded=False)
 
 
-class Int8(Arithmetic):
+class Int8(ComputePrecision):
     """8 bits, four at once, added up in 32.
 
     A row x is low + step · q with q in 0 … 255, a column of the matrix scale · w with w in −127 … 127, so that
@@ -132,14 +132,14 @@ class Int8(Arithmetic):
 
     inputs = 4
     normal = COARSE
-    flags = Arithmetic.flags | {"avx512vnni"}
+    flags = ComputePrecision.flags | {"avx512vnni"}
     constants = 2
     by_row = True
     element, elements = I32, WORDS
     zero = ir.Constant(WORDS, None)
 
     def rounded(self, matrix: Array) -> NDArray[Any]:
-        """See `Arithmetic`."""
+        """See `ComputePrecision`."""
         found: NDArray[np.int8] = np.rint(matrix / _column_scales(matrix)).astype(np.int8)
         return found
 
@@ -149,18 +149,18 @@ class Int8(Arithmetic):
         return np.stack([scale, np.rint(matrix / scale).sum(0) * scale]).astype(np.float32)
 
     def add_product(self, e: Emitter, total: Value, row: Value, weights: Value) -> Value:
-        """See `Arithmetic`."""
+        """See `ComputePrecision`."""
         quadruples = [e.builder.bitcast(value, QUADRUPLES) for value in (row, weights)]
         return e.call("llvm.x86.avx512.vpdpbusd.512", WORDS, total, *quadruples, overloaded=False)
 
     def real(self, e: Emitter, total: Value, factors: Value, row: int, constants: list[Value]) -> Value:
-        """See `Arithmetic`."""
+        """See `ComputePrecision`."""
         b, (scale, whole) = e.builder, constants
         step, low = (e.spread(e.load(FLOAT, factors, WORD * (FACTORS * row + n))) for n in (STEP, LOW))
         return e.fma(b.sitofp(total, FLOATS), b.fmul(step, scale), b.fmul(low, whole))
 
     def keep(self, e: Emitter, values: list[Value], target: Value, factors: Value) -> None:
-        """See `Arithmetic`."""
+        """See `ComputePrecision`."""
         b = e.builder
         low, high = e.lowest(values), e.highest(values)
         # Never zero, so that a row of equal values stays what it is.
@@ -173,7 +173,7 @@ class Int8(Arithmetic):
             e.store(b.trunc(b.fptoui(step, WORDS), BYTES), target, n * LANES)
 
 
-FP32, BF16, INT8 = Arithmetic(), Bf16(), Int8()
+FP32, BF16, INT8 = ComputePrecision(), Bf16(), Int8()
 ARITHMETICS = {"fp32": FP32, "bf16": BF16, "int8": INT8}
 
 

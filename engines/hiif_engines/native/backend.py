@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from hiif_deploy.backends.choice import library_engine
+from hiif_deploy.backends.engines import ENGINES
 from hiif_deploy.backends.host import HostBackend
-from hiif_deploy.backends.options import EngineOptions, library_engine
-from hiif_deploy.bundle.contract import FIRST_STAGE, GraphContract, joined
+from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.bundle.contract import GraphContract, joined
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.decoding.session import Session
-from hiif_deploy.decoding.staged import LAST_PASS, WHOLE
+from hiif_deploy.decoding.staged import joined_stages
 from hiif_deploy.errors import EngineError
 from hiif_engines.native.arithmetic import ARITHMETICS, FP32
 from hiif_engines.native.check import COARSE, EXACT, check_kernels
@@ -34,16 +36,16 @@ class NativeBackend(HostBackend):
                 "onnxruntime"
             )
         super().__init__(bundle, replace(options, engine=library_engine(options.precision), call_threads=1))
+        self.engine = ENGINES["native"]
 
     @property
-    def _engine(self) -> str:
-        return f"native code and {super()._engine}"
+    def _title(self) -> str:
+        return f"native code and {super()._title}"
 
     def _open_stages(self, stages: Mapping[str, GraphContract]) -> dict[str, Session]:
         graphs = dict(stages)
         read = {name: read_stage(graph, self._bundle.graphs[graph.key]) for name, graph in stages.items()}
-        last = self.contract.last_pass
-        for name, parts in {LAST_PASS: last, WHOLE: (stages[FIRST_STAGE], *last)}.items():
+        for name, parts in joined_stages(self.contract).items():
             graphs[name] = joined(name, parts)
             read[name] = join_stages([read[part.name] for part in parts])
         for stage in read.values():

@@ -10,7 +10,7 @@ from llvmlite import binding as llvm
 from llvmlite import ir
 
 from hiif_deploy.errors import EngineError
-from hiif_engines.native.arithmetic import Arithmetic
+from hiif_engines.native.arithmetic import ComputePrecision
 
 OPTIMISATION = 2
 """Of registers and of the order of instructions."""
@@ -42,7 +42,7 @@ class Compiled:
         function(arguments)
 
 
-def require_processor(arithmetic: Arithmetic, name: str) -> None:
+def require_processor(arithmetic: ComputePrecision, name: str) -> None:
     """EngineError where this processor lacks instructions that the arithmetic's code consists of."""
     lacking = sorted(arithmetic.flags - _features())
     if lacking:

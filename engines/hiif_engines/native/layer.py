@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from hiif_engines.native.arithmetic import FACTORS, FP32, SCALE, TOTAL, Arithmetic
+from hiif_engines.native.arithmetic import FACTORS, FP32, SCALE, TOTAL, ComputePrecision
 from hiif_engines.native.emit import FLOAT, FLOATS, I32, I64, LANES, POINTER, WORD, Emitter, Value, number, real, reals
 from hiif_engines.native.gelu import gelu
 
@@ -50,9 +50,9 @@ class Layer:
     """Behind the first product; None: an attention block, or no first product."""
     is_added: bool
     """Whether the row in front is added to what comes out."""
-    first: Arithmetic
+    first: ComputePrecision
     """Of the first product."""
-    second: Arithmetic
+    second: ComputePrecision
     """Of the second one."""
     factored: int = 0
     """Values that the LayerNorm is over, the bits left out, where a triangular product tells of them; else 0."""
@@ -120,7 +120,7 @@ class Scratch:
 class Matrix:
     """One of a layer's products while it is written."""
 
-    arithmetic: Arithmetic
+    arithmetic: ComputePrecision
     inputs: int
     outputs: int
     weights: Value
@@ -175,7 +175,7 @@ class TileWriter:
         self.e, self.layer, self.scratch, self.memory, self.mean = e, layer, scratch, memory, mean
         self.factors = e.at(memory, scratch.factors)
 
-    def operands(self, arithmetic: Arithmetic, inputs: int, x: Value, place: int, codes: Value | None) -> Value:
+    def operands(self, arithmetic: ComputePrecision, inputs: int, x: Value, place: int, codes: Value | None) -> Value:
         """Rows of float32 as operands, at `place` of the scratch; with codes of bits, what their LayerNorm needs."""
         e, target = self.e, self.e.at(self.memory, place)
         # A layer of one product writes over the rows it reads.

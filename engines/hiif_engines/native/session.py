@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.decoding.session import Tensors
 from hiif_deploy.errors import EngineError
-from hiif_engines.native.arithmetic import FP32, Arithmetic
+from hiif_engines.native.arithmetic import FP32, ComputePrecision
 from hiif_engines.native.emit import WORD
 from hiif_engines.native.gather import DISTANCES, MAPS, TAPS
 from hiif_engines.native.kernel import BLOCK, COLOURS, Kernel
@@ -153,7 +153,7 @@ class ThreadMemory(threading.local):
         self.bytes = np.zeros(scratch.size(BLOCK), np.uint8)
 
 
-def _packed(name: str, product: Product, arithmetic: Arithmetic) -> Slots:
+def _packed(name: str, product: Product, arithmetic: ComputePrecision) -> Slots:
     """Panels, and the vectors that go with them."""
     vectors = [product.bias[None], arithmetic.scales(product.weight)]
     if product.table is not None:

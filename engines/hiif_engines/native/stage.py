@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.errors import EngineError
-from hiif_engines.native.arithmetic import FP32, Arithmetic
+from hiif_engines.native.arithmetic import FP32, ComputePrecision
 from hiif_engines.native.emit import LANES
 from hiif_engines.native.gather import Gather
 from hiif_engines.native.kernel import COLOURS, Kernel, Step
@@ -85,7 +85,7 @@ class LayerWeights:
         if isinstance(self.first, Product) and self.second and self.first.weight.shape[1] != len(self.second.weight):
             raise EngineError(f"layer of {self.first.weight.shape} and {self.second.weight.shape}: they do not fit")
 
-    def step(self, arithmetic: Arithmetic) -> Step:
+    def step(self, arithmetic: ComputePrecision) -> Step:
         """Sizes and kind."""
         hidden, outputs = self.second.weight.shape if self.second else (0, 0)
         if isinstance(self.first, Product):
@@ -144,7 +144,7 @@ class Stage:
     sums: SumWeights | None
     """What it answers, if not a state or colours."""
 
-    def kernel(self, arithmetic: Arithmetic) -> Kernel:
+    def kernel(self, arithmetic: ComputePrecision) -> Kernel:
         """Its kernel's description."""
         steps = tuple(layer.step(arithmetic) for layer in self.layers)
         if self.sums is not None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from hiif_deploy.backends.engines import ENGINES
 from hiif_deploy.backends.tensorrt.library import Library
 from hiif_deploy.bundle.contract import Precision
 from hiif_deploy.bundle.loader import Bundle
@@ -14,7 +15,6 @@ from hiif_deploy.engine_store.entry import StoredEngine
 from hiif_deploy.engine_store.identity import EngineEnvironment, EngineIdentity
 from hiif_deploy.engine_store.store import EngineStore
 from hiif_deploy.errors import EngineError
-from hiif_deploy.rendering.open_engine import check_tensorrt
 from hiif_deploy.rendering.verify_engines import VERIFIED
 from hiif_deploy.support.durations import duration
 from hiif_engines.tensorrt.build import DEFAULT_FLAGS, BuildFlags, build_engine
@@ -41,7 +41,7 @@ def build_bundle(
     *, show_progress: bool = True,
 ) -> Engines:  # fmt: skip
     """Graph name → engine from the store, built where it is not there yet. Nothing is verified."""
-    check_tensorrt(bundle.contract)
+    ENGINES["tensorrt"].check(bundle.contract)
     profiles = make_profiles(bundle.contract, request.precision, request.sizes)
     cache = store.timing_cache(environment)
     engines = {}

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
+from hiif_deploy.backends.engines import ENGINES
 from hiif_deploy.backends.fp32_fallback import Fp32Fallback
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.backends.sessions.open import open_folds
@@ -43,6 +44,7 @@ class TorchBackend:
 
         EngineError where there is no such device, or a graph holds an operation that is not known.
         """
+        self.engine = ENGINES["torch"]
         self.contract = bundle.contract
         self.precision = options.graphs
         self._device = device = open_device(options.device)

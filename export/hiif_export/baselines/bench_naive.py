@@ -22,7 +22,7 @@ from hiif_deploy.bench.work import count_calls
 from hiif_deploy.decoding.compose import finish, normalise
 from hiif_deploy.decoding.job import Window
 from hiif_deploy.decoding.queries import query_axes
-from hiif_deploy.decoding.session import Arithmetic, Tensors
+from hiif_deploy.decoding.session import ComputePrecision, Tensors
 from hiif_deploy.errors import CheckpointError
 from hiif_deploy.geometry.sizes import Size, padded_size
 from hiif_deploy.pixels import FrameFormat, from_unit, mirror, to_unit
@@ -41,7 +41,7 @@ TRIAL = 1 << 16
 class Naive:
     """ONNX Runtime, all threads inside one call."""
 
-    arithmetic: Arithmetic = "fp32"
+    arithmetic: ComputePrecision = "fp32"
 
     def __init__(self, model: BenchModel, threads: int, chunk: int | None) -> None:
         """`chunk`: queries per call; None: the best of `CHUNKS`, measured when the first picture comes."""

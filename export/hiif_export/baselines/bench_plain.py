@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hiif_deploy.bench.case import BenchModel, Image, Work
 from hiif_deploy.bundle.contract import Contract
 from hiif_deploy.decoding.compose import normalise
-from hiif_deploy.decoding.session import Arithmetic
+from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.geometry.sizes import Size, padded_size
 from hiif_deploy.pixels import FrameFormat, from_unit, mirror, to_unit
 from hiif_training.checkpoints.checkpoint import load_checkpoint
@@ -33,7 +33,7 @@ CHUNK = 2048
 class Plain:
     """The reference module, eager, in fp32."""
 
-    arithmetic: Arithmetic = "fp32"
+    arithmetic: ComputePrecision = "fp32"
     resolved = "plain"
 
     def __init__(self, model: BenchModel, threads: int, chunk: int | None) -> None:
@@ -114,7 +114,7 @@ class Chunked(Plain):
 class Double:
     """The reference module in float64. Queries go in groups, but averages over all of them."""
 
-    arithmetic: Arithmetic = "fp32"
+    arithmetic: ComputePrecision = "fp32"
     detail = "PyTorch, eager, float64"
     resolved = "float64"
 

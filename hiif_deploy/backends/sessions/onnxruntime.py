@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -9,30 +10,11 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from hiif_deploy.backends.options import check_outputs
+from hiif_deploy.backends.options import EngineOptions, check_outputs
+from hiif_deploy.backends.providers import INSTALL, full_provider
 from hiif_deploy.bundle.contract import GraphContract, TensorContract
-from hiif_deploy.decoding.session import Tensors
+from hiif_deploy.decoding.session import ComputePrecision, Tensors
 from hiif_deploy.errors import BundleError, EngineError
-
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-    "coreml": "CoreMLExecutionProvider",
-    "directml": "DmlExecutionProvider",
-}
-"""Short names for execution providers."""
-
-PROCESSOR_PROVIDERS = tuple(
-    f"{name}ExecutionProvider" for name in ("CPU", "OpenVINO", "CoreML", "Dnnl", "XNNPACK", "ACL", "ArmNN")
-)
-"""Those that need no GPU of their own."""
-
-INSTALL = {
-    "CUDAExecutionProvider": "pip uninstall -y onnxruntime && pip install onnxruntime-gpu",
-    "TensorrtExecutionProvider": "pip uninstall -y onnxruntime && pip install onnxruntime-gpu (and TensorRT 10)",
-}
-"""What adds a provider."""
 
 
 class OrtSession:
@@ -69,9 +51,15 @@ class OrtSession:
         return outputs
 
 
-def full_provider(provider: str) -> str:
-    """ONNX Runtime's own name of a provider that may be given by its short one."""
-    return PROVIDERS.get(provider.lower(), provider)
+def open_onnxruntime(
+    graph: GraphContract, models: Sequence[bytes], options: EngineOptions, threads: int, *, keep_memory: bool,
+    precision: ComputePrecision,
+) -> OrtSession:  # fmt: skip
+    """Load one graph; see `sessions.open.open_session`. EngineError for several models."""
+    del precision  # that of the graph
+    if len(models) > 1:
+        raise EngineError(f"graph {graph.name} has several parts, and ONNX Runtime runs one at a time")
+    return OrtSession(graph, models[0], options.provider, threads, keep_memory=keep_memory)
 
 
 def provider_choice(provider: str) -> tuple[str, dict[str, str]]:

@@ -10,7 +10,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from hiif_deploy.backends.sessions.onnxruntime import OrtSession, first_line, full_provider
+from hiif_deploy.backends.providers import full_provider
+from hiif_deploy.backends.sessions.onnxruntime import OrtSession, first_line
 from hiif_deploy.bundle.contract import ElementType
 from hiif_deploy.errors import EngineError
 from hiif_deploy.geometry.tiling import Tile

@@ -4,35 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from hiif_deploy.backends.engines import ENGINES
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bundle.contract import GraphContract, is_fold
 from hiif_deploy.bundle.loader import Bundle
-from hiif_deploy.decoding.session import Arithmetic, Session
+from hiif_deploy.decoding.session import ComputePrecision, Session
 from hiif_deploy.decoding.shared_graphs import contracts, model
 from hiif_deploy.errors import EngineError
+from hiif_deploy.support.resolve import resolve
 
 
 def open_session(
     graph: GraphContract, model: bytes, options: EngineOptions, *, threads: int, keep_memory: bool,
-    arithmetic: Arithmetic = "fp32", following: Sequence[bytes] = (),
+    precision: ComputePrecision = "fp32", following: Sequence[bytes] = (),
 ) -> Session:  # fmt: skip
     """Load one graph on the engine that `options` name, with `threads` inside one call.
 
-    Models that `graph` joins behind the first one (`contract.joined`) are `following`: on OpenVINO only.
+    Models that `graph` joins behind the first one (`contract.joined`) are `following`, where the engine joins stages.
 
     `keep_memory` keeps the engine's buffers between calls: for many calls of one size. For few large ones they go back
-    to the system when a call ends (ONNX Runtime; OpenVINO always keeps them).
+    to the system when a call ends.
     """
-    if options.engine == "openvino":
-        from hiif_deploy.backends.sessions.openvino import OpenvinoSession
-
-        streams = max(1, options.thread_count // threads)
-        return OpenvinoSession(graph, (model, *following), arithmetic, threads=threads, streams=streams)
-    if following:
-        raise EngineError(f"graph {graph.name} has several parts, and {options.engine} runs one at a time")
-    from hiif_deploy.backends.sessions.onnxruntime import OrtSession
-
-    return OrtSession(graph, model, options.provider, threads, keep_memory=keep_memory)
+    loader = ENGINES[options.engine].session
+    if loader is None:
+        raise EngineError(f"{ENGINES[options.engine].title} does not run single graphs")
+    session: Session = resolve(loader)(
+        graph, (model, *following), options, threads, keep_memory=keep_memory, precision=precision
+    )
+    return session
 
 
 def open_folds(bundle: Bundle, chain: Mapping[str, GraphContract]) -> dict[str, Session]:

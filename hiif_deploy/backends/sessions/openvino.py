@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.backends.options import check_outputs
+from hiif_deploy.backends.options import EngineOptions, check_outputs
 from hiif_deploy.bundle.contract import GraphContract
-from hiif_deploy.decoding.session import Arithmetic, Tensors
+from hiif_deploy.decoding.session import ComputePrecision, Tensors
 from hiif_deploy.errors import EngineError
 from hiif_deploy.support.extras import missing_extra
 
 if TYPE_CHECKING:
     from openvino import Model
 
-INSTRUCTIONS: dict[Arithmetic, frozenset[str]] = {
+INSTRUCTIONS: dict[ComputePrecision, frozenset[str]] = {
     "bf16": frozenset({"avx512_bf16", "amx_bf16", "bf16"}),
     "int8": frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}),
 }
@@ -51,7 +51,7 @@ class OpenvinoSession:
     """
 
     def __init__(
-        self, graph: GraphContract, models: Sequence[bytes], arithmetic: Arithmetic, *, threads: int, streams: int
+        self, graph: GraphContract, models: Sequence[bytes], arithmetic: ComputePrecision, *, threads: int, streams: int
     ) -> None:
         """`models` are joined in their order; `threads` work inside one call, and `streams` calls at once."""
         require_instructions(arithmetic)
@@ -141,7 +141,7 @@ def quantise(network: Model) -> int:
     return group
 
 
-def require_instructions(arithmetic: Arithmetic) -> None:
+def require_instructions(arithmetic: ComputePrecision) -> None:
     """EngineError where this processor would not be faster in it."""
     wanted, found = INSTRUCTIONS.get(arithmetic), processor_flags()
     if wanted is not None and found is not None and not wanted & found:
@@ -175,6 +175,16 @@ _IMPORTING = threading.Lock()
 leave would uncover it for the others."""
 
 
+def open_openvino(
+    graph: GraphContract, models: Sequence[bytes], options: EngineOptions, threads: int, *, keep_memory: bool,
+    precision: ComputePrecision,
+) -> OpenvinoSession:  # fmt: skip
+    """Load one graph, or several one behind the other as one; see `sessions.open.open_session`."""
+    del keep_memory  # OpenVINO always keeps its buffers
+    streams = max(1, options.thread_count // threads)
+    return OpenvinoSession(graph, tuple(models), precision, threads=threads, streams=streams)
+
+
 @cache
 def load_openvino() -> ModuleType:
     """The module `openvino`, imported without its telemetry; MissingExtraError where it is not installed."""
@@ -200,7 +210,7 @@ def _absent(package: str) -> Iterator[None]:
             sys.modules[package] = before
 
 
-def _settings(arithmetic: Arithmetic, threads: int, streams: int) -> dict[str, Any]:
+def _settings(arithmetic: ComputePrecision, threads: int, streams: int) -> dict[str, Any]:
     low = arithmetic == "bf16" or (arithmetic == "int8" and bool(INSTRUCTIONS["bf16"] & (processor_flags() or set())))
     settings: dict[str, Any] = {
         "INFERENCE_NUM_THREADS": threads if threads == 1 else threads * streams,

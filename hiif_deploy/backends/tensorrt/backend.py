@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hiif_deploy.backends.cuda.device import Device
 from hiif_deploy.backends.cuda.streams import Gpu
+from hiif_deploy.backends.engines import ENGINES
 from hiif_deploy.backends.fp32_fallback import Fp32Fallback
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.backends.sessions.open import open_folds, open_shared
@@ -40,6 +41,7 @@ class TrtBackend:
         options: EngineOptions, *, host_code: bool = False,
     ) -> None:  # fmt: skip
         """`engines` holds a serialised engine for every graph but the folds. The backend closes the device."""
+        self.engine = ENGINES["tensorrt"]
         self.contract = bundle.contract
         self.precision: Precision = precision
         self._device = device

@@ -20,7 +20,7 @@ from hiif_deploy.decoding.conversion import FrameConverter
 from hiif_deploy.decoding.executor import BlockSums, DecodedBlock, T
 from hiif_deploy.decoding.job import Job, Sums, TileQueries
 from hiif_deploy.decoding.session import Session, Tensors
-from hiif_deploy.errors import EngineError, OptionError
+from hiif_deploy.errors import EngineError
 from hiif_deploy.geometry.tiling import Tile, length, rectangles, shift, steps
 
 Array = NDArray[np.float32]
@@ -58,8 +58,6 @@ class TrtExecutor:
 
     def sums(self, job: Job, queries: TileQueries, folded: Tensors, n: int) -> Iterable[BlockSums]:
         """See `Executor`; one download for all blocks of the tile."""
-        if job.sampling is not None:
-            raise OptionError("sampled statistics run on the processor's engines; this one takes all queries: exact")
         session = self._sessions[f"statistics_{n}"]
         blocks = self._blocks(session, queries)
         with self._maps(job, queries.tile) as maps:

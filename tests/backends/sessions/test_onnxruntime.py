@@ -15,7 +15,8 @@ import pytest
 from numpy.typing import NDArray
 
 from hiif_deploy.backends.options import EngineOptions, usable_cores
-from hiif_deploy.backends.sessions.onnxruntime import INSTALL, PROVIDERS, OrtSession, provider_choice
+from hiif_deploy.backends.providers import INSTALL, PROVIDERS
+from hiif_deploy.backends.sessions.onnxruntime import OrtSession, provider_choice
 from hiif_deploy.backends.sessions.open import open_session
 from hiif_deploy.bundle.loader import Bundle, open_bundle
 from hiif_deploy.errors import BundleError, EngineError, OptionError

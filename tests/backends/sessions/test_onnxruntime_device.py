@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from hiif_deploy import EngineError, EngineOptions, RenderOptions, Upscaler
+from hiif_deploy.backends import open_host as choice
 from hiif_deploy.backends.host import HostBackend
-from hiif_deploy.backends.onnxruntime_device import DeviceBackend, keeps_tensors
+from hiif_deploy.backends.onnxruntime_device import DeviceBackend
+from hiif_deploy.backends.open_host import keeps_tensors
 from hiif_deploy.backends.sessions.onnxruntime_device import Crop, DeviceSession, Held, HeldFeatures, device_of
 from hiif_deploy.bundle.contract import FIRST_STAGE, is_fold
 from hiif_deploy.bundle.loader import Bundle, open_bundle
@@ -19,7 +21,6 @@ from hiif_deploy.decoding.plan import QUERY_BLOCK, make_plan
 from hiif_deploy.decoding.shared_graphs import contracts, model
 from hiif_deploy.geometry.tiling import Tile
 from hiif_deploy.images.samples import sample
-from hiif_deploy.rendering import open_engine as choice
 
 IMAGE = sample("astronaut")[100:124, 100:119]
 SIZE = (70, 61)
@@ -168,7 +169,7 @@ def test_on_a_cuda_provider_tensors_stay_and_nothing_else_is_tried(provider: str
     assert device_of("coreml") is None
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         with pytest.raises(EngineError, match="is not in this ONNX Runtime"):
-            choice.open_backend(bundle, engine)
+            choice.open_host(bundle, engine)
 
 
 def test_calls_on_a_gpu_are_as_large_as_the_memory_allows() -> None:

@@ -18,7 +18,7 @@ from hiif_deploy import EngineError, EngineOptions, OptionError, RenderOptions, 
 from hiif_deploy.backends.sessions.open import open_session
 from hiif_deploy.bundle.contract import GraphContract, TensorContract, joined
 from hiif_deploy.bundle.loader import open_bundle
-from hiif_deploy.decoding.session import Arithmetic
+from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.images.samples import sample
 from hiif_deploy.rendering.verify import measure
 from tolerances import decibels, detail, products, rounding_error
@@ -33,7 +33,7 @@ TERMS = 576
 """Of the largest sum in a product: 64 channels of a 3×3 convolution."""
 
 
-def needs(arithmetic: Arithmetic) -> None:
+def needs(arithmetic: ComputePrecision) -> None:
     try:
         session.require_instructions(arithmetic)
     except EngineError as error:
@@ -41,7 +41,9 @@ def needs(arithmetic: Arithmetic) -> None:
 
 
 @pytest.mark.parametrize("arithmetic", ["fp32", "bf16", "int8"])
-def test_openvino_answers_as_onnx_runtime_within_the_arithmetic(tiny_bundle: Path, arithmetic: Arithmetic) -> None:
+def test_openvino_answers_as_onnx_runtime_within_the_arithmetic(
+    tiny_bundle: Path, arithmetic: ComputePrecision
+) -> None:
     needs(arithmetic)
     image = sample("astronaut")[:24, :20]
     options = EngineOptions(engine="openvino", precision=arithmetic, threads=2)
@@ -54,7 +56,9 @@ def test_openvino_answers_as_onnx_runtime_within_the_arithmetic(tiny_bundle: Pat
 
 
 @pytest.mark.parametrize("arithmetic", ["bf16", "int8"])
-def test_a_low_arithmetic_does_not_depend_on_how_the_work_is_cut(tiny_bundle: Path, arithmetic: Arithmetic) -> None:
+def test_a_low_arithmetic_does_not_depend_on_how_the_work_is_cut(
+    tiny_bundle: Path, arithmetic: ComputePrecision
+) -> None:
     needs(arithmetic)
     image = sample("astronaut")[:20, :20]
     engine = EngineOptions(engine="openvino", precision=arithmetic)

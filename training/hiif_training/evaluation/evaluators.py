@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.backends.options import Engine as EngineName
+from hiif_deploy.backends.engines import Engine as EngineName
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bundle.loader import open_bundle
 from hiif_deploy.errors import OptionError

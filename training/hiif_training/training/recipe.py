@@ -59,7 +59,7 @@ class Recipe:
     ema: float = 0.0
     """Decay of the averaged weights; 0 trains without them."""
     precision: Precision = "fp32"
-    """Arithmetic of the forward and backward pass; fp16 needs a GPU."""
+    """ComputePrecision of the forward and backward pass; fp16 needs a GPU."""
     save_every: int = 500
     """Steps between checkpoints."""
 

@@ -1,0 +1,56 @@
+"""Which engine is taken where the user leaves it open, and what options mean for the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from hiif_deploy.backends.engines import ENGINES, Engine
+from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.backends.providers import PROCESSOR_PROVIDERS, full_provider
+from hiif_deploy.bundle.contract import Contract
+from hiif_deploy.decoding.session import REDUCED_PRECISIONS, ComputePrecision
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """An engine that `auto` tries."""
+
+    name: str
+    """In the sentence that says why it was not taken."""
+    options: EngineOptions
+    """With which it is opened."""
+
+
+def auto_attempts(contract: Contract, options: EngineOptions) -> Iterator[Attempt]:
+    """What `auto` tries for a bundle, the fastest first; the last one works anywhere.
+
+    One rule for the precision where none is chosen: fp16 on a GPU where the bundle has such graphs, else fp32.
+    """
+    on_gpu = options.precision or ("fp16" if "fp16" in contract.precisions else "fp32")
+    gpu = replace(options, precision=on_gpu, engine="tensorrt") if on_gpu not in REDUCED_PRECISIONS else None
+    if gpu is not None:
+        yield Attempt("tensorrt", gpu)
+        yield Attempt("torch", replace(gpu, engine="torch", device="cuda"))
+        yield Attempt("cuda", replace(gpu, engine="onnxruntime", provider="cuda"))
+    if options.precision in (None, *ENGINES["native"].precisions):
+        yield Attempt("native", replace(options, engine="native"))
+    yield Attempt("processor", replace(options, engine=library_engine(options.precision), provider="cpu"))
+
+
+def default_engine(precision: ComputePrecision | None) -> Engine:
+    """The engine where none is named: ONNX Runtime, or the best of those that have this precision."""
+    return "auto" if precision in REDUCED_PRECISIONS else "onnxruntime"
+
+
+def library_engine(precision: ComputePrecision | None) -> Engine:
+    """The library that has this precision on any processor."""
+    return "openvino" if precision in REDUCED_PRECISIONS else "onnxruntime"
+
+
+def runs_on_gpu(options: EngineOptions) -> bool:
+    """Whether these options put the work on a GPU."""
+    use = ENGINES[options.engine].gpu
+    if use == "provider":
+        return full_provider(options.provider) not in PROCESSOR_PROVIDERS
+    return options.device != "cpu" if use == "device" else use == "always"

@@ -1,0 +1,12 @@
+"""Objects by name, imported when they are needed."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+def resolve(name: str) -> Any:
+    """The object of `module:name`."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
