@@ -42,12 +42,11 @@ class Upscaler(Renderer):
         if not isinstance(options, RenderOptions | None):
             raise OptionError(f"options is {options!r}: expected RenderOptions")
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-        cut = tuned.find(opened, self.engine)
-        if cut and self.engine.call_threads is None:
-            self.engine = replace(self.engine, call_threads=cut.call_threads)
-        super().__init__(
-            opened, backend or open_backend(opened, self.engine), options, tuned_block=cut.query_block if cut else None
-        )
+        call = tuned.find(opened, self.engine)
+        if call and self.engine.call_threads is None:
+            self.engine = replace(self.engine, call_threads=call.call_threads)
+        block = call.query_block if call else None
+        super().__init__(opened, backend or open_backend(opened, self.engine), options, tuned_block=block)
 
     def __repr__(self) -> str:
         described, state = self._described(self._backend), ", closed" if self._closed else ""

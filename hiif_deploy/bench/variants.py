@@ -88,7 +88,7 @@ def open_variant(name: str, model: BenchModel, threads: int, engine: EngineOptio
     options = replace(
         given, engine=cast(Engine, first), precision=cast(ComputePrecision, rest) if rest else None, threads=threads
     )
-    return Ours(name, model, Setting(options))
+    return UpscalerRunner(name, model, Setting(options))
 
 
 def _ours(name: str, model: BenchModel, threads: int) -> Runner:
@@ -96,10 +96,10 @@ def _ours(name: str, model: BenchModel, threads: int) -> Runner:
     options = replace(setting.engine, threads=threads)
     if name in NATIVE:
         try:
-            return Ours(name, model, replace(setting, engine=replace(options, engine="native")))
+            return UpscalerRunner(name, model, replace(setting, engine=replace(options, engine="native")))
         except HiifError as error:
             logger.warning("%s: %s runs on %s and not as native code (%s)", model.name, name, options.engine, error)
-    return Ours(name, model, replace(setting, engine=options))
+    return UpscalerRunner(name, model, replace(setting, engine=options))
 
 
 def _baseline(name: str) -> Opener:
@@ -111,15 +111,15 @@ def _baseline(name: str) -> Opener:
     return opener
 
 
-class Ours:
+class UpscalerRunner:
     """An upscaler with a stopwatch."""
 
     def __init__(self, name: str, model: BenchModel, setting: Setting) -> None:
         self.resolved = name
         # As the upscaler does it by itself, where its backend is not open already.
-        self._cut = tuned.find(model.bundle, setting.engine)
-        if self._cut is not None:
-            setting = replace(setting, engine=replace(setting.engine, call_threads=self._cut.call_threads))
+        self._call = tuned.find(model.bundle, setting.engine)
+        if self._call is not None:
+            setting = replace(setting, engine=replace(setting.engine, call_threads=self._call.call_threads))
         self._setting, self._bundle, self._watch = setting, model.bundle, Stopwatch()
         backend = open_backend(model.bundle, setting.engine)
         if isinstance(backend, HostBackend):
@@ -133,10 +133,10 @@ class Ours:
     @property
     def detail(self) -> str:
         """See `Runner`."""
-        cut = (
-            f", tuned: {self._cut.query_block} queries x {self._cut.call_threads} threads per call" if self._cut else ""
-        )
-        return f"{self._upscaler.description}{cut}"
+        if self._call is None:
+            return self._upscaler.description
+        call = f"{self._call.query_block} queries x {self._call.call_threads} threads per call"
+        return f"{self._upscaler.description}, tuned: {call}"
 
     @property
     def arithmetic(self) -> ComputePrecision:

@@ -339,7 +339,7 @@ def tune(
         raise OptionError(f"--rounds {rounds}: expected at least 1")
     opened = open_bundle(bundle)
     chosen = engine_options(engine, precision, threads, default=library_engine(precision))
-    candidates = tuning.cuts(chosen.thread_count)
+    candidates = tuning.candidates_for(chosen.thread_count)
     with Progress("tuning", (rounds + 1) * len(candidates), unit="pictures", enabled=not quiet) as progress:
         found = tuning.measure(opened, chosen, candidates, rounds, progress.advance)
     path = tuned.store(opened, chosen, found)

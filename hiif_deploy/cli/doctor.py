@@ -122,7 +122,7 @@ def _tunings() -> list[Finding]:
     found = [
         Finding(
             f"tuning {tuning.bundle}", "ok",
-            f"{tuning.engine}: {tuning.cut.query_block} queries per call, {tuning.cut.call_threads} threads each "
+            f"{tuning.engine}: {tuning.call.query_block} queries per call, {tuning.call.call_threads} threads each "
             f"({tuning.processor})",
         )
         for tuning in stored()

@@ -108,7 +108,7 @@ def tuning_table(tuning: Tuning) -> Table:
     for column in ("queries x threads per call", "seconds", ""):
         table.add_column(column)
     for name, seconds in tuning.seconds.items():
-        is_best = name == f"{tuning.cut.query_block} x {tuning.cut.call_threads}"
+        is_best = name == f"{tuning.call.query_block} x {tuning.call.call_threads}"
         table.add_row(name, f"{seconds:.3f}", "fastest, stored" if is_best else "")
     return table
 

@@ -1,6 +1,6 @@
-"""How the decoder's work is cut on this machine: measured once per bundle and engine, stored, used from then on.
+"""How the decoder is called best on this machine: measured once per bundle and engine, stored, used from then on.
 
-The answer does not depend on the cut. The best block of queries is one whose rows stay in a core's cache and that is
+The result does not depend on it. The best block of queries is one whose rows stay in a core's cache and that is
 long enough for a matrix product; which that is depends on the processor, the model's width and the arithmetic.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.errors import OptionError
-from hiif_deploy.rendering.tuned import Cut, Tuning, is_tunable, processor
+from hiif_deploy.rendering.tuned import CallConfig, Tuning, is_tunable, processor
 
 BLOCKS = (256, 512, 1024, 2048, 4096)
 """Queries per decoder call that are tried."""
@@ -25,40 +25,40 @@ SOURCE, SCALE = 96, 3
 """Side of the picture that is measured on, and its enlargement."""
 
 
-def cuts(threads: int) -> list[Cut]:
+def candidates_for(threads: int) -> list[CallConfig]:
     """All that are tried: every block with one thread per call, and with all of them in one."""
-    return [Cut(block, inside) for inside in sorted({1, threads}) for block in BLOCKS]
+    return [CallConfig(block, inside) for inside in sorted({1, threads}) for block in BLOCKS]
 
 
 def measure(
-    bundle: Bundle, engine: EngineOptions, candidates: Sequence[Cut], rounds: int, advance: Callable[[int], None]
+    bundle: Bundle, engine: EngineOptions, candidates: Sequence[CallConfig], rounds: int, advance: Callable[[int], None]
 ) -> Tuning:
-    """Decode one picture with every cut, taking turns; `advance` is told of each."""
+    """Decode one picture with every configuration in turns; `advance` is called with 1 for each run."""
     from hiif_deploy.images.samples import sample
     from hiif_deploy.upscaler import RenderOptions, Upscaler
 
     if not is_tunable(engine):
         raise OptionError(f"engine {engine.engine} has nothing to tune: expected onnxruntime on the cpu, or openvino")
     image = np.asarray(cv2.resize(sample("astronaut"), (SOURCE, SOURCE), interpolation=cv2.INTER_AREA), np.uint8)
-    seconds: dict[Cut, list[float]] = {cut: [] for cut in candidates}
-    for inside in sorted({cut.call_threads for cut in candidates}):
-        some = [cut for cut in candidates if cut.call_threads == inside]
+    seconds: dict[CallConfig, list[float]] = {call: [] for call in candidates}
+    for inside in sorted({call.call_threads for call in candidates}):
+        some = [call for call in candidates if call.call_threads == inside]
         with Upscaler(bundle, engine=replace(engine, call_threads=inside), options=RenderOptions(query_block=1)) as one:
             features = one.encode(image)
             for turn in range(rounds + 1):
-                for cut in some:
-                    one.options = RenderOptions(query_block=cut.query_block)
+                for call in some:
+                    one.options = RenderOptions(query_block=call.query_block)
                     began = time.perf_counter()
                     one.render(features, scale=SCALE)
                     if turn:  # the first warms up
-                        seconds[cut].append(time.perf_counter() - began)
+                        seconds[call].append(time.perf_counter() - began)
                     advance(1)
             description = one.description
-    medians = {cut: statistics.median(values) for cut, values in seconds.items()}
+    medians = {call: statistics.median(values) for call, values in seconds.items()}
     return Tuning(
         bundle.contract.name,
         description,
         f"{processor()}, {engine.thread_count} threads",
         min(medians, key=medians.__getitem__),
-        {f"{cut.query_block} x {cut.call_threads}": round(value, 4) for cut, value in medians.items()},
+        {f"{call.query_block} x {call.call_threads}": round(value, 4) for call, value in medians.items()},
     )

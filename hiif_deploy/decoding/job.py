@@ -14,7 +14,7 @@ from hiif_deploy.bundle.contract import Contract
 from hiif_deploy.decoding.plan import Plan
 from hiif_deploy.decoding.sampling import Index, Sampling
 from hiif_deploy.decoding.session import Session, Tensors
-from hiif_deploy.decoding.state_cache import Carry
+from hiif_deploy.decoding.state_cache import StateCache
 from hiif_deploy.geometry.grid import Axis
 from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.geometry.tiling import Tile, length, query_blocks, shift, steps
@@ -106,7 +106,7 @@ class Job:
         """Called with the number of finished steps."""
         self.clamps = clamps
         """Whether colours are clamped to [0, 1]; not so only for float32 frames of three channels."""
-        self.carry = Carry(plan.carry_bytes)
+        self.state_cache = StateCache(plan.state_cache_bytes)
         """States of queries, from pass to pass."""
         self._cache: dict[tuple[int, int, int, int], Tensors] = {}
         self._cached_bytes = 0

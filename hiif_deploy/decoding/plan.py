@@ -56,7 +56,7 @@ class Plan:
     """Maps kept between the passes instead of being computed again."""
     working_bytes: int
     """Estimate of memory beside input, features and output, without what is carried."""
-    carry_bytes: int = 0
+    state_cache_bytes: int = 0
     """States of queries kept from one pass to the next at most, instead of being computed again."""
     keeps_features: bool = True
     """Whether a picture's features stay on the device, where there is one; else tiles of them are uploaded."""
@@ -103,7 +103,7 @@ def make_plan(
         query_block=query_block,
         cache_bytes=cache,
         working_bytes=max(encoder_bytes, working + cache),
-        carry_bytes=max(0, budget - working - cache) if contract.stages and decoder.statistics_passes else 0,
+        state_cache_bytes=max(0, budget - working - cache) if contract.stages and decoder.statistics_passes else 0,
     )
 
 
@@ -113,12 +113,12 @@ def gpu_query_block(contract: Contract, budget: int, threads: int) -> int:
     return max(QUERY_BLOCK, min(GPU_QUERY_BLOCK, fitting))
 
 
-def carried_bytes(contract: Contract, plan: Plan, queries: int) -> int:
+def cached_state_bytes(contract: Contract, plan: Plan, queries: int) -> int:
     """What `queries` leave from one pass to the next under this plan."""
-    if plan.carry_bytes == 0:
+    if plan.state_cache_bytes == 0:
         return 0
     width = int(contract.graph(FIRST_STAGE).outputs[0].shape[1])
-    return min(plan.carry_bytes, 4 * width * queries)
+    return min(plan.state_cache_bytes, 4 * width * queries)
 
 
 def encoder_tiles(contract: Contract, source: tuple[int, int], budget: int) -> tuple[tuple[int, int], int, bool, int]:

@@ -39,13 +39,13 @@ class StagedExecutor(SessionExecutor):
         state = self._state(job, blocks, folded, n)
         if n + 1 < self.contract.decoder.statistics_passes or not blocks[0].is_sample:
             # A copy where the engine hands out parts of arenas that it doubles: it would hold twice what is kept.
-            job.carry.put(blocks[0].key, n, state if state.flags.owndata else state.copy())
+            job.state_cache.put(blocks[0].key, n, state if state.flags.owndata else state.copy())
         accumulate(sums, self.run(f"sums_{n}", job, blocks[0], {f"state_{n}": state}))
 
     def block_colours(self, job: Job, block: Block, folded: Tensors) -> Array:
         """The decoder's output [R · W, 3] for one block."""
         last = max(0, self.contract.decoder.statistics_passes - 1)
-        kept = job.carry.take(block.key)
+        kept = job.state_cache.take(block.key)
         if kept is None and WHOLE in self.sessions:
             return self.run(WHOLE, job, block, {**block.maps(), **folded})["colour"]
         step, state = kept or (0, self._first(job, [block]))
@@ -57,7 +57,7 @@ class StagedExecutor(SessionExecutor):
 
     def _state(self, job: Job, blocks: list[Block], folded: Tensors, n: int) -> NDArray[Any]:
         """State `n` of these queries, from the latest one that was kept."""
-        step, state = job.carry.take(blocks[0].key) or (0, self._first(job, blocks))
+        step, state = job.state_cache.take(blocks[0].key) or (0, self._first(job, blocks))
         return self._mixed(job, blocks[0], folded, state, range(step, n))
 
     def _mixed(self, job: Job, block: Block, folded: Tensors, state: NDArray[Any], blocks: range) -> NDArray[Any]:

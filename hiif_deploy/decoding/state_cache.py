@@ -11,7 +11,7 @@ Key = tuple[int, ...]
 """Names a block of queries."""
 
 
-class Carry:
+class StateCache:
     """A store of bounded size. What does not fit is not kept, and its pass computes it again. Thread-safe."""
 
     def __init__(self, capacity: int) -> None:

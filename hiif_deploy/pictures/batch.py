@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hiif_deploy.decoding.plan import carried_bytes
+from hiif_deploy.decoding.plan import cached_state_bytes
 from hiif_deploy.errors import HiifError, ImageError, OptionError
 from hiif_deploy.geometry.target import Larger, Target
 from hiif_deploy.images.alpha import fill_under_alpha, upscale_alpha
@@ -294,7 +294,7 @@ def _plan(
     return Outcome(
         str(item.source), str(item.target), "planned", _across_down(picture.size), _across_down(size),
         round(seconds, 1), round(size[0] * size[1] / 1e6 / seconds, 4),
-        memory_mib=(whole + plan.working_bytes + carried_bytes(upscaler.contract, plan, size[0] * size[1])) >> 20,
+        memory_mib=(whole + plan.working_bytes + cached_state_bytes(upscaler.contract, plan, size[0] * size[1])) >> 20,
         decoder_calls=passes * -(-size[0] * size[1] // plan.query_block), notes=picture.notes,
     )  # fmt: skip
 

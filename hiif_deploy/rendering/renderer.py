@@ -20,7 +20,7 @@ from hiif_deploy.decoding.output_check import check_not_black
 from hiif_deploy.decoding.plan import DEFAULT_BUDGET, TILE_ROWS, Plan, PlanLimits
 from hiif_deploy.decoding.sampling import Sampling, enough
 from hiif_deploy.decoding.session import ComputePrecision
-from hiif_deploy.decoding.state_cache import Carry
+from hiif_deploy.decoding.state_cache import StateCache
 from hiif_deploy.errors import EngineError, OptionError
 from hiif_deploy.geometry.grid import relative_cell
 from hiif_deploy.geometry.sizes import (
@@ -210,7 +210,7 @@ class Renderer:
         backend, size = self._ready, check_size(size)
         job = self._job(features, size, advance)
         # This job decodes nothing, so its last states are of no use.
-        job.carry = Carry(0)
+        job.state_cache = StateCache(0)
         return backend.statistics(job, _whole(size))
 
     def render(

@@ -26,7 +26,7 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
-class Cut:
+class CallConfig:
     """How the queries are spread over the processor."""
 
     query_block: int
@@ -36,7 +36,7 @@ class Cut:
 
     def __post_init__(self) -> None:
         if not (0 < self.query_block <= 1 << 24 and 0 < self.call_threads <= 1 << 12):
-            raise OptionError(f"cut {self.query_block} × {self.call_threads}: expected positive numbers")
+            raise OptionError(f"call configuration {self.query_block} × {self.call_threads}: expected positive numbers")
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Tuning:
     """Engine and arithmetic, for people."""
     processor: str
     """Its name and the threads used."""
-    cut: Cut
+    call: CallConfig
     """The fastest."""
     seconds: dict[str, float]
-    """Median seconds of every cut that was tried, by `BLOCK x THREADS`."""
+    """Median seconds of every configuration that was tried, by `BLOCK x THREADS`."""
 
 
 def is_tunable(engine: EngineOptions) -> bool:
@@ -60,13 +60,13 @@ def is_tunable(engine: EngineOptions) -> bool:
     return engine.engine != AUTO and ENGINES[engine.engine].is_tunable and not runs_on_gpu(engine)
 
 
-def find(bundle: Bundle, engine: EngineOptions) -> Cut | None:
+def find(bundle: Bundle, engine: EngineOptions) -> CallConfig | None:
     """What is stored for this bundle, engine and machine, if anything. A damaged file is reported and not used."""
     path = _path(bundle, engine) if is_tunable(engine) else None
     if path is None or not path.is_file():
         return None
     try:
-        return _read(path).cut
+        return _read(path).call
     except (OSError, ValueError, TypeError, KeyError, OptionError) as error:
         logger.warning("%s: not a tuning (%s); it is not used: hiif-deploy tune writes it anew", path, error)
         return None
@@ -109,4 +109,4 @@ def _path(bundle: Bundle, engine: EngineOptions) -> Path | None:
 
 def _read(path: Path) -> Tuning:
     value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return Tuning(**{**value, "cut": Cut(**value["cut"])})
+    return Tuning(**{**value, "call": CallConfig(**value["call"])})

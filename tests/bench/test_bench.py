@@ -18,7 +18,15 @@ from hiif_deploy.bench.case import BenchModel, Work, picture
 from hiif_deploy.bench.gemm import GemmMeter, matmul_model
 from hiif_deploy.bench.run import Bench, Report, run_bench
 from hiif_deploy.bench.stages import STAGES, Stopwatch
-from hiif_deploy.bench.variants import BASELINES, SETTINGS, Ours, Setting, check_variants, open_variant, variant_names
+from hiif_deploy.bench.variants import (
+    BASELINES,
+    SETTINGS,
+    Setting,
+    UpscalerRunner,
+    check_variants,
+    open_variant,
+    variant_names,
+)
 from hiif_deploy.bench.work import count_calls, count_upscale
 from hiif_deploy.bundle.contract import GraphContract, TensorContract
 from hiif_deploy.bundle.loader import open_bundle
@@ -92,7 +100,7 @@ def test_what_is_timed_is_what_users_get(engine: Any, tiny_bundle: Path) -> None
     if engine == "torch":
         pytest.importorskip("torch")
     options, image, size = EngineOptions(engine=engine, device="cpu", threads=1), picture((12, 14)), (24, 28)
-    runner = Ours(engine, model_of(tiny_bundle), Setting(options))
+    runner = UpscalerRunner(engine, model_of(tiny_bundle), Setting(options))
     with Upscaler(tiny_bundle, engine=options) as plain:
         timed, real = runner._upscaler, plain
         assert type(timed._backend) is type(real._backend)
@@ -106,7 +114,7 @@ def test_a_device_backend_is_timed_with_its_own_blocks(tiny_bundle: Path, monkey
     """ONNX Runtime's way for GPUs, its tensors on the processor."""
     monkeypatch.setattr(engine_choice, "keeps_tensors", lambda *_: True)
     options = EngineOptions(threads=1)
-    runner = Ours("cuda", model_of(tiny_bundle), Setting(options))
+    runner = UpscalerRunner("cuda", model_of(tiny_bundle), Setting(options))
     with Upscaler(tiny_bundle, engine=options) as plain:
         assert isinstance(plain._backend, DeviceBackend)
         assert runner._upscaler.plan((64, 64)).query_block == plain.plan((64, 64)).query_block > QUERY_BLOCK
@@ -114,7 +122,7 @@ def test_a_device_backend_is_timed_with_its_own_blocks(tiny_bundle: Path, monkey
 
 
 def test_the_stages_of_a_picture_sum_up_to_all_of_it(tiny_bundle: Path) -> None:
-    runner = Ours("exact", model_of(tiny_bundle), Setting(EngineOptions(threads=2)))
+    runner = UpscalerRunner("exact", model_of(tiny_bundle), Setting(EngineOptions(threads=2)))
     assert runner.stages() == {}
     runner.upscale(picture((24, 20)), (48, 40))
     stages = runner.stages()
@@ -149,7 +157,9 @@ def test_a_variant_is_the_upscaler_of_its_setting(tiny_bundle: Path) -> None:
 def test_sampling_lowers_the_work(tiny_bundle: Path) -> None:
     model, image = model_of(tiny_bundle), picture((16, 16))
     few = Setting(EngineOptions(threads=1), RenderOptions(statistics="sampled", samples=64))
-    works = [Ours("", model, setting).work(image, (48, 48)) for setting in (Setting(EngineOptions(threads=1)), few)]
+    works = [
+        UpscalerRunner("", model, setting).work(image, (48, 48)) for setting in (Setting(EngineOptions(threads=1)), few)
+    ]
     assert works[0] is not None
     assert works[1] is not None
     assert works[0].macs > works[1].macs > works[0].macs / 2
@@ -262,7 +272,7 @@ def test_a_variant_takes_the_cut_that_was_tuned_and_says_so(
 ) -> None:
     monkeypatch.setenv("HIIF_DEPLOY_STORE", str(tmp_path))
     model, engine = model_of(tiny_bundle), EngineOptions(threads=2)
-    measured = tuning.measure(model.bundle, engine, [tuned.Cut(256, 2)], 1, lambda _: None)
+    measured = tuning.measure(model.bundle, engine, [tuned.CallConfig(256, 2)], 1, lambda _: None)
     tuned.store(model.bundle, engine, measured)
     runner = open_variant("exact", model, 2)
     assert runner.detail == "ONNX Runtime, cpu, fp32, tuned: 256 queries x 2 threads per call"

@@ -113,7 +113,7 @@ class Module:
         """Nothing but memory."""
 
 
-class Ours:
+class UpscalerRunner:
     """An upscaler on some engine."""
 
     def __init__(self, upscaler: Upscaler) -> None:
@@ -131,7 +131,7 @@ class Ours:
         return frame
 
 
-def open_way(name: str, model: BenchModel, device: torch.device) -> Module | Ours:
+def open_way(name: str, model: BenchModel, device: torch.device) -> Module | UpscalerRunner:
     """A way by its name: plain[:N], compiled[:N], or ENGINE-ARITHMETIC with flags (see above)."""
     first, _, chunk = name.partition(":")
     if first in ("plain", "compiled"):
@@ -143,16 +143,16 @@ def open_way(name: str, model: BenchModel, device: torch.device) -> Module | Our
         wanted = EngineOptions(engine="torch", device=str(device), precision=precision)
         wanted = replace(wanted, gpu_memory=SMALL if "small" in flags else None)
         backend = TorchBackend(model.bundle, wanted, fused="fused" in flags, recorder="graphs" in flags)
-        return Ours(Upscaler(model.bundle, engine=wanted, options=options, backend=backend))
+        return UpscalerRunner(Upscaler(model.bundle, engine=wanted, options=options, backend=backend))
     provider = "cuda" if device.type == "cuda" else "cpu"
     other = EngineOptions(engine=cast(Engine, engine), provider=provider, precision=precision)
     if engine != "onnxruntime":
-        return Ours(Upscaler(model.bundle, engine=other, options=options))
+        return UpscalerRunner(Upscaler(model.bundle, engine=other, options=options))
     # Few and large calls, as a GPU wants them; maps are kept where they are used.
     other = replace(other, threads=CALLS)
     options = replace(options, memory=WORKING_MEMORY, query_block=CHUNK // 4)
     kind = DeviceBackend if "bound" in flags else HostBackend
-    return Ours(Upscaler(model.bundle, engine=other, options=options, backend=kind(model.bundle, other)))
+    return UpscalerRunner(Upscaler(model.bundle, engine=other, options=options, backend=kind(model.bundle, other)))
 
 
 WAYS = (
@@ -186,7 +186,7 @@ def macs_of(count: Callable[[Image, Size], Work]) -> Callable[[Size, Size], floa
     return lambda source, size: float(pixel * source[0] * source[1] + query * size[0] * size[1] + once)
 
 
-def timed(way: Module | Ours, source: Size, size: Size, rounds: int) -> list[float]:
+def timed(way: Module | UpscalerRunner, source: Size, size: Size, rounds: int) -> list[float]:
     """Seconds of each round, after one that is not counted."""
     image, seconds = picture(source), []
     for _ in range(1 + rounds):
@@ -227,7 +227,7 @@ def measure_way(
         return
     try:
         # Without its checkpoint the module has weights of its own.
-        comparable = isinstance(way, Ours) or model.checkpoint is not None
+        comparable = isinstance(way, UpscalerRunner) or model.checkpoint is not None
         psnr = measure(way.colours(picture(CHECKED[0]), CHECKED[1]), reference).psnr if comparable else None
         for source, size in sizes:
             row = {"way": name, "from": text(source), "to": text(size), "detail": getattr(way, "detail", "")}
@@ -306,7 +306,7 @@ def run(
     ours = macs_of(lambda image, size: count_upscale(model.bundle, RenderOptions(), threads, image, size))
     plain = macs_of(Plain(model, threads, None).work)
     with Upscaler(model.bundle) as upscaler:
-        reference = Ours(upscaler).colours(picture(CHECKED[0]), CHECKED[1])
+        reference = UpscalerRunner(upscaler).colours(picture(CHECKED[0]), CHECKED[1])
     for name in ways:
         macs = plain if name.startswith(("plain", "compiled")) else ours
         yield from measure_way(name, model, device, sizes, rounds, macs, reference)

@@ -11,7 +11,7 @@ import pytest
 from hiif_deploy import RenderOptions, Upscaler
 from hiif_deploy.bundle.contract import expected_stages
 from hiif_deploy.bundle.loader import Bundle, open_bundle
-from hiif_deploy.decoding.state_cache import Carry
+from hiif_deploy.decoding.state_cache import StateCache
 from hiif_deploy.errors import BundleError
 from hiif_deploy.images.samples import sample
 
@@ -42,7 +42,7 @@ def test_a_bundle_with_some_stages_is_refused(tiny_bundle: Path) -> None:
 
 
 def test_a_carry_keeps_what_fits_and_forgets_what_is_taken() -> None:
-    carry = Carry(100)
+    carry = StateCache(100)
     state = np.zeros(20, np.float32)
     carry.put((1,), 0, state)
     carry.put((2,), 0, state)
@@ -57,7 +57,7 @@ def test_a_carry_keeps_what_fits_and_forgets_what_is_taken() -> None:
 
 
 def test_a_later_state_takes_the_place_of_the_earlier_one() -> None:
-    carry = Carry(100)
+    carry = StateCache(100)
     carry.put((1,), 0, np.zeros(20, np.float32))
     carry.put((1,), 1, np.ones(20, np.float32))
     found = carry.take((1,))

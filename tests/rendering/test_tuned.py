@@ -13,10 +13,10 @@ from hiif_deploy.cli import app as cli
 from hiif_deploy.cli import tune as tuning
 from hiif_deploy.cli.doctor import examine
 from hiif_deploy.rendering import tuned
-from hiif_deploy.rendering.tuned import Cut, Tuning
+from hiif_deploy.rendering.tuned import CallConfig, Tuning
 from hiif_deploy.support.cache_dir import VARIABLE
 
-CUT = Cut(query_block=300, call_threads=1)
+CUT = CallConfig(query_block=300, call_threads=1)
 ENGINE = EngineOptions(threads=2)
 
 
@@ -31,18 +31,18 @@ def bundle(tiny_bundle: Path) -> Bundle:
     return open_bundle(tiny_bundle)
 
 
-def tuning_of(cut: Cut = CUT) -> Tuning:
-    return Tuning("tiny", "ONNX Runtime, cpu, fp32", "a processor, 2 threads", cut, {"300 x 1": 1.0})
+def tuning_of(call: CallConfig = CUT) -> Tuning:
+    return Tuning("tiny", "ONNX Runtime, cpu, fp32", "a processor, 2 threads", call, {"300 x 1": 1.0})
 
 
 def test_the_fastest_of_all_cuts_is_found_and_every_one_is_told(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tuning, "SOURCE", 20)
-    candidates, told = [Cut(1, 1), Cut(4096, 1), Cut(4096, 2)], []
+    candidates, told = [CallConfig(1, 1), CallConfig(4096, 1), CallConfig(4096, 2)], []
     found = tuning.measure(bundle, ENGINE, candidates, 1, told.append)
     # A call for every single query is slower by so much that no noise hides it.
-    assert found.cut != candidates[0]
+    assert found.call != candidates[0]
     assert set(found.seconds) == {"1 x 1", "4096 x 1", "4096 x 2"}
     assert len(told) == 6
 
@@ -71,7 +71,7 @@ def test_another_engine_or_number_of_threads_is_another_tuning(bundle: Bundle, o
     assert tuned.find(bundle, ENGINE) == CUT
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"cut": {"query_block": 0, "call_threads": 1}}'])
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"call": {"query_block": 0, "call_threads": 1}}'])
 def test_a_damaged_file_is_told_and_not_used(bundle: Bundle, text: str, caplog: pytest.LogCaptureFixture) -> None:
     tuned.store(bundle, ENGINE, tuning_of()).write_text(text, encoding="utf-8")
     assert tuned.find(bundle, ENGINE) is None
@@ -93,6 +93,6 @@ def test_the_command_stores_what_doctor_shows(
         cli.main(["tune", str(tiny_bundle), "--rounds", "1", "--threads", "1", "--json", "-q"])
     assert not stop.value.code
     found = json.loads(capsys.readouterr().out)
-    assert found["cut"]["query_block"] in (64, 256)
+    assert found["call"]["query_block"] in (64, 256)
     assert Path(found["file"]).is_file()
     assert any(finding.name.startswith("tuning ") and finding.status == "ok" for finding in examine())
