@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.backends.engines import EngineSpec
+from hiif_deploy.decoding.decoder import Decoder
 from hiif_deploy.decoding.job import Job, Statistics, Window
 from hiif_deploy.decoding.plan import Plan, PlanLimits
 from hiif_deploy.decoding.session import ComputePrecision
@@ -90,3 +91,17 @@ class Backend(Protocol):
     def close(self) -> None:
         """End threads, free memory."""
         ...
+
+
+class DecoderBackend:
+    """What backends share that decode with `Decoder`: everything behind the encoder."""
+
+    decoder: Decoder
+
+    def statistics(self, job: Job, window: Window) -> Statistics:
+        """See `Backend`."""
+        return self.decoder.statistics(job, window)
+
+    def frames(self, job: Job, window: Window, statistics: Statistics) -> Iterator[tuple[slice, slice, Frame]]:
+        """See `Backend`."""
+        return self.decoder.frames(job, window, statistics)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.backends.base import Advance, Encoded
+from hiif_deploy.backends.base import Advance, DecoderBackend, Encoded
 from hiif_deploy.backends.engines import ENGINES
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.backends.sessions.open import open_session, open_shared
@@ -17,7 +17,6 @@ from hiif_deploy.decoding.cascade import CascadedExecutor
 from hiif_deploy.decoding.conversion import FrameConverter
 from hiif_deploy.decoding.decoder import Decoder
 from hiif_deploy.decoding.encode import encode, encode_whole
-from hiif_deploy.decoding.job import Job, Statistics, Window
 from hiif_deploy.decoding.plan import QUERY_BLOCK, Plan, PlanLimits, make_plan
 from hiif_deploy.decoding.session import REDUCED_PRECISIONS, ComputePrecision, Session
 from hiif_deploy.decoding.session_executor import SessionExecutor
@@ -31,7 +30,7 @@ FP32_GRAPHS = ("maps", FIRST_STAGE, "sums_")
 the engine is OpenVINO, which gathers at half its speed (design/decoding.md §5)."""
 
 
-class HostBackend:
+class HostBackend(DecoderBackend):
     """An engine whose tensors are numpy arrays: ONNX Runtime, OpenVINO."""
 
     fallback_blocks = 0
@@ -73,14 +72,6 @@ class HostBackend:
     def encode(self, frame: Frame, plan: Plan, advance: Advance) -> Encoded:
         """See `Backend`."""
         return encode(self._encode_whole, self.contract, frame, plan, advance)
-
-    def statistics(self, job: Job, window: Window) -> Statistics:
-        """See `Backend`."""
-        return self.decoder.statistics(job, window)
-
-    def frames(self, job: Job, window: Window, statistics: Statistics) -> Iterator[tuple[slice, slice, Frame]]:
-        """See `Backend`."""
-        return self.decoder.frames(job, window, statistics)
 
     def close(self) -> None:
         """See `Backend`."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator
 
 import torch
 
+from hiif_deploy.backends.base import DecoderBackend
 from hiif_deploy.backends.engines import ENGINES
 from hiif_deploy.backends.fp32_fallback import Fp32Fallback
 from hiif_deploy.backends.options import EngineOptions
@@ -15,7 +15,7 @@ from hiif_deploy.backends.sessions.open import open_folds
 from hiif_deploy.bundle.contract import is_fold
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.decoding.decoder import Decoder
-from hiif_deploy.decoding.job import Advance, Job, Statistics, Window
+from hiif_deploy.decoding.job import Advance
 from hiif_deploy.decoding.plan import Plan, PlanLimits
 from hiif_deploy.decoding.shared_graphs import contracts, model
 from hiif_deploy.errors import HiifError
@@ -32,7 +32,7 @@ from hiif_engines.torch_graph.interpreter import TorchGraph
 logger = logging.getLogger(__name__)
 
 
-class TorchBackend:
+class TorchBackend(DecoderBackend):
     """Graphs on one device. Methods may be called from several threads; they take turns."""
 
     def __init__(
@@ -64,7 +64,7 @@ class TorchBackend:
             recorder = CudaRecorder(device)
         self._cache = CudaGraphCache(recorder) if recorder else None
         self._executor = TorchExecutor(self.contract, self._graphs, kernels, folds, self._shared, device, self._cache)
-        self._decoder = Decoder(self.contract, self._executor, self.description, self._fallback)
+        self.decoder = Decoder(self.contract, self._executor, self.description, self._fallback)
 
     @property
     def fallback_blocks(self) -> int:
@@ -85,14 +85,6 @@ class TorchBackend:
         """See `Backend`."""
         with self._executor.lock, exact_products():
             return encode(self._graphs["encoder"], self._shared, self.contract, frame, plan, self._device, advance)
-
-    def statistics(self, job: Job, window: Window) -> Statistics:
-        """See `Backend`."""
-        return self._decoder.statistics(job, window)
-
-    def frames(self, job: Job, window: Window, statistics: Statistics) -> Iterator[tuple[slice, slice, Frame]]:
-        """See `Backend`."""
-        return self._decoder.frames(job, window, statistics)
 
     def close(self) -> None:
         """Let go of everything on the device."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from hiif_deploy.backends.base import DecoderBackend
 from hiif_deploy.backends.cuda.device import Device
 from hiif_deploy.backends.cuda.streams import Gpu
 from hiif_deploy.backends.engines import ENGINES
@@ -22,7 +22,7 @@ from hiif_deploy.bundle.contract import Precision
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.decoding.conversion import FrameConverter
 from hiif_deploy.decoding.decoder import Decoder
-from hiif_deploy.decoding.job import Advance, Job, Statistics, Window
+from hiif_deploy.decoding.job import Advance
 from hiif_deploy.decoding.plan import Plan, PlanLimits
 from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.pixels import Frame
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class TrtBackend:
+class TrtBackend(DecoderBackend):
     """Engines, buffers and streams on one GPU. Methods may be called from several threads; they take turns."""
 
     def __init__(
@@ -63,7 +63,7 @@ class TrtBackend:
         self._encoder = TrtEncoder(gpu, self.contract, self._sessions["encoder"], converter)
         self._maps_bytes = options.gpu_memory or facts.memory // 4
         self._executor = TrtExecutor(gpu, self.contract, self._sessions, folds, converter)
-        self._decoder = Decoder(self.contract, self._executor, self.description, self._fallback)
+        self.decoder = Decoder(self.contract, self._executor, self.description, self._fallback)
 
     @property
     def fallback_blocks(self) -> int:
@@ -83,14 +83,6 @@ class TrtBackend:
     def encode(self, frame: Frame, plan: Plan, advance: Advance) -> DeviceFeatures:
         """See `Backend`."""
         return self._encoder.encode(frame, plan, advance)
-
-    def statistics(self, job: Job, window: Window) -> Statistics:
-        """See `Backend`."""
-        return self._decoder.statistics(job, window)
-
-    def frames(self, job: Job, window: Window, statistics: Statistics) -> Iterator[tuple[slice, slice, Frame]]:
-        """See `Backend`."""
-        return self._decoder.frames(job, window, statistics)
 
     def close(self) -> None:
         """Free everything on the GPU."""
