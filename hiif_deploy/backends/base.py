@@ -25,7 +25,7 @@ class DeviceFeatures(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(C, h, w)."""
+        """Channels, height and width."""
         ...
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
@@ -56,7 +56,7 @@ class Backend(Protocol):
 
     @property
     def precision(self) -> ComputePrecision:
-        """What is computed in."""
+        """Precision of the matrix products."""
         ...
 
     @property
@@ -89,12 +89,12 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """End threads, free memory."""
+        """End the threads and free the memory."""
         ...
 
 
 class DecoderBackend:
-    """What backends share that decode with `Decoder`: everything behind the encoder."""
+    """Base of backends that decode with `Decoder`: everything behind the encoder."""
 
     decoder: Decoder
 

@@ -23,7 +23,7 @@ class Attempt:
 
 
 def auto_attempts(contract: Contract, options: EngineOptions) -> Iterator[Attempt]:
-    """What `auto` tries for a bundle, the fastest first; the last one works anywhere.
+    """Engines that `auto` tries for a bundle, the fastest first; the last one works anywhere.
 
     One rule for the precision where none is chosen: fp16 on a GPU where the bundle has such graphs, else fp32.
     """

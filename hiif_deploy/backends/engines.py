@@ -17,7 +17,7 @@ AUTO: Engine = "auto"
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """One engine."""
+    """One row of the table of engines."""
 
     name: Engine
     """As `--engine` takes it."""

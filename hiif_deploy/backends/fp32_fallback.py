@@ -40,13 +40,13 @@ class Fp32Fallback:
         return values
 
     def sums(self, job: Job, window: Window, folded: Tensors, n: int) -> Sums:
-        """What statistics pass `n` sums up over the window."""
+        """Sums of statistics pass `n` over the window."""
         with self._lock:
             host = self._open()
             return host.decoder.sums(self._job(host, job), window, folded, n)
 
     def close(self) -> None:
-        """End its threads."""
+        """End the threads of the fp32 engine."""
         if self._host is not None:
             self._host.close()
 
@@ -58,7 +58,7 @@ class Fp32Fallback:
         return self._host
 
     def _job(self, host: HostBackend, job: Job) -> Job:
-        """The same queries for the fp32 graphs; the last picture's features are kept."""
+        """The job for the fp32 graphs; the last picture's features are kept."""
         plan = host.plan(job.source, PlanLimits())
         if self._last is None or self._last[0] is not job.frame:
             self._last = (job.frame, host.encode(job.frame, plan, ignore))

@@ -57,7 +57,7 @@ def read_run(path: Path) -> Earlier:
 
 
 def compare(results: Sequence[Result], earlier: Earlier) -> list[Change]:
-    """What both runs measured: same model, variant, scale and picture."""
+    """Pairs of results that both runs measured: same model, variant, scale and picture."""
     before = {entry["key"]: entry for entry in earlier.results}
     found = []
     for result in results:

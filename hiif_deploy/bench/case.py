@@ -21,7 +21,7 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class BenchModel:
-    """A model to measure."""
+    """A bundle to measure, with its checkpoint where there is one."""
 
     name: str
     """For people."""
@@ -35,7 +35,7 @@ class BenchModel:
 
 @dataclass(frozen=True)
 class Work:
-    """What one picture takes, encoder included."""
+    """Multiplications and bytes of one picture, encoder included."""
 
     macs: int
     """Multiplications of matrix products and convolutions, each with its addition."""
@@ -64,7 +64,7 @@ class Runner(Protocol):
 
     @property
     def arithmetic(self) -> ComputePrecision:
-        """What its matrix products are computed in."""
+        """Precision of the matrix products."""
         ...
 
     def upscale(self, image: Image, size: Size) -> Image:
@@ -84,7 +84,7 @@ class Runner(Protocol):
         ...
 
     def close(self) -> None:
-        """End threads, free memory."""
+        """End the threads and free the memory."""
         ...
 
 

@@ -89,7 +89,7 @@ def _square(side: int) -> bytes:
 
 
 def _number(field: int, value: int) -> bytes:
-    """A protobuf integer field."""
+    """Bytes of an integer field in protobuf."""
     return _varint(field << 3) + _varint(value)
 
 

@@ -33,5 +33,5 @@ def open_model(location: str, checkpoint: Path | None, *, show_progress: bool) -
 
 
 def default_models() -> tuple[str, ...]:
-    """Where none is named."""
+    """Models that are measured where none is named."""
     return FULL, DEFAULT_MODEL

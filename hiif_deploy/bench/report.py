@@ -55,7 +55,7 @@ def sweep_table(found: Sequence[Point], lines: Sequence[Growth]) -> Table:
 
 
 def remarks(report: Report) -> list[str]:
-    """What was not measured and why, the machine's peak, and what a reader must know."""
+    """Lines on what was not measured and why, the machine's peak, and what a reader must know."""
     peaks = (f"{name} {peak['gflops']:.0f} ({peak['engine']})" for name, peak in report.gemm.items())
     absent = [f"not measured: {name}: {reason}" for name, reason in report.unavailable.items()]
     peak = [f"matrix products of this machine, GFLOP/s: {', '.join(peaks)}"] if report.gemm else []

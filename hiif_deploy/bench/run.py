@@ -28,7 +28,7 @@ NO_CHECKPOINT = "no checkpoint was given, so PyTorch ran random weights, and the
 
 @dataclass(frozen=True)
 class Bench:
-    """What is measured, and how."""
+    """Variants, scales and rounds of a bench run."""
 
     variants: tuple[str, ...]
     """Names, in the order of each round."""
@@ -111,7 +111,7 @@ class Result:
 
 @dataclass
 class Report:
-    """What one run found."""
+    """Results of one bench run."""
 
     results: list[Result] = field(default_factory=list)
     """By model, scale and variant."""
@@ -123,7 +123,7 @@ class Report:
     """ComputePrecision → the machine's peak."""
 
     def facts(self) -> dict[str, Any]:
-        """As JSON."""
+        """The report as plain values for JSON."""
         return asdict(self)
 
 
@@ -164,7 +164,7 @@ def open_runners(model: BenchModel, bench: Bench, report: Report, stack: ExitSta
 
 
 class _Turn:
-    """One scale."""
+    """All rounds of one model at one scale."""
 
     def __init__(self, model: BenchModel, bench: Bench, scale: float, runners: dict[str, Runner]) -> None:
         self._model, self._bench, self._scale, self._runners = model, bench, scale, runners

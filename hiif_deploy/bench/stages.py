@@ -53,7 +53,7 @@ class Stopwatch:
             self._graphs[self.phase, graph.partition("-")[0]] += seconds
 
     def wrap(self, graph: str, session: Session) -> Session:
-        """The session, timed."""
+        """Session whose calls are timed under the graph's name."""
         return _TimedSession(graph, session, self)
 
     def split(self, total: float, table: float, passes: int, calls: int) -> dict[str, float]:

@@ -52,7 +52,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Growth:
-    """What the points of one variant and series lie on."""
+    """Line that the points of one variant and series lie on."""
 
     model: str
     """Its name."""

@@ -66,7 +66,7 @@ class TensorContract:
 
 @dataclass(frozen=True)
 class GraphContract:
-    """One ONNX file."""
+    """One ONNX file of a bundle: its tensors and hash."""
 
     name: str
     """encoder, maps, statistics_0, fold_0, …, decoder."""
@@ -178,7 +178,7 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class Contract:
-    """Contents of `bundle.json`."""
+    """The frozen contents of `bundle.json`."""
 
     format: str
     """Always `hiif-deploy bundle`."""
@@ -222,7 +222,7 @@ class Contract:
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
-        """What the graphs exist in, fp32 first."""
+        """Precisions in which the graphs exist, fp32 first."""
         found = {graph.precision for graph in self.graphs} | {"fp32"}
         return tuple(precision for precision in get_args(Precision) if precision in found)
 
@@ -300,7 +300,7 @@ def from_json(kind: Any, value: Any, where: str = "bundle.json") -> Any:
 
 
 def to_json(value: Any) -> Any:
-    """The inverse of `from_json`."""
+    """Plain values for JSON, from which `from_json` reads the contract back."""
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):

@@ -13,7 +13,7 @@ CARD_FILE = "CARD.md"
 
 @dataclass(frozen=True)
 class ShippedModel:
-    """One of them."""
+    """Name, size and purpose of a shipped model."""
 
     name: str
     """What `--bundle` takes."""

@@ -117,7 +117,7 @@ def _explained(error: Exception) -> tuple[str, int]:
 
 
 def _usage(error: Any) -> str:
-    """What the argument parser says of a wrong command line. Its classes are private to Typer, so any shape is met."""
+    """Sentence for a wrong command line from the argument parser, whose error classes are private to Typer."""
     text = str(error.format_message()).rstrip(".")
     for theirs, ours in PARSER_WORDS:
         text = re.sub(theirs, ours, text)

@@ -123,7 +123,7 @@ def measure_sweep(
     *,
     quiet: bool,
 ) -> tuple[dict[str, Any], list[Table]]:
-    """Likewise."""
+    """Measure the series over picture sizes and threads."""
     if earlier is not None:
         raise OptionError("--against compares variants; leave --sweep out")
     with Progress("sweeping", len(models) * sweep_steps(plan), unit="pictures", enabled=not quiet) as progress:

@@ -162,7 +162,7 @@ def upscale(
 
 @dataclass(frozen=True)
 class Opening:
-    """What an upscaler is opened with."""
+    """Arguments with which an upscaler is opened."""
 
     bundle: str
     """Folder or shipped name."""

@@ -30,7 +30,7 @@ RESTORE = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at."""
+    """One thing that was examined."""
 
     name: str
     """What."""

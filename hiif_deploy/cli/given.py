@@ -10,7 +10,7 @@ from hiif_deploy.errors import OptionError
 
 
 def given_options(context: typer.Context, names: Iterable[str]) -> list[str]:
-    """Of the parameters of those names the ones on the command line, as they are written there: `--crf`."""
+    """Options among `names` that the user gave, as they are written on the command line: `--crf`."""
     wanted = set(names)
     return [
         max(parameter.opts, key=len)

@@ -47,7 +47,7 @@ class StderrHandler(logging.Handler):
     """Writes to what `sys.stderr` is at that time: while Rich shows a bar, its stand-in prints lines above the bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print the record's line."""
+        """Print the record as one line on stderr."""
         try:
             clear = CLEAR_LINE if sys.stderr.isatty() else ""
             print(f"{clear}{self.format(record)}", file=sys.stderr, flush=True)
@@ -134,6 +134,6 @@ def _options() -> list[Any]:
 
     @app.command()
     def _declared(verbose: VerboseOption = False, quiet: QuietOption = False) -> None:
-        """Has the options."""
+        """Whether the command declares the options."""
 
     return get_command(app).params

@@ -75,7 +75,7 @@ def engine_options(
     engine: str | None, precision: ComputePrecision | None, threads: int = 0, *, provider: str | None = None,
     library: LibraryName | None = None, device: str | None = None, default: Engine | None = None,
 ) -> EngineOptions:  # fmt: skip
-    """What the command line says of the engine; `default` where it names none. OptionError where options do not fit."""
+    """Engine options from the command line; `default` where no engine is named. OptionError where they do not fit."""
     chosen = parse_engine(engine) or default or default_engine(precision)
     given = {"provider": provider, "library": library, "device": device}
     for name, value in given.items():

@@ -63,7 +63,7 @@ def report_batch(upscaler: Upscaler, outcomes: Sequence[Outcome], *, as_json: bo
 
 
 def bundle_facts(bundle: Bundle) -> dict[str, Any]:
-    """What `info` tells."""
+    """Facts about a bundle that `info` reports."""
     contract = bundle.contract
     return {
         "name": contract.name,
@@ -89,7 +89,7 @@ def _without_cases(parity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def bundle_table(bundle: Bundle) -> Table:
-    """`bundle_facts` for people."""
+    """Table of `bundle_facts`."""
     table = Table(show_header=False, title=bundle.contract.name, title_justify="left")
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -103,7 +103,7 @@ def bundle_table(bundle: Bundle) -> Table:
 
 
 def tuning_table(tuning: Tuning) -> Table:
-    """What `tune` measured; the fastest is marked."""
+    """Table of what `tune` measured; the fastest is marked."""
     table = Table(title=f"{tuning.bundle}, {tuning.engine}, {tuning.processor}", title_justify="left")
     for column in ("queries x threads per call", "seconds", ""):
         table.add_column(column)
@@ -114,7 +114,7 @@ def tuning_table(tuning: Tuning) -> Table:
 
 
 def models_table(models: Sequence[ShippedModel]) -> Table:
-    """The models that ship."""
+    """Table of the models that ship."""
     table = Table(title="shipped models", title_justify="left")
     for column in ("name", "parameters", "size", "passes", "what for"):
         table.add_column(column, no_wrap=column != "what for")
@@ -125,7 +125,7 @@ def models_table(models: Sequence[ShippedModel]) -> Table:
 
 
 def findings_table(findings: Sequence[Finding], title: str) -> Table:
-    """What `doctor` found."""
+    """Table of the findings of `doctor`."""
     table = Table("", "found", "what to do", title=title, title_justify="left")
     marks = {"ok": "[green]ok[/]", "absent": "[yellow]--[/]", "broken": "[red]!![/]"}
     for finding in findings:

@@ -103,7 +103,7 @@ def watch(
 
 
 def _started(frames: Iterator[Frame]) -> Iterator[Frame]:
-    """The same, with the first one read, so that an absent source is told at once."""
+    """The frames with the first one read already, so that an absent source is reported at once."""
     first = next(frames, None)
     return iter(()) if first is None else itertools.chain([first], frames)
 

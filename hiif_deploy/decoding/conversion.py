@@ -92,7 +92,7 @@ def finish_feeds(contract: Contract, frame: Frame, rows: Axis, columns: Axis) ->
 
 
 def colour_range(found: Tensors) -> ColourRange:
-    """Of a `finish` graph's outputs."""
+    """Range of the colours before the clamp, from a `finish` graph's outputs."""
     return ColourRange(float(found["low"]), float(found["high"]), float(found["total"]))
 
 

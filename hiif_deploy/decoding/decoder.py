@@ -54,7 +54,7 @@ class Decoder:
         return Statistics(folded)
 
     def sums(self, job: Job, window: Window, folded: Tensors, n: int) -> Sums:
-        """What pass `n` sums up over the queries of `window`, in float64, given what earlier passes found."""
+        """Sums of pass `n` over the queries of `window`, in float64; `folded` is the result of the earlier passes."""
         placed = self.executor.place(folded, f"statistics_{n}")
         total: Sums = {}
         work = partial(self.executor.sums, job, folded=placed, n=n)

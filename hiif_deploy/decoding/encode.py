@@ -58,7 +58,7 @@ def encoder_calls(source: tuple[int, int], plan: Plan) -> int:
 
 
 def _parts(size: int, tile: int, plan: Plan) -> list[slice]:
-    """What each tile contributes along an axis."""
+    """Source pixels that each tile contributes along an axis."""
     if not plan.averaged:
         return steps(size, tile)
     return [slice(start, start + tile) for start in tile_starts(size, tile, plan.overlap)]

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class BlockSums:
-    """What a statistics pass sums up over some of a tile's queries."""
+    """Sums of a statistics pass over some of a tile's queries."""
 
     window: Window
     """Where they lie in the output."""
@@ -53,7 +53,7 @@ class Executor(Protocol):
     """
 
     def each(self, work: Callable[[TileQueries], Iterable[T]], tiles: Iterable[TileQueries]) -> Iterator[Iterable[T]]:
-        """What `work` gives for every tile, in order: on all threads, or in turn where a device computes."""
+        """Results of `work` for every tile, in order; on all threads, or in turn where a device computes."""
         ...
 
     def sums(self, job: Job, queries: TileQueries, folded: Tensors, n: int) -> Iterable[BlockSums]:

@@ -47,13 +47,13 @@ class Window:
 
     @property
     def shape(self) -> Size:
-        """(height, width)."""
+        """Height and width in pixels."""
         return self.rows[1] - self.rows[0], self.columns[1] - self.columns[0]
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the statistics passes found out about the queries of one output picture (or group of rows)."""
+    """Result of all statistics passes over one output picture (or group of rows)."""
 
     folded: Tensors
     """Inputs of later graphs by name; empty for uncoupled decoders."""
@@ -148,7 +148,7 @@ class Job:
         return self.kept_maps(tile, lambda: session.run({"features": self._with_halo(tile)}))
 
     def kept_maps(self, tile: Tile, make: Callable[[], Tensors]) -> Tensors:
-        """What `make` gives for the tile, kept between passes as far as the plan's cache reaches."""
+        """Maps of the tile, computed by `make` and cached between passes within the plan's `cache_bytes`."""
         if tile.key in self._cache:
             return self._cache[tile.key]
         maps = make()

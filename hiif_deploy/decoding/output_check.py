@@ -35,7 +35,7 @@ class NotAPictureError(EngineError):
 
 @dataclass(frozen=True)
 class ColourRange:
-    """What the values of a block say about whether they are colours, white being 1."""
+    """Least, largest and summed value of a block of colours, white being 1."""
 
     low: float
     """The least of them."""
@@ -46,7 +46,7 @@ class ColourRange:
 
     @classmethod
     def of(cls, values: NDArray[Any]) -> ColourRange:
-        """Of an array of any shape, in float32."""
+        """Range of a float array of any shape."""
         with np.errstate(all="ignore"):
             return cls(float(values.min(initial=0)), float(values.max(initial=0)), float(values.sum(dtype=np.float64)))
 

@@ -26,7 +26,7 @@ BLEND_OVERLAP = 32
 
 @dataclass(frozen=True)
 class PlanLimits:
-    """What a plan has to keep to."""
+    """Limits that a plan keeps to."""
 
     memory: int = DEFAULT_BUDGET
     """Bytes of working memory on the host, beside input, features and output."""
@@ -114,7 +114,7 @@ def gpu_query_block(contract: Contract, budget: int, threads: int) -> int:
 
 
 def cached_state_bytes(contract: Contract, plan: Plan, queries: int) -> int:
-    """What `queries` leave from one pass to the next under this plan."""
+    """Bytes of hidden state that `queries` leave in the cache from one pass to the next under this plan."""
     if plan.state_cache_bytes == 0:
         return 0
     width = int(contract.graph(FIRST_STAGE).outputs[0].shape[1])
@@ -155,7 +155,7 @@ def encoder_tiles(contract: Contract, source: tuple[int, int], budget: int) -> t
 def _contract_tiles(
     contract: Contract, side: int, source: tuple[int, int], budget: int
 ) -> tuple[tuple[int, int], int, bool, int]:
-    """The same for an encoder whose answer depends on its tiles: they are not cut smaller where memory is short."""
+    """`encoder_tiles` for an encoder whose features depend on its tiles: they are not cut smaller where memory is short."""
     multiple = contract.encoder.size_multiple
     tile = min(side, source[0]), min(side, source[1])
     needed = 4 * contract.encoder.memory_channels * _padded(tile[0], multiple) * _padded(tile[1], multiple)

@@ -63,7 +63,7 @@ class SessionExecutor:
         self._geometry = {graph.name: graph.geometry for graph in contract.graphs}
 
     def close(self) -> None:
-        """End the threads."""
+        """End the worker threads."""
         self._pool.shutdown()
 
     def each(self, work: Callable[[TileQueries], Iterable[T]], tiles: Iterable[TileQueries]) -> Iterator[list[T]]:

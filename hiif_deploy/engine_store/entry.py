@@ -31,7 +31,7 @@ CHECKSUM = "checksum"
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What the JSON file beside an engine holds. EngineError or ValueError for impossible values."""
+    """Contents of the JSON file beside an engine. EngineError or ValueError for impossible values."""
 
     format: Literal["hiif-deploy engine 1"]
     """Another number goes with other folder names, so that older programs never meet it."""
@@ -66,7 +66,7 @@ class StoredEngine:
 
     @property
     def identity(self) -> EngineIdentity:
-        """What it depends on."""
+        """Identity that the engine was built for."""
         return self.sidecar.identity
 
     def load(self) -> bytes:
@@ -77,7 +77,7 @@ class StoredEngine:
             raise EngineError(f"{self.path}: {error}; it is not run: build it again") from error
 
     def damage(self) -> str | None:
-        """What is wrong with its bytes, after reading all of them; None where they are as they were written."""
+        """Damage found by reading all bytes; None where they are as they were written."""
         try:
             self._read()
         except EngineError as error:
@@ -158,7 +158,7 @@ def file_stem(identity: EngineIdentity) -> str:
 
 
 def file_prefix(bundle: str, graph: str, precision: str) -> str:
-    """What the file names of a graph's engines begin with; a hyphen and the key follow."""
+    """Prefix of the file names of a graph's engines; a hyphen and the key follow."""
     return f"{_word(bundle) or 'bundle'}-{_word(graph).replace('-', '_') or 'graph'}-{precision}"
 
 

@@ -98,7 +98,7 @@ class EngineIdentity(EngineEnvironment):
 
     @property
     def hardware_level(self) -> Flag:
-        """One of `HARDWARE_LEVELS`."""
+        """Hardware compatibility, one of `HARDWARE_LEVELS`."""
         return self.flags.get(HARDWARE_COMPATIBILITY, HARDWARE_LEVELS[0])
 
     def incompatibility(self, here: EngineEnvironment) -> str | None:

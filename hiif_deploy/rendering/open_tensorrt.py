@@ -71,7 +71,7 @@ def load_engines(
 
 
 def describe(library: Library, device: Device) -> EngineEnvironment:
-    """What engines built here depend on."""
+    """Library, GPU and driver that engines built here depend on."""
     facts = device.facts()
     return EngineEnvironment(library.name, library.version, facts.gpu, facts.capability, facts.driver)
 

@@ -145,7 +145,7 @@ class Renderer:
 
     @property
     def backend(self) -> Backend:
-        """What renders; it is closed with this object."""
+        """The opened backend; it is closed with this object."""
         return self._ready
 
     @property
@@ -159,7 +159,7 @@ class Renderer:
 
     @property
     def precision(self) -> ComputePrecision:
-        """What is computed in."""
+        """Precision of the matrix products."""
         return self._backend.precision
 
     @property
@@ -169,7 +169,7 @@ class Renderer:
 
     @property
     def contract(self) -> Contract:
-        """What the bundle promises."""
+        """The bundle's contract."""
         return self.bundle.contract
 
     @property

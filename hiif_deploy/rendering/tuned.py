@@ -41,7 +41,7 @@ class CallConfig:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What was measured."""
+    """The fastest call configuration and all that were measured."""
 
     bundle: str
     """Its name, for people."""
@@ -61,7 +61,7 @@ def is_tunable(engine: EngineOptions) -> bool:
 
 
 def find(bundle: Bundle, engine: EngineOptions) -> CallConfig | None:
-    """What is stored for this bundle, engine and machine, if anything. A damaged file is reported and not used."""
+    """Stored configuration for this bundle, engine and machine, or None. A damaged file is reported and not used."""
     path = _path(bundle, engine) if is_tunable(engine) else None
     if path is None or not path.is_file():
         return None
@@ -90,7 +90,7 @@ def store(bundle: Bundle, engine: EngineOptions, tuning: Tuning) -> Path:
 
 
 def processor(file: Path = CPU_INFO) -> str:
-    """What the system calls the processor."""
+    """Name of the processor as the system gives it."""
     try:
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -78,7 +78,7 @@ def measure_engines(bundle: Bundle, backend: TrtBackend) -> dict[str, Difference
 
 
 def describe_problem(found: Mapping[str, Difference], precision: Precision, fallback_blocks: int) -> str:
-    """What is wrong with the engines, or nothing."""
+    """Reason why the engines fail verification; empty where they pass."""
     try:
         check_stored(found, TOLERANCES[precision])
     except ParityError as error:

@@ -33,7 +33,7 @@ class Recording(Protocol):
 
     @property
     def outputs(self) -> Feeds:
-        """What the work answers, in the same memory every time."""
+        """Outputs of the work, in the same memory every time."""
         ...
 
     def replay(self) -> None:
@@ -42,7 +42,7 @@ class Recording(Protocol):
 
 
 class Recorder(Protocol):
-    """What makes recordings."""
+    """Protocol of what records work."""
 
     def record(self, work: Callable[[], dict[str, Tensor]]) -> Recording:
         """Record the work once. The outputs hold its answer after the next replay, not before."""
@@ -77,7 +77,7 @@ class CudaRecorder:
 
 @dataclass(frozen=True)
 class CudaRecording:
-    """A captured CUDA graph."""
+    """A captured CUDA graph and its outputs."""
 
     graph: torch.cuda.CUDAGraph
     """What is replayed."""
@@ -85,7 +85,7 @@ class CudaRecording:
     """See `Recording`."""
 
     def replay(self) -> None:
-        """On the current stream."""
+        """Launch the graph on the current stream."""
         self.graph.replay()
 
 
@@ -118,7 +118,7 @@ class CudaGraphCache:
         return recorded(given)
 
     def clear(self) -> None:
-        """Forget all."""
+        """Forget all recordings."""
         self._kept.clear()
 
     def _keep(self, key: Key, recorded: _Recorded | None) -> None:

@@ -25,14 +25,14 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class TorchFeatures:
-    """An encoded picture."""
+    """Features of an encoded picture."""
 
     tensor: Tensor
     """[C, h, w], on the device or on the host as the plan says."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(C, h, w)."""
+        """Channels, height and width."""
         return tuple(self.tensor.shape)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:

@@ -53,7 +53,7 @@ class MapStore:
             self._kept = kept
 
     def close(self) -> None:
-        """Let go of them."""
+        """Forget the maps that are kept."""
         self._kept = None
 
     def _fill(self, features: TorchFeatures, tile: Tile, room: dict[str, Tensor]) -> dict[str, Tensor]:

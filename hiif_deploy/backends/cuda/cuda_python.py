@@ -51,7 +51,7 @@ class CudaPythonDevice:
         )
 
     def allocate(self, size: int) -> int:
-        """By `cudaMalloc`."""
+        """See `Device`; calls `cudaMalloc`."""
         require_size(self.layer, size)
         address = int(self._allocate("cudaMalloc", size, self._short_of_memory))
         self._handles.add("memory", address, lambda: self._call("cudaFree", address))
@@ -62,7 +62,7 @@ class CudaPythonDevice:
         self._handles.release("memory", address)
 
     def pinned(self, size: int) -> NDArray[np.uint8]:
-        """By `cudaMallocHost`."""
+        """See `Device`; calls `cudaMallocHost`."""
         require_size(self.layer, size)
         address = int(self._allocate("cudaMallocHost", size, self._short_of_host_memory))
         self._handles.add("pinned", address, lambda: self._call("cudaFreeHost", address))
@@ -73,25 +73,25 @@ class CudaPythonDevice:
         self._handles.release("pinned", block.ctypes.data)
 
     def upload(self, target: int, source: NDArray[Any], stream: Stream) -> None:
-        """By `cudaMemcpyAsync`."""
+        """See `Device`; calls `cudaMemcpyAsync`."""
         address = host_bytes(self.layer, source, writable=False).ctypes.data
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call("cudaMemcpyAsync", target, address, source.nbytes, kind, stream.native)
 
     def download(self, target: NDArray[Any], source: int, stream: Stream) -> None:
-        """By `cudaMemcpyAsync`."""
+        """See `Device`; calls `cudaMemcpyAsync`."""
         address = host_bytes(self.layer, target, writable=True).ctypes.data
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call("cudaMemcpyAsync", address, source, target.nbytes, kind, stream.native)
 
     def clear(self, target: int, size: int, stream: Stream) -> None:
-        """By `cudaMemsetAsync`."""
+        """See `Device`; calls `cudaMemsetAsync`."""
         self._call("cudaMemsetAsync", target, 0, size, stream.native)
 
     def copy_rows(
         self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, height: int, stream: Stream
     ) -> None:
-        """By `cudaMemcpy2DAsync`."""
+        """See `Device`; calls `cudaMemcpy2DAsync`."""
         require_rows(self.layer, width, target_pitch, source_pitch)
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
         sides = target, target_pitch, source, source_pitch
@@ -118,11 +118,11 @@ class CudaPythonDevice:
         self._handles.release("event", int(event))
 
     def record(self, event: Any, stream: Stream) -> None:
-        """By `cudaEventRecord`."""
+        """See `Device`; calls `cudaEventRecord`."""
         self._call("cudaEventRecord", event, stream.native)
 
     def wait(self, stream: Stream, event: Any) -> None:
-        """By `cudaStreamWaitEvent`."""
+        """See `Device`; calls `cudaStreamWaitEvent`."""
         self._call("cudaStreamWaitEvent", stream.native, event, 0)
 
     def synchronize_event(self, event: Any) -> None:
@@ -151,7 +151,7 @@ class CudaPythonDevice:
         return graph
 
     def launch(self, graph: Any, stream: Stream) -> None:
-        """By `cudaGraphLaunch`."""
+        """See `Device`; calls `cudaGraphLaunch`."""
         self._call("cudaGraphLaunch", graph, stream.native)
 
     def free_graph(self, graph: Any) -> None:
@@ -189,7 +189,7 @@ class CudaPythonDevice:
         return values[0] if len(values) == 1 else values
 
     def _try(self, name: str, *arguments: Any) -> Any:
-        """What the call returns: a status, then its values."""
+        """Values that the CUDA call returns behind its status."""
         if self._closed:
             raise EngineError(f"{self.layer} is closed: {name}")
         return getattr(self._cuda, name)(*arguments)

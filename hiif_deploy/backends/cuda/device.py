@@ -21,7 +21,7 @@ from hiif_deploy.errors import EngineError
 
 @dataclass(frozen=True)
 class DeviceFacts:
-    """What an engine depends on."""
+    """Facts about the GPU that an engine depends on."""
 
     gpu: str
     """Name as the driver tells it."""
@@ -35,7 +35,7 @@ class DeviceFacts:
 
 @dataclass(frozen=True)
 class Stream:
-    """A queue of work."""
+    """A queue of work on the GPU."""
 
     handle: int
     """What TensorRT's `execute_async_v3` takes."""
@@ -52,7 +52,7 @@ class Device(Protocol):
     """Whether `capture` and `launch` work."""
 
     def facts(self) -> DeviceFacts:
-        """What this GPU is."""
+        """Name, capability, memory and driver of this GPU."""
         ...
 
     def allocate(self, size: int) -> int:
@@ -150,7 +150,7 @@ INSTALL = {
 
 
 class Handles:
-    """What a layer has handed out, so that nothing is freed twice or forgotten."""
+    """Registry of what a layer has handed out, so that nothing is freed twice or forgotten."""
 
     def __init__(self, layer: str) -> None:
         self._layer = layer
@@ -187,7 +187,7 @@ class Handles:
 
 
 def out_of_memory(layer: str, size: int, free: int, total: int) -> EngineError:
-    """What `allocate` raises where GPU memory is short; all in bytes."""
+    """Error that `allocate` raises where GPU memory is short; all arguments in bytes."""
     return EngineError(
         f"{layer}: GPU memory is short: {size:,} bytes were asked for, {free:,} of {total:,} are free; "
         "take a smaller --memory or a smaller query block, or end other programs on this GPU"

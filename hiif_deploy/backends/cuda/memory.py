@@ -33,7 +33,7 @@ class DeviceTensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in all."""
+        """Size of the tensor in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def rows(self, start: int, stop: int) -> DeviceTensor:
@@ -60,7 +60,7 @@ class DevicePool:
 
     @property
     def allocated_bytes(self) -> int:
-        """What is held from the system, in use or idle."""
+        """Bytes allocated on the device, in use or idle."""
         return sum(self._sizes.values())
 
     def take(self, shape: tuple[int, ...], dtype: Any) -> DeviceTensor:

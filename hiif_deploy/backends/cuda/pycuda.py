@@ -49,7 +49,7 @@ class Held:
         return self._value
 
     def drop(self) -> None:
-        """Let go."""
+        """Forget the handle without freeing it."""
         self._value = None
 
 
@@ -77,7 +77,7 @@ class PycudaDevice:
             )
 
     def allocate(self, size: int) -> int:
-        """By `mem_alloc`."""
+        """See `Device`; calls `mem_alloc`."""
         require_size(self.layer, size)
         with self._current(f"allocating {size:,} bytes"):
             try:
@@ -88,11 +88,11 @@ class PycudaDevice:
         return int(memory)
 
     def free(self, address: int) -> None:
-        """Waits for the GPU."""
+        """Free the memory; waits for the GPU first."""
         self._handles.release("memory", address)
 
     def pinned(self, size: int) -> NDArray[np.uint8]:
-        """By `pagelocked_empty`."""
+        """See `Device`; calls `pagelocked_empty`."""
         require_size(self.layer, size)
         with self._current(f"page-locking {size:,} bytes of host memory"):
             block: NDArray[np.uint8] = self._driver.pagelocked_empty(size, np.uint8)
@@ -105,26 +105,26 @@ class PycudaDevice:
         self._handles.release("pinned", block.ctypes.data)
 
     def upload(self, target: int, source: NDArray[Any], stream: Stream) -> None:
-        """By `memcpy_htod_async`."""
+        """See `Device`; calls `memcpy_htod_async`."""
         host = host_bytes(self.layer, source, writable=False)
         with self._current(f"uploading {source.nbytes:,} bytes"):
             self._driver.memcpy_htod_async(target, host, stream.native.live())
 
     def download(self, target: NDArray[Any], source: int, stream: Stream) -> None:
-        """By `memcpy_dtoh_async`."""
+        """See `Device`; calls `memcpy_dtoh_async`."""
         host = host_bytes(self.layer, target, writable=True)
         with self._current(f"downloading {target.nbytes:,} bytes"):
             self._driver.memcpy_dtoh_async(host, source, stream.native.live())
 
     def clear(self, target: int, size: int, stream: Stream) -> None:
-        """By `memset_d8_async`."""
+        """See `Device`; calls `memset_d8_async`."""
         with self._current(f"clearing {size:,} bytes"):
             self._driver.memset_d8_async(target, 0, size, stream.native.live())
 
     def copy_rows(
         self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, height: int, stream: Stream
     ) -> None:
-        """By `Memcpy2D`."""
+        """See `Device`; calls `Memcpy2D`."""
         require_rows(self.layer, width, target_pitch, source_pitch)
         with self._current(f"copying {height} rows of {width} bytes"):
             copy = self._driver.Memcpy2D()
@@ -158,12 +158,12 @@ class PycudaDevice:
         self._handles.release("event", id(event))
 
     def record(self, event: Held, stream: Stream) -> None:
-        """By `Event.record`."""
+        """See `Device`; calls `Event.record`."""
         with self._current("recording an event"):
             event.live().record(stream.native.live())
 
     def wait(self, stream: Stream, event: Held) -> None:
-        """By `Stream.wait_for_event`."""
+        """See `Device`; calls `Stream.wait_for_event`."""
         with self._current("waiting for an event"):
             stream.native.live().wait_for_event(event.live())
 
@@ -178,7 +178,7 @@ class PycudaDevice:
             stream.native.live().synchronize()
 
     def capture(self, stream: Stream, work: Callable[[], None]) -> NoReturn:  # noqa: ARG002
-        """EngineError: see `has_graphs`."""
+        """Raise EngineError: pycuda has no CUDA graphs (`has_graphs`)."""
         raise EngineError(f"{self.layer} has no CUDA graphs; cuda-python has: {INSTALL['cuda-python']}")
 
     def launch(self, graph: Any, stream: Stream) -> NoReturn:  # noqa: ARG002

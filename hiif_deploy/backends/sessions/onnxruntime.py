@@ -127,5 +127,5 @@ def _compare(graph: GraphContract, promised: tuple[TensorContract, ...], found: 
 
 
 def first_line(error: Exception) -> str:
-    """Of what ONNX Runtime says, which goes on for many."""
+    """First line of an ONNX Runtime error, which goes on for many."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -34,12 +34,12 @@ class Held:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Sizes."""
+        """Size of each axis."""
         return tuple(self.value.shape())
 
     @property
     def nbytes(self) -> int:
-        """Bytes on the device."""
+        """Size of the tensor in bytes."""
         return int(self.value.tensor_size_in_bytes())
 
     def numpy(self) -> NDArray[Any]:
@@ -56,7 +56,7 @@ class DeviceSession(OrtSession):
         return {name: held.numpy() for name, held in self._run(feeds, "cpu").items()}
 
     def hold(self, feeds: Mapping[str, Any]) -> dict[str, Held]:
-        """The same, and the outputs stay where they are."""
+        """Run the graph and leave the outputs on the device."""
         return self._run(feeds, self._device)
 
     def place(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class DeviceSession(OrtSession):
         return Held(ort.OrtValue.ortvalue_from_numpy(array, self._device, 0))
 
     def dtype_of(self, name: str) -> ElementType:
-        """What the input `name` takes."""
+        """Element type of the input `name`."""
         return cast(ElementType, str(self._dtypes[name]))
 
     @property
@@ -115,7 +115,7 @@ class HeldFeatures:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(C, h, w)."""
+        """Channels, height and width."""
         return self.held.shape[1], *self.size
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:

@@ -84,7 +84,7 @@ class OpenvinoSession:
         return outputs
 
     def _request(self) -> Any:
-        """The calling thread's own."""
+        """Inference request of the calling thread."""
         if not hasattr(self._local, "request"):
             self._local.request = self._compiled_for_caller().create_infer_request()
         return self._local.request

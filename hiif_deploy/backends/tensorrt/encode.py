@@ -18,7 +18,7 @@ from hiif_deploy.pixels import Frame
 
 
 class TrtEncoder:
-    """The encoder's engine."""
+    """Runs the encoder's engine over a picture, whole or in tiles."""
 
     def __init__(self, gpu: Gpu, contract: Contract, session: TrtSession, converter: FrameConverter) -> None:
         self._gpu, self._contract, self._session, self._converter = gpu, contract, session, converter

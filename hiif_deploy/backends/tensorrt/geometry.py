@@ -29,7 +29,7 @@ class Block:
 
     @property
     def shape(self) -> Size:
-        """(rows, columns)."""
+        """Number of rows and columns."""
         return length(self.rows), length(self.columns)
 
 

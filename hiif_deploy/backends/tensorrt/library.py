@@ -42,7 +42,7 @@ MOST_MESSAGES = 50
 
 @dataclass(frozen=True)
 class Library:
-    """A loaded library."""
+    """TensorRT or TensorRT-RTX, imported."""
 
     name: LibraryName
     """Which product."""
@@ -114,7 +114,7 @@ def _make_logger(library: Library, lines: deque[str]) -> trt.ILogger:
             base.__init__(self)
 
         def log(self, severity: Any, msg: str) -> None:
-            """Keep errors."""
+            """Keep messages of severity error."""
             if str(severity).rpartition(".")[2] in ("ERROR", "INTERNAL_ERROR"):
                 lines.append(msg.strip())
 
@@ -141,11 +141,11 @@ def _make_recorder(library: Library, lines: deque[str]) -> trt.IErrorRecorder:
             return False
 
         def has_overflowed(self) -> bool:
-            """Never."""
+            """False: messages beyond the limit are dropped."""
             return False
 
         def num_errors(self) -> int:
-            """How many."""
+            """Number of errors that were kept."""
             return len(lines)
 
         def get_error_code(self, arg0: int) -> Any:
@@ -154,7 +154,7 @@ def _make_recorder(library: Library, lines: deque[str]) -> trt.IErrorRecorder:
             return library.module.ErrorCodeTRT.UNSPECIFIED_ERROR
 
         def get_error_desc(self, arg0: int) -> str:
-            """The text."""
+            """Text of an error by its index."""
             return lines[arg0]
 
     recorder: trt.IErrorRecorder = Recorder()
