@@ -155,7 +155,7 @@ def encoder_tiles(contract: Contract, source: tuple[int, int], budget: int) -> t
 def _contract_tiles(
     contract: Contract, side: int, source: tuple[int, int], budget: int
 ) -> tuple[tuple[int, int], int, bool, int]:
-    """`encoder_tiles` for an encoder whose features depend on its tiles: they are not cut smaller where memory is short."""
+    """`encoder_tiles` for an encoder whose features depend on its tiles, which memory does not make smaller."""
     multiple = contract.encoder.size_multiple
     tile = min(side, source[0]), min(side, source[1])
     needed = 4 * contract.encoder.memory_channels * _padded(tile[0], multiple) * _padded(tile[1], multiple)

@@ -64,7 +64,7 @@ class Removal:
 
 @dataclass(frozen=True)
 class TimingCache:
-    """Timings that the builder measured on a GPU, for the next build: a file of its own format, its sha256 beside it."""
+    """Timings that the builder measured on a GPU, for the next build: one file, its sha256 beside it."""
 
     path: Path
     """Of the cache."""
