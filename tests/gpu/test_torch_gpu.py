@@ -21,7 +21,9 @@ import logging
 import sys
 from hiif_deploy import EngineOptions, Upscaler
 from hiif_deploy.bundle.loader import open_bundle
+from hiif_deploy.decoding.plan import PlanLimits
 from hiif_deploy.images.samples import sample
+from hiif_deploy.pixels import from_unit
 from hiif_deploy.rendering.verify import measure
 from hiif_engines.torch_engine.backend import TorchBackend
 
@@ -32,16 +34,15 @@ logged = io.StringIO()
 logging.basicConfig(stream=logged)
 backend = TorchBackend(bundle, options, fused=fused == "fused", recorder=recorded == "recorded")
 with Upscaler(bundle, backend=backend) as upscaler, Upscaler(bundle) as plain:
-    plan = backend.plan(image.shape[:2])
-    assert plan.block_queries < size[0] * size[1] // 3, plan
+    plan = backend.plan(image.shape[:2], PlanLimits())
+    assert plan.query_block < size[0] * size[1] // 3, plan
     for turn in range(3):
         # The third picture is replayed from its first block on.
         found = upscaler.render_unclamped(upscaler.encode(image), size=size)
     features = upscaler.encode(image)
-    shown = []
     frame = upscaler.render(features, size=size)
     # Rounded on the GPU as on the host.
-    assert (frame == upscaler.render(features, size=size, inspect=shown.append)).all()
+    assert (frame == from_unit(upscaler.render_unclamped(features, size=size), features.format)).all()
     assert not logged.getvalue(), logged.getvalue()
     print(measure(found, plain.render_unclamped(plain.encode(image), size=size)).psnr)
 """

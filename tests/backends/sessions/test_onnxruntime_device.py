@@ -90,7 +90,7 @@ def test_stages_are_left_out_and_the_picture_stays_within_rounding(tiny_bundle: 
     assert np.abs(held - plain).max() < 1e-5
 
 
-def test_only_sums_and_colours_come_to_the_host(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_sums_and_finished_values_come_to_the_host(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = open_bundle(tiny_bundle)
     came: list[tuple[str, str]] = []
     went: list[tuple[str, str]] = []
@@ -109,10 +109,13 @@ def test_only_sums_and_colours_come_to_the_host(tiny_bundle: Path, monkeypatch: 
     monkeypatch.setattr(DeviceSession, "_run", fed)
     answer(bundle, DeviceBackend, EngineOptions(threads=1), SMALL)
     chain = bundle.contract.chain("fp32")
-    assert {graph for graph, _ in came} == {name for name in chain if name == "decoder" or "statistics_" in name}
+    finish = "finish-colours"
+    assert {graph for graph, _ in came} == {finish} | {name for name in chain if "statistics_" in name}
     geometry = {(name, part) for name, graph in chain.items() if not is_fold(name) for part in graph.geometry}
-    cuts = {("crop", name) for name in ("starts", "ends", "axes", "pads")}
-    assert set(went) == geometry | cuts | {("encoder", "image")}
+    cuts = {("crop-float32", name) for name in ("starts", "ends", "axes", "pads")}
+    frames = {("prepare-uint8", name) for name in ("frame", "mean", "std")}
+    frames |= {(finish, tensor.name) for tensor in contracts()[finish].inputs if tensor.name != "colour"}
+    assert set(went) == geometry | cuts | frames
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -174,12 +177,12 @@ def test_on_a_cuda_provider_tensors_stay_and_nothing_else_is_tried(provider: str
 
 def test_calls_on_a_gpu_are_as_large_as_the_memory_allows() -> None:
     bundle, engine = open_bundle("hiif-video"), EngineOptions(threads=2)
-    wide = replace(bundle.contract, decoder=replace(bundle.contract.decoder, query_channels=2048))
+    decoder = replace(bundle.contract.decoder, query_channels=2048)
+    wide = replace(bundle, contract=replace(bundle.contract, decoder=decoder))
     blocks = []
     for memory in (1 << 30, 4 << 30, 64 << 30):
         options = RenderOptions(memory=memory)
-        with Upscaler(bundle, engine=engine, options=options, backend=DeviceBackend(bundle, engine)) as upscaler:
-            upscaler.bundle = replace(bundle, contract=wide)
+        with Upscaler(wide, engine=engine, options=options, backend=DeviceBackend(wide, engine)) as upscaler:
             blocks.append(upscaler.plan((64, 64)).query_block)
     # 8 KiB a query, two calls at once, a quarter of the memory for them.
     assert blocks == [1 << 14, 1 << 16, 1 << 16]

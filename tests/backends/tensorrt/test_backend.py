@@ -14,6 +14,7 @@ import pytest
 from fake_device import SCHEDULES
 from hiif_deploy import EngineError, OptionError, RenderOptions, Upscaler
 from hiif_deploy.bundle.loader import Bundle, open_bundle
+from hiif_deploy.decoding.job import Window
 from hiif_deploy.images.samples import sample
 from hiif_deploy.rendering.verify import TOLERANCES, check_difference, measure
 from hiif_engines.tensorrt.profiles import BuildSizes
@@ -138,9 +139,7 @@ def test_the_published_evaluation_runs_in_groups_of_rows(bundle: Bundle, half_bu
 
 
 @pytest.mark.parametrize("call", [0, 3])
-def test_a_block_of_colours_that_is_no_number_is_decoded_again_in_fp32(
-    bundle: Bundle, exact: Upscaler, call: int
-) -> None:
+def test_a_block_of_colours_that_is_no_number_is_recomputed_in_fp32(bundle: Bundle, exact: Upscaler, call: int) -> None:
     image = picture(24, 31)
     expected = exact.render_unclamped(exact.encode(image), size=(48, 62))
     with trt_bench(bundle, sizes=MANY_BLOCKS) as bench:
@@ -148,13 +147,11 @@ def test_a_block_of_colours_that_is_no_number_is_decoded_again_in_fp32(
         answer = bench.upscaler.render_unclamped(bench.upscaler.encode(image), size=(48, 62))
         check_difference("healed", measure(answer, expected), TOLERANCES["fp16"])
         assert bench.upscaler.fallback_blocks == 1
-        assert [line for line in bench.said if "decoded again in fp32" in line] == bench.said
+        assert [line for line in bench.said if "recomputing those blocks in fp32" in line] == bench.said
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
-def test_statistics_that_are_no_numbers_are_summed_up_again_in_fp32(
-    bundle: Bundle, exact: Upscaler, value: float
-) -> None:
+def test_statistics_that_are_no_numbers_are_recomputed_in_fp32(bundle: Bundle, exact: Upscaler, value: float) -> None:
     image = picture(24, 31)
     expected = exact.render_unclamped(exact.encode(image), size=(48, 62))
     with trt_bench(bundle, sizes=MANY_BLOCKS) as bench:
@@ -202,8 +199,7 @@ def test_without_cuda_graphs_it_is_said_once_and_the_picture_is_the_same(bundle:
 def test_a_consumer_that_stops_early_leaves_nothing_in_flight(bundle: Bundle) -> None:
     with trt_bench(bundle, sizes=MANY_BLOCKS) as bench:
         features = bench.upscaler.encode(picture(24, 31))
-        answer = bench.upscaler._backend.colours
-        parts = bench.upscaler._parts(features, (48, 62), _window((48, 62)), None, lambda _: None, answer)
+        parts = bench.upscaler._parts(bench.upscaler._job(features, (48, 62)), Window((0, 48), (0, 62)), None)
         next(parts)
         parts.close()
         assert bench.upscaler.render(features, scale=2).shape == (48, 62, 3)
@@ -220,12 +216,6 @@ def test_memory_that_runs_out_is_an_error_with_advice_and_leaves_nothing(bundle:
         with pytest.raises(EngineError, match="memory"):
             bench.upscaler.upscale(picture(40, 48), scale=4)
         assert bench.upscaler.upscale(picture(4, 4), scale=2).shape == (8, 8, 3)
-
-
-def _window(size: tuple[int, int]) -> object:
-    from hiif_deploy.decoding.job import Window
-
-    return Window((0, size[0]), (0, size[1]))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -57,7 +57,7 @@ def test_an_input_of_another_shape_is_refused(
     feeds = feeds_of(backend, graph)
     feeds[tensor] = np.ones(shape, feeds[tensor].dtype)
     with pytest.raises(EngineError, match=rf"graph {graph}: \w+ is .*expected"):
-        backend.decoder.sessions[graph].run(feeds)
+        backend.sessions[graph].run(feeds)
 
 
 @pytest.mark.parametrize("tap", [-8, 11])
@@ -65,7 +65,7 @@ def test_a_tap_beyond_the_maps_is_refused(backend: NativeBackend, tap: int) -> N
     feeds = feeds_of(backend, "first")
     feeds["row_tap"][1, 1] = tap
     with pytest.raises(EngineError, match="taps beyond the 12 pixels of the maps"):
-        backend.decoder.sessions["first"].run(feeds)
+        backend.sessions["first"].run(feeds)
 
 
 def with_weight(name: str, shape: tuple[int, ...]) -> Bundle:

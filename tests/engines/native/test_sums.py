@@ -28,7 +28,7 @@ def test_sums_are_those_of_the_graph(backend: NativeBackend, queries: int, n: in
     state = np.random.default_rng(queries).standard_normal((queries, 64)).astype(np.float32)
     known = open_session(graph, bundle.graphs[graph.key], EngineOptions(), threads=1, keep_memory=False)
     expected = known.run({f"state_{n}": state})
-    found = backend.decoder.sessions[graph.name].run({f"state_{n}": state})
+    found = backend.sessions[graph.name].run({f"state_{n}": state})
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert found[name].shape == value.shape
@@ -36,11 +36,11 @@ def test_sums_are_those_of_the_graph(backend: NativeBackend, queries: int, n: in
 
 
 def test_every_stage_answers_as_its_graph(backend: NativeBackend) -> None:
-    check_kernels(open_bundle("hiif-compact"), backend.contract.stages, backend.decoder.sessions, 2e-6)
+    check_kernels(open_bundle("hiif-compact"), backend.contract.stages, backend.sessions, 2e-6)
 
 
 def test_kernels_of_several_stages_answer_bit_for_bit_as_one_after_the_other(backend: NativeBackend) -> None:
-    random, stages, sessions = np.random.default_rng(0), backend.contract.stages, backend.decoder.sessions
+    random, stages, sessions = np.random.default_rng(0), backend.contract.stages, backend.sessions
     sizes = {"pixels": 30, "rows": 9, "columns": 31}
     feeds = {}
     for tensor in (tensor for graph in stages.values() for tensor in graph.inputs):

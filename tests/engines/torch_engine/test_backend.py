@@ -12,6 +12,7 @@ from hiif_deploy import EngineAbsentError, EngineError, EngineOptions, OptionErr
 from hiif_deploy.backends.host import HostBackend
 from hiif_deploy.bundle.contract import Precision
 from hiif_deploy.bundle.loader import Bundle, open_bundle
+from hiif_deploy.decoding.plan import PlanLimits
 from hiif_deploy.images.samples import sample
 from hiif_deploy.rendering.open_engine import open_backend
 from hiif_deploy.rendering.verify import measure
@@ -67,7 +68,7 @@ def test_a_decoder_of_another_width_is_not_fused_and_says_so(tiny_bundle: Path) 
 def test_the_answer_does_not_depend_on_how_the_work_is_cut(tiny_bundle: Path, mib: int) -> None:
     bundle = open_bundle(tiny_bundle)
     backend = TorchBackend(bundle, replace(CPU, gpu_memory=mib << 20))
-    assert (backend.plan(IMAGE.shape[:2]).block_queries < SIZE[0] * SIZE[1]) == (mib == 1)
+    assert (backend.plan(IMAGE.shape[:2], PlanLimits()).query_block < SIZE[0] * SIZE[1]) == (mib == 1)
     with Upscaler(bundle, backend=backend) as upscaler:
         told: list[int] = []
         features = upscaler.encode(IMAGE, advance=told.append)
@@ -188,8 +189,8 @@ def test_8192_by_8192_pixels_are_planned_within_4_gib(records: bool) -> None:
     for source in (1024, 2048, 4096, 8192):
         for precision in ("fp32", "fp16"):
             plan = make_torch_plan(full, (source, source), precision, 4 << 30, records=records)
-            assert plan.device_bytes <= 4 << 30
-            assert plan.block_queries >= 1 << 14
+            assert plan.working_bytes <= 4 << 30
+            assert plan.query_block >= 1 << 14
     assert not make_torch_plan(full, (8192, 8192), "fp16", 4 << 30).keeps_features
     assert make_torch_plan(full, (2048, 2048), "fp16", 4 << 30).keeps_features
 

@@ -14,6 +14,8 @@ from hiif_deploy.bundle.contract import Precision
 from hiif_deploy.bundle.loader import Bundle, open_bundle
 from hiif_deploy.decoding.job import Window
 from hiif_deploy.images.samples import sample
+from hiif_deploy.pixels import to_unit
+from hiif_deploy.rendering.renderer import Features
 
 torch = pytest.importorskip("torch")
 
@@ -76,6 +78,11 @@ def backend_of(bundle: Bundle, recorder: Rerun | None) -> TorchBackend:
     return TorchBackend(bundle, OPTIONS, recorder=recorder or False)
 
 
+def unit(features: Features) -> Features:
+    """The same with the picture in float32, of which colours are decoded without clamping."""
+    return replace(features, frame=to_unit(features.frame))
+
+
 def pictures(bundle: Bundle, recorder: Rerun | None, *images: np.ndarray) -> list[np.ndarray]:
     with Upscaler(bundle, backend=backend_of(bundle, recorder)) as upscaler:
         found = [upscaler.render_unclamped(upscaler.encode(image), size=SIZE) for image in images]
@@ -131,7 +138,7 @@ def test_two_pictures_decoded_in_turns_keep_their_own_maps(tiny_bundle: Path) ->
         statistics = [upscaler.statistics(features, SIZE) for features in encoded]
         whole = Window((0, SIZE[0]), (0, SIZE[1]))
         ways = [
-            upscaler._parts(features, SIZE, whole, known, lambda _: None, upscaler._backend.colours)
+            upscaler._parts(upscaler._job(unit(features), SIZE, clamps=False), whole, known)
             for features, known in zip(encoded, statistics, strict=True)
         ]
         for pair in zip(*ways, strict=True):
@@ -246,6 +253,6 @@ def test_what_recordings_hold_is_planned() -> None:
     contract = open_bundle("hiif-compact").contract
     small = replace(contract, decoder=replace(contract.decoder, query_channels=1 << 14))
     plain, recorded = (make_torch_plan(small, (64, 64), "fp16", 1 << 30, records=on) for on in (False, True))
-    assert recorded.block_queries == plain.block_queries // 2
+    assert recorded.query_block == plain.query_block // 2
     # Up to the queries of half a block.
-    assert recorded.device_bytes == pytest.approx(plain.device_bytes, rel=1e-3)
+    assert recorded.working_bytes == pytest.approx(plain.working_bytes, rel=1e-3)

@@ -27,19 +27,22 @@ INTS = {
     "steps": [2, 1],
     "parts": [1, 3],
 }
+FLOATS = {"low": 0.5, "high": 1.5, "halves": [-0.5, 0.5, 1.5, 2.5]}
 
 
 def model_of(kind: str, inputs: list[str], outputs: int = 1, **attributes: object) -> bytes:
-    """One operation on `x` [6, 4], `y` [4, 4], `b` [4], `image` [1, 2, 5, 6], `kernel` [3, 2, 3, 3], or an int list."""
+    """One operation on `x` [6, 4], `y` [4, 4], `b` [4], `image` [1, 2, 5, 6], `kernel` [3, 2, 3, 3], or constants."""
     names = [f"out_{n}" for n in range(outputs)]
     shapes = {"x": [6, 4], "y": [4, 4], "b": [4], "image": [1, 2, 5, 6], "kernel": [3, 2, 3, 3]}
     given = [
         helper.make_tensor_value_info(n, TensorProto.FLOAT, shapes[n]) for n in dict.fromkeys(inputs) if n in shapes
     ]
     constants = [numpy_helper.from_array(np.array(INTS[n], np.int64), n) for n in inputs if n in INTS]
+    constants += [numpy_helper.from_array(np.array(FLOATS[n], np.float32), n) for n in inputs if n in FLOATS]
     constants += [numpy_helper.from_array(np.array(1, np.int64), n) for n in inputs if n == "one"]
     constants += [numpy_helper.from_array(np.array([[2, 0], [1, 1]], np.int64), n) for n in inputs if n == "index"]
-    found = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names]
+    element = TensorProto.INT64 if kind == "Shape" else TensorProto.FLOAT
+    found = [helper.make_tensor_value_info(n, element, None) for n in names]
     graph = helper.make_graph([helper.make_node(kind, inputs, names, **attributes)], "g", given, found, constants)
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     data: bytes = made.SerializeToString()
@@ -53,7 +56,7 @@ def contract_of(model: bytes) -> GraphContract:
 
 
 CASES = [
-    ("Add", ["x", "b"], 1, {}), ("Concat", ["x", "y"], 1, {"axis": 0}),
+    ("Add", ["x", "b"], 1, {}), ("Clip", ["x", "low", "high"], 1, {}), ("Concat", ["x", "y"], 1, {"axis": 0}),
     ("Conv", ["image", "kernel"], 1, {"pads": [1, 1, 1, 1]}),
     ("Conv", ["image", "kernel"], 1, {"pads": [0, 1, 0, 1], "strides": [2, 1]}), ("Cos", ["x"], 1, {}),
     ("Div", ["x", "b"], 1, {}), ("Erf", ["x"], 1, {}), ("Exp", ["x"], 1, {}), ("Flatten", ["image"], 1, {"axis": 2}),
@@ -63,8 +66,11 @@ CASES = [
     ("Gemm", ["x", "y"], 1, {"alpha": 0.5}), ("Gemm", ["x", "y", "b"], 1, {"alpha": 0.5, "beta": 2.0}),
     ("Identity", ["x"], 1, {}), ("LayerNormalization", ["x", "b", "b"], 1, {}), ("LeakyRelu", ["x"], 1, {"alpha": 0.2}),
     ("MatMul", ["x", "y"], 1, {}), ("Mul", ["x", "x"], 1, {}), ("Neg", ["x"], 1, {}), ("Reciprocal", ["x"], 1, {}),
+    ("ReduceMax", ["x"], 1, {"keepdims": 0}), ("ReduceMax", ["x", "axes"], 1, {}),
+    ("ReduceMin", ["x"], 1, {"keepdims": 0}), ("ReduceMin", ["x", "axes"], 1, {}),
     ("ReduceMean", ["x", "axes"], 1, {"keepdims": 0}), ("ReduceSum", ["x", "axes"], 1, {}), ("ReduceSum", ["x"], 1, {}),
-    ("Relu", ["x"], 1, {}), ("Reshape", ["image", "sizes"], 1, {}), ("Sin", ["x"], 1, {}),
+    ("Relu", ["x"], 1, {}), ("Reshape", ["image", "sizes"], 1, {}), ("Round", ["x"], 1, {}),
+    ("Round", ["halves"], 1, {}), ("Shape", ["image"], 1, {}), ("Sin", ["x"], 1, {}),
     ("Slice", ["x", "starts", "ends", "both", "steps"], 1, {}), ("Slice", ["x", "starts", "ends"], 1, {}),
     ("Softmax", ["x"], 1, {}), ("Split", ["x", "parts"], 2, {"axis": 1}), ("Split", ["x"], 2, {"num_outputs": 2}),
     ("Sqrt", ["x"], 1, {}), ("Sub", ["x", "b"], 1, {}), ("Tanh", ["x"], 1, {}), ("Transpose", ["image"], 1, {}),
