@@ -15,6 +15,7 @@ import pytest
 
 import hiif_deploy
 from hiif_deploy import errors
+from hiif_deploy.support.extras import missing_extra
 from hiif_deploy.support.install import install_command
 
 ERRORS: dict[str, type[Exception]] = {
@@ -101,7 +102,7 @@ def test_exit_codes_are_those_drawn_in_the_tree() -> None:
 
 
 def test_a_missing_extra_is_answered_with_the_command_that_adds_it() -> None:
-    error = errors.MissingExtraError("torch", "train", "pip install x")
+    error = missing_extra("torch", "train")
     assert (error.package, error.extra) == ("torch", "train")
     assert str(error) == f"torch is not installed; add it with: {install_command('train')}"
 

@@ -58,6 +58,7 @@ from hiif_deploy.video.task import SEGMENT_FRAMES
 if TYPE_CHECKING:
     from hiif_deploy.cluster.pool import Pool
     from hiif_deploy.pictures import batch
+    from hiif_deploy.pictures import items as batch_items
     from hiif_deploy.upscaler import RenderOptions, Upscaler
     from hiif_deploy.video.options import VideoOptions
 
@@ -131,6 +132,7 @@ def upscale(
     hiif-deploy upscale holidays/ -o large/ --max-side 4000
     """
     from hiif_deploy.pictures import batch
+    from hiif_deploy.pictures import items as batch_items
     from hiif_deploy.upscaler import RenderOptions
     from hiif_deploy.video.command import are_videos
     from hiif_deploy.video.options import VideoOptions
@@ -153,7 +155,7 @@ def upscale(
         style = "json" if json_progress else "none" if quiet else None
         work = _videos(inputs, output, target, wanted, overwrite=overwrite, dry_run=dry_run, style=style)
     else:
-        write = batch.WriteOptions(quality, lossless, overwrite, max_pixels, larger or batch.usual_larger(inputs))
+        write = batch.WriteOptions(quality, lossless, overwrite, max_pixels, larger or batch_items.usual_larger(inputs))
         items = _items(context, inputs, output, target, format_)
         work = _pictures(items, target, write, dry_run=dry_run, quiet=quiet, report_deviation=report_deviation)
     opening = Opening(_model(context, bundle, is_video), chosen, options)
@@ -211,7 +213,7 @@ def _videos(
 
 
 def _pictures(
-    items: list[batch.Item], target: Target, write: batch.WriteOptions, *, dry_run: bool, quiet: bool,
+    items: list[batch_items.Item], target: Target, write: batch.WriteOptions, *, dry_run: bool, quiet: bool,
     report_deviation: bool,
 ) -> Work:  # fmt: skip
     from hiif_deploy.cluster.pictures import run_batch_on
@@ -240,11 +242,11 @@ def _model(context: typer.Context, bundle: str, is_video: bool) -> str:
 
 def _items(
     context: typer.Context, inputs: list[Path], output: Path | None, target: Target, suffix: str | None
-) -> list[batch.Item]:
+) -> list[batch_items.Item]:
     """Pictures and their outputs. OptionError for options that none can follow; videos in folders are reported."""
-    from hiif_deploy.pictures import batch
+    from hiif_deploy.pictures import items as batch_items
 
-    items = batch.list_items(inputs, output, target.label, suffix)
+    items = batch_items.list_items(inputs, output, target.label, suffix)
     made = {(item.suffix or item.target.suffix).lower() for item in items}
     if made.isdisjoint(LOSSY):
         refuse_options(context, ["quality"], f"for {', '.join(LOSSY)}, and no output is one; leave it out")
@@ -252,11 +254,11 @@ def _items(
         refuse_options(context, ["lossless"], "for WebP, and no output is one; leave it out, or add --format webp")
     if context.params["scale"] is not None:
         refuse_options(context, ["larger"], "for sizes in pixels; a scale suits every picture")
-    if any(batch.is_stream(path) for item in items for path in (item.source, item.target)):
+    if any(batch_items.is_stream(path) for item in items for path in (item.source, item.target)):
         refuse_options(context, ["ray"], "for picture files, not the standard input or output")
-    if any(batch.is_stream(item.target) for item in items) and not context.params["dry_run"]:
+    if any(batch_items.is_stream(item.target) for item in items) and not context.params["dry_run"]:
         refuse_options(context, ["as_json"], "for reports on stdout, where the picture goes; name a file (-o)")
-    if videos := batch.left_out(inputs):
+    if videos := batch_items.left_out(inputs):
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in videos.items())
         logger.warning("left out of the folders, being videos or unreadable: %s; name them one by one", kinds)
     return items

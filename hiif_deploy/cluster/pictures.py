@@ -11,7 +11,8 @@ from typing import Any
 from hiif_deploy.cluster.pool import Job, Pool
 from hiif_deploy.errors import ImageError
 from hiif_deploy.geometry.target import Target
-from hiif_deploy.pictures.batch import Item, Outcome, WriteOptions
+from hiif_deploy.pictures.batch import Outcome, WriteOptions
+from hiif_deploy.pictures.items import Item
 from hiif_deploy.support.files import atomic_write
 from hiif_deploy.support.progress import Progress
 

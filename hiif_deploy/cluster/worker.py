@@ -17,7 +17,8 @@ from typing import IO, Any
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.geometry.target import Target
-from hiif_deploy.pictures.batch import Item, Outcome, WriteOptions, run_batch
+from hiif_deploy.pictures.batch import Outcome, WriteOptions, run_batch
+from hiif_deploy.pictures.items import Item
 from hiif_deploy.support.extras import installed_version
 from hiif_deploy.support.version import __version__
 from hiif_deploy.upscaler import RenderOptions, Upscaler

@@ -5,13 +5,9 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
 
 from hiif_deploy.decoding.plan import cached_state_bytes
 from hiif_deploy.errors import HiifError, ImageError, OptionError
@@ -19,20 +15,16 @@ from hiif_deploy.geometry.target import Larger, Target
 from hiif_deploy.images.alpha import fill_under_alpha, upscale_alpha
 from hiif_deploy.images.io import (
     MAX_PIXELS,
-    READABLE,
-    STREAM,
-    SUFFIXES,
     Picture,
     check_stream,
     check_target,
     copy_image,
-    format_of,
     read_image,
-    readable_suffixes,
     write_image,
 )
-from hiif_deploy.images.video_suffixes import SUFFIXES as VIDEO_SUFFIXES
 from hiif_deploy.pictures.deviation import deviation
+from hiif_deploy.pictures.items import Item, is_stream
+from hiif_deploy.pictures.pace import Pace, _across_down, measure_pace, probe_size
 from hiif_deploy.support.progress import Progress
 from hiif_deploy.upscaler import Upscaler
 
@@ -40,20 +32,6 @@ logger = logging.getLogger(__name__)
 """Tracebacks of what was caught, for --debug."""
 STATUSES = ("done", "skipped", "copied", "failed", "planned")
 """What can become of a picture."""
-PROBE = 48
-"""Pixels of the sides of the picture that is timed for an estimate."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """One picture to make."""
-
-    source: Path
-    """To read."""
-    target: Path
-    """To write."""
-    suffix: str | None = None
-    """Of the format, where the target's name does not tell: the standard output's."""
 
 
 @dataclass(frozen=True)
@@ -106,65 +84,6 @@ class Outcome:
     """Why it failed."""
     exit_code: int = 0
     """1 where it failed, 2 where what was asked cannot be done."""
-
-
-def list_items(inputs: Sequence[Path], output: Path | None, label: str, suffix: str | None = None) -> list[Item]:
-    """Pair inputs with outputs. Folders are searched recursively, their structure is kept below `output`.
-
-    Without `output` the result lies beside its input, `photo_x3.3.jpg`, and is not taken for an input itself; for the
-    standard input it is the standard output. OptionError where two inputs would give one output, an input would be
-    overwritten, or `output` cannot be what it is named as; ImageError where a folder holds no pictures.
-    """
-    wanted = None if suffix is None else "." + suffix.lower().lstrip(".")
-    if wanted is not None and wanted not in SUFFIXES:
-        raise OptionError(f"--format {suffix}: cannot be written; use one of {', '.join(s[1:] for s in SUFFIXES)}")
-    as_file = output is not None and _check_output(inputs, output, wanted)
-    items = []
-    for root in inputs:
-        for source in _pictures(root, output):
-            end = wanted or (source.suffix if source.suffix.lower() in SUFFIXES else ".png")
-            if as_file and output is not None:
-                target = output
-            elif output is not None:
-                inner = (
-                    source.relative_to(root) if root.is_dir() else Path("stdin" if is_stream(source) else source.name)
-                )
-                target = output / _named(inner, end)
-            else:
-                target = STREAM if is_stream(source) else _named(source, end, f"_{label}")
-            items.append(Item(source, target, end if is_stream(target) else None))
-    # A second run over a folder must not upscale what the first one made there.
-    made = {item.target for item in items if item.target != item.source}
-    items = [item for item in items if item.source not in made or is_stream(item.source)]
-    check_pairs(items)
-    return items
-
-
-def _named(source: Path, end: str, label: str = "") -> Path:
-    """The output's name. A file that is only read keeps its own ending in it: `a.gif` may lie beside `a.png`."""
-    stem = source.stem if source.suffix.lower() in (*SUFFIXES, "") else source.name
-    return source.with_name(f"{stem}{label}{end}")
-
-
-def is_stream(path: Path) -> bool:
-    """Whether a path is `-`, the standard input or output."""
-    return path == STREAM
-
-
-def usual_larger(inputs: Sequence[Path]) -> Larger:
-    """Among many pictures one that is larger already is skipped; one that was named by itself is an error."""
-    return "error" if _is_one_picture(inputs) else "skip"
-
-
-def _is_one_picture(inputs: Sequence[Path]) -> bool:
-    return len(inputs) == 1 and not inputs[0].is_dir()
-
-
-def left_out(inputs: Sequence[Path]) -> dict[str, int]:
-    """Suffix → how many files in the folders among `inputs` are videos, or pictures that cannot be read here."""
-    kinds = {*VIDEO_SUFFIXES, *READABLE}.difference(readable_suffixes())
-    found = (path.suffix.lower() for root in inputs if root.is_dir() for path in root.rglob("*") if path.is_file())
-    return dict(sorted(Counter(suffix for suffix in found if suffix in kinds).items()))
 
 
 def run_batch(
@@ -299,39 +218,6 @@ def _plan(
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Pace:
-    """How fast a model is on this machine."""
-
-    per_source_pixel: float
-    """Seconds of the encoder."""
-    per_query: float
-    """Seconds of all passes of the decoder."""
-
-    def seconds(self, source: tuple[int, int], target: tuple[int, int]) -> float:
-        """Estimate for a picture."""
-        return self.per_source_pixel * source[0] * source[1] + self.per_query * target[0] * target[1]
-
-
-def probe_size(source: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
-    """Output size of the small picture that stands for this one: the same scale, at most 4."""
-    scales = (max(1.0, after / before) for before, after in zip(source, target, strict=True))
-    height, width = (min(round(PROBE * scale), 4 * PROBE) for scale in scales)
-    return height, width
-
-
-def measure_pace(upscaler: Upscaler, size: tuple[int, int]) -> Pace:
-    """Time a small picture upscaled to `size`, after a warm-up."""
-    small = np.random.default_rng(0).random((PROBE, PROBE, 3)).astype(np.float32)
-    upscaler.upscale(small, size=size)
-    began = time.perf_counter()
-    features = upscaler.encode(small)
-    encoded = time.perf_counter()
-    upscaler.render(features, size=size)
-    decoded = time.perf_counter()
-    return Pace((encoded - began) / PROBE**2, (decoded - encoded) / (size[0] * size[1]))
-
-
 def exit_code(outcomes: Sequence[Outcome]) -> int:
     """0 where nothing failed, 2 where only impossible things were asked, 1 otherwise."""
     codes = {outcome.exit_code for outcome in outcomes} - {0}
@@ -342,61 +228,3 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Counts by status and the time of all."""
     counts = {status: sum(o.status == status for o in outcomes) for status in STATUSES}
     return {**counts, "seconds": round(sum(o.seconds or 0 for o in outcomes), 4)}
-
-
-def _pictures(root: Path, output: Path | None) -> list[Path]:
-    if is_stream(root) or not root.is_dir():
-        return [root]
-    inside, readable = output.resolve() if output is not None else None, readable_suffixes()
-    found = sorted(
-        path
-        for path in root.rglob("*")
-        if path.suffix.lower() in readable
-        and path.is_file()
-        and (inside is None or inside not in path.resolve().parents)
-    )
-    if not found:
-        others = ", ".join(f"{count} {suffix}" for suffix, count in left_out([root]).items())
-        hint = f"; name what it holds ({others}) one by one" if others else ""
-        raise ImageError(f"{root}: no pictures in this folder; expected files ending in {', '.join(READABLE)}{hint}")
-    return found
-
-
-def _check_output(inputs: Sequence[Path], output: Path, suffix: str | None) -> bool:
-    """Whether `output` names one file, and not a folder. OptionError where it cannot be either, or is not `suffix`."""
-    blocked = next((part for part in output.parents if part.exists() and not part.is_dir()), None)
-    if blocked is not None:
-        raise OptionError(f"{output}: {blocked} is a file, not a folder; choose another output (-o)")
-    if output.is_dir():
-        return False
-    if is_stream(output) or output.suffix.lower() in SUFFIXES:
-        if not _is_one_picture(inputs):
-            what = f"{inputs[0]} is a folder" if len(inputs) == 1 else f"there are {len(inputs)} inputs"
-            raise OptionError(f"{output} names one file, and {what}: name a folder (-o)")
-        if suffix and not is_stream(output) and format_of(output) is not format_of(Path(f"picture{suffix}")):
-            raise OptionError(f"--format {suffix[1:]} and {output} name two formats: leave --format out")
-        return True
-    if output.exists():
-        raise OptionError(f"{output} is a file, and not a picture of a known kind: choose another output (-o)")
-    if output.suffix and not any(path.is_dir() for path in inputs):
-        raise OptionError(
-            f"{output}: cannot write pictures of type {output.suffix}; use one of {', '.join(SUFFIXES)}, or an "
-            "existing folder"
-        )
-    return False
-
-
-def check_pairs(items: Sequence[Item]) -> None:
-    """OptionError where two inputs would give one output, or an input would be overwritten."""
-    made: dict[Path, Path] = {}
-    for item in items:
-        target = item.target.resolve()
-        if target == item.source.resolve() and not is_stream(item.source):
-            raise OptionError(f"{item.source}: the output would replace the input; choose another output (-o)")
-        if target in made:
-            raise OptionError(f"{made[target]} and {item.source} would both become {item.target}; run them separately")
-        made[target] = item.source
-
-
-def _across_down(size: tuple[int, int]) -> tuple[int, int]:
-    return size[1], size[0]

@@ -9,7 +9,9 @@ from pathlib import Path
 from hiif_deploy.errors import HiifError, OptionError, WorkInterruptedError
 from hiif_deploy.geometry.target import Target
 from hiif_deploy.images.video_suffixes import SUFFIXES
-from hiif_deploy.pictures.batch import Item, Outcome, check_pairs, measure_pace, probe_size
+from hiif_deploy.pictures.batch import Outcome
+from hiif_deploy.pictures.items import Item, check_pairs
+from hiif_deploy.pictures.pace import measure_pace, probe_size
 from hiif_deploy.support.durations import frame_rate
 from hiif_deploy.upscaler import Upscaler
 from hiif_deploy.video.mux import FORMATS

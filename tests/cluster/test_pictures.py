@@ -18,7 +18,8 @@ from hiif_deploy.cluster.pictures import run_batch_on
 from hiif_deploy.cluster.pool import ClusterOptions, Pool
 from hiif_deploy.errors import ClusterError
 from hiif_deploy.geometry.target import Target
-from hiif_deploy.pictures.batch import Item, WriteOptions, list_items, run_batch
+from hiif_deploy.pictures.batch import WriteOptions, run_batch
+from hiif_deploy.pictures.items import Item, list_items
 from hiif_deploy.upscaler import RenderOptions
 
 TARGET = Target(scale=1.7)

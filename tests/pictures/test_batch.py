@@ -17,16 +17,8 @@ from hiif_deploy import OptionError, Upscaler
 from hiif_deploy.cli import main
 from hiif_deploy.geometry.target import Target
 from hiif_deploy.images.io import STREAM, read_image
-from hiif_deploy.pictures.batch import (
-    Item,
-    WriteOptions,
-    exit_code,
-    left_out,
-    list_items,
-    plan_batch,
-    run_batch,
-    usual_larger,
-)
+from hiif_deploy.pictures.batch import WriteOptions, exit_code, plan_batch, run_batch
+from hiif_deploy.pictures.items import Item, left_out, list_items, usual_larger
 
 MODEL = "hiif-video"
 

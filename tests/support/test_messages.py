@@ -14,7 +14,8 @@ import pytest
 from hiif_deploy.errors import ImageError
 from hiif_deploy.images.io import Picture, read_image, write_image
 from hiif_deploy.images.samples import sample
-from hiif_deploy.pictures.batch import Item, Outcome, WriteOptions, _each, exit_code
+from hiif_deploy.pictures.batch import Outcome, WriteOptions, _each, exit_code
+from hiif_deploy.pictures.items import Item
 from hiif_deploy.support.messages import json_text, printable
 
 STEERING = "a\x1b]0;owned\x07\x1b[2J\u202eb\x9b.png"
