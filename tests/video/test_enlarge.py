@@ -17,6 +17,8 @@ from clips import Video, picture
 from hiif_deploy.backends.host import HostBackend
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bundle.loader import open_bundle
+from hiif_deploy.decoding.executor import DecodedBlock
+from hiif_deploy.decoding.output_check import ColourRange
 from hiif_deploy.errors import EngineError
 from hiif_deploy.upscaler import Upscaler
 from hiif_deploy.video.run import VideoResult
@@ -32,15 +34,20 @@ class Faulty(HostBackend):
         super().__init__(open_bundle("hiif-video"), EngineOptions(threads=1))
         self.precision = precision  # type: ignore[assignment]
         self.value, self.numbers, self.count = value, frames, -1
-        self.colours = self.spoiled  # type: ignore[method-assign]
+        self.sound_block = self._converter.block
+        self._converter.block = self.block  # type: ignore[method-assign]
 
-    def spoiled(self, *arguments: Any) -> Iterator[Any]:
-        """Colours, some of them `value`."""
+    def frames(self, *arguments: Any) -> Iterator[Any]:
+        """The next frame."""
         self.count += 1
-        for rows, columns, part in self.decoder.colours(*arguments):
-            if self.count in self.numbers:
-                part[...] = self.value
-            yield rows, columns, part
+        return super().frames(*arguments)
+
+    def block(self, *arguments: Any) -> DecodedBlock:
+        """Values of a block, those of some frames black, from colours that all were `value`."""
+        block = self.sound_block(*arguments)
+        if self.count not in self.numbers:
+            return block
+        return DecodedBlock(block.window, block.values * 0, ColourRange.of(np.array([self.value])))
 
 
 def frames_of(path: Path) -> list[Any]:
