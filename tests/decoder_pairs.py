@@ -120,6 +120,6 @@ def train(described: dict[str, Any], encoders: dict[str, Encoder]) -> dict[str, 
         large = (torch.from_numpy(crop).float() / 255 - mean) / std
         small = avg_pool2d(large.permute(2, 0, 1)[None], scale)
         optimizer.zero_grad()
-        l1_loss(model(small, model.ask((8, 8), crop.shape[:2])), large.reshape(1, -1, 3)).backward()
+        l1_loss(model(small, model.make_queries((8, 8), crop.shape[:2])), large.reshape(1, -1, 3)).backward()
         optimizer.step()
     return {key: value for key, value in model.state_dict().items() if not key.startswith("encoder.")}

@@ -1,4 +1,4 @@
-"""A checkpoint becomes a bundle: ONNX graphs, a contract, reference answers, verified.
+"""Exports a checkpoint as a bundle: ONNX graphs, a contract and reference outputs, verified against PyTorch.
 
 May import: `hiif_training` and `hiif_deploy`.
 """

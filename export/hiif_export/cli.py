@@ -1,4 +1,4 @@
-"""The sub-commands of this area. Nothing else is imported before one of them runs."""
+"""Registers the sub-commands `export`, `verify` and `decoders`; their modules are imported when one of them runs."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ COMMANDS = (
 
 
 def register(app: typer.Typer) -> None:
-    """Add this area's sub-commands."""
+    """Add this area's sub-commands to `app`."""
     add_commands(app, *COMMANDS)

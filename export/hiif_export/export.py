@@ -1,4 +1,4 @@
-"""Checkpoint → bundle: write every graph, prove them against PyTorch, then move the folder into place."""
+"""Exports a model as a bundle: writes every graph, verifies them against PyTorch, then moves the folder into place."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from hiif_deploy.rendering.verify import TOLERANCES
 from hiif_deploy.support.files import atomic_directory
 from hiif_deploy.support.progress import Progress
 from hiif_deploy.upscaler import Upscaler
-from hiif_export.graphs.form import DecoderForm, make_form
+from hiif_export.graphs.exporter import DecoderExporter, make_exporter
 from hiif_export.graphs.graph import Graph
 from hiif_export.graphs.onnx_file import OPSET, tensor_contracts, to_onnx
 from hiif_export.parity.graph_parity import GraphDeviation, check_graphs, compare_graphs
@@ -51,29 +51,32 @@ def export_bundle(
     threads: int = 0,
     show_progress: bool = False,
 ) -> list[Deviation]:
-    """Write a bundle to `folder` and return what its fp32 verification measured.
+    """Write a bundle to `folder` and return the deviations that its fp32 verification measured.
 
-    `precisions` names fp32 and what else the graphs shall exist in. `threads` (0: all) run the verification. Each
-    finished stage is logged, and `show_progress` shows a bar during it. ParityError where the graphs deviate
-    from `model` by more than the tolerance; then, as after any other failure, nothing is left behind and an existing
-    folder is as it was.
+    `precisions` lists the precisions of the graphs; fp32 is always one of them. `threads` is for the verification (0:
+    all). Each finished stage is logged, and `show_progress` shows a bar during it. Raises ParityError where the graphs
+    deviate from `model` by more than the tolerance; then, as after any other failure, nothing is left behind and an
+    existing folder is unchanged.
     """
     if folder.exists() and not overwrite:
         raise OptionError(f"{folder} exists already; choose another folder or add --overwrite")
     if folder.exists() and not (folder / CONTRACT_FILE).is_file():
         raise OptionError(f"{folder} is not a bundle, so it is not overwritten; choose another folder")
     model = model.eval()
-    form = make_form(model, spec)
-    all_graphs = [*(graph for precision in precisions for graph in form.graphs(precision)), *form.stage_graphs()]
+    exporter = make_exporter(model, spec)
+    all_graphs = [
+        *(graph for precision in precisions for graph in exporter.graphs(precision)),
+        *exporter.stage_graphs(),
+    ]
     with atomic_directory(folder) as aside:
         graphs = _write_graphs(all_graphs, aside, show_progress)
-        contract = _contract(form, spec, name, training_scales, graphs, provenance)
+        contract = _contract(exporter, spec, name, training_scales, graphs, provenance)
         _write_contract(contract, aside)
         bundle = open_bundle(aside)
-        asked = suite if suite is not None else cases()
-        found = {p: _verify(model, bundle, p, asked, threads, show_progress) for p in precisions}
+        compared = suite if suite is not None else cases()
+        found = {p: _verify(model, bundle, p, compared, threads, show_progress) for p in precisions}
         reference = _write_reference(model, bundle, aside)
-        parity: dict[str, Any] = {p: verification.facts() for p, verification in found.items()}
+        parity: dict[str, Any] = {p: verification.metadata() for p, verification in found.items()}
         parity = {**parity.pop("fp32"), **parity}
         _write_contract(replace(contract, reference=reference, parity=parity), aside)
         open_bundle(aside)
@@ -82,15 +85,15 @@ def export_bundle(
 
 @dataclass(frozen=True)
 class Verification:
-    """What was measured in one precision."""
+    """Deviations from PyTorch that were measured in one precision."""
 
     cases: list[Deviation]
-    """The whole chain."""
+    """Deviations of whole pictures, through all graphs."""
     graphs: list[GraphDeviation]
-    """Each graph by itself."""
+    """Deviations of each graph fed with PyTorch's values."""
 
-    def facts(self) -> dict[str, Any]:
-        """As the contract keeps them."""
+    def metadata(self) -> dict[str, Any]:
+        """Return the figures as the contract stores them under `parity`."""
         return {
             "max_error": max(deviation.colours for deviation in self.cases),
             "min_psnr_db": min(deviation.psnr for deviation in self.cases),
@@ -135,7 +138,7 @@ def _write_graph(graph: Graph, folder: Path) -> GraphContract:
 
 
 def _contract(
-    form: DecoderForm,
+    exporter: DecoderExporter,
     spec: Mapping[str, Any],
     name: str,
     scales: tuple[float, float],
@@ -144,9 +147,9 @@ def _contract(
 ) -> Contract:
     return Contract(
         format=FORMAT, version=VERSION, name=name, model=spec,
-        parameters=sum(parameter.numel() for parameter in form.model.parameters()),
-        training_scales=scales, normalisation=form.normalisation(),
-        encoder=form.encoder_contract(), decoder=form.contract(), graphs=tuple(graphs), reference={},
+        parameters=sum(parameter.numel() for parameter in exporter.model.parameters()),
+        training_scales=scales, normalisation=exporter.normalisation(),
+        encoder=exporter.encoder_contract(), decoder=exporter.contract(), graphs=tuple(graphs), reference={},
         provenance={**_versions(), **provenance}, parity={},
     )  # fmt: skip
 
@@ -163,7 +166,7 @@ def _versions() -> dict[str, Any]:
 
 
 def _write_reference(model: ImplicitModel, bundle: Bundle, folder: Path) -> dict[str, str]:
-    """A few of PyTorch's own answers, so that a bundle can be verified later without PyTorch."""
+    """Store a few of PyTorch's own outputs, so that a bundle can be verified later without PyTorch."""
     arrays: dict[str, NDArray[Any]] = {}
     for n, case in enumerate(cases(sizes=((12, 14),), scales=(2.0, 3.3, (1.5, 2.75)))):
         features = torch_features(model, bundle.contract, case.image)
@@ -180,6 +183,6 @@ def _write_contract(contract: Contract, folder: Path) -> None:
 
 
 def file_provenance(checkpoint: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Where the weights came from: the file's name and hash, and plain facts that it carries."""
-    facts = {key: value for key, value in metadata.items() if isinstance(value, (str, int, float))}
-    return {"checkpoint": checkpoint.name, "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(), **facts}
+    """Return the checkpoint's file name, its hash, and the numbers and texts of its metadata."""
+    described = {key: value for key, value in metadata.items() if isinstance(value, (str, int, float))}
+    return {"checkpoint": checkpoint.name, "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(), **described}

@@ -1,4 +1,4 @@
-"""The sub-commands `export`, `verify` and `decoders`. Nothing heavy is imported before one runs."""
+"""The sub-commands `export`, `verify` and `decoders`. PyTorch and ONNX are imported when one of them runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 BUNDLE_ONLY = ("checkpoint", "engine", "precision", "library", "threads", "tolerance")
-"""Parameters of `verify` that are for bundles."""
+"""Parameters of `verify` that apply to bundles, not to published checkpoints."""
 
 
 def export(
@@ -63,12 +63,12 @@ def export(
     from hiif_export.export import export_bundle, file_provenance
     from hiif_training.checkpoints.checkpoint import load_checkpoint
 
-    asked = None if precision is None else parse_precisions(precision)
+    requested = None if precision is None else parse_precisions(precision)
     threads = limited_threads(threads)
     if threads:
         torch.set_num_threads(threads)
     loaded = load_checkpoint(checkpoint)
-    precisions = asked or every_precision(loaded.spec)
+    precisions = requested or every_precision(loaded.spec)
     found = export_bundle(
         loaded.model,
         loaded.spec,
@@ -134,7 +134,7 @@ def verify(
             for name, found in stored.items():
                 print(f"{name}: largest deviation {found.largest:.2e}, {found.psnr:.0f} dB")
             check_stored(stored, allowed)
-            logger.info("%s: answers as PyTorch did at export, %s", bundle, place)
+            logger.info("%s: outputs equal PyTorch's at export, %s", bundle, place)
             return
         require_extra("export")
         import torch
@@ -147,7 +147,7 @@ def verify(
         if options.threads:
             torch.set_num_threads(options.threads)
         model = load_checkpoint(checkpoint).model
-        # Polygraphy runs the graphs on ONNX Runtime, whichever engine runs the whole and in whichever arithmetic.
+        # Polygraphy runs the single graphs on ONNX Runtime, whichever engine and precision run the whole bundle.
         graphs = compare_graphs(model, upscaler.bundle, options.graphs)
         print_graph_deviations(graphs)
         check_graphs(graphs, options.graphs)
@@ -183,14 +183,14 @@ def decoders(
     from hiif_export.baselines import decoder_table as table
 
     pairs = [table.pair(row) for row in rows or [f"{d}:{e}" for d in table.DECODERS for e in table.ENCODERS]]
-    setting = table.Setting(
+    setting = table.TableSetting(
         parse_size("--input", input_), scale, rounds, limited_threads(threads) or usable_cores(), memory << 20
     )
     with Progress("measuring", len(pairs), unit="rows") as progress:
         found, missing = table.measure_all(pairs, setting, keep, progress.advance)
     print(table.markdown(found, setting), end="")
     if missing:
-        raise HiifError(f"rows that could not be had: {', '.join(missing)}")
+        raise HiifError(f"rows that could not be measured: {', '.join(missing)}")
 
 
 def verify_against_paper(name: str, checkpoint: Path, data: Sequence[Path], scales: str, provider: str) -> None:
@@ -208,32 +208,32 @@ def verify_against_paper(name: str, checkpoint: Path, data: Sequence[Path], scal
         found = verify_published(name, checkpoint, sets, factors, provider=provider, advance=progress.advance)
     print_compared(found)
     check_published(found)
-    logger.info("%s: measures as published for %s", checkpoint, name)
+    logger.info("%s: PSNR equals the published figures of %s", checkpoint, name)
 
 
 def parse_precisions(text: str) -> list[Precision]:
-    """`fp32,fp16` → those, fp32 first and always there."""
+    """Parse `fp32` or `fp32,fp16` into precisions, fp32 first; OptionError where fp32 is missing."""
     known: tuple[Precision, ...] = get_args(Precision)
-    asked = [word.strip() for word in text.split(",")]
-    if "fp32" not in asked or not set(asked) <= set(known) or len(set(asked)) < len(asked):
+    requested = [word.strip() for word in text.split(",")]
+    if "fp32" not in requested or not set(requested) <= set(known) or len(set(requested)) < len(requested):
         raise OptionError(f"--precision {text!r}: expected fp32, or fp32,fp16 (fp32 is what the others are held to)")
-    return [precision for precision in known if precision in asked]
+    return [precision for precision in known if precision in requested]
 
 
 def every_precision(spec: Mapping[str, Any]) -> tuple[Precision, ...]:
-    """What the decoder that `spec` describes can be written in; a warning names what it cannot."""
-    from hiif_export.graphs.form import form_of
+    """Return the precisions that this decoder can be exported in; a warning names those that it cannot."""
+    from hiif_export.graphs.exporter import exporter_class
 
-    found = form_of(spec).precisions
+    found = exporter_class(spec).precisions
     if missing := [precision for precision in get_args(Precision) if precision not in found]:
         logger.warning(
-            "%s is written in %s only: its graphs have no %s form", spec["name"], ", ".join(found), ", ".join(missing)
+            "%s supports %s only: it cannot be exported in %s", spec["name"], ", ".join(found), ", ".join(missing)
         )
     return found
 
 
 def parse_scales(text: str) -> tuple[float, float]:
-    """`1-4` → (1.0, 4.0)."""
+    """Parse `LOW-HIGH` into two floats; OptionError for any other text."""
     try:
         low, high = (float(part) for part in text.split("-"))
     except ValueError:
@@ -242,7 +242,7 @@ def parse_scales(text: str) -> tuple[float, float]:
 
 
 def print_deviations(found: Sequence[Deviation]) -> None:
-    """The parity table on stdout."""
+    """Print the deviation of every case as a table."""
     from rich.console import Console
     from rich.table import Table
 
@@ -257,7 +257,7 @@ def print_deviations(found: Sequence[Deviation]) -> None:
 
 
 def print_graph_deviations(found: Sequence[GraphDeviation]) -> None:
-    """The table of single graphs on stdout."""
+    """Print the deviation of every single graph as a table."""
     from rich.console import Console
     from rich.table import Table
 
@@ -271,7 +271,7 @@ def print_graph_deviations(found: Sequence[GraphDeviation]) -> None:
 
 
 def print_tensor_deviations(found: Sequence[TensorDeviation]) -> None:
-    """The table of half precision's parts on stdout."""
+    """Print the fp16 error of every tensor as a table."""
     from rich.console import Console
     from rich.table import Table
 
@@ -283,7 +283,7 @@ def print_tensor_deviations(found: Sequence[TensorDeviation]) -> None:
 
 
 def print_compared(found: Sequence[Compared]) -> None:
-    """The table of measured and published figures on stdout."""
+    """Print measured and published PSNR side by side as a table."""
     from rich.console import Console
     from rich.table import Table
 

@@ -55,7 +55,7 @@ from hiif_deploy.upscaler import RenderOptions, Upscaler
 from hiif_engines.torch_engine.backend import TorchBackend
 from hiif_engines.torch_graph.device import exact_products, open_device
 from hiif_export.baselines.bench_model import NAME, SPEC
-from hiif_export.baselines.bench_plain import Plain, answered, chunks, load_model, prepared
+from hiif_export.baselines.bench_plain import EagerBaseline, chunks, decode_maps, load_model, query_maps
 from hiif_export.export import export_bundle
 from hiif_export.parity.parity import cases
 from hiif_training.checkpoints.checkpoint import save_checkpoint
@@ -84,10 +84,10 @@ class Module:
         self._model = load_model(model).to(device)
 
         def features(given: Tensor) -> Tensor:
-            return prepared(self._model, self._model.encode(given))
+            return query_maps(self._model, self._model.encode(given))
 
         def colours(maps: Tensor, given: Tensor, queries: Any) -> Tensor:
-            found = answered(self._model, maps, queries)
+            found = decode_maps(self._model, maps, queries)
             return found + skip(given, queries) if self._model.traits.skip == "bilinear" else found
 
         self._features: Callable[..., Tensor] = torch.compile(features, dynamic=False) if compiled else features
@@ -304,7 +304,7 @@ def run(
     """All rows, as they are found."""
     threads = EngineOptions().thread_count
     ours = macs_of(lambda image, size: count_upscale(model.bundle, RenderOptions(), threads, image, size))
-    plain = macs_of(Plain(model, threads, None).work)
+    plain = macs_of(EagerBaseline(model, threads, None).work)
     with Upscaler(model.bundle) as upscaler:
         reference = UpscalerRunner(upscaler).colours(picture(CHECKED[0]), CHECKED[1])
     for name in ways:

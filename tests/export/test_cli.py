@@ -85,7 +85,7 @@ def test_export_writes_every_precision_of_the_decoder_and_says_which_it_lacks(
     precisions = every_precision({"name": name, "args": {}})
     if name in ("ciaosr", "clit"):
         assert precisions == ("fp32",)
-        assert caplog.messages == [f"{name} is written in fp32 only: its graphs have no fp16 form"]
+        assert caplog.messages == [f"{name} supports fp32 only: it cannot be exported in fp16"]
     else:
         assert (precisions, caplog.messages) == (("fp32", "fp16"), [])
 
@@ -96,7 +96,7 @@ def test_a_precision_that_is_asked_for_and_lacking_is_refused_by_name(
     spec = {"name": "ciaosr", "args": {"encoder_spec": TINY_SPEC["args"]["encoder_spec"], "hidden_list": [16]}}
     save_checkpoint(tmp_path / "c.pth", make_model(spec), spec)
     assert run("export", tmp_path / "c.pth", "-o", tmp_path / "b", "--precision", "fp32,fp16") == 2
-    assert "cannot be written in fp16, only in fp32" in capsys.readouterr().err
+    assert "cannot be exported in fp16, only in fp32" in capsys.readouterr().err
     assert not (tmp_path / "b").exists()
 
 

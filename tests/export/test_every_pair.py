@@ -12,7 +12,7 @@ from hiif_deploy import RenderOptions, Upscaler
 from hiif_deploy.bundle.loader import open_bundle
 from hiif_deploy.images.samples import sample
 from hiif_deploy.pixels import to_unit
-from hiif_training.models.reference import enlarge
+from hiif_training.models.reference import upscale
 
 DECODERS = ("hiif", "liif", "lte", "sronet", "metasr", "ciaosr", "clit")
 PAIRS = [
@@ -34,7 +34,7 @@ def test_the_export_finds_the_graphs_equal_to_pytorch(pairs: Pairs, decoder: str
 @pytest.mark.parametrize(("decoder", "encoder"), PAIRS)
 def test_upscale_gives_pytorchs_picture_at_another_size(pairs: Pairs, decoder: str, encoder: str) -> None:
     picture = sample("coffee")[60:71, 80:93].copy()
-    expected = enlarge(pairs.model(decoder, encoder), picture, (29, 40))
+    expected = upscale(pairs.model(decoder, encoder), picture, (29, 40))
     with Upscaler(pairs.bundle(decoder, encoder)) as upscaler:
         found = upscaler.upscale(picture, size=(29, 40))
         exact = upscaler.upscale(to_unit(picture), size=(29, 40))

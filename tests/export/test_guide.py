@@ -15,7 +15,7 @@ from hiif_deploy.upscaler import Upscaler
 from hiif_export.export import export_bundle
 from hiif_export.parity.parity import cases
 from hiif_training.checkpoints.checkpoint import load_checkpoint, save_checkpoint
-from hiif_training.models.registry import DECODERS, Decoder, make_model
+from hiif_training.models.registry import DECODERS, DecoderEntry, make_model
 
 torch.set_num_threads(1)
 
@@ -30,9 +30,9 @@ def followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, line = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "blend.py").write_text(file, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    known: dict[str, Any] = {"Decoder": Decoder}
+    known: dict[str, Any] = {"DecoderEntry": DecoderEntry}
     exec("from blend import make_blend", known)
-    entries: dict[str, Decoder] = eval("{" + line.strip() + "}", known)
+    entries: dict[str, DecoderEntry] = eval("{" + line.strip() + "}", known)
     assert len(line.strip().splitlines()) == 1
     for name, decoder in entries.items():
         monkeypatch.setitem(DECODERS, name, decoder)
@@ -59,7 +59,7 @@ def test_the_decoder_learns() -> None:
     torch.manual_seed(3)
     model = make_model(SPEC)
     image = torch.rand(2, 3, 6, 6)
-    queries = model.ask((6, 6), (12, 12))
+    queries = model.make_queries((6, 6), (12, 12))
     queries = type(queries).concatenate([queries, queries])
     wanted = torch.full((2, 144, 3), 0.25)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)

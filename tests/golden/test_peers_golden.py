@@ -60,7 +60,7 @@ def test_the_public_output_is_met_in_pytorch(
     found, model = read(shared, name, case), checkpoints[name].model.eval()
     size = found["output"].shape[2:]
     with torch.no_grad():
-        answer = model(torch.from_numpy(found["input"]), model.ask(found["input"].shape[2:], size))
+        answer = model(torch.from_numpy(found["input"]), model.make_queries(found["input"].shape[2:], size))
     answer = answer.reshape(1, *size, 3).permute(0, 3, 1, 2).numpy()
     np.testing.assert_allclose(answer, found["output"], atol=TOLERANCE, rtol=0)
 

@@ -76,9 +76,9 @@ def test_a_signal_keeps_the_step_it_came_in_and_says_how_to_go_on(
     monkeypatch.setattr(TrainingModule, "training_step", signalled)
     assert run(*words) == code
     said = capsys.readouterr().err.splitlines()
-    kept = f"1 of 2 steps are kept in {tmp_path / 'run' / 'state.pt'}; the same command goes on from there"
+    kept = f"1 of 2 steps are saved in {tmp_path / 'run' / 'state.pt'}; run the same command again to resume"
     assert said == [
-        "hiif-deploy: stopping after this step, to save it; once more stops at once",
+        "hiif-deploy: stopping after this step is saved; a second signal stops at once",
         f"hiif-deploy: error: interrupted: {kept}",
     ]
 
@@ -94,7 +94,7 @@ def test_a_second_signal_has_its_own_exit_code(
 
     monkeypatch.setattr(TrainingModule, "training_step", signalled)
     assert run(*words, "-q") == code
-    assert capsys.readouterr().err.endswith("hiif-deploy: error: interrupted at once: no step had been saved\n")
+    assert capsys.readouterr().err.endswith("hiif-deploy: error: interrupted at once: no step was saved\n")
 
 
 def test_an_unknown_recipe_lists_the_shipped_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The sub-commands of this area. Nothing else is imported before one of them runs."""
+"""Registers the sub-commands `train` and `evaluate`; their modules are imported when one of them runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hiif_deploy.cli.lazy_command import MEASURE, MODELS, LazyCommand, add_comma
 COMMANDS = (
     LazyCommand(
         "train", "hiif_training.train_command:train",
-        "Train a model by a recipe; run it again to go on where it stopped.", MODELS,
+        "Train a model by a recipe; run it again to resume.", MODELS,
     ),
     LazyCommand(
         "evaluate", "hiif_training.evaluate_command:evaluate",
@@ -19,5 +19,5 @@ COMMANDS = (
 
 
 def register(app: typer.Typer) -> None:
-    """Add this area's sub-commands."""
+    """Add this area's sub-commands to `app`."""
     add_commands(app, *COMMANDS)

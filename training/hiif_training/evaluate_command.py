@@ -1,4 +1,4 @@
-"""The sub-command `evaluate`. Nothing heavy is imported before it runs."""
+"""The sub-command `evaluate`. PyTorch is imported when it runs."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def evaluate(
 
 
 def write_tables(title: str, found: Evaluation, markdown_file: Path | None, *, with_paper: bool) -> None:
-    """On the terminal, and in Markdown where a file is named."""
+    """Print the table, and write it as Markdown where a file is named."""
     from rich.console import Console
 
     from hiif_training.evaluation import evaluation_report as report
@@ -80,19 +80,19 @@ def write_tables(title: str, found: Evaluation, markdown_file: Path | None, *, w
             file.write(text.encode())
 
 
-def write_json(path: Path, found: Evaluation, facts: dict[str, str]) -> None:
-    """Every picture's figures, what was evaluated, and with which program."""
+def write_json(path: Path, found: Evaluation, metadata: dict[str, str]) -> None:
+    """Write the figures of every picture, the model's spec and the program's version as JSON."""
     from hiif_training.evaluation.evaluate import as_json
 
     what = {"model": found.model, "spec": dict(found.spec), "engine": found.engine, "hiif_deploy": __version__}
-    whole = {**what, **facts, "results": as_json(found.results)}
+    whole = {**what, **metadata, "results": as_json(found.results)}
     text = json_text(whole) + "\n"
     with atomic_write(path) as file:
         file.write(text.encode())
 
 
 def write_sheet(path: Path, found: Evaluation) -> None:
-    """Crops side by side."""
+    """Write crops of truth, bicubic and model side by side as one picture."""
     from hiif_deploy.images.io import Picture, write_image
     from hiif_training.evaluation.sheet import draw_sheet
 
@@ -100,13 +100,13 @@ def write_sheet(path: Path, found: Evaluation) -> None:
 
 
 def check_folder(path: Path | None) -> None:
-    """OptionError where a file could not be written because its folder is missing: asked before the work."""
+    """OptionError where the folder of an output file is missing; checked before the evaluation starts."""
     if path is not None and not path.parent.is_dir():
         raise OptionError(f"{path}: the folder {path.parent} does not exist; create it first")
 
 
 def parse_statistics(text: str) -> int | None:
-    """`global` → None, a number of rows → itself; OptionError otherwise."""
+    """Parse `global` into None and a number of rows into an int; OptionError for any other text."""
     if text == "global":
         return None
     if not text.isdecimal() or int(text) < 1:
@@ -115,6 +115,6 @@ def parse_statistics(text: str) -> int | None:
 
 
 def check_choice(option: str, value: str | None, allowed: tuple[str, ...]) -> None:
-    """OptionError unless the value is left out or allowed."""
+    """OptionError where the value is given and not one of `allowed`."""
     if value is not None and value not in allowed:
         raise OptionError(f"{option} {value!r}: expected {' or '.join(allowed)}")

@@ -1,4 +1,4 @@
-"""The sub-command `train`. Nothing heavy is imported before it runs."""
+"""The sub-command `train`. PyTorch is imported when it runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Name → file of the recipes that come with the package."""
+    """Return name → file of the recipes that come with the package."""
     with as_file(files("hiif_training") / "recipes") as folder:
         return {recipe.stem: recipe for recipe in sorted(folder.glob("*.toml"))}
 
@@ -44,7 +44,7 @@ def train(
     dry_run: Annotated[bool, typer.Option(help="Probe a few steps, print the plan and write nothing.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only: no progress.")] = False,
 ) -> None:
-    """Train a model by a recipe; run it again to go on where it stopped."""
+    """Train a model by a recipe; run it again to resume."""
     require_extra("train")
     import torch
 
@@ -64,14 +64,14 @@ def train(
     except KeyboardInterrupt as stop:
         if not stop.args:
             raise
-        # Typer turns Ctrl-C into an exit code without a word.
+        # Typer turns Ctrl-C into an exit code without printing anything.
         raise WorkInterruptedError(stop) from stop
     if World.of_environment().process == 0:
         logger.info("%s: trained; next: hiif-deploy export %s -o BUNDLE", path, path)
 
 
 def print_plan(recipe: Recipe, output: Path, machine: Machine) -> None:
-    """The plan of a run on stdout."""
+    """Print the plan of a run as a table."""
     from rich.console import Console
     from rich.table import Table
 
@@ -84,7 +84,7 @@ def print_plan(recipe: Recipe, output: Path, machine: Machine) -> None:
 
 
 def find_recipe(name: str) -> Path:
-    """A recipe file by path or by shipped name; OptionError lists the shipped ones."""
+    """Return a recipe file by path or shipped name; OptionError lists the shipped ones."""
     path = Path(name)
     if path.is_file():
         return path

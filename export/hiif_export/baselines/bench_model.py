@@ -1,4 +1,4 @@
-"""The full-size model that the benchmark takes where none is named: exported once, kept in the user's cache folder."""
+"""The full-size model that the benchmark uses where none is named: exported once, kept in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ BUNDLE, CHECKPOINT = "bundle", "model.pth"
 
 
 def full_size(*, show_progress: bool = False) -> BenchModel:
-    """Random weights of a fixed seed: they say everything of speed, and of deviations only the order of magnitude."""
+    """Return a published-size HIIF with random weights, exported on first use.
+
+    Random weights show speed exactly and deviations to the order of magnitude.
+    """
     folder = (wanted_root() or fallback_root()) / "bench" / f"{NAME}-{_version()}"
     if not folder.is_dir():
         logger.info("exporting the full-size model once, into %s", folder)
@@ -44,7 +47,7 @@ def full_size(*, show_progress: bool = False) -> BenchModel:
 
 
 def _version() -> str:
-    """Changes with everything that the exported graphs depend on."""
+    """Return a hash of everything that the exported graphs depend on, so that a changed exporter exports again."""
     export = Path(__file__).parents[1]
     folders = (export, export / "graphs", export / "decoders", Path(next(iter(hiif_training.models.__path__))))
     files = (path for folder in folders for path in sorted(folder.glob("*.py")))

@@ -1,7 +1,7 @@
-"""The decoder exported the obvious way, as the benchmark's hardest baseline: one ONNX graph, asked in chunks.
+"""The hardest baseline of the benchmark: the decoder exported the obvious way, as one ONNX graph run in chunks.
 
-The encoder's graph holds `freq` and answers rows of pixels, so that no chunk repeats anything. As with every decoder
-that is cut so, attention averages over a chunk and not over the picture, which changes the picture.
+The encoder graph includes `freq` and returns rows of pixels, so that no chunk repeats work. As in every decoder that is
+run in chunks, attention averages over a chunk and not over the picture, which changes the picture.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from hiif_training.models.hiif import Hiif
 from hiif_training.queries.axis import Queries
 
 CHUNKS = (2048, 8192, 32768)
-"""Queries per call to choose from; the best one differs from machine to machine and from model to model."""
+"""Candidate numbers of queries per call; the fastest one depends on the machine and the model."""
 TRIAL = 1 << 16
-"""Queries on which each is tried."""
+"""Queries that each candidate is timed on."""
 
 
-class Naive:
-    """ONNX Runtime, all threads inside one call."""
+class NaiveOnnxBaseline:
+    """A `Runner` on ONNX Runtime that uses all threads inside one call."""
 
     arithmetic: ComputePrecision = "fp32"
 
     def __init__(self, model: BenchModel, threads: int, chunk: int | None) -> None:
-        """`chunk`: queries per call; None: the best of `CHUNKS`, measured when the first picture comes."""
+        """`chunk`: queries per call; None chooses the fastest of `CHUNKS` on the first picture."""
         self._contract, self._threads, self._chunk = model.bundle.contract, threads, chunk
         loaded = load_model(model)
         if not isinstance(loaded, Hiif):
@@ -55,16 +55,16 @@ class Naive:
 
     @property
     def detail(self) -> str:
-        """See `Runner`."""
+        """Versions and settings, for the report."""
         return f"ONNX Runtime {ort.__version__}, fp32, {self._chunk} queries per call"
 
     @property
     def resolved(self) -> str:
-        """See `Runner`."""
+        """Name with the number of queries per call, once it is known."""
         return f"naive-onnx:{self._chunk}" if self._chunk else "naive-onnx"
 
     def upscale(self, image: Image, size: Size) -> Image:
-        """See `Runner`."""
+        """Upscale an RGB picture [h, w, 3] to [H, W, 3] of the same dtype."""
         marks = [time.perf_counter()]
         rows = self._encode(image)
         marks.append(time.perf_counter())
@@ -77,36 +77,36 @@ class Naive:
         return frame
 
     def colours(self, image: Image, size: Size) -> NDArray[Any]:
-        """See `Runner`."""
+        """Return unclamped float32 colours [H, W, 3] of an RGB picture [h, w, 3], 1 being white."""
         rows = self._encode(image)
         return self._decode(image, rows, size, self._best(image, rows, size))
 
     def stages(self) -> Mapping[str, float]:
-        """See `Runner`: encode, decode and conversion."""
+        """Seconds of the last `upscale`: encode, decode and conversion."""
         return self._stages
 
     def work(self, image: Image, size: Size) -> Work:
-        """See `Runner`."""
+        """Count multiplications and bytes for an RGB picture [h, w, 3] upscaled to `size`."""
         rows = self._encode(image)
         first, *others = self._calls((image.shape[0], image.shape[1]), rows, size, self._best(image, rows, size))
         encoder, decoder = self._graphs
-        total = count_calls(encoder, [self._given(image)], self._threads)
-        # All calls but the last are of one size.
+        total = count_calls(encoder, [self._network_input(image)], self._threads)
+        # All calls but the last have the same size, so one is counted for all of them.
         if others:
             total += len(others) * count_calls(decoder, [first], self._threads)
         return total + count_calls(decoder, [[first, *others][-1]], self._threads)
 
     def close(self) -> None:
-        """See `Runner`."""
+        """Nothing to release; required by `Runner`."""
 
-    def _given(self, image: Image) -> Tensors:
+    def _network_input(self, image: Image) -> Tensors:
         size = padded_size((image.shape[0], image.shape[1]), self._contract.encoder.size_multiple)
         return {"image": normalise(self._contract, mirror(to_unit(image), size))}
 
     def _encode(self, image: Image) -> NDArray[np.float32]:
-        """Maps as rows [h · w, width]."""
+        """Return the encoder's maps as rows [h · w, width]."""
         height, width = image.shape[:2]
-        (maps,) = self._encoder.run(None, dict(self._given(image)))
+        (maps,) = self._encoder.run(None, dict(self._network_input(image)))
         return np.ascontiguousarray(maps[:height, :width]).reshape(height * width, -1)
 
     def _best(self, image: Image, rows: NDArray[np.float32], size: Size) -> int:
@@ -130,7 +130,7 @@ class Naive:
         return finish(self._contract, colours, to_unit(image), *axes)
 
     def _run(self, feeds: Tensors) -> NDArray[np.float32]:
-        # What this model does not read is no input of its graph.
+        # The exporter drops inputs that the model does not read (bits or local, depending on the variant).
         names = [node.name for node in self._decoder.get_inputs()]
         (colours,) = self._decoder.run(None, {name: feeds[name] for name in names})
         return np.asarray(colours)
@@ -171,13 +171,14 @@ class _Decoder(nn.Module):
         self.model = model
 
     def forward(self, rows: Tensor, index: Tensor, weight: Tensor, bits: Tensor, local: Tensor, cell: Tensor) -> Tensor:
-        """One chunk's colours [N, 3]."""
+        """Return the colours [N, 3] of one chunk of N queries; `rows` [P, C], `index` and `weight` [4, N], `cell`
+        [2]."""
         count = index.shape[1]
         corners = rows.index_select(0, index.flatten()).view(4, count, rows.shape[1]) * weight[..., None]
         x = torch.cat([*corners.unbind(0), cell.expand(count, 2)], dim=-1)[None]
         unread, weights = weight[None, ..., None].expand(-1, -1, -1, 2), weight[None]
         queries = Queries(index[None], unread, weights, bits[None], local[None], cell[None], index[None], weights)
-        return self.model.answer_inputs(x, queries)[0]
+        return self.model.decode_inputs(x, queries)[0]
 
 
 def _encoder(model: Hiif) -> Graph:

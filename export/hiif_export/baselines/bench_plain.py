@@ -1,4 +1,4 @@
-"""The plain module as the benchmark's baseline: on the whole grid, in chunks, and in float64 to measure deviations."""
+"""The PyTorch reference module as the benchmark's baseline: whole grid, chunks, and float64 to measure deviations."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from hiif_training.models.registry import make_model
 from hiif_training.queries.axis import Queries, grid_queries
 
 CHUNK = 2048
-"""Queries per call, where people cut the work: what the public code's demos do."""
+"""Queries per call of the chunked baseline, as in the demos of the public code."""
 
 
-class Plain:
-    """The reference module, eager, in fp32."""
+class EagerBaseline:
+    """A `Runner` of the reference module in eager PyTorch, fp32."""
 
     arithmetic: ComputePrecision = "fp32"
     resolved = "plain"
 
     def __init__(self, model: BenchModel, threads: int, chunk: int | None) -> None:
-        """`chunk`: queries per call, which changes the picture where queries are coupled; None: all at once."""
+        """`chunk`: queries per call, which changes the picture where queries are coupled; None runs all in one call."""
         torch.set_num_threads(threads)
         self._contract, self._model = model.bundle.contract, load_model(model)
         self._chunk = chunk
@@ -46,12 +46,12 @@ class Plain:
         self.detail = f"PyTorch {torch.__version__}, eager, fp32, {how}"
 
     def upscale(self, image: Image, size: Size) -> Image:
-        """See `Runner`."""
+        """Upscale an RGB picture [h, w, 3] to [H, W, 3] of the same dtype."""
         marks = [time.perf_counter()]
         with torch.inference_mode():
-            given, features = self.encode(image)
+            network_input, features = self.encode(image)
             marks.append(time.perf_counter())
-            colours = self._decode(given, features, size)
+            colours = self._decode(network_input, features, size)
             marks.append(time.perf_counter())
         frame = from_unit(_unit(self._contract, colours, size), FrameFormat.of(image))
         marks.append(time.perf_counter())
@@ -60,59 +60,61 @@ class Plain:
         return frame
 
     def encode(self, image: Image) -> tuple[Tensor, Tensor]:
-        """Network input [1, 3, h, w], and what `prepared` gives."""
-        given, features = encode(self._model, self._contract, image)
-        return given, prepared(self._model, features)
+        """Return the normalised network input [1, 3, h, w] and the maps [1, C, h, w] of an RGB picture [h, w, 3]."""
+        network_input, features = encode(self._model, self._contract, image)
+        return network_input, query_maps(self._model, features)
 
-    def render(self, given: Tensor, maps: Tensor, image: Image, size: Size) -> Image:
-        """What `encode` gave of the picture → [H, W, 3]."""
-        return from_unit(_unit(self._contract, self._decode(given, maps, size), size), FrameFormat.of(image))
+    def render(self, network_input: Tensor, maps: Tensor, image: Image, size: Size) -> Image:
+        """Decode the outputs of `encode`, [1, 3, h, w] and [1, C, h, w], to a picture [H, W, 3] in the format of
+        `image`."""
+        return from_unit(_unit(self._contract, self._decode(network_input, maps, size), size), FrameFormat.of(image))
 
     def colours(self, image: Image, size: Size) -> NDArray[Any]:
-        """See `Runner`."""
+        """Return unclamped float32 colours [H, W, 3] of an RGB picture [h, w, 3], 1 being white."""
         with torch.inference_mode():
             return _unit(self._contract, self._decode(*self.encode(image), size), size)
 
     def stages(self) -> Mapping[str, float]:
-        """See `Runner`: encode, decode and conversion."""
+        """Seconds of the last `upscale`: encode, decode and conversion."""
         return self._stages
 
     def work(self, image: Image, size: Size) -> Work:
-        """See `Runner`. Nothing is computed: shapes alone go through the module."""
+        """Count multiplications and bytes for an RGB picture [h, w, 3]; runs shapes only, on the meta device."""
         shapes = copy.deepcopy(self._model).to("meta")
         counter, traffic = FlopCounterMode(display=False), _Traffic()
         source = (image.shape[0], image.shape[1])
         with torch.inference_mode(), counter, traffic:
-            given = torch.zeros(1, 3, *padded_size(source, self._contract.encoder.size_multiple), device="meta")
-            maps = prepared(shapes, shapes.encode(given)[:, :, : source[0], : source[1]])
+            network_input = torch.zeros(1, 3, *padded_size(source, self._contract.encoder.size_multiple), device="meta")
+            maps = query_maps(shapes, shapes.encode(network_input)[:, :, : source[0], : source[1]])
             for queries in self._queries(source, size):
-                answered(shapes, maps, queries.to(torch.device("meta")))
+                decode_maps(shapes, maps, queries.to(torch.device("meta")))
         return Work(counter.get_total_flops() // 2, traffic.bytes)
 
     def close(self) -> None:
-        """See `Runner`."""
+        """Nothing to release; required by `Runner`."""
 
-    def _decode(self, given: Tensor, maps: Tensor, size: Size) -> Tensor:
+    def _decode(self, network_input: Tensor, maps: Tensor, size: Size) -> Tensor:
         parts = []
-        for queries in self._queries((given.shape[2], given.shape[3]), size):
-            colours = answered(self._model, maps, queries)
-            parts.append(colours + skip(given, queries) if self._model.traits.skip == "bilinear" else colours)
+        for queries in self._queries((network_input.shape[2], network_input.shape[3]), size):
+            colours = decode_maps(self._model, maps, queries)
+            parts.append(colours + skip(network_input, queries) if self._model.traits.skip == "bilinear" else colours)
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _queries(self, source: Size, size: Size) -> Iterator[Any]:
         return chunks(self._model, source, size, self._chunk)
 
 
-class Chunked(Plain):
-    """The eager way that people use: faster than the whole grid, and another picture."""
+class ChunkedEagerBaseline(EagerBaseline):
+    """The reference module run in chunks, as most people run it: faster, but the picture differs for coupled
+    queries."""
 
     def __init__(self, model: BenchModel, threads: int, chunk: int | None) -> None:
         super().__init__(model, threads, chunk or CHUNK)
         self.resolved = f"plain-chunked:{chunk or CHUNK}"
 
 
-class Double:
-    """The reference module in float64. Queries go in groups, but averages over all of them."""
+class Float64Reference:
+    """The reference module in float64. Queries run in groups, but attention averages over all of them."""
 
     arithmetic: ComputePrecision = "fp32"
     detail = "PyTorch, eager, float64"
@@ -124,35 +126,35 @@ class Double:
         self._chunk = chunk or 8 * CHUNK
 
     def upscale(self, image: Image, size: Size) -> Image:
-        """See `Runner`."""
+        """Upscale an RGB picture [h, w, 3] to [H, W, 3] of the same dtype."""
         return from_unit(self.colours(image, size).astype(np.float32), FrameFormat.of(image))
 
     def colours(self, image: Image, size: Size) -> NDArray[Any]:
-        """See `Runner`: [H, W, 3] float64."""
+        """Return unclamped float64 colours [H, W, 3] of an RGB picture [h, w, 3], 1 being white."""
         with torch.inference_mode():
-            given, features = encode(self._model, self._contract, image)
+            network_input, features = encode(self._model, self._contract, image)
             source = (image.shape[0], image.shape[1])
             if isinstance(self._model, Hiif):
-                answers = self._passes(self._model, given, features, size)
+                colours = self._passes(self._model, network_input, features, size)
             else:
                 step = None if self._contract.decoder.statistics_passes else self._chunk
                 groups = (part.to(dtype=torch.float64) for part in chunks(self._model, source, size, step))
-                answers = [self._model.answer(given, features, queries) for queries in groups]
-            return _unit(self._contract, torch.cat(answers, dim=1), size)
+                colours = [self._model.decode_with_skip(network_input, features, queries) for queries in groups]
+            return _unit(self._contract, torch.cat(colours, dim=1), size)
 
     def stages(self) -> Mapping[str, float]:
-        """See `Runner`."""
+        """Empty: the reference is never timed."""
         return {}
 
     def work(self, image: Image, size: Size) -> None:
-        """See `Runner`: nobody asks."""
+        """Not measured: returns None for any picture [h, w, 3]."""
         del image, size
 
     def close(self) -> None:
-        """See `Runner`."""
+        """Nothing to release; required by `Runner`."""
 
-    def _passes(self, model: Hiif, given: Tensor, features: Tensor, size: Size) -> list[Tensor]:
-        maps, source = model.freq(features), (given.shape[2], given.shape[3])
+    def _passes(self, model: Hiif, network_input: Tensor, features: Tensor, size: Size) -> list[Tensor]:
+        maps, source = model.freq(features), (network_input.shape[2], network_input.shape[3])
         groups = [part.to(dtype=torch.float64) for part in chunks(model, source, size, self._chunk)]
         states = [_level(model, 0, model.query_input(maps, queries), queries) for queries in groups]
         for attention in model.attention:
@@ -161,66 +163,69 @@ class Double:
             states = [attention.mix(x, attention.split(x)[0], average) for x in states]
         for n in range(1, model.config.levels):
             states = [_level(model, n, x, queries) for x, queries in zip(states, groups, strict=True)]
-        return [x + skip(given, queries) for x, queries in zip(states, groups, strict=True)]
+        return [x + skip(network_input, queries) for x, queries in zip(states, groups, strict=True)]
 
 
 def _level(model: Hiif, n: int, x: Tensor, queries: Queries) -> Tensor:
-    answer: Tensor = model.fc_layers[n](torch.cat([x, model.position(queries, n).double()], dim=-1))
-    return answer
+    state: Tensor = model.fc_layers[n](torch.cat([x, model.position(queries, n).double()], dim=-1))
+    return state
 
 
 def load_model(model: BenchModel) -> ImplicitModel:
-    """The bundle's model in PyTorch, with the checkpoint's weights or random ones."""
+    """Return the bundle's model in PyTorch, with the checkpoint's weights or, without one, random weights."""
     if model.checkpoint is not None:
         return load_checkpoint(model.checkpoint).model
     torch.manual_seed(0)
     return make_model(model.bundle.contract.model).eval()
 
 
-def prepared(model: ImplicitModel, features: Tensor) -> Tensor:
-    """What no chunk needs to make again: HIIF's `freq`. The public codes of other decoders have no such part, or none
-    that is worth it on a whole grid."""
+def query_maps(model: ImplicitModel, features: Tensor) -> Tensor:
+    """Return what every chunk shares, computed once: HIIF's `freq` of the features [1, C, h, w], else the features.
+
+    The public code of the other decoders has no such part, or none that saves time on a whole grid.
+    """
     return model.freq(features) if isinstance(model, Hiif) else features
 
 
-def answered(model: ImplicitModel, maps: Tensor, queries: Any) -> Tensor:
-    """Colours without the skip, from what `prepared` gave."""
+def decode_maps(model: ImplicitModel, maps: Tensor, queries: Any) -> Tensor:
+    """Decode `query_maps`' output [1, C, h, w] to colours [1, N, 3] in the normalised domain, without the skip."""
     if isinstance(model, Hiif):
-        return model.answer_inputs(model.query_input(maps, queries), queries)
+        return model.decode_inputs(model.query_input(maps, queries), queries)
     return model.decode(maps, queries)
 
 
 def chunks(model: ImplicitModel, source: Size, size: Size, chunk: int | None) -> Iterator[Any]:
-    """The whole grid's queries, `chunk` at a time; None: all at once."""
+    """Yield the queries of the whole output grid, `chunk` at a time (None: all at once)."""
     count = size[0] * size[1]
     step = chunk or count
     for start in range(0, count, step):
-        yield model.ask(source, size, np.arange(start, min(start + step, count)))
+        yield model.make_queries(source, size, np.arange(start, min(start + step, count)))
 
 
 def encode(model: ImplicitModel, contract: Contract, image: Image) -> tuple[Tensor, Tensor]:
-    """Network input [1, 3, h, w] and features [1, C, h, w], in the model's dtype."""
+    """Return the network input [1, 3, h, w] and features [1, C, h, w] of an RGB picture [h, w, 3], in the model's
+    dtype."""
     height, width = image.shape[:2]
     dtype = next(model.parameters()).dtype
     padded = mirror(to_unit(image), padded_size((height, width), contract.encoder.size_multiple))
-    given = torch.from_numpy(normalise(contract, padded)).to(dtype)
-    return given[:, :, :height, :width], model.encode(given)[:, :, :height, :width]
+    network_input = torch.from_numpy(normalise(contract, padded)).to(dtype)
+    return network_input[:, :, :height, :width], model.encode(network_input)[:, :, :height, :width]
 
 
 def contract_queries(contract: Contract, source: Size, size: Size) -> Queries:
-    """The whole grid, with the contract's bits."""
+    """Return the queries of the whole output grid, with the contract's levels and bits."""
     return grid_queries(source, size, levels=contract.decoder.levels, bits=contract.decoder.bits)
 
 
-def _unit(contract: Contract, answer: Tensor, size: Size) -> NDArray[Any]:
-    """Network colours [1, N, 3] → [H, W, 3], 1 being white."""
-    colours, scale = answer.numpy().reshape(*size, 3), contract.normalisation
+def _unit(contract: Contract, output: Tensor, size: Size) -> NDArray[Any]:
+    """Denormalise network colours [1, N, 3] to [H, W, 3], 1 being white."""
+    colours, scale = output.numpy().reshape(*size, 3), contract.normalisation
     std, mean = (np.array(values, dtype=colours.dtype) for values in (scale.std, scale.mean))
     return np.asarray(colours * std + mean)
 
 
 class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes of all tensors that operations read and write; views move nothing."""
+    """Counts the bytes of all tensors that operations read and write; views move nothing."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -228,8 +233,8 @@ class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
-        answer = function(*args, **(kwargs or {}))
+        output = function(*args, **(kwargs or {}))
         if not function.is_view:
-            leaves = torch.utils._pytree.tree_leaves((args, kwargs, answer))
+            leaves = torch.utils._pytree.tree_leaves((args, kwargs, output))
             self.bytes += sum(leaf.numel() * leaf.element_size() for leaf in leaves if isinstance(leaf, Tensor))
-        return answer
+        return output

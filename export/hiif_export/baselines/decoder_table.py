@@ -1,8 +1,8 @@
-"""Every decoder around every encoder, measured: size, work before and after restructuring, time, parity. As Markdown.
+"""Measures every decoder with every encoder: size, multiplications before and after, time, parity. Prints Markdown.
 
-Weights are random, as neither size nor time depends on them. One row that cannot be had is named with its reason and
-leaves the others, and rows that a file keeps from an earlier run are not measured again. The time of a decoder is taken
-once in a run and holds around every encoder whose features are as wide.
+Weights are random, as neither size nor time depends on them. A row that fails is reported with its reason and the
+others go on. Rows that a file keeps from an earlier run are not measured again. Each decoder is timed once per run and
+width of features.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from hiif_deploy.errors import HiifError, OptionError
 from hiif_deploy.geometry.sizes import Size, output_size, padded_size
 from hiif_deploy.support.files import atomic_write
 from hiif_deploy.upscaler import RenderOptions
-from hiif_export.baselines.decoder_times import CHUNK, Seconds, Stopwatch, queries_per_call
+from hiif_export.baselines.decoder_times import CHUNK, DecoderTimer, Seconds, queries_per_call
 from hiif_export.baselines.plain_memory import check_memory
 from hiif_export.export import export_bundle
-from hiif_export.graphs.form import make_form
+from hiif_export.graphs.exporter import make_exporter
 from hiif_export.parity.parity import SCALES, cases
 from hiif_training.checkpoints.checkpoint import save_checkpoint
 from hiif_training.models.implicit import ImplicitModel
@@ -53,65 +53,68 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "clit-3": ("clit", {**_CLIT, "imnet_num": 3, "conv_num": 3}),
     "hiif": ("hiif", {}),
 }
-"""Row → name and arguments of the published model."""
+"""Row of the table → name and arguments of the published model."""
 ENCODERS: dict[str, dict[str, Any]] = {
     "edsr-baseline": {"no_upsampling": True},
     "rdn": {"no_upsampling": True},
     "swinir": {"no_upsampling": True},
 }
-"""Likewise."""
+"""Row of the table → arguments of the published encoder."""
 OTHER_ENCODERS: dict[tuple[str, str], dict[str, Any]] = {("ciaosr", "swinir"): {"no_upsampling": True, "num_feat": 0}}
-"""Published pairs whose encoder differs."""
+"""Published pairs whose encoder arguments differ from `ENCODERS`."""
 COUNTED: Size = (48, 48)
 """Source pixels of the picture whose multiplications are counted."""
 SUITE = ((7, 5), (16, 24))
-"""Source sizes whose answers are compared."""
+"""Source sizes whose outputs are compared."""
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What is measured in every row."""
+class TableSetting:
+    """Conditions under which every row is measured."""
 
     source: Size = (256, 256)
-    """(height, width) of the picture that is timed. Of coupled queries PyTorch takes some 15 KB per output pixel."""
+    """(height, width) of the timed picture. With coupled queries PyTorch needs about 15 KB per output pixel."""
     scale: float = 4.0
-    """Of the picture that is timed or counted."""
+    """Scale factor of the timed and of the counted picture."""
     rounds: int = 1
-    """Timed pictures of either way, in turns, after a small one to warm up; the medians count."""
+    """Timed pictures per method, alternating, after a small one to warm up; the medians count."""
     threads: int = 2
-    """Of either way."""
+    """Processor threads of PyTorch and of the runtime."""
     memory: int = 1280 << 20
-    """Bytes, this project's way only: what the largest row takes (CiaoSR around SwinIR, whose tiles are published)."""
+    """Working memory of the runtime in bytes; the largest row (CiaoSR around SwinIR, published tiles) needs this
+    much."""
     suite: Sequence[tuple[int, int]] = SUITE
-    """Source sizes whose answers are compared, each at every scale of the export's suite."""
+    """Source sizes whose outputs are compared, each at every scale of the export's suite."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One decoder around one encoder."""
+    """Figures of one decoder around one encoder."""
 
     decoder: str
-    """Its name here."""
+    """Key of `DECODERS` for this row."""
     encoder: str
-    """Its name in checkpoints."""
+    """Key of `ENCODERS`, which is the encoder's name in checkpoints."""
     parameters: int
-    """Of the decoder."""
+    """Number of the decoder's parameters, without the encoder's."""
     macs_before: float
-    """Multiplications per query of the plain module, what it does per source pixel shared out; encoder excluded."""
+    """Multiplications per query of the plain module, including its share of the work per source pixel, without the
+    encoder."""
     macs_after: float
-    """The same for the graphs, counted as ONNX Runtime executes them, statistics passes included."""
+    """Multiplications per query of the graphs as ONNX Runtime executes them, statistics passes included."""
     size: int
     """Bytes of the bundle in fp32."""
     encoding: Seconds
-    """What needs no query of the plain module; of the bundle, its encoder graph."""
+    """Seconds of the work that needs no query: in PyTorch the encoder and `query_maps`, in the bundle the encoder
+    graph."""
     decoding: Seconds
-    """The rest, as it was measured around this encoder or an earlier one of the run."""
+    """Seconds of the rest, as measured with this encoder or an earlier one of the run."""
     error: float
     """Largest difference from PyTorch over the export's suite, 1 being white."""
 
 
 def pair(text: str) -> tuple[str, str]:
-    """`DECODER:ENCODER`, or OptionError."""
+    """Parse `DECODER:ENCODER`; OptionError where one of them is unknown."""
     decoder, _, encoder = text.partition(":")
     if decoder not in DECODERS or encoder not in ENCODERS:
         raise OptionError(
@@ -122,7 +125,7 @@ def pair(text: str) -> tuple[str, str]:
 
 
 def spec(decoder: str, encoder: str) -> dict[str, Any]:
-    """As a published checkpoint has it."""
+    """Return the spec of a pair as its published checkpoint stores it."""
     name, args = DECODERS[decoder]
     encoder_args = OTHER_ENCODERS.get((decoder, encoder), ENCODERS[encoder])
     return {"name": name, "args": {"encoder_spec": {"name": encoder, "args": encoder_args}, **args}}
@@ -130,16 +133,16 @@ def spec(decoder: str, encoder: str) -> dict[str, Any]:
 
 def measure_all(
     pairs: Sequence[tuple[str, str]],
-    setting: Setting,
+    setting: TableSetting,
     keep: Path | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> tuple[list[Row], list[str]]:
-    """Rows in the order of `pairs`, and the names of those that could not be had; a warning says why.
+    """Measure `pairs` in order; return the rows and the names of the pairs that failed, whose reasons are logged.
 
-    `keep` is a file that each row is put into when it is there, and whose rows are not measured again.
+    `keep` is a file to which each row is written as soon as it is measured, and whose rows are not measured again.
     """
     known = {} if keep is None else read_rows(keep, setting)
-    watch = Stopwatch(setting.source, setting.scale, setting.rounds, setting.threads, setting.memory)
+    watch = DecoderTimer(setting.source, setting.scale, setting.rounds, setting.threads, setting.memory)
     for decoder, encoder in pairs:
         if (decoder, encoder) not in known:
             try:
@@ -152,13 +155,13 @@ def measure_all(
     return [known[row] for row in pairs if row in known], [":".join(row) for row in pairs if row not in known]
 
 
-def measure(decoder: str, encoder: str, setting: Setting, watch: Stopwatch) -> Row:
-    """One row; raises whatever export and verification raise."""
+def measure(decoder: str, encoder: str, setting: TableSetting, watch: DecoderTimer) -> Row:
+    """Measure one row; raises whatever export and verification raise."""
     torch.manual_seed(0)
     described = spec(decoder, encoder)
     model = make_model(described).eval()
     size = output_size(setting.source, scale=setting.scale)
-    check_memory(model, setting.source, size, queries_per_call(make_form(model, described).contract()))
+    check_memory(model, setting.source, size, queries_per_call(make_exporter(model, described).contract()))
     with tempfile.TemporaryDirectory(prefix="hiif-table-") as folder:
         checkpoint, bundle = Path(folder) / "model.pth", Path(folder) / "bundle"
         save_checkpoint(checkpoint, model, described)
@@ -179,17 +182,20 @@ def measure(decoder: str, encoder: str, setting: Setting, watch: Stopwatch) -> R
 
 
 def plain_macs(model: ImplicitModel, scale: float) -> float:
-    """Per query, the encoder left out. Shapes alone go through the module."""
+    """Return multiplications per query of the plain module without its encoder, counted on the meta device."""
     shapes, size = copy.deepcopy(model).to("meta"), output_size(COUNTED, scale=scale)
-    queries = shapes.ask(COUNTED, size).to(torch.device("meta"))
+    queries = shapes.make_queries(COUNTED, size).to(torch.device("meta"))
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         features = shapes.encode(_image(model))[:, :, : COUNTED[0], : COUNTED[1]]
         shapes.decode(features, queries)
     return (float(counter.get_total_flops()) / 2 - _encoder_macs(model)) / (size[0] * size[1])
 
 
-def graph_macs(model: ImplicitModel, opened: BenchModel, setting: Setting) -> float:
-    """Per query, without what the plain encoder takes: a form may have moved work of its own into the encoder graph."""
+def graph_macs(model: ImplicitModel, opened: BenchModel, setting: TableSetting) -> float:
+    """Return multiplications per query of the graphs, minus those of the plain encoder.
+
+    An exporter may have moved work of the decoder into the encoder graph; that work is counted.
+    """
     size = output_size(COUNTED, scale=setting.scale)
     whole = count_upscale(opened.bundle, RenderOptions(), setting.threads, picture(COUNTED), size)
     return (whole.macs - _encoder_macs(model)) / (size[0] * size[1])
@@ -203,12 +209,12 @@ def _encoder_macs(model: ImplicitModel) -> float:
 
 
 def _image(model: ImplicitModel) -> Tensor:
-    """The counted picture, padded as the encoder wants it."""
+    """Return the counted picture on the meta device, padded to the encoder's multiple."""
     return torch.zeros(1, 3, *padded_size(COUNTED, model.encoder.size_multiple), device="meta")
 
 
-def markdown(rows: Iterable[Row], setting: Setting) -> str:
-    """The table below a line that says what its seconds are."""
+def markdown(rows: Iterable[Row], setting: TableSetting) -> str:
+    """Return the table in Markdown, below a line that explains its seconds."""
     lines = [
         caption(setting),
         "",
@@ -226,19 +232,22 @@ def markdown(rows: Iterable[Row], setting: Setting) -> str:
     return "\n".join(lines) + "\n"
 
 
-def caption(setting: Setting) -> str:
-    """How the times were taken."""
+def caption(setting: TableSetting) -> str:
+    """Return the sentence that explains how the times were measured."""
     height, width = setting.source
     return (
         f"{width}x{height} at ×{setting.scale:g}, {setting.threads} threads, {setting.memory >> 20} MiB; encoding + "
-        f"decoding, medians of {setting.rounds} in turns after a small picture. PyTorch is asked {CHUNK:,} queries at "
+        f"decoding, medians of {setting.rounds} in turns after a small picture. PyTorch decodes {CHUNK:,} queries at "
         "a time as in the published evaluations, all at once where they are coupled (SRNO, HIIF). Decoding is timed "
         "once per decoder and width of features, and that time stands around its other encoders."
     )
 
 
-def read_rows(path: Path, setting: Setting) -> dict[tuple[str, str], Row]:
-    """Rows that an earlier run kept; none where there is no file. OptionError for another kind of file or setting."""
+def read_rows(path: Path, setting: TableSetting) -> dict[tuple[str, str], Row]:
+    """Return the rows that an earlier run kept, none where there is no file.
+
+    OptionError for a file of another kind, or measured with another setting.
+    """
     if not path.exists():
         return {}
     try:
@@ -251,14 +260,14 @@ def read_rows(path: Path, setting: Setting) -> dict[tuple[str, str], Row]:
     return {(row.decoder, row.encoder): row for row in rows}
 
 
-def keep_rows(path: Path, rows: Iterable[Row], setting: Setting) -> None:
-    """Whole or not at all."""
+def keep_rows(path: Path, rows: Iterable[Row], setting: TableSetting) -> None:
+    """Write all rows to `path` atomically."""
     content = {"setting": _plain(setting), "rows": [asdict(row) for row in rows]}
     with atomic_write(path) as file:
         file.write((json.dumps(content, indent=1) + "\n").encode())
 
 
-def _plain(setting: Setting) -> Any:
+def _plain(setting: TableSetting) -> Any:
     return json.loads(json.dumps(asdict(setting)))
 
 

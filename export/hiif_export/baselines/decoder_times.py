@@ -1,4 +1,4 @@
-"""Seconds of the plain module and of the bundle, in turns, encoder and decoder by themselves."""
+"""Times the PyTorch module and the bundle alternately, encoder and decoder separately."""
 
 from __future__ import annotations
 
@@ -15,50 +15,50 @@ from hiif_deploy.bench.case import BenchModel, picture
 from hiif_deploy.bundle.contract import DecoderContract
 from hiif_deploy.geometry.sizes import Scale, Size, output_size
 from hiif_deploy.upscaler import RenderOptions, Upscaler
-from hiif_export.baselines.bench_plain import Plain
+from hiif_export.baselines.bench_plain import EagerBaseline
 
 CHUNK = 30_000
-"""Queries per call of the plain module where they do not depend on each other: `eval_bsize` of the published
-evaluations. The picture is the same, and memory is bounded."""
+"""Queries per call of the PyTorch module where queries are independent: `eval_bsize` of the published evaluations. The
+picture is the same, and memory is bounded."""
 WARM: Size = (32, 32)
-"""Largest picture that either way enlarges before its time is taken."""
+"""Largest picture that is upscaled to warm up."""
 
 
 @dataclass(frozen=True)
 class Seconds:
-    """Of the same work in either way."""
+    """Seconds of the same work in PyTorch and in the runtime."""
 
     plain: float
-    """PyTorch's."""
+    """Seconds of the PyTorch module."""
     deployed: float
-    """The bundle's."""
+    """Seconds of the bundle in the runtime."""
 
     def __add__(self, other: Seconds) -> Seconds:
         return Seconds(self.plain + other.plain, self.deployed + other.deployed)
 
 
 @dataclass
-class Stopwatch:
-    """Takes times, those of a decoder once: they do not depend on the encoder, only on the width of its features."""
+class DecoderTimer:
+    """Times encoders and decoders, each decoder once per width of features, which alone determines its time."""
 
     source: Size
     """(height, width) of the picture that is timed."""
     scale: Scale
-    """Of that picture."""
+    """Scale factor of the timed picture."""
     rounds: int
-    """Times in turns; the medians count."""
+    """Number of alternating measurements; the medians count."""
     threads: int
-    """Of either way."""
+    """Processor threads of PyTorch and of the runtime."""
     memory: int
-    """Bytes of working memory, of the bundle."""
+    """Working memory of the runtime in bytes."""
     decoders: dict[tuple[str, int], Seconds] = field(default_factory=dict)
-    """Decoder and channels → what was measured before."""
+    """(decoder, channels of the features) → seconds measured earlier."""
 
     def take(self, decoder: str, model: BenchModel) -> tuple[Seconds, Seconds]:
-        """Of encoding, of decoding."""
+        """Return the seconds of encoding and the seconds of decoding."""
         known = decoder, model.bundle.contract.encoder.channels
         size = output_size(self.source, scale=self.scale)
-        plain = Plain(model, self.threads, queries_per_call(model.bundle.contract.decoder))
+        plain = EagerBaseline(model, self.threads, queries_per_call(model.bundle.contract.decoder))
         engine, options = EngineOptions(threads=self.threads), RenderOptions(memory=self.memory)
         with Upscaler(model.bundle, engine=engine, options=options) as upscaler, torch.inference_mode():
             self._warm_up(plain, upscaler)
@@ -70,7 +70,7 @@ class Stopwatch:
                 self.decoders[known] = self._turns(ways)
         return encoding, self.decoders[known]
 
-    def _warm_up(self, plain: Plain, upscaler: Upscaler) -> None:
+    def _warm_up(self, plain: EagerBaseline, upscaler: Upscaler) -> None:
         source = (min(WARM[0], self.source[0]), min(WARM[1], self.source[1]))
         size = output_size(source, scale=self.scale)
         plain.upscale(picture(source), size)
@@ -82,7 +82,7 @@ class Stopwatch:
 
 
 def queries_per_call(decoder: DecoderContract) -> int | None:
-    """Of the plain module; None: all."""
+    """Return how many queries the PyTorch module decodes per call; None for all, where queries are coupled."""
     return None if decoder.statistics_passes else CHUNK
 
 

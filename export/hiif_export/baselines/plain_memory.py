@@ -1,4 +1,4 @@
-"""Memory that PyTorch's plain way takes, found by sending shapes alone through the module."""
+"""Determines the memory that the PyTorch module needs by running it with shapes only."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from torch.utils._pytree import tree_leaves
 
 from hiif_deploy.errors import HiifError
 from hiif_deploy.geometry.sizes import Size, padded_size
-from hiif_export.baselines.bench_plain import answered, chunks, prepared
+from hiif_export.baselines.bench_plain import chunks, decode_maps, query_maps
 from hiif_training.models.implicit import ImplicitModel
 
 BESIDES = 3 << 29
-"""Bytes of interpreter, libraries, weights and the deployed graphs, roughly."""
+"""Estimated bytes of interpreter, libraries, weights and deployed graphs."""
 MEMINFO = Path("/proc/meminfo")
 
 
 def check_memory(model: ImplicitModel, source: Size, size: Size, chunk: int | None) -> None:
-    """HiifError where the plain way needs more memory than is free; nothing where the system does not tell."""
+    """HiifError where PyTorch needs more memory than is free; no check where the system does not report free memory."""
     free, needed = free_bytes(), plain_bytes(model, source, size, chunk) + BESIDES
     if free is not None and needed > free:
         raise HiifError(
@@ -33,18 +33,18 @@ def check_memory(model: ImplicitModel, source: Size, size: Size, chunk: int | No
 
 
 def plain_bytes(model: ImplicitModel, source: Size, size: Size, chunk: int | None) -> int:
-    """Most bytes of tensors alive at once while a picture is enlarged, `chunk` queries at a time (None: all)."""
+    """Return the peak bytes of live tensors while a picture is upscaled, `chunk` queries at a time (None: all)."""
     shapes, meta = copy.deepcopy(model).to("meta"), torch.device("meta")
     with torch.inference_mode(), Alive() as alive:
-        given = torch.zeros(1, 3, *padded_size(source, model.encoder.size_multiple), device=meta)
-        maps = prepared(shapes, shapes.encode(given)[:, :, : source[0], : source[1]])
-        # Every chunk is like the first one, and the colours are few.
-        answered(shapes, maps, next(chunks(model, source, size, chunk)).to(meta))
+        network_input = torch.zeros(1, 3, *padded_size(source, model.encoder.size_multiple), device=meta)
+        maps = query_maps(shapes, shapes.encode(network_input)[:, :, : source[0], : source[1]])
+        # One chunk is enough: all need the same memory, and the colours that accumulate are small.
+        decode_maps(shapes, maps, next(chunks(model, source, size, chunk)).to(meta))
     return int(alive.most)
 
 
 def free_bytes() -> int | None:
-    """Memory that can be had without swapping; None where the system does not tell."""
+    """Return the memory available without swapping in bytes; None where the system does not report it."""
     try:
         lines = MEMINFO.read_text(encoding="ascii").splitlines()
     except OSError:
@@ -53,24 +53,24 @@ def free_bytes() -> int | None:
 
 
 class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows the tensors that operations make until nothing refers to them any more."""
+    """Tracks the bytes of tensors from their creation until nothing refers to them any more."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
         self.most: int = 0
-        """Bytes."""
+        """Peak bytes of live tensors so far."""
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
-        answer = function(*args, **(kwargs or {}))
+        output = function(*args, **(kwargs or {}))
         self._forget()
-        for leaf in tree_leaves(answer):
+        for leaf in tree_leaves(output):
             if isinstance(leaf, Tensor):
                 reference = StorageWeakRef(leaf.untyped_storage())  # type: ignore[no-untyped-call]
                 self._storages[reference.cdata] = (reference, leaf.untyped_storage().nbytes())
         self.most = max(self.most, sum(size for _, size in self._storages.values()))
-        return answer
+        return output
 
     def _forget(self) -> None:
         gone = [key for key, (storage, _) in self._storages.items() if storage.expired()]  # type: ignore[no-untyped-call]

@@ -1,8 +1,8 @@
 """CiaoSR restructured for deployment: equal to `hiif_training.models.ciaosr` up to rounding, 41 % fewer operations.
 
 The first layers of both networks become maps at the resolution of the features. The last layer of the key's network is
-taken out of the query: ⟨question, key · (W h + b)⟩ = h · Wᵀ(question · key) + b · (question · key), and question · key
-knows only pairs of neighbouring pixels. Such a pair is the same both ways round, so five directions hold all nine.
+moved out of the query: ⟨question, key · (W h + b)⟩ = h · Wᵀ(question · key) + b · (question · key), and question · key
+depends on pairs of neighbouring pixels only. A pair is symmetric, so five directions represent all nine.
 """
 
 from __future__ import annotations
@@ -19,17 +19,13 @@ from hiif_training.models.surroundings import NEIGHBOURS
 from hiif_training.queries.axis import CORNERS
 
 DIRECTIONS = ((0, 0), (0, 1), (1, -1), (1, 0), (1, 1))
-"""(rows, columns) from a pixel to itself and to those of its neighbours that follow it."""
+"""(rows, columns) from a pixel to itself and to the four neighbours that follow it in reading order."""
 NEAREST = 2
-"""Which tap of the axis tables is the pixel that holds the query; 0 and 1 are those of the corners."""
+"""Index of the tap that is the pixel nearest to the query; taps 0 and 1 are the corners'."""
 
 
-class Maps(nn.Module):
-    """Features [1, C (+ C), b + 4, w + 4] of b × w pixels and a halo of two → four maps, one row per pixel.
-
-    First layers of the key's and the value's network [b·w, hidden] each; the last layer of the key's network with
-    every pair [b·w, 5 · (hidden + 1)], the bias's part last; values [b·w, 9·C (+ C)].
-    """
+class CiaosrMaps(nn.Module):
+    """Features of a tile → four maps, one row per pixel; `forward` has the shapes."""
 
     def __init__(self, model: Ciaosr) -> None:
         super().__init__()
@@ -48,7 +44,13 @@ class Maps(nn.Module):
             self.other.weight.data.copy_(weight[:, :, None, None])
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
-        """Row-major pixels of the tile, the halo left out; beyond the picture's border the halo is zero."""
+        """Features [1, C (+ C), b + 4, w + 4] of b × w pixels and a halo of two → four maps, row-major, without the
+        halo.
+
+        First layers of the key's and the value's network [b·w, hidden] each; the last layer of the key's network with
+        every pair [b·w, 5 · (hidden + 1)], the bias's part last; values [b·w, 9·C (+ C)]. Beyond the picture's border
+        the halo is zero.
+        """
         local = features[:, : self.channels]
         height, width = features.shape[2] - 4, features.shape[3] - 4
         near = _window(local, 1, 1, height + 2, width + 2)
@@ -63,8 +65,8 @@ class Maps(nn.Module):
         return _rows(self.key(near)), _rows(value), _rows(torch.cat(pairs, 1)), _rows(torch.cat(rows, 1))
 
 
-class Decoder(nn.Module):
-    """Maps and geometry → colours [N, 3] of R × W queries, row-major."""
+class CiaosrDecoder(nn.Module):
+    """Maps and geometry → colours of a rectangle of queries."""
 
     def __init__(self, model: Ciaosr) -> None:
         super().__init__()
@@ -80,18 +82,22 @@ class Decoder(nn.Module):
         self, map_0: Tensor, map_1: Tensor, map_2: Tensor, map_3: Tensor, row_tap: Tensor, column_tap: Tensor,
         row_relative: Tensor, column_relative: Tensor, cell: Tensor,
     ) -> Tensor:  # fmt: skip
-        """See `ciaosr_form` for every shape."""
+        """Four maps [P, …] as `CiaosrMaps` returns them → colours [R·W, 3] of R × W queries, row-major.
+
+        `row_tap` [3, R, 1] and `column_tap` [3, 1, W] int32, `row_relative` [2, R, 1], `column_relative` [2, 1, W],
+        `cell` [2].
+        """
         pairs = map_2.reshape(-1, map_2.shape[1] // len(DIRECTIONS))
-        likeness, values = [], []
+        scores, values = [], []
         for a, b in CORNERS:
             tap = (row_tap[a] + column_tap[b]).flatten()
             row, column = row_relative[a], column_relative[b]
             key = _hidden(self.key_hidden, relu(embedding(tap, map_0) + self.key_place(row, column, cell)))
             pair = embedding(pair_index(row_tap, column_tap, a, b), pairs)
-            likeness.append((key * pair[:, :-1]).sum(1, keepdim=True) + pair[:, -1:])
+            scores.append((key * pair[:, :-1]).sum(1, keepdim=True) + pair[:, -1:])
             value = _hidden(self.value_hidden, relu(embedding(tap, map_1) + self.value_place(row, column, cell)))
             values.append(embedding(tap, map_3) * self.value_last(value))
-        weight = torch.cat(likeness, 1).softmax(1)
+        weight = torch.cat(scores, 1).softmax(1)
         mixed = values[0] * weight[:, 0:1]
         for k in range(1, 4):
             mixed = mixed + values[k] * weight[:, k : k + 1]
@@ -100,7 +106,7 @@ class Decoder(nn.Module):
 
 
 class _Place(nn.Module):
-    """The part of a first layer that reads position and cell, and its bias."""
+    """The part of a first layer that reads position and cell, with its bias."""
 
     row: Tensor
     column: Tensor
@@ -123,9 +129,9 @@ class _Place(nn.Module):
 
 
 def pair_index(row_tap: Tensor, column_tap: Tensor, a: int, b: int) -> Tensor:
-    """[R·W] row of the pairs' map, five for each pixel, of the nearest pixel and corner (a, b)'s.
+    """Return the rows [R·W] of the pair map, five per pixel, for the nearest pixel and corner (a, b).
 
-    `row_tap` [3, R, 1] counts pixels, not rows: only its order matters here.
+    `row_tap` [3, R, 1] and `column_tap` [3, 1, W] count pixels, not rows: only their order matters here.
     """
     row, column, near_row, near_column = row_tap[a], column_tap[b], row_tap[NEAREST], column_tap[NEAREST]
     down, right = torch.sign(row - near_row), torch.sign(column - near_column)

@@ -1,8 +1,8 @@
 """CLIT restructured for deployment: equal to `hiif_training.models.clit` up to rounding.
 
-Keys, values and questions are maps. The position's bias is a row part plus a column part, because each wave knows one
-axis only. Of the 12,544 weighted values of a query a row of tokens at a time meets the first layer, so that they never
-stand in memory together.
+Keys, values and attention queries are maps. The position bias is a row part plus a column part, because each wave reads
+one axis only. The first layer is applied to one row of tokens at a time, so that the 12,544 weighted values of a query
+are never in memory together.
 """
 
 from __future__ import annotations
@@ -19,11 +19,8 @@ from hiif_training.models.mlp import Mlp
 from hiif_training.queries.axis import CORNERS
 
 
-class Maps(nn.Module):
-    """A stage's features [1, width, b + 2, w + 2] → question, key, value [b·w, width] each.
-
-    They are those of b × w pixels and a halo of one. Questions are divided by the square root of a head's size.
-    """
+class ClitMaps(nn.Module):
+    """Features of one stage → attention query, key and value per pixel."""
 
     def __init__(self, model: Clit, stage: int) -> None:
         super().__init__()
@@ -36,16 +33,20 @@ class Maps(nn.Module):
         self.convolution.bias.data.copy_(torch.cat([biases[0] / scale, *biases[1:]]))  # type: ignore[union-attr]
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
-        """Row-major pixels of the tile, the halo left out; beyond the picture's border the halo is zero."""
+        """Features [1, width, b + 2, w + 2] of b × w pixels and a halo of one → query, key, value [b·w, width] each.
+
+        Pixels are row-major, without the halo; beyond the picture's border the halo is zero. Attention queries are
+        divided by the square root of a head's size.
+        """
         maps: Tensor = self.convolution(features)
         return maps.flatten(2).transpose(1, 2)[0].chunk(3, dim=1)
 
 
-class Decoder(nn.Module):
-    """Maps and geometry of a stage → colours [N, 3] of R × W queries, row-major.
+class ClitDecoder(nn.Module):
+    """Maps and geometry of one stage → colours of a rectangle of queries.
 
-    Later stages are told what the one before answered. Of T + 2 taps along an axis the first T are the tokens, the last
-    two those between which the question is read.
+    Later stages also read the output of the stage before. Of T + 2 taps along an axis the first T are the tokens, and
+    the last two are those between which the attention query is interpolated.
     """
 
     cell: Tensor
@@ -57,7 +58,7 @@ class Decoder(nn.Module):
         network = list(cast(Mlp, model.imnets[stage]).layers)
         self.heads, self.width = config.heads, config.width
         self.tokens = 2 * config.reach + 1
-        self.position = PositionBias(model)
+        self.position = ClitPositionBias(model)
         layers = [layer for layer in network if isinstance(layer, nn.Linear)]
         first = layers[0].weight.detach()
         parts = first[:, :-2].chunk(self.tokens, dim=1)
@@ -71,30 +72,34 @@ class Decoder(nn.Module):
         column_weight: Tensor, row_relative: Tensor, column_relative: Tensor, cell: Tensor,
         before: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """See `clit_form` for every shape."""
-        question = self._question(map_0, row_tap, column_tap, row_weight, column_weight)
+        """Maps [P, width] and axis tables → colours [R·W, 3] of R × W queries, row-major.
+
+        Taps (int32) and weights [T + 2, R, 1] and [T + 2, 1, W], relative positions [T, R, 1] and [T, 1, W], `cell`
+        [2]; `before` [R·W, 3] is the output of the stage before.
+        """
+        query = self._attention_query(map_0, row_tap, column_tap, row_weight, column_weight)
         columns, inside = column_tap[: self.tokens], column_weight[: self.tokens]
         row_bias, column_bias = self.position(row_relative, column_relative)
-        likeness, masks, taps = [], [], []
+        scores, masks, taps = [], [], []
         for n in range(self.tokens):
             tap = (row_tap[n] + columns).flatten(1)
             mask = (row_weight[n] * inside).flatten(1)[..., None]
-            known = embedding(tap, map_1) * question
+            known = embedding(tap, map_1) * query
             score = known.view(*known.shape[:2], self.heads, -1).sum(-1) * mask
-            likeness.append(score + (row_bias[n] + column_bias).flatten(1, 2))
+            scores.append(score + (row_bias[n] + column_bias).flatten(1, 2))
             masks.append(mask)
             taps.append(tap)
-        weight = torch.cat(likeness).softmax(0).chunk(self.tokens)
+        weight = torch.cat(scores).softmax(0).chunk(self.tokens)
         hidden = cell @ self.cell + self.bias
         for n, layer in enumerate(self.first):
             hidden = hidden + layer(self._weighted(map_2, taps[n], weight[n] * masks[n]))
         colours: Tensor = self.rest(hidden)
         return colours if before is None else colours + MEMORY * before
 
-    def _question(
+    def _attention_query(
         self, maps: Tensor, row_tap: Tensor, column_tap: Tensor, row_weight: Tensor, column_weight: Tensor
     ) -> Tensor:
-        """[N, width] bilinear sample; weights beyond the picture are zero."""
+        """Return the bilinear sample [N, width]; weights beyond the picture are zero."""
         total = torch.zeros(())
         for a, b in CORNERS:
             row, column = self.tokens + a, self.tokens + b
@@ -104,17 +109,17 @@ class Decoder(nn.Module):
         return total
 
     def _weighted(self, values: Tensor, tap: Tensor, weight: Tensor) -> Tensor:
-        """[N, T·width] values of a row of tokens, [T, N] pixels and [T, N, heads] weights."""
+        """Return the values [N, T·width] of a row of tokens, from [T, N] pixels and [T, N, heads] weights."""
         found = embedding(tap, values)
         tokens, count, width = found.shape
         weighed = found.view(tokens, count, self.heads, -1) * weight[..., None]
         return weighed.transpose(0, 1).reshape(count, tokens * width)
 
 
-class PositionBias(nn.Module):
-    """Relative rows [T (+ 2), R, 1] and columns [T (+ 2), 1, W] → a row part [T, R, 1, heads] and a column part.
+class ClitPositionBias(nn.Module):
+    """The position's share of an attention score, as a row part plus a column part.
 
-    The bias of the layer is the same for every token, which a softmax over them does not see.
+    The bias of the layer is left out: it is equal for every token, which a softmax over the tokens cancels.
     """
 
     waves: Tensor
@@ -130,7 +135,7 @@ class PositionBias(nn.Module):
         self.register_buffer("column", torch.cat([column_sine, column_cosine]))
 
     def forward(self, row_relative: Tensor, column_relative: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
+        """Relative rows [T (+ 2), R, 1] and columns [T (+ 2), 1, W] → a row part [T, R, 1, heads] and a column part."""
         return self._part(row_relative, self.row), self._part(column_relative, self.column)
 
     def _part(self, relative: Tensor, weight: Tensor) -> Tensor:

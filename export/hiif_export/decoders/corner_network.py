@@ -1,4 +1,4 @@
-"""A network that answers for each corner, its answers averaged: the last layer is linear, so it is applied once."""
+"""A network that predicts from each corner and averages: its last layer is linear, so it runs once on the average."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hiif_training.models.mlp import Mlp
 
 
 class CornerNetwork(nn.Module):
-    """What comes after the first layer: hidden layers for each corner, the last one for their weighted sum."""
+    """The layers after the first: hidden layers for each corner, the last one for the weighted sum of the corners."""
 
     def __init__(self, hidden: list[nn.Linear], last: nn.Linear) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class CornerNetwork(nn.Module):
         self.last = last
 
     def forward(self, rows: list[Tensor], weights: list[Tensor]) -> Tensor:
-        """Four [N, M] after a ReLU, four [N, 1] that sum to 1 → [N, 3] in float32 at least."""
+        """Four rows [N, M] after a ReLU and four weights [N, 1] that sum to 1 → colours [N, 3], float32 or wider."""
         total = torch.zeros(())
         for k, x in enumerate(rows):
             for layer in self.hidden:
@@ -31,13 +31,13 @@ class CornerNetwork(nn.Module):
 
 
 def network_after_first(network: Mlp | nn.Sequential) -> CornerNetwork:
-    """The rest of a network of linear layers with a ReLU between them."""
+    """Return the layers after the first, of a network of linear layers with a ReLU between them."""
     layers = network.layers if isinstance(network, Mlp) else network
     found = [copied(layer) for layer in list(layers)[2::2]]
     return CornerNetwork(found[:-1], found[-1])
 
 
 def copied(layer: nn.Module) -> nn.Linear:
-    """A Linear with the weights of a linear layer, or of a 1×1 convolution."""
+    """Return a Linear with the weights of a linear layer or of a 1×1 convolution."""
     weight, bias = layer.get_parameter("weight").detach(), layer.get_parameter("bias").detach()
     return linear(weight.double().flatten(1), bias.double())

@@ -1,9 +1,9 @@
 """CiaoSR's non-local branch restructured: equal to `hiif_training.models.cross_scale_attention` up to rounding.
 
-The branch enlarges with 6×6 patches and shrinks the result by a 3×3 convolution. Both are linear in the patches, so the
+The branch upscales with 6×6 patches and shrinks the result by a 3×3 convolution. Both are linear in the patches, so the
 convolution is applied to the patches instead: each pixel then spreads 4×4 vectors around itself, 16·C values per patch
-instead of 36·C, and nothing of twice the size is ever built. Pixels of the first row and column spread others, because
-the convolution sees a zero there where the larger picture would go on.
+instead of 36·C, and no tensor of twice the size is built. Pixels of the first row and column spread others, because the
+convolution pads with zero where the larger picture would continue.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from torch.nn.functional import avg_pool2d, conv2d, pad
 from hiif_training.models.cross_scale_attention import MATCH, OVERLAP, SCALE, SHARPNESS, CrossScaleAttention
 
 OFFSETS = (-1, 0, 1, 2)
-"""Rows (columns) from a pixel to those that it spreads to."""
+"""Row (column) offsets from a pixel to those that it spreads to."""
 TAPS = {-1: (1, 2), 0: (0, 1, 2), 1: (0, 1, 2), 2: (0,)}
 """Offset → rows (columns) of the 3×3 kernel that meet the patch there."""
 FIRST = (1, 2)
-"""The same for offset 0 from the first row (column), where row (column) 0 of the kernel meets the border's zero."""
+"""Kernel rows (columns) for offset 0 from the first row (column), where row (column) 0 of the kernel meets the zero
+padding."""
 KINDS = ((0, 1, 2), (1, 2), (0,))
-"""The different sets of taps."""
+"""The different sets of kernel taps."""
 PARTS = 16
-"""Parts in which pixels are compared with all patches, so that memory holds one part's likeness only."""
+"""Parts in which pixels are compared with all patches, so that memory holds the scores of one part only."""
 
 
 class CrossScale(nn.Module):
-    """Features [1, C, h, w] → [1, C, h, w], any size."""
+    """The non-local branch as one module; `forward` accepts any size."""
 
     kernel: Tensor
 
@@ -42,26 +43,26 @@ class CrossScale(nn.Module):
         self.bias = nn.Parameter(branch.down.bias.detach() / OVERLAP)  # type: ignore[union-attr]
 
     def forward(self, features: Tensor) -> Tensor:
-        """See the module's docstring."""
+        """Features [1, C, h, w] → non-local features [1, C, h, w]."""
         height, width = features.shape[2:]
         even = _even(features)
-        asked = _patches(self.match(even))
-        known = _patches(self.reference(avg_pool2d(even, SCALE)))
-        norm = known.square().sum(1, keepdim=True).sqrt().clamp(min=self.floor)
-        known = (known * (SHARPNESS / norm)).T
-        spread = self._spread(asked, known, even)
-        answer = (spread + self.bias).permute(2, 0, 1)[None]
-        return answer.narrow(2, 0, height).narrow(3, 0, width)
+        queries = _patches(self.match(even))
+        keys = _patches(self.reference(avg_pool2d(even, SCALE)))
+        norm = keys.square().sum(1, keepdim=True).sqrt().clamp(min=self.floor)
+        keys = (keys * (SHARPNESS / norm)).T
+        spread = self._spread(queries, keys, even)
+        output = (spread + self.bias).permute(2, 0, 1)[None]
+        return output.narrow(2, 0, height).narrow(3, 0, width)
 
-    def _spread(self, asked: Tensor, known: Tensor, even: Tensor) -> Tensor:
-        """[h', w', C]: what every pixel spreads, added up."""
+    def _spread(self, queries: Tensor, keys: Tensor, even: Tensor) -> Tensor:
+        """Return the sum [h', w', C] of the vectors that all pixels spread."""
         channels, height, width = even.shape[1:]
-        maps = self._answers(even)
-        grid = asked.view(height, width, asked.shape[1])
-        everywhere = attend(asked, known, _joined(maps, TAPS, TAPS)).view(height, width, 4, 4, channels)
-        top = _attend(grid[0], known, _joined(maps, {0: FIRST}, TAPS)).view(width, 4, channels)
-        left = _attend(grid[:, 0], known, _joined(maps, TAPS, {0: FIRST})).view(height, 4, channels)
-        corner = _attend(grid[0, :1], known, _joined(maps, {0: FIRST}, {0: FIRST}))
+        maps = self._values(even)
+        grid = queries.view(height, width, queries.shape[1])
+        everywhere = attend(queries, keys, _joined(maps, TAPS, TAPS)).view(height, width, 4, 4, channels)
+        top = _attend(grid[0], keys, _joined(maps, {0: FIRST}, TAPS)).view(width, 4, channels)
+        left = _attend(grid[:, 0], keys, _joined(maps, TAPS, {0: FIRST})).view(height, 4, channels)
+        corner = _attend(grid[0, :1], keys, _joined(maps, {0: FIRST}, {0: FIRST}))
         total = torch.zeros(())
         for n, down in enumerate(OFFSETS):
             for m, right in enumerate(OFFSETS):
@@ -77,25 +78,26 @@ class CrossScale(nn.Module):
                 total = moved if (n, m) == (0, 0) else total + moved
         return total
 
-    def _answers(self, even: Tensor) -> dict[tuple[tuple[int, ...], tuple[int, ...]], Tensor]:
-        """Row taps, column taps → [C, h'/2 + 3, w'/2 + 3]: the kernel's part, from one patch before the first."""
+    def _values(self, even: Tensor) -> dict[tuple[tuple[int, ...], tuple[int, ...]], Tensor]:
+        """Return row taps, column taps → [C, h'/2 + 3, w'/2 + 3]: the kernel's part, from one patch before the
+        first."""
         around = pad(self.assembly(even), (3, 4, 3, 4))
         found = conv2d(around, self.kernel, stride=SCALE)[0]
         parts = found.chunk(len(KINDS) ** 2)
         return dict(zip(((r, c) for r in KINDS for c in KINDS), parts, strict=True))
 
 
-def attend(asked: Tensor, known: Tensor, answers: Tensor) -> Tensor:
-    """softmax(asked @ known) @ answers: [n, K], [K, L], [L, M] → [n, M], in `PARTS` parts of the rows."""
-    count = asked.shape[0]
+def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """softmax(queries @ keys) @ values: [n, K], [K, L], [L, M] → [n, M], in `PARTS` parts of the rows."""
+    count = queries.shape[0]
     size = (count + PARTS - 1) // PARTS
-    rows = pad(asked, (0, 0, 0, PARTS - 1))
-    parts = [_attend(rows.narrow(0, n * size, size), known, answers) for n in range(PARTS)]
+    rows = pad(queries, (0, 0, 0, PARTS - 1))
+    parts = [_attend(rows.narrow(0, n * size, size), keys, values) for n in range(PARTS)]
     return torch.cat(parts).narrow(0, 0, count)
 
 
-def _attend(asked: Tensor, known: Tensor, answers: Tensor) -> Tensor:
-    return (asked @ known).softmax(1) @ answers
+def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    return (queries @ keys).softmax(1) @ values
 
 
 def _joined(
@@ -103,7 +105,7 @@ def _joined(
     down: dict[int, tuple[int, ...]],
     right: dict[int, tuple[int, ...]],
 ) -> Tensor:
-    """[L, offsets·offsets·C]: for each patch what it spreads to every (row, column) offset."""
+    """Return [L, offsets·offsets·C]: the vectors that each patch spreads to every (row, column) offset."""
     columns = []
     for row, row_taps in down.items():
         for column, column_taps in right.items():
@@ -114,7 +116,7 @@ def _joined(
 
 
 def _even(features: Tensor) -> Tensor:
-    """`pad_even` for sizes that the graph does not know."""
+    """Mirror odd sides to even ones as `pad_even`, for sizes that are unknown at export."""
     for axis in (2, 3):
         size = features.shape[axis]
         index = torch.arange(2 * ((size + 1) // 2), device=features.device)

@@ -1,4 +1,4 @@
-"""The graphs of a HIIF bundle: which modules, which named tensors, which dynamic axes."""
+"""Exports HIIF: which modules, which named tensors, which dynamic axes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from hiif_deploy.bundle.contract import DecoderContract, Precision
-from hiif_export.decoders.hiif_modules import Decoder, Fold, Maps
+from hiif_export.decoders.hiif_modules import Fold, HiifDecoder, HiifMaps
 from hiif_export.decoders.hiif_stages import First, Mix, Tail, key_value
-from hiif_export.graphs.form import (
-    DecoderForm,
+from hiif_export.graphs.exporter import (
+    DecoderExporter,
     Inputs,
     Shapes,
     axis_inputs,
@@ -23,33 +23,33 @@ from hiif_export.graphs.precision import COMPUTE, typed
 from hiif_training.models.hiif import Hiif
 
 
-class HiifForm(DecoderForm):
+class HiifExporter(DecoderExporter):
     """HIIF: a statistics pass and a fold per attention block."""
 
     model: Hiif
 
     def maps_graph(self, precision: Precision) -> Graph:
-        """Four products of the first layer, and moments (decoding.md §3a)."""
+        """Features → four products of the first layer, and moments (decoding.md §3a)."""
         return _maps_graph(self.model, precision)
 
     def statistics_graphs(self, precision: Precision) -> list[Graph]:
-        """One per attention block."""
+        """One statistics graph per attention block."""
         return [_statistics_graph(self.model, n, precision) for n in range(self.model.config.attention_blocks)]
 
     def fold_graphs(self) -> list[Graph]:
-        """One per attention block."""
+        """One fold graph per attention block."""
         return [_fold_graph(self.model, n) for n in range(self.model.config.attention_blocks)]
 
     def decoder_graph(self, precision: Precision) -> Graph:
-        """All levels."""
+        """Maps and folded attention → colours, through all levels."""
         return _decoder_graph(self.model, precision)
 
     def stage_graphs(self) -> list[Graph]:
-        """See `hiif_stages`."""
+        """The parts of `hiif_stages`, one graph each."""
         return hiif_stages(self.model)
 
     def contract(self) -> DecoderContract:
-        """See `DecoderForm`."""
+        """Contract of a decoder with coupled queries, a halo of one pixel and position bits."""
         config, traits = self.model.config, self.model.traits
         return DecoderContract(
             halo=1,
@@ -64,13 +64,15 @@ class HiifForm(DecoderForm):
 
 
 def hiif_graphs(model: Hiif, precision: Precision = "fp32") -> list[Graph]:
-    """The form's graphs."""
-    return HiifForm(model).graphs(precision)
+    """Return all graphs of `HiifExporter` for one precision."""
+    return HiifExporter(model).graphs(precision)
 
 
 def hiif_stages(model: Hiif) -> list[Graph]:
-    """The statistics and decoder graphs once more, cut where passes meet (fp32): what was computed for one pass can be
-    kept for the next, and each part can run in an arithmetic of its own."""
+    """Return the statistics and decoder graphs split between passes (fp32).
+
+    The results of one pass can then be cached for the next, and each part can run in a precision of its own.
+    """
     blocks, config = model.config.attention_blocks, model.config
     states = [config.mlp_dim, *[config.hidden_dim] * blocks]
 
@@ -97,19 +99,19 @@ def hiif_stages(model: Hiif) -> list[Graph]:
 def _maps_graph(model: Hiif, precision: Precision) -> Graph:
     compute = COMPUTE[precision]
     inputs = features_input(model.freq.in_channels, precision)
-    return Graph("maps", typed(Maps(model), compute), inputs, shapes(_map_inputs(model, compute)), {}, precision)
+    return Graph("maps", typed(HiifMaps(model), compute), inputs, shapes(_map_inputs(model, compute)), {}, precision)
 
 
 def _statistics_graph(model: Hiif, n: int, precision: Precision) -> Graph:
     compute = COMPUTE[precision]
-    module = typed(Decoder(model, n, compute), compute)
+    module = typed(HiifDecoder(model, n, compute), compute)
     return Graph(f"statistics_{n}", module, _decoder_inputs(model, n, compute), shapes(_sums(model)), {}, precision)
 
 
 def _decoder_graph(model: Hiif, precision: Precision) -> Graph:
     compute = COMPUTE[precision]
     outputs: Shapes = {"colour": ("queries", 3)}
-    module = typed(Decoder(model, None, compute), compute)
+    module = typed(HiifDecoder(model, None, compute), compute)
     inputs = _decoder_inputs(model, model.config.attention_blocks, compute)
     return Graph("decoder", module, inputs, outputs, {}, precision)
 

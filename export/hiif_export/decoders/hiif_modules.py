@@ -1,11 +1,12 @@
 """HIIF restructured for deployment: equal to `hiif_training.models.hiif` up to rounding, 25 % fewer operations.
 
-The encoder's features become LR maps; a statistics graph per attention block sums KᵀV over any number of queries; a
-fold graph turns the sums into one matrix; the decoder graph answers colours. Weights are composed in float64.
-Derivations: design/decoding.md; each class names the step it restructures.
+The encoder's features become maps at source resolution; a statistics graph per attention block sums KᵀV over any number
+of queries; a fold graph turns the sums into one matrix; the decoder graph returns colours. Weights are composed in
+float64. Derivations: design/decoding.md; each class names the step it restructures.
 
-The same modules serve both precisions (`precision.py`): matrix products take and give the type of their weights, and
-`wide` brings to float32 what has to be: moments, statistics, LayerNorm, tables, the sum over the corners.
+The same modules serve both precisions (`precision.py`): matrix products take and return the dtype of their weights, and
+`wide` converts to float32 what half precision cannot hold: moments, statistics, LayerNorm, tables, the sum over the
+corners.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from hiif_export.graphs.precision import fit, wide
 from hiif_training.models.hiif import Hiif, Level, LinearAttention
 
 
-class Maps(nn.Module):
-    """Features [1, C, b + 2, w + 2] of b × w pixels and a halo of one → four maps [b·w, M] and moments [b·w, 2].
+class HiifMaps(nn.Module):
+    """Features of a tile → four maps and moments, one row per pixel.
 
-    Map k is the first layer's product with corner k's features: the LayerNorm's scale is in the weights and its
-    mean is taken out of them, so that no mean is subtracted later. Moments are Σf and Σf² over the channels.
+    Map k is the first layer's product with corner k's features: the LayerNorm's scale is in the weights and its mean is
+    subtracted from them, so that no mean is subtracted later. Moments are Σf and Σf² over the channels.
     """
 
     weight: Tensor
@@ -40,7 +41,10 @@ class Maps(nn.Module):
         self.outputs = model.config.mlp_dim
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
-        """Row-major pixels of the tile, the halo left out; beyond the picture's border the halo is zero."""
+        """Features [1, C, b + 2, w + 2] of b × w pixels and a halo of one → four maps [b·w, M] and moments [b·w, 2].
+
+        Pixels are row-major, without the halo; beyond the picture's border the halo is zero.
+        """
         local: Tensor = self.convolution(features)
         rows = local.flatten(2).transpose(1, 2)[0]
         maps = torch.split(rows @ self.weight, self.outputs, dim=1)
@@ -69,7 +73,7 @@ class FirstLevel(nn.Module):
         self, maps: list[Tensor], moments: Tensor, taps: list[Tensor], distances: list[Tensor],
         positions: list[Tensor], cell: Tensor,
     ) -> Tensor:  # fmt: skip
-        """[N, M] hidden activations of R × W queries, row-major."""
+        """Maps [P, M], moments [P, 2] and axis tables → hidden activations [R·W, M] of R × W queries, row-major."""
         index = corner_pixels(taps[0], taps[1])
         weight = corner_weights(distances[0], distances[1])
         total, square = self.position.moments(positions)
@@ -108,7 +112,7 @@ class LaterLevel(nn.Module):
         self.has_shortcut = level.has_shortcut
 
     def forward(self, x: Tensor, positions: list[Tensor]) -> Tensor:
-        """[N, width] → [N, width or 3]."""
+        """State [N, width] → [N, width], or colours [N, 3] in the last level."""
         rows = wide(x)
         total, square = rows.sum(1, keepdim=True), (rows * rows).sum(1, keepdim=True)
         hidden = grown(wide(x @ self.weight), self.range)
@@ -123,7 +127,8 @@ class LaterLevel(nn.Module):
 
 
 class BitTable(nn.Module):
-    """Two bits take four values: their product with the weights is a table of four rows."""
+    """Position product for two bits: they take four values, so their product with the weights is a table of four
+    rows."""
 
     table: Tensor
 
@@ -134,19 +139,19 @@ class BitTable(nn.Module):
         self.register_buffer("table", codes @ weight.T)
 
     def forward(self, positions: list[Tensor], constant: Tensor | None) -> Tensor:
-        """[N, M], `constant` [M] added to every row."""
+        """Return the product [N, M] for the level's bits; `constant` [M] is added to every row."""
         table = self.table if constant is None else self.table + constant
         code = 2 * positions[0][self.level] + positions[1][self.level]
         return embedding(code.flatten(), table)
 
     def moments(self, positions: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Sum of the bits [N, 1], which is the sum of their squares too."""
+        """Return the sum of the bits [N, 1] twice: a bit equals its square."""
         total = (positions[0][self.level] + positions[1][self.level]).reshape(-1, 1).to(self.table.dtype)
         return total, total
 
 
 class LinearPosition(nn.Module):
-    """Any position values per row and column: a row part plus a column part (v1-H: coordinates; v2-MS: all bits)."""
+    """Position product for any values per row and column: a row part plus a column part (v1-H, v2-MS)."""
 
     row_weight: Tensor
     column_weight: Tensor
@@ -157,7 +162,7 @@ class LinearPosition(nn.Module):
         self.register_buffer("column_weight", weight[:, 1::2].T.contiguous())
 
     def forward(self, positions: list[Tensor], constant: Tensor | None) -> Tensor:
-        """[N, M], `constant` [M] added to every row."""
+        """Return the product [N, M] for values [V, R, 1] and [V, 1, W]; `constant` [M] is added to every row."""
         rows, columns = (value.to(self.row_weight.dtype) for value in positions)
         row_part = rows.permute(1, 2, 0) @ self.row_weight
         column_part = columns.permute(1, 2, 0) @ self.column_weight
@@ -165,7 +170,7 @@ class LinearPosition(nn.Module):
         return whole if constant is None else whole + constant
 
     def moments(self, positions: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Σ and Σ² of all position values of a query, each [N, 1]."""
+        """Return Σ and Σ² of all position values of a query, each [N, 1]."""
         rows, columns = (value.to(self.row_weight.dtype) for value in positions)
         total = rows.sum(0) + columns.sum(0)
         square = (rows * rows).sum(0) + (columns * columns).sum(0)
@@ -202,12 +207,12 @@ class KeyValue(nn.Module):
         return key @ value.transpose(1, 2), key.sum(2), value.sum(2)
 
     def inverse_deviation(self, both: Tensor) -> Tensor:
-        """[2·heads, d, N], means taken out → [2·heads, 1, N]."""
+        """Centred values [2·heads, d, N] → reciprocal deviations [2·heads, 1, N]."""
         return ((both * both).mean(1, keepdim=True) + self.epsilon).rsqrt()
 
 
 class Fold(nn.Module):
-    """Sums and their count → the one matrix that attention and its first projection are (decoding.md §3b)."""
+    """Sums and their count → the single matrix of attention and its first projection (decoding.md §3b)."""
 
     query: Tensor
     query_bias: Tensor
@@ -263,19 +268,19 @@ class Attention(nn.Module):
         self.second = None if second is None else linear(second.weight.double(), second.bias.double())
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """[N, width] → [N, width]."""
+        """State [N, width], folded matrix [width, width] and bias [width] → [N, width]."""
         y = nn.functional.gelu(x @ weight + bias)
         return x + (y if self.second is None else self.second(y))
 
 
-class Decoder(nn.Module):
+class HiifDecoder(nn.Module):
     """Maps, geometry and folded attention → colours [N, 3], or the sums of attention block `block`."""
 
     def __init__(self, model: Hiif, block: int | None = None, compute: torch.dtype = torch.float32) -> None:
         super().__init__()
         blocks = model.config.attention_blocks
         self.applied = blocks if block is None else block
-        """How many folded attention blocks are inputs."""
+        """Number of folded attention blocks among the inputs."""
         self.first = FirstLevel(model)
         level = cast(Level, model.fc_layers[0])
         self.second = second_layer(level) if self.applied or block is None else None
@@ -293,7 +298,11 @@ class Decoder(nn.Module):
         row_tap: Tensor, column_tap: Tensor, row_distance: Tensor, column_distance: Tensor,
         row_position: Tensor, column_position: Tensor, cell: Tensor, *folded: Tensor,
     ) -> Tensor | tuple[Tensor, ...]:  # fmt: skip
-        """R × W queries, row-major; see `hiif_graphs` for every shape."""
+        """Maps [P, M], moments [P, 2], axis tables and folded attention → colours [R·W, 3], or a block's sums.
+
+        R × W queries, row-major: taps (int32) and distances [2, R, 1] and [2, 1, W], positions [V, R, 1] and [V, 1, W],
+        `cell` [2]; `folded` is weight [width, width] and bias [width] of each applied block.
+        """
         positions = [row_position, column_position]
         x: Tensor = self.first(
             [map_0, map_1, map_2, map_3], moments, [row_tap, column_tap],
@@ -311,49 +320,49 @@ class Decoder(nn.Module):
 
 
 def grown(x: Tensor, factor: float) -> Tensor:
-    """x · factor, without an operation where that is 1."""
+    """Return x · factor for a tensor [...]; no operation is exported where the factor is 1."""
     return x if factor == 1 else x * factor
 
 
 def make_position(model: Hiif, level: int, weight: Tensor) -> BitTable | LinearPosition:
-    """The position's part of a level's first layer, for centred weights [M, values]."""
+    """Return the position part of a level's first layer, for centred weights [M, values]."""
     return BitTable(level, weight) if model.config.hierarchy == "levels" else LinearPosition(weight)
 
 
 def centred_first_layer(level: Level) -> Tensor:
-    """fc1 with the LayerNorm's scale folded in and each row's mean removed, float64 [M, inputs]."""
+    """Return fc1 with the LayerNorm's scale folded in and each row's mean removed, float64 [M, inputs]."""
     weight = level.fc1.weight.double() * level.norm.weight.double()
     return weight - weight.mean(dim=1, keepdim=True)
 
 
 def first_bias(level: Level) -> Tensor:
-    """fc1's bias with the LayerNorm's shift folded in, float64 [M]."""
+    """Return fc1's bias with the LayerNorm's shift folded in, float64 [M]."""
     return level.fc1.weight.double() @ level.norm.bias.double() + level.fc1.bias.double()
 
 
 def second_layer(level: Level) -> nn.Linear:
-    """fc2 as it is, in float64."""
+    """Return a copy of fc2 in float64."""
     return linear(level.fc2.weight.double(), level.fc2.bias.double())
 
 
 def first_projection(attention: LinearAttention) -> nn.Linear:
-    """proj1, or proj in the form with one projection."""
+    """Return proj1, or proj in the variant with one projection."""
     return cast(nn.Linear, getattr(attention, "proj1", None) or attention.get_submodule("proj"))
 
 
 def split_heads(rows: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """qkv rows, [q|k|v] interleaved per head → three of [heads, d, …] (design/model.md H8)."""
+    """Split qkv rows [3·heads·d, …], [q|k|v] interleaved per head, into three of [heads, d, …] (design/model.md H8)."""
     query, key, value = rows.reshape(heads, 3, -1, *rows.shape[1:]).unbind(1)
     return query, key, value
 
 
 def centre_heads(rows: Tensor) -> Tensor:
-    """[heads, d, …] minus the mean over d: LayerNorm needs no mean afterwards."""
+    """Subtract the mean over d from [heads, d, …], so that LayerNorm needs no mean afterwards."""
     return rows - rows.mean(dim=1, keepdim=True)
 
 
 def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    """A Linear with these float64 weights."""
+    """Return a float64 Linear with these weights [outputs, inputs] and this bias [outputs]."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], dtype=torch.float64)
     layer.weight.data.copy_(weight)
     layer.bias.data.copy_(bias)

@@ -1,7 +1,7 @@
 """SRNO restructured for deployment: equal to `hiif_training.models.srno` up to rounding, a quarter fewer operations.
 
-The input layer has neither norm nor activation, so its product with each corner's features is a map; attention is
-summed up in passes and folded into one matrix as HIIF's is (design/decoding.md §3b, 3c).
+The input layer has neither norm nor activation, so its product with each corner's features is a map. Attention is
+summed in passes and folded into one matrix as for HIIF (design/decoding.md §3b, 3c).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from hiif_training.models.hiif import LinearAttention
 from hiif_training.models.srno import EPSILON, POSITION, GalerkinAttention, Srno
 
 BLOCKS = 2
-"""Attention blocks."""
+"""Number of attention blocks in every SRNO."""
 
 
-class Maps(nn.Module):
-    """Features [1, C, b, w] → four maps [b·w, M]: the input layer's product with the features as corner k's."""
+class SrnoMaps(nn.Module):
+    """The input layer's product with the features as corner k's, for each of the four corners."""
 
     weight: Tensor
 
@@ -38,13 +38,13 @@ class Maps(nn.Module):
         self.register_buffer("weight", torch.cat([part.T for part in parts], dim=1))
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
-        """Row-major pixels of the tile."""
+        """Features [1, C, b, w] → four maps [b·w, M], row-major."""
         rows = features.flatten(2).transpose(1, 2)[0]
         return torch.split(rows @ self.weight, self.width, dim=1)
 
 
-class First(nn.Module):
-    """The input layer: four maps weighed, position and cell added."""
+class SrnoFirst(nn.Module):
+    """The input layer: a weighted sum of four maps, plus position and cell."""
 
     row_weight: Tensor
     column_weight: Tensor
@@ -63,7 +63,7 @@ class First(nn.Module):
         self, map_0: Tensor, map_1: Tensor, map_2: Tensor, map_3: Tensor, row_tap: Tensor, column_tap: Tensor,
         row_distance: Tensor, column_distance: Tensor, row_relative: Tensor, column_relative: Tensor, cell: Tensor,
     ) -> Tensor:  # fmt: skip
-        """[N, M] of R × W queries, row-major."""
+        """Maps [P, M] and axis tables → state [R·W, M] of R × W queries, row-major."""
         pixels = corner_pixels(row_tap, column_tap)
         weights = corner_weights(row_distance, column_distance)
         places = corner_relatives(row_relative, column_relative)
@@ -79,35 +79,39 @@ class First(nn.Module):
         return (rows + (columns + constant)).flatten(0, 1)
 
 
-class KeyValue(hiif_modules.KeyValue):
-    """As HIIF's, with SRNO's norm."""
+class SrnoKeyValue(hiif_modules.KeyValue):
+    """HIIF's key and value sums with SRNO's norm."""
 
     def __init__(self, block: GalerkinAttention, compute: torch.dtype = torch.float32) -> None:
         super().__init__(as_linear_attention(block), None, compute)
         self.size = block.qkv_proj.in_channels // block.heads
 
     def inverse_deviation(self, both: Tensor) -> Tensor:
-        """The deviation is the unbiased one, and epsilon is added to it."""
+        """Centred values [2·heads, d, N] → 1 / (unbiased deviation + epsilon) [2·heads, 1, N]."""
         variance = (both * both).sum(1, keepdim=True) / (self.size - 1)
         return torch.reciprocal(variance.sqrt() + math.sqrt(self.epsilon))
 
 
-class Decoder(nn.Module):
-    """Maps, geometry and `applied` folded attention blocks → the next one's sums, or colours [N, 3] after the last."""
+class SrnoDecoder(nn.Module):
+    """Maps, geometry and `applied` folded attention blocks → sums of the next block, or colours after the last."""
 
     def __init__(self, model: Srno, applied: int, compute: torch.dtype = torch.float32) -> None:
         super().__init__()
         blocks = [model.conv0, model.conv1]
-        self.first = First(model)
+        self.first = SrnoFirst(model)
         self.attention = nn.ModuleList(Attention(as_linear_attention(block)) for block in blocks[:applied])
-        self.end = KeyValue(blocks[applied], compute) if applied < BLOCKS else Colours(model)
+        self.end = SrnoKeyValue(blocks[applied], compute) if applied < BLOCKS else SrnoColours(model)
 
     def forward(
         self, map_0: Tensor, map_1: Tensor, map_2: Tensor, map_3: Tensor, row_tap: Tensor, column_tap: Tensor,
         row_distance: Tensor, column_distance: Tensor, row_relative: Tensor, column_relative: Tensor, cell: Tensor,
         *folded: Tensor,
     ) -> Tensor | tuple[Tensor, ...]:  # fmt: skip
-        """R × W queries, row-major; see `SrnoForm` for every shape."""
+        """Maps [P, M] and axis tables → colours [R·W, 3] of R × W queries, row-major, or a block's sums.
+
+        Taps (int32), distances and relative positions [2, R, 1] and [2, 1, W], `cell` [2]; `folded` is weight [M, M]
+        and bias [M] of each applied block.
+        """
         x: Tensor = self.first(
             map_0, map_1, map_2, map_3, row_tap, column_tap,
             row_distance, column_distance, row_relative, column_relative, cell,
@@ -117,36 +121,36 @@ class Decoder(nn.Module):
         return cast("Tensor | tuple[Tensor, ...]", self.end(x))
 
 
-class Tail(nn.Module):
-    """The last attention block and what follows."""
+class SrnoTail(nn.Module):
+    """The last attention block and the layers after it."""
 
     def __init__(self, model: Srno) -> None:
         super().__init__()
         self.attention = Attention(as_linear_attention(model.conv1))
-        self.colours = Colours(model)
+        self.colours = SrnoColours(model)
 
     def forward(self, state: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """[N, M] → [N, 3]."""
+        """State [N, M], folded matrix [M, M] and bias [M] → colours [N, 3]."""
         colours: Tensor = self.colours(self.attention(state, weight, bias))
         return colours
 
 
-class Colours(nn.Module):
-    """The two layers at the end."""
+class SrnoColours(nn.Module):
+    """The two layers after the last attention block."""
 
     def __init__(self, model: Srno) -> None:
         super().__init__()
         self.first, self.second = copied(model.fc1), copied(model.fc2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, M] → [N, 3]."""
+        """State [N, M] → colours [N, 3], float32 or wider."""
         return wide(self.second(gelu(self.first(x))))
 
 
 def as_linear_attention(block: GalerkinAttention) -> LinearAttention:
-    """The block as HIIF's, whose modules then serve it: weights as matrices; the norms' are of every head, [heads, d].
+    """Return the block as HIIF's, so that HIIF's modules serve it; norms have the weights of every head, [heads, d].
 
-    The epsilon is squared, because HIIF's stands below the root.
+    The epsilon is squared, because HIIF adds it below the root.
     """
     width = block.qkv_proj.in_channels
     found = LinearAttention(width, block.heads, 2)

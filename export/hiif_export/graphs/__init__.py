@@ -1,4 +1,4 @@
-"""What all exported graphs share: wrapper modules, ONNX files, half precision.
+"""Shared parts of all exported graphs: wrapper modules, ONNX files, half precision.
 
 May import: `hiif_training` and `hiif_deploy`.
 """

@@ -1,4 +1,4 @@
-"""The four source pixels around a query, as a graph reads them: where, how much each weighs, where the query is.
+"""The four source pixels around a query as a graph reads them: pixel indices, area weights, relative positions.
 
 Queries are all of R rows × W columns, row-major, N = R · W in all. Corners are in the order of `CORNERS`.
 """
@@ -15,12 +15,15 @@ AREA_EPSILON = float(torch.tensor(1e-9, dtype=torch.float32)) * AREA_SCALE
 
 
 def corner_pixels(row_tap: Tensor, column_tap: Tensor) -> list[Tensor]:
-    """Four [N] indices into a tile's maps, of [2, R, 1] and [2, 1, W]."""
+    """Return four indices [N] into a tile's maps, from row taps [2, R, 1] and column taps [2, 1, W]."""
     return [(row_tap[a] + column_tap[b]).flatten() for a, b in CORNERS]
 
 
 def corner_weights(row_distance: Tensor, column_distance: Tensor) -> list[Tensor]:
-    """Four [N, 1] area weights (design/model.md C5); the 1e-9 matters where an area is 0 or both taps coincide."""
+    """Return four area weights [N, 1] from distances [2, R, 1] and [2, 1, W] (design/model.md C5).
+
+    The 1e-9 matters where an area is 0 or both taps coincide.
+    """
     # Areas are scaled by a power of two, which changes no bit of their ratios: the exporter's optimizer takes a
     # bare 1e-9 for zero and drops it.
     rows = row_distance * AREA_SCALE
@@ -30,7 +33,10 @@ def corner_weights(row_distance: Tensor, column_distance: Tensor) -> list[Tensor
 
 
 def corner_relatives(row_relative: Tensor, column_relative: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Four pairs, of [2, R, 1] and [2, 1, W]: row [R, 1, 1] and column [1, W, 1] of the query − those of the corner."""
+    """Return four pairs of row [R, 1, 1] and column [1, W, 1], from relative positions [2, R, 1] and [2, 1, W].
+
+    A relative position is that of the query minus that of the corner.
+    """
     return [(row_relative[a][..., None], column_relative[b][..., None]) for a, b in CORNERS]
 
 
@@ -41,11 +47,11 @@ class Position(nn.Module):
     column: Tensor
 
     def __init__(self, weight: Tensor) -> None:
-        """[M, 2] weights."""
+        """`weight` [M, 2] has the columns (row, column)."""
         super().__init__()
         self.register_buffer("row", weight[:, 0].clone())
         self.register_buffer("column", weight[:, 1].clone())
 
     def forward(self, row: Tensor, column: Tensor, constant: Tensor) -> Tensor:
-        """[R, 1, 1], [1, W, 1] and [M] → [N, M]."""
+        """Row [R, 1, 1], column [1, W, 1] and constant [M] → [R·W, M]."""
         return (row * self.row + (column * self.column + constant)).flatten(0, 1)

@@ -12,7 +12,7 @@ from hiif_deploy.bundle.contract import Precision
 
 @dataclass(frozen=True)
 class Graph:
-    """What `onnx_file.write` needs to write one ONNX file."""
+    """Everything that `onnx_file.to_onnx` needs to export one ONNX model."""
 
     name: str
     """Name of the graph and stem of its file."""
@@ -21,8 +21,8 @@ class Graph:
     inputs: Mapping[str, tuple[Tensor, tuple[str | int, ...]]]
     """Input name → an example tensor and its shape, a name for each dynamic axis."""
     outputs: Mapping[str, tuple[str | int, ...]]
-    """Output name → shape, likewise."""
+    """Output name → shape, a name for each dynamic axis."""
     multiples: Mapping[str, int]
     """Dynamic axis → the number its size is always a multiple of, where that is not 1."""
     precision: Precision = "fp32"
-    """Of features, weights and matrix products."""
+    """Precision of features, weights and matrix products."""

@@ -1,4 +1,4 @@
-"""Writing one graph as an ONNX file, and checking what was written."""
+"""Exports one graph as an ONNX model, and checks the result."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ OPSET = 20
 DTYPES: dict[torch.dtype, Literal["float16", "float32", "float64", "int32"]] = {
     torch.float16: "float16", torch.float32: "float32", torch.float64: "float64", torch.int32: "int32",
 }  # fmt: skip
-"""As the contract names them."""
+"""PyTorch dtype → name in the contract."""
 
 
 def to_onnx(graph: Graph) -> onnx.ModelProto:
-    """The graph as a checked ONNX model with the names and dynamic axes that `graph` asks for."""
+    """Return the graph as a checked ONNX model with the names and dynamic axes of `graph`."""
     tensors = [tensor for tensor, _ in graph.inputs.values()]
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
@@ -49,14 +49,14 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
 
 
 def tensor_contracts(graph: Graph) -> tuple[tuple[TensorContract, ...], tuple[TensorContract, ...]]:
-    """Inputs and outputs as the bundle's contract lists them."""
+    """Return inputs and outputs as the bundle's contract lists them."""
     inputs = [TensorContract(name, DTYPES[t.dtype], shape) for name, (t, shape) in graph.inputs.items()]
-    answers = zip(graph.outputs.items(), example_outputs(graph), strict=True)
-    return tuple(inputs), tuple(TensorContract(name, DTYPES[t.dtype], shape) for (name, shape), t in answers)
+    outputs = zip(graph.outputs.items(), example_outputs(graph), strict=True)
+    return tuple(inputs), tuple(TensorContract(name, DTYPES[t.dtype], shape) for (name, shape), t in outputs)
 
 
 def operators(model: onnx.ModelProto) -> set[str]:
-    """Operator types used, functions and sub-graphs included."""
+    """Return the operator types of a model, functions and sub-graphs included."""
     found: set[str] = set()
     nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
     while nodes:
@@ -68,7 +68,7 @@ def operators(model: onnx.ModelProto) -> set[str]:
 
 
 def _dynamic_shapes(graph: Graph) -> tuple[Any, ...]:
-    # A module with *args takes its tail as one nested tuple.
+    # torch.export takes the tail of a module with *args as one nested tuple.
     specs = [
         {n: _axis(size, graph) for n, size in enumerate(shape) if isinstance(size, str)} or None
         for _, shape in graph.inputs.values()
@@ -84,7 +84,7 @@ def _axis(name: str, graph: Graph) -> Any:
 
 
 def _name_axes(model: onnx.ModelProto, graph: Graph) -> None:
-    """Give dynamic axes the names that people read in Netron; ParityError where the exporter froze one."""
+    """Give dynamic axes readable names, for Netron; ParityError where the exporter froze one."""
     wanted = {**{n: shape for n, (_, shape) in graph.inputs.items()}, **graph.outputs}
     for value in (*model.graph.input, *model.graph.output):
         for size, axis in zip(wanted[value.name], value.type.tensor_type.shape.dim, strict=True):
@@ -98,7 +98,7 @@ def _name_axes(model: onnx.ModelProto, graph: Graph) -> None:
 
 
 def _drop_metadata(model: onnx.ModelProto) -> None:
-    """Remove what the exporter writes about its own machine: source paths and stack traces."""
+    """Remove source paths and stack traces, which the exporter writes about its own machine."""
     for node in (*model.graph.node, *(n for f in model.functions for n in f.node)):
         del node.metadata_props[:]
         node.doc_string = ""
@@ -111,7 +111,7 @@ def _drop_metadata(model: onnx.ModelProto) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter's warnings speak of its own internals."""
+    """Silence the exporter's warnings, which concern its own internals."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -124,7 +124,7 @@ def _quiet() -> Iterator[None]:
 
 
 def example_outputs(graph: Graph) -> tuple[Tensor, ...]:
-    """What the module answers for the example inputs."""
+    """Run the module on the example inputs and return its outputs, each [...] as `graph.outputs` declares."""
     with torch.no_grad():
         value = graph.module(*(tensor for tensor, _ in graph.inputs.values()))
     return value if isinstance(value, tuple) else (value,)

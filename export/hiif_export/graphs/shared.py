@@ -1,9 +1,9 @@
 """Writes the small graphs that ship with the runtime and belong to no bundle (`hiif_deploy/decoding/graphs`).
 
-    python -m hiif_export.graphs.shared
+python -m hiif_export.graphs.shared
 
-They convert frames to the encoder's input, and decoded colours to frames, step by step in the order in which
-`hiif_deploy.pixels` and `hiif_deploy.decoding.compose` state it, so that all engines round alike.
+They convert frames to the encoder's input, and decoded colours to frames, step by step in the order of
+`hiif_deploy.pixels` and `hiif_deploy.decoding.compose`, so that all engines round alike.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from hiif_deploy.pixels import LUMA_BLUE, LUMA_RED
 from hiif_export.graphs.onnx_file import OPSET
 
 IR_VERSION = 10
-"""Of the ONNX files."""
+"""IR version of the ONNX files."""
 Nodes = list[onnx.NodeProto]
 
 
 def shared_models() -> dict[str, onnx.ModelProto]:
-    """File stem → model."""
+    """Return file stem → model for every shared graph."""
     return {name: _model(contract, _nodes(contract)) for name, contract in contracts().items()}
 
 
 def write() -> None:
-    """Write all of them into the runtime's package."""
+    """Write all shared graphs into the runtime's package."""
     with as_file(files("hiif_deploy") / "decoding" / "graphs") as folder:
         for name, model in shared_models().items():
             (folder / f"{name}.onnx").write_bytes(model.SerializeToString(deterministic=True))
@@ -50,7 +50,7 @@ def _nodes(contract: GraphContract) -> Nodes:
 
 
 def _prepare(dtype: str) -> Nodes:
-    """frame [h, w, c] → image [1, 3, h, w], normalised."""
+    """Nodes for frame [h, w, c] → image [1, 3, h, w], normalised."""
     nodes, unit = _unit(dtype)
     return [
         *nodes,
@@ -62,7 +62,7 @@ def _prepare(dtype: str) -> Nodes:
 
 
 def _finish(contract: GraphContract) -> Nodes:
-    """colour [queries, 3] and the frame's part below it → values of a frame, and how large the colours were."""
+    """Nodes for colour [queries, 3] and the frame below it → values of a frame, and the extremes of the colours."""
     frame, values = contract.inputs[1].dtype, contract.outputs[0].dtype
     converted, unit = _unit(frame)
     colours = "values" if contract.name == "finish-colours" else "colours"
@@ -98,7 +98,7 @@ def _finish(contract: GraphContract) -> Nodes:
 
 
 def _unit(dtype: str) -> tuple[Nodes, str]:
-    """What brings a frame's values to [0, 1], and the name of the result."""
+    """Return nodes that scale a frame's values to [0, 1], and the name of their result."""
     if dtype.startswith("float"):
         return [], "frame"
     return [
@@ -108,7 +108,7 @@ def _unit(dtype: str) -> tuple[Nodes, str]:
 
 
 def _bilinear(unit: str) -> Nodes:
-    """As `compose.bilinear`: rows first, then columns."""
+    """Nodes of `compose.bilinear`: rows first, then columns."""
     nodes = []
     for line, (source, axis) in {"row": (unit, 0), "column": ("lines", 1)}.items():
         lower, upper, change = f"{line}_lower", f"{line}_upper", f"{line}_change"
@@ -123,7 +123,7 @@ def _bilinear(unit: str) -> Nodes:
 
 
 def _luma() -> Nodes:
-    """As `pixels._luma`: green plus differences."""
+    """Nodes of `pixels._luma`: green plus differences."""
     return [
         helper.make_node("Split", ["colours"], ["red", "green", "blue"], axis=2, num_outputs=3),
         _node("Sub", ["red", "green"], "red_change"),
@@ -146,7 +146,7 @@ def _model(contract: GraphContract, nodes: Nodes) -> onnx.ModelProto:
     tops = [
         np.iinfo(tensor.dtype).max for tensor in contract.inputs if tensor.name == "frame" and tensor.dtype[0] != "f"
     ]
-    # Sixteen bits travel as int32 where an engine has no uint16.
+    # Engines without uint16 receive 16-bit frames as int32: the largest value is then still 65535.
     constants = CONSTANTS | {"top": np.array(min([*tops, 65535]), np.float32)}
     read = {name for node in nodes for name in node.input}
     graph = helper.make_graph(

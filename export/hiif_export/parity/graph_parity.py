@@ -1,6 +1,6 @@
-"""Each exported graph by itself against its PyTorch module, so that a deviation is found where it arises.
+"""Compares each exported graph with its PyTorch module, so that a deviation is found in the graph where it arises.
 
-Polygraphy runs the ONNX files and compares; the inputs are those that a real picture gives, taken from PyTorch.
+Polygraphy runs and compares the ONNX models; PyTorch computes the inputs from a real picture.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hiif_deploy.errors import ParityError
 from hiif_deploy.geometry.grid import relative_cell
 from hiif_deploy.geometry.tiling import Tile
 from hiif_deploy.pixels import to_unit
-from hiif_export.graphs.form import make_form
+from hiif_export.graphs.exporter import make_exporter
 from hiif_export.graphs.graph import Graph
 from hiif_export.parity.parity import cases
 from hiif_training.models.implicit import ImplicitModel
@@ -38,31 +38,31 @@ GRAPH_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2}
 
 @dataclass(frozen=True)
 class GraphDeviation:
-    """One output of one graph, measured."""
+    """Deviation of one output of one graph from PyTorch."""
 
     graph: str
-    """Name of the graph."""
+    """Name of the graph in the contract."""
     output: str
-    """Name of the output."""
+    """Name of the graph's output."""
     largest: float
-    """Largest value that PyTorch gives."""
+    """Largest absolute value that PyTorch computes."""
     error: float
-    """Largest absolute difference."""
+    """Largest absolute difference from PyTorch."""
 
     @property
     def relative(self) -> float:
-        """`error` relative to `largest`."""
+        """Return `error` relative to `largest`."""
         return self.error / self.largest if self.largest else self.error
 
 
 def compare_graphs(model: ImplicitModel, bundle: Bundle, precision: Precision = "fp32") -> list[GraphDeviation]:
-    """Every graph of the bundle on one picture; each is given fp32 PyTorch's values, not its predecessors'."""
+    """Run every graph of the bundle on one picture; each is fed with PyTorch's fp32 values, not its predecessors'."""
     found: list[GraphDeviation] = []
     chain = {**bundle.contract.chain(precision), **bundle.contract.stages}
 
     def visit(graph: Graph, feeds: Tensors, expected: Tensors) -> None:
-        answered = _run_onnx(bundle.graphs[chain[graph.name].key], _typed(feeds, chain[graph.name]))
-        found.extend(_compare(graph.name, answered, expected))
+        outputs = _run_onnx(bundle.graphs[chain[graph.name].key], _typed(feeds, chain[graph.name]))
+        found.extend(_compare(graph.name, outputs, expected))
 
     chain_values(model, bundle, visit)
     return found
@@ -71,18 +71,19 @@ def compare_graphs(model: ImplicitModel, bundle: Bundle, precision: Precision = 
 def chain_values(
     model: ImplicitModel, bundle: Bundle, visit: Callable[[Graph, Tensors, Tensors], None] = lambda *_: None
 ) -> Tensors:
-    """All tensors that a real picture gives between the fp32 graphs, by PyTorch; `visit` sees each graph's own."""
+    """Return all tensors that PyTorch computes between the fp32 graphs for a real picture; `visit` sees each graph's
+    own."""
     # 16x24 at 3.3: a multiple of every encoder's window, and no dyadic phase.
     (case,) = cases(sizes=((16, 24),), scales=(3.3,))
     known = _geometry(bundle, (16, 24), case.target)
     known["image"] = normalise(bundle.contract, to_unit(case.image))
-    form = make_form(model, bundle.contract.model)
-    for graph in [*form.graphs(), *form.stage_graphs()]:
+    exporter = make_exporter(model, bundle.contract.model)
+    for graph in [*exporter.graphs(), *exporter.stage_graphs()]:
         feeds = typed_feeds(known, graph)
         expected = _run_torch(graph, feeds)
         visit(graph, feeds, expected)
         known.update(expected)
-        # What a later decoder of a cascade is given.
+        # A later decoder of a cascade reads the output of the one before it.
         known["before"] = known.get("colour", known["image"])
         if graph.name == "encoder":
             halo = bundle.contract.decoder.halo
@@ -91,12 +92,12 @@ def chain_values(
 
 
 def typed_feeds(values: Tensors, graph: Graph) -> Tensors:
-    """The graph's inputs out of `values`, in its types and order."""
+    """Return the graph's inputs from `values`, in its dtypes and order."""
     return {name: _as(values[name], tensor) for name, (tensor, _) in graph.inputs.items()}
 
 
 def check_graphs(found: Sequence[GraphDeviation], precision: Precision = "fp32") -> None:
-    """ParityError naming the first graph and output beyond tolerance."""
+    """Raise ParityError naming the first graph and output beyond tolerance."""
     tolerance = GRAPH_TOLERANCE[precision]
     for deviation in found:
         if not deviation.relative <= tolerance:
@@ -125,8 +126,8 @@ def _typed(feeds: Tensors, graph: GraphContract) -> Tensors:
 
 def _run_torch(graph: Graph, feeds: Tensors) -> Tensors:
     with torch.no_grad():
-        answer = graph.module(*(torch.from_numpy(value) for value in feeds.values()))
-    values = answer if isinstance(answer, tuple) else (answer,)
+        output = graph.module(*(torch.from_numpy(value) for value in feeds.values()))
+    values = output if isinstance(output, tuple) else (output,)
     return {name: value.numpy() for name, value in zip(graph.outputs, values, strict=True)}
 
 
@@ -135,10 +136,10 @@ def _run_onnx(model: bytes, feeds: Tensors) -> Tensors:
         return {name: np.array(value) for name, value in runner.infer(feeds).items()}
 
 
-def _compare(graph: str, answered: Tensors, expected: Tensors) -> list[GraphDeviation]:
+def _compare(graph: str, outputs: Tensors, expected: Tensors) -> list[GraphDeviation]:
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         results = SimpleCompareFunc(check_error_stat="max")(
-            IterationResult({n: v.astype(expected[n].dtype) for n, v in answered.items()}, "onnxruntime"),
+            IterationResult({n: v.astype(expected[n].dtype) for n, v in outputs.items()}, "onnxruntime"),
             IterationResult(dict(expected), "pytorch"),
         )
     return [

@@ -1,4 +1,4 @@
-"""How far a bundle's answers lie from PyTorch's: the measure that every export must pass."""
+"""Compares a bundle's pictures with PyTorch's: the measure that every export must pass."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ Array = NDArray[np.float32]
 SIZES = ((1, 1), (7, 5), (33, 2), (16, 24))
 """Source sizes: the smallest, odd, tall, ordinary."""
 SCALES: tuple[Scale, ...] = (1.0, 1.37, 2.0, 3.3, 4.0, 8.0, 12.0, (1.5, 2.75))
-"""Dyadic ones sit on rounding edges of the bits; the last one is anisotropic."""
+"""Scale factors: dyadic ones lie on rounding edges of the bits; the last one is anisotropic."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One picture at one output size."""
+    """One picture to upscale to one output size."""
 
     picture: str
-    """Name of the picture."""
+    """Name of the sample picture."""
     image: NDArray[np.uint8]
-    """[h, w, 3]."""
+    """RGB picture [h, w, 3], values 0 to 255."""
     target: tuple[int, int]
-    """Output (height, width)."""
+    """(height, width) of the output."""
 
 
 @dataclass(frozen=True)
 class Deviation:
-    """One case, measured."""
+    """Deviation of one case from PyTorch."""
 
     picture: str
-    """Name of the picture."""
+    """Name of the sample picture."""
     source: tuple[int, int]
-    """(height, width)."""
+    """(height, width) of the picture."""
     target: tuple[int, int]
-    """(height, width)."""
+    """(height, width) of the output."""
     features: float
     """Largest absolute difference of the encoder's features."""
     colours: float
@@ -56,11 +56,11 @@ class Deviation:
     quantile: float
     """99.99th percentile of that difference."""
     psnr: float
-    """Of the colours, in dB; at most 200."""
+    """PSNR of the colours in dB, at most 200."""
 
 
 def cases(sizes: Sequence[tuple[int, int]] = SIZES, scales: Sequence[Scale] = SCALES) -> list[Case]:
-    """Crops of the sample pictures, every size at every scale, the pictures taking turns."""
+    """Return crops of the sample pictures, every size at every scale; the pictures alternate."""
     found = []
     names = list(SAMPLES)
     for n, (size, scale) in enumerate(itertools.product(sizes, scales)):
@@ -75,12 +75,12 @@ def cases(sizes: Sequence[tuple[int, int]] = SIZES, scales: Sequence[Scale] = SC
 def compare(
     model: ImplicitModel, upscaler: Upscaler, suite: Iterable[Case], advance: Callable[[int], None] = lambda _: None
 ) -> list[Deviation]:
-    """The bundle against the plain PyTorch module, both in float32 on the same bits."""
+    """Compare the bundle with the PyTorch module on every case, both in float32 on the same bits."""
     found = []
     for case in suite:
-        answered = upscaler.encode(case.image)
+        encoded = upscaler.encode(case.image)
         features = torch_features(model, upscaler.contract, case.image)
-        colours = upscaler.render_unclamped(answered, size=case.target)
+        colours = upscaler.render_unclamped(encoded, size=case.target)
         expected = torch_colours(model, upscaler.contract, case.image, features, case.target)
         source = (case.image.shape[0], case.image.shape[1])
         found.append(
@@ -88,7 +88,7 @@ def compare(
                 case.picture,
                 source,
                 case.target,
-                measure(np.asarray(answered.encoded), features).largest,
+                measure(np.asarray(encoded.encoded), features).largest,
                 *astuple(measure(colours, expected)),
             )
         )
@@ -97,7 +97,7 @@ def compare(
 
 
 def torch_features(model: ImplicitModel, contract: Contract, image: NDArray[np.uint8]) -> Array:
-    """[C, h, w] of the plain encoder, the picture padded as the contract says."""
+    """Return PyTorch's features [C, h, w] of an RGB picture [h, w, 3], padded as the contract says."""
     height, width = image.shape[:2]
     padded = mirror(to_unit(image), padded_size((height, width), contract.encoder.size_multiple))
     with torch.no_grad():
@@ -108,19 +108,22 @@ def torch_features(model: ImplicitModel, contract: Contract, image: NDArray[np.u
 def torch_colours(
     model: ImplicitModel, contract: Contract, image: NDArray[np.uint8], features: Array, target: tuple[int, int]
 ) -> Array:
-    """[H, W, 3] of the plain decoder, all queries in one call, de-normalised."""
+    """Decode `features` [C, h, w] of an RGB picture [h, w, 3] in PyTorch to unclamped colours [H, W, 3], 1 being white.
+
+    All queries run in one call.
+    """
     source = (image.shape[0], image.shape[1])
-    queries = model.ask(source, target)
+    queries = model.make_queries(source, target)
     network_input = torch.from_numpy(normalise(contract, to_unit(image)))
     with torch.no_grad():
-        answer = model.answer(network_input, torch.from_numpy(features)[None], queries)
+        output = model.decode_with_skip(network_input, torch.from_numpy(features)[None], queries)
     mean = np.array(contract.normalisation.mean, dtype=np.float32)
     std = np.array(contract.normalisation.std, dtype=np.float32)
-    return np.asarray(answer.numpy().reshape(*target, 3) * std + mean, dtype=np.float32)
+    return np.asarray(output.numpy().reshape(*target, 3) * std + mean, dtype=np.float32)
 
 
 def check(found: Sequence[Deviation], tolerance: Tolerance = TOLERANCES["fp32"]) -> None:
-    """ParityError naming the first case beyond tolerance, and whether the encoder or the decoder is off."""
+    """Raise ParityError naming the first case beyond tolerance, and whether the encoder or the decoder deviates."""
     for case in found:
         where = "already in the encoder's features" if case.features > tolerance.largest else "in the decoder"
         hint = f"; the difference arises {where} (features differ by {case.features:.2e})"

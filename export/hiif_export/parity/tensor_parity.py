@@ -1,7 +1,7 @@
-"""Where half precision's error comes from: every named part of the graphs in both precisions, run by PyTorch.
+"""Locates the error of half precision: runs every named part of the graphs in both precisions in PyTorch.
 
-PyTorch rounds each tensor to half where the graphs do. ONNX Runtime on a processor need not: it computes in float32
-and may leave out a rounding between two operations.
+PyTorch rounds each tensor to half where the graphs do. ONNX Runtime need not on a CPU: it computes in float32 and may
+leave out a rounding between two operations.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hiif_deploy.bundle.contract import Precision, is_fold
 from hiif_deploy.bundle.loader import Bundle
-from hiif_export.graphs.form import make_form
+from hiif_export.graphs.exporter import make_exporter
 from hiif_export.graphs.graph import Graph
 from hiif_export.parity.graph_parity import Tensors, chain_values, typed_feeds
 from hiif_training.models.implicit import ImplicitModel
@@ -24,51 +24,51 @@ from hiif_training.models.implicit import ImplicitModel
 
 @dataclass(frozen=True)
 class TensorDeviation:
-    """What one part of a graph answers, measured against fp32."""
+    """Deviation of one part of a graph from fp32."""
 
     graph: str
-    """Name of the graph; all of them are given fp32's inputs."""
+    """Name of the graph; every graph is fed with fp32's inputs."""
     tensor: str
     """Path of the module whose output it is."""
     rms: float
-    """Root of the mean square of fp32's values."""
+    """Root mean square of the fp32 values."""
     error: float
-    """Root of the mean square of the difference."""
+    """Root mean square of the difference."""
     largest: float
-    """Largest absolute difference."""
+    """Largest absolute difference from fp32."""
 
     @property
     def ratio_db(self) -> float:
-        """Signal to error, in dB; at most 200."""
+        """Return signal to error in dB, at most 200."""
         return 200.0 if self.error == 0 else min(200.0, 20 * float(np.log10(max(self.rms, 1e-30) / self.error)))
 
 
 def compare_tensors(model: ImplicitModel, bundle: Bundle, precision: Precision = "fp16") -> list[TensorDeviation]:
-    """Every part of every graph of `precision`, in the order of computation."""
+    """Compare every part of every graph of `precision` with fp32, in the order of computation."""
     values = chain_values(model, bundle)
-    form = make_form(model, bundle.contract.model)
-    half = {graph.name: graph for graph in form.graphs(precision)}
+    exporter = make_exporter(model, bundle.contract.model)
+    half = {graph.name: graph for graph in exporter.graphs(precision)}
     found = []
-    for graph in form.graphs():
+    for graph in exporter.graphs():
         if is_fold(graph.name):
             continue
         expected = _run(graph, values)
-        answered = _run(half[graph.name], values)
-        found += [_measure(graph.name, name, answered[name], value) for name, value in expected.items()]
+        outputs = _run(half[graph.name], values)
+        found += [_measure(graph.name, name, outputs[name], value) for name, value in expected.items()]
     return found
 
 
 def _run(graph: Graph, values: Tensors) -> dict[str, Tensor]:
     feeds = typed_feeds(values, graph)
     with torch.no_grad(), _recorded(graph.module) as found:
-        answer = graph.module(*(torch.from_numpy(value) for value in feeds.values()))
-    outputs = answer if isinstance(answer, tuple) else (answer,)
+        output = graph.module(*(torch.from_numpy(value) for value in feeds.values()))
+    outputs = output if isinstance(output, tuple) else (output,)
     return {**found, **dict(zip(graph.outputs, outputs, strict=True))}
 
 
 @contextmanager
 def _recorded(module: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Outputs of the parts down to two levels below the graph's module, by path."""
+    """Record the outputs of modules up to two levels below the graph's module, by path."""
     found: dict[str, Tensor] = {}
 
     def hook(name: str, output: object) -> None:
@@ -78,7 +78,7 @@ def _recorded(module: nn.Module) -> Iterator[dict[str, Tensor]]:
     handles = [
         part.register_forward_hook(lambda _module, _inputs, output, name=name: hook(name, output))
         for name, part in module.named_modules()
-        # Keys and values are scaled on their way into a LayerNorm that takes any factor out again.
+        # Keys and values are scaled by a power of two before a LayerNorm, which cancels it: they differ on purpose.
         if name and name.count(".") <= 2 and not name.startswith("key_value")
     ]
     try:
@@ -88,8 +88,8 @@ def _recorded(module: nn.Module) -> Iterator[dict[str, Tensor]]:
             handle.remove()
 
 
-def _measure(graph: str, tensor: str, answered: Tensor, expected: Tensor) -> TensorDeviation:
-    error = answered.double() - expected.double()
+def _measure(graph: str, tensor: str, output: Tensor, expected: Tensor) -> TensorDeviation:
+    error = output.double() - expected.double()
     return TensorDeviation(
         graph,
         tensor,

@@ -21,8 +21,8 @@ pytest.importorskip("onnxscript")
 
 from conftest import TINY_SPEC  # noqa: E402
 from hiif_export.baselines import bench_model  # noqa: E402
-from hiif_export.baselines.bench_naive import CHUNKS, Naive  # noqa: E402
-from hiif_export.baselines.bench_plain import Chunked, Double, Plain  # noqa: E402
+from hiif_export.baselines.bench_naive import CHUNKS, NaiveOnnxBaseline  # noqa: E402
+from hiif_export.baselines.bench_plain import ChunkedEagerBaseline, EagerBaseline, Float64Reference  # noqa: E402
 from hiif_training.checkpoints.checkpoint import save_checkpoint  # noqa: E402
 
 IMAGE, SIZE = picture((10, 12)), (31, 25)
@@ -51,7 +51,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_plain_answers_as_the_upscaler_and_chunks_do_not(model: BenchModel) -> None:
     with Upscaler(model.bundle) as upscaler:
         expected = upscaler.render_unclamped(upscaler.encode(IMAGE), size=SIZE)
-    plain, chunked = Plain(model, 1, None), Chunked(model, 1, 200)
+    plain, chunked = EagerBaseline(model, 1, None), ChunkedEagerBaseline(model, 1, 200)
     assert np.abs(plain.colours(IMAGE, SIZE) - expected).max() < 1e-5  # fp32 in another order
     assert np.abs(chunked.colours(IMAGE, SIZE) - expected).max() > 1e-3
     assert np.abs(plain.upscale(IMAGE, SIZE) - upscaler_frame(model)).max() <= 1
@@ -64,29 +64,32 @@ def upscaler_frame(model: BenchModel) -> Any:
 
 
 def test_float64_is_the_whole_picture_however_it_is_cut(model: BenchModel) -> None:
-    whole, cut = (Double(model, 1, chunk).colours(IMAGE, SIZE) for chunk in (None, 97))
+    whole, cut = (Float64Reference(model, 1, chunk).colours(IMAGE, SIZE) for chunk in (None, 97))
     assert whole.dtype == np.float64
     assert np.abs(whole - cut).max() < 1e-12  # sums in another order
-    assert 0 < np.abs(whole - Plain(model, 1, None).colours(IMAGE, SIZE)).max() < 1e-5  # fp32
+    assert 0 < np.abs(whole - EagerBaseline(model, 1, None).colours(IMAGE, SIZE)).max() < 1e-5  # fp32
 
 
 def test_the_naive_graph_asked_at_once_is_the_plain_module(model: BenchModel) -> None:
-    expected = Plain(model, 1, None).colours(IMAGE, SIZE)
-    whole, cut = Naive(model, 1, SIZE[0] * SIZE[1]), Naive(model, 1, 200)
+    expected = EagerBaseline(model, 1, None).colours(IMAGE, SIZE)
+    whole, cut = NaiveOnnxBaseline(model, 1, SIZE[0] * SIZE[1]), NaiveOnnxBaseline(model, 1, 200)
     assert np.abs(whole.colours(IMAGE, SIZE) - expected).max() < 1e-5  # fp32 in another order
-    assert np.abs(cut.colours(IMAGE, SIZE) - Chunked(model, 1, 200).colours(IMAGE, SIZE)).max() < 1e-5
+    assert np.abs(cut.colours(IMAGE, SIZE) - ChunkedEagerBaseline(model, 1, 200).colours(IMAGE, SIZE)).max() < 1e-5
     assert np.abs(cut.colours(IMAGE, SIZE) - expected).max() > 1e-3
 
 
 def test_the_naive_chunk_is_chosen_by_measuring_and_two_counters_agree_on_the_multiplications(
     model: BenchModel,
 ) -> None:
-    naive = Naive(model, 1, None)
+    naive = NaiveOnnxBaseline(model, 1, None)
     assert naive.resolved == "naive-onnx"
     naive.upscale(IMAGE, SIZE)
     assert naive.resolved in {f"naive-onnx:{chunk}" for chunk in CHUNKS}
     # One counter reads PyTorch's dispatcher, one ONNX Runtime's profile, and the formula is written by hand.
-    macs = {runner.work(IMAGE, SIZE).macs for runner in (Plain(model, 1, None), Chunked(model, 1, 200), naive)}
+    macs = {
+        runner.work(IMAGE, SIZE).macs
+        for runner in (EagerBaseline(model, 1, None), ChunkedEagerBaseline(model, 1, 200), naive)
+    }
     assert macs == {encoder_macs() * 10 * 12 + decoder_macs() * SIZE[0] * SIZE[1]}
 
 
@@ -132,7 +135,7 @@ def test_the_full_size_model_is_exported_once_and_kept(
     again = models.open_model("full", None, show_progress=False)
     assert caplog.messages == []
     assert again.bundle.graphs == made.bundle.graphs
-    assert np.abs(Plain(again, 1, None).colours(IMAGE, SIZE) - colours_of(again)).max() < 1e-5
+    assert np.abs(EagerBaseline(again, 1, None).colours(IMAGE, SIZE) - colours_of(again)).max() < 1e-5
 
 
 def colours_of(model: BenchModel) -> Any:

@@ -10,13 +10,13 @@ import torch
 
 from hiif_deploy.errors import OptionError
 from hiif_export.baselines import decoder_table as table
-from hiif_export.baselines.decoder_table import Row, Setting
+from hiif_export.baselines.decoder_table import Row, TableSetting
 from hiif_export.baselines.decoder_times import Seconds
 from hiif_training.models.registry import make_model
 
 torch.set_num_threads(1)
 
-SETTING = Setting(source=(6, 8), scale=2.0, rounds=1, threads=1, suite=((7, 5),))
+SETTING = TableSetting(source=(6, 8), scale=2.0, rounds=1, threads=1, suite=((7, 5),))
 TINY = {"n_resblocks": 1, "no_upsampling": True}
 WIDTH = 16
 """Inside LIIF's network, twice."""
@@ -56,7 +56,7 @@ ROW = Row("liif", "rdn", 346883, 1383424.0, 794000.0, 95_000_000, Seconds(2, 1),
 
 
 def test_the_table_is_markdown() -> None:
-    caption, _, head, rule, line = table.markdown([ROW], Setting()).splitlines()
+    caption, _, head, rule, line = table.markdown([ROW], TableSetting()).splitlines()
     assert "256x256 at ×4, 2 threads, 1280 MiB;" in caption
     assert head.count("|") == rule.count("|") == line.count("|")
     assert line.startswith("| liif | rdn | 346,883 | 1,383 k → 794 k | 95.0 MB |")
@@ -68,7 +68,7 @@ def test_rows_of_another_setting_or_another_file_are_refused(tmp_path: Path) -> 
     assert table.read_rows(path, SETTING) == {}
     table.keep_rows(path, [ROW], SETTING)
     with pytest.raises(OptionError, match="was measured with"):
-        table.read_rows(path, Setting(rounds=2))
+        table.read_rows(path, TableSetting(rounds=2))
     path.write_text(json.dumps([1]))
     with pytest.raises(OptionError, match="holds no rows"):
         table.read_rows(path, SETTING)

@@ -11,8 +11,8 @@ import torch
 from hiif_deploy.errors import HiifError
 from hiif_export.baselines import decoder_table as table
 from hiif_export.baselines import plain_memory
-from hiif_export.baselines.bench_plain import answered, chunks
-from hiif_export.baselines.decoder_table import Setting
+from hiif_export.baselines.bench_plain import chunks, decode_maps
+from hiif_export.baselines.decoder_table import TableSetting
 from hiif_export.baselines.plain_memory import Alive, check_memory, plain_bytes
 from hiif_training.models.implicit import ImplicitModel
 from hiif_training.models.registry import make_model
@@ -39,8 +39,8 @@ def tiny(name: str, args: dict[str, Any]) -> ImplicitModel:
 def test_chunks_of_queries_that_do_not_depend_on_each_other_give_the_same_picture(name: str) -> None:
     model = tiny(name, SMALL[name])
     features = model.encode(torch.rand(1, 3, *SOURCE))
-    (whole,) = (answered(model, features, queries) for queries in chunks(model, SOURCE, SIZE, None))
-    parts = [answered(model, features, queries) for queries in chunks(model, SOURCE, SIZE, 50)]
+    (whole,) = (decode_maps(model, features, queries) for queries in chunks(model, SOURCE, SIZE, None))
+    parts = [decode_maps(model, features, queries) for queries in chunks(model, SOURCE, SIZE, 50)]
     assert len(parts) == 4
     # Matrix products of other sizes add up in another order.
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-4, atol=1e-5)
@@ -81,7 +81,7 @@ def test_a_decoder_is_timed_once_and_its_time_stands_around_every_encoder(monkey
     monkeypatch.setattr(table, "DECODERS", {"metasr": ("metasr", {})})
     monkeypatch.setattr(table, "ENCODERS", {"edsr-mini": TINY, "edsr": {**TINY, "n_feats": 16}})
     monkeypatch.setattr(table, "COUNTED", (8, 8))
-    setting = Setting(source=(6, 8), scale=2.0, threads=1, suite=((7, 5),))
+    setting = TableSetting(source=(6, 8), scale=2.0, threads=1, suite=((7, 5),))
     rows, missing = table.measure_all([("metasr", "edsr-mini"), ("metasr", "edsr")], setting)
     assert missing == []
     assert rows[0].decoding is rows[1].decoding

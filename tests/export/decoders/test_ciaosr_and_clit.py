@@ -15,7 +15,7 @@ from hiif_deploy.rendering.verify import compare_stored
 from hiif_export.export import export_bundle
 from hiif_export.parity.parity import cases, check, compare
 from hiif_training.models.implicit import ImplicitModel
-from hiif_training.models.reference import enlarge
+from hiif_training.models.reference import upscale
 
 ENCODER = "swinir"
 
@@ -58,11 +58,11 @@ def test_upscale_gives_pytorchs_picture(exported: tuple[ImplicitModel, Path]) ->
     model, folder = exported
     with Upscaler(folder) as upscaler:
         found = upscaler.upscale(frame(11, 14), scale=3.3)
-    expected = np.rint(enlarge(model, frame(11, 14), (found.shape[0], found.shape[1])) * 255)
+    expected = np.rint(upscale(model, frame(11, 14), (found.shape[0], found.shape[1])) * 255)
     assert np.abs(found.astype(int) - expected).max() <= 1
 
 
 def test_half_precision_is_refused_by_name(exported: tuple[ImplicitModel, Path], tmp_path: Path) -> None:
     described = spec(exported[1].name.split("-")[0], ENCODER)
-    with pytest.raises(OptionError, match="cannot be written in fp16, only in fp32"):
+    with pytest.raises(OptionError, match="cannot be exported in fp16, only in fp32"):
         export_bundle(exported[0], described, tmp_path / "x", name="x", provenance={}, precisions=("fp32", "fp16"))

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from hiif_deploy.geometry.ciaosr_axis import ciaosr_axis
 from hiif_deploy.geometry.grid import relative_cell
-from hiif_export.decoders.ciaosr_modules import Decoder, Maps
+from hiif_export.decoders.ciaosr_modules import CiaosrDecoder, CiaosrMaps
 from hiif_training.models.ciaosr import Ciaosr, CiaosrConfig
 from hiif_training.models.edsr import Edsr, EdsrConfig
 from hiif_training.queries.ciaosr import CiaosrQueries, ciaosr_queries
@@ -59,9 +59,9 @@ def decoded(model: Ciaosr, features: Tensor, target: Size, part: slice = slice(N
     taps = (row_tap[:, part, None] * source[1], column_tap[:, None])
     relative = (rows.relative[:, part, None], columns.relative[:, None])
     geometry = [torch.from_numpy(array) for array in (*taps, *relative, relative_cell(source, target))]
-    maps = Maps(model).double()(pad(features, (HALO, HALO, HALO, HALO)))
+    maps = CiaosrMaps(model).double()(pad(features, (HALO, HALO, HALO, HALO)))
     geometry = [tensor.double() if tensor.is_floating_point() else tensor for tensor in geometry]
-    colours: Tensor = Decoder(model).double()(*maps, *geometry)
+    colours: Tensor = CiaosrDecoder(model).double()(*maps, *geometry)
     return colours
 
 
@@ -86,7 +86,7 @@ def test_colours_of_some_rows_are_those_of_the_whole_picture() -> None:
 def test_maps_of_a_tile_are_those_of_the_whole_picture() -> None:
     model = make()
     features = pad(features_of(model, (9, 6)), (HALO, HALO, HALO, HALO))
-    module = Maps(model).double()
+    module = CiaosrMaps(model).double()
     for whole, tile in zip(module(features), module(features[:, :, 3:11]), strict=True):
         torch.testing.assert_close(tile, whole[3 * 6 : 7 * 6], rtol=0, atol=1e-12)
 
@@ -95,7 +95,7 @@ def test_maps_of_a_tile_are_those_of_the_whole_picture() -> None:
 def test_a_query_costs_41_percent_less_and_56_with_180_channels(channels: int, share: float) -> None:
     model = Ciaosr(Edsr(EdsrConfig(blocks=1, features=channels)), CiaosrConfig())
     plain = 4 * (multiplications(model.imnet_k) + multiplications(model.imnet_v)) + multiplications(model.imnet_q)
-    decoder = Decoder(model)
+    decoder = CiaosrDecoder(model)
     networks = (decoder.key_hidden, decoder.value_hidden, decoder.value_last)
     restructured = 4 * (sum(map(multiplications, networks)) + 256) + multiplications(decoder.colour)
     assert restructured / plain == pytest.approx(share, abs=0.006)

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from hiif_deploy.geometry.clit_axis import ClitAxis, clit_axis, stage_sizes
 from hiif_deploy.geometry.grid import relative_cell
-from hiif_export.decoders.clit_modules import Decoder, Maps
+from hiif_export.decoders.clit_modules import ClitDecoder, ClitMaps
 from hiif_training.models.clit import Clit, ClitConfig, stage_features
 from hiif_training.models.edsr import Edsr, EdsrConfig
 from hiif_training.queries.axis import CORNERS
@@ -88,9 +88,9 @@ def decoded(model: Clit, features: Tensor, target: Size, part: slice = slice(Non
     source = (features.shape[2], features.shape[3])
     answer: Tensor | None = None
     for n, size in enumerate(stage_sizes(source, target)[: model.config.stages]):
-        maps = Maps(model, n).double()(pad(stage_features(features, size), (1, 1, 1, 1)))
+        maps = ClitMaps(model, n).double()(pad(stage_features(features, size), (1, 1, 1, 1)))
         given = [] if answer is None else [answer]
-        answer = Decoder(model, n).double()(*maps, *geometry(size, target, model.config.reach, part), *given)
+        answer = ClitDecoder(model, n).double()(*maps, *geometry(size, target, model.config.reach, part), *given)
     assert answer is not None
     return answer
 
@@ -123,6 +123,6 @@ def test_colours_of_some_rows_are_those_of_the_whole_picture() -> None:
 def test_maps_of_a_tile_are_those_of_the_whole_picture() -> None:
     model = make()
     features = pad(features_of(model, (9, 6)), (1, 1, 1, 1))
-    module = Maps(model, 0).double()
+    module = ClitMaps(model, 0).double()
     for whole, tile in zip(module(features), module(features[:, :, 3:9]), strict=True):
         torch.testing.assert_close(tile, whole[3 * 6 : 7 * 6], rtol=0, atol=1e-12)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hiif_deploy.geometry.grid import Axis, axis_table, relative_cell
-from hiif_export.decoders.hiif_modules import Decoder, Fold, Maps
+from hiif_export.decoders.hiif_modules import Fold, HiifDecoder, HiifMaps
 from hiif_export.graphs.corners import AREA_EPSILON, AREA_SCALE, corner_weights
 from hiif_training.models.edsr import Edsr, EdsrConfig
 from hiif_training.models.hiif import Hiif, HiifConfig
@@ -80,14 +80,14 @@ class Restructured:
 
     def __init__(self, model: Hiif, source: Size, target: Size) -> None:
         self.model = model
-        self.maps = Maps(model).double()(torch.nn.functional.pad(features_of(model, source), (1, 1, 1, 1)))
+        self.maps = HiifMaps(model).double()(torch.nn.functional.pad(features_of(model, source), (1, 1, 1, 1)))
         self.rows, self.columns = axes(model, source, target)
         self.width = source[1]
         self.cell = torch.from_numpy(relative_cell(source, target)).double()
 
     def statistics(self, block: int, rows: slice, folded: list[Tensor]) -> tuple[Tensor, ...]:
         """Sums of attention block `block` over some output rows."""
-        module = Decoder(self.model, block=block).double()
+        module = HiifDecoder(self.model, block=block).double()
         answer: tuple[Tensor, ...] = module(*self.maps, *self.geometry(rows), *folded)
         return answer
 
@@ -102,7 +102,7 @@ class Restructured:
 
     def colours(self, folded: list[Tensor]) -> Tensor:
         """[N, 3]."""
-        answer: Tensor = Decoder(self.model).double()(*self.maps, *self.geometry(slice(None)), *folded)
+        answer: Tensor = HiifDecoder(self.model).double()(*self.maps, *self.geometry(slice(None)), *folded)
         return answer
 
     def geometry(self, part: slice) -> list[Tensor]:
@@ -176,7 +176,7 @@ def test_statistics_of_two_parts_add_up_to_those_of_the_whole(block: int, cut: i
 def test_colours_of_some_rows_are_those_of_the_whole_picture() -> None:
     chained = Restructured(make(), (5, 7), (12, 18))
     folded = chained.fold()
-    part = Decoder(chained.model).double()(*chained.maps, *chained.geometry(slice(4, 9)), *folded)
+    part = HiifDecoder(chained.model).double()(*chained.maps, *chained.geometry(slice(4, 9)), *folded)
     whole = chained.colours(folded).reshape(12, 18, 3)
     torch.testing.assert_close(part.reshape(5, 18, 3), whole[4:9], rtol=1e-12, atol=1e-12)
 
@@ -184,7 +184,7 @@ def test_colours_of_some_rows_are_those_of_the_whole_picture() -> None:
 def test_maps_of_a_tile_are_those_of_the_whole_picture() -> None:
     model = make()
     features = torch.nn.functional.pad(features_of(model, (9, 6)), (1, 1, 1, 1))
-    module = Maps(model).double()
+    module = HiifMaps(model).double()
     whole, tile = module(features), module(features[:, :, 3:9])
     for one, part in zip(whole, tile, strict=True):
         torch.testing.assert_close(part, one[3 * 6 : 7 * 6], rtol=1e-12, atol=1e-12)

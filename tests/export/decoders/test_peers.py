@@ -17,7 +17,7 @@ from hiif_deploy.images.samples import sample
 from hiif_deploy.upscaler import RenderOptions, Upscaler
 from hiif_export.parity.parity import cases, check, compare
 from hiif_training.models.implicit import ImplicitModel
-from hiif_training.models.reference import enlarge
+from hiif_training.models.reference import upscale
 
 SIZE = (40, 52)
 
@@ -46,7 +46,7 @@ def rendered(folder: Path, picture: NDArray[np.uint8], **options: Any) -> NDArra
 def test_the_answer_is_pytorchs_however_the_work_is_cut(bundle: tuple[ImplicitModel, Path]) -> None:
     model, folder = bundle
     picture = sample("astronaut")[40:53, 60:77]
-    expected = enlarge(model, picture, SIZE)
+    expected = upscale(model, picture, SIZE)
     for cut in ({}, {"query_block": 64}):
         np.testing.assert_allclose(rendered(folder, picture, **cut).clip(0, 1), expected, atol=1e-4, rtol=0)
 

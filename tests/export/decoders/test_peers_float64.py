@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hiif_deploy.geometry.axes import AXES
 from hiif_deploy.geometry.grid import relative_cell
-from hiif_export.graphs.form import make_form
+from hiif_export.graphs.exporter import make_exporter
 from hiif_training.models.implicit import ImplicitModel
 from hiif_training.models.registry import make_model
 
@@ -38,15 +38,15 @@ def test_the_graphs_equal_the_plain_module(name: str) -> None:
     with torch.no_grad():
         answer = by_graphs(model, spec, features)
         model = model.double()
-        expected = model.decode(features, model.ask(SOURCE, TARGET).to(dtype=torch.float64))[0]
+        expected = model.decode(features, model.make_queries(SOURCE, TARGET).to(dtype=torch.float64))[0]
     # Composed weights are stored in float32, and so are the tables: nothing else is.
     assert (answer - expected).abs().max() < 2e-6 * max(1, expected.abs().max())
 
 
 def by_graphs(model: ImplicitModel, spec: Mapping[str, Any], features: Tensor) -> Tensor:
-    """Colours of all queries by the form's graphs in float64."""
-    form = make_form(model, spec)
-    halo, rule = form.contract().halo, AXES[form.contract().axes]
+    """Colours of all queries by the exporter's graphs in float64."""
+    exporter = make_exporter(model, spec)
+    halo, rule = exporter.contract().halo, AXES[exporter.contract().axes]
     known = {
         "features": torch.nn.functional.pad(features, (halo,) * 4),
         "cell": torch.from_numpy(relative_cell(SOURCE, TARGET)).double(),
@@ -57,7 +57,7 @@ def by_graphs(model: ImplicitModel, spec: Mapping[str, Any], features: Tensor) -
         known[f"{name}_tap"] = torch.from_numpy(table.taps).reshape(shape) * stride
         for value in ("relative", "distance", "local"):
             known[f"{name}_{value}"] = torch.from_numpy(getattr(table, value)).double().reshape(shape)
-    for graph in form.graphs()[1:]:
+    for graph in exporter.graphs()[1:]:
         answer = graph.module.double()(*(known[name] for name in graph.inputs))
         answers = answer if isinstance(answer, tuple) else (answer,)
         known.update(zip(graph.outputs, (value.double() for value in answers), strict=True))

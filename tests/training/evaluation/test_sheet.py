@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hiif_training.evaluation.sheet import GAP, HEAD, MOST_ROWS, SIDE, ZOOM, draw_sheet, sheet_row, worst_part
+from hiif_training.evaluation.sheet import GAP, HEAD, MAX_ROWS, SIDE, ZOOM, draw_sheet, sheet_row, worst_part
 from hiif_training.pictures.picture_sets import Pair
 from hiif_training.pictures.resize import shrink
 
@@ -42,7 +42,7 @@ def test_a_sheet_holds_the_first_rows() -> None:
     pair = detailed_corner()
     row = sheet_row(pair, (pair.truth / 255).astype(np.float32), 2)
     panel = SIDE * ZOOM
-    for count, shown in ((1, 1), (20, MOST_ROWS)):
+    for count, shown in ((1, 1), (20, MAX_ROWS)):
         sheet = draw_sheet([row] * count, "mine")
         assert sheet.shape == (HEAD + shown * (panel + HEAD), 3 * panel + 4 * GAP, 3)
     assert np.array_equal(sheet[HEAD : HEAD + panel : ZOOM, GAP : GAP + panel : ZOOM], row.panels[0])

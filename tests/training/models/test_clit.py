@@ -196,7 +196,7 @@ def test_the_answer_is_the_decoder_plus_the_skip() -> None:
     assert model(picture(), asked).equal(expected)
 
 
-@pytest.mark.parametrize("field", ["index", "inside", "relative", "question_index", "question_weight", "cell"])
+@pytest.mark.parametrize("field", ["index", "inside", "relative", "query_index", "query_weight", "cell"])
 def test_everything_that_is_asked_matters(field: str) -> None:
     model = small()
     asked = queries(model)

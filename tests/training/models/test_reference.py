@@ -10,7 +10,7 @@ import pytest
 
 from hiif_deploy.images.samples import sample
 from hiif_deploy.upscaler import RenderOptions, Upscaler
-from hiif_training.models.reference import enlarge
+from hiif_training.models.reference import upscale
 from hiif_training.models.registry import make_model
 
 SMALL = np.ascontiguousarray(sample("coffee")[40:58, 60:81])
@@ -24,20 +24,20 @@ def test_the_plain_module_equals_the_runtime(
 ) -> None:
     with Upscaler(tiny_bundle, options=RenderOptions(group_rows=rows, clip_cell=clip)) as upscaler:
         expected = upscaler.upscale(SMALL / np.float32(255), size=size)
-    found = enlarge(tiny_model, SMALL, size, group_rows=rows, clip_cell=clip)
+    found = upscale(tiny_model, SMALL, size, group_rows=rows, clip_cell=clip)
     assert found.shape == (*size, 3)
     # The export's own tolerance.
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_groups_of_rows_change_the_picture_of_a_model_with_attention(tiny_model: Any) -> None:
-    whole, grouped = (enlarge(tiny_model, SMALL, (36, 42), group_rows=rows) for rows in (None, 9))
+    whole, grouped = (upscale(tiny_model, SMALL, (36, 42), group_rows=rows) for rows in (None, 9))
     assert np.abs(whole - grouped).max() > 1e-3
 
 
 def test_a_clipped_cell_counts_beyond_the_trained_scale_only(tiny_model: Any) -> None:
     for size, differs in (((72, 84), False), ((144, 168), True)):
-        plain, clipped = (enlarge(tiny_model, SMALL, size, clip_cell=clip) for clip in (False, True))
+        plain, clipped = (upscale(tiny_model, SMALL, size, clip_cell=clip) for clip in (False, True))
         assert (not np.array_equal(plain, clipped)) == differs
 
 
@@ -47,5 +47,5 @@ def test_a_window_encoder_is_padded_by_a_whole_window_as_published() -> None:
     model = make_model({"name": "hiif", "args": args}).eval()
     frame = SMALL[:16, :16]
     padded = np.pad(frame, ((0, 8), (0, 8), (0, 0)), mode="symmetric")
-    expected = enlarge(model, padded, (48, 48))[:32, :32]
-    np.testing.assert_allclose(enlarge(model, frame, (32, 32), group_rows=1 << 30), expected, atol=1e-6)
+    expected = upscale(model, padded, (48, 48))[:32, :32]
+    np.testing.assert_allclose(upscale(model, frame, (32, 32), group_rows=1 << 30), expected, atol=1e-6)

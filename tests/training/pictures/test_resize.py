@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from hiif_training.pictures.picture_sets import read_rgb
-from hiif_training.pictures.resize import cubic, enlarge_bicubic, matlab_axis, shrink
+from hiif_training.pictures.resize import cubic, matlab_axis, shrink, upscale_bicubic
 
 
 @pytest.mark.parametrize("name", ["Set5", "Set14"])
@@ -43,7 +43,7 @@ def test_a_constant_stays_and_a_ramp_stays_straight_inside(length: int, count: i
 def test_resizing_to_the_same_size_changes_nothing() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (9, 7, 3)).astype(np.uint8)
     assert np.array_equal(shrink(picture, (9, 7), "matlab"), picture)
-    np.testing.assert_allclose(enlarge_bicubic(picture, (9, 7)), picture / 255, atol=1e-7)
+    np.testing.assert_allclose(upscale_bicubic(picture, (9, 7)), picture / 255, atol=1e-7)
 
 
 def test_the_other_rule_is_pillows() -> None:

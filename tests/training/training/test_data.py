@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hiif_deploy.errors import ImageError, OptionError
-from hiif_training.models.implicit import Traits, skip
+from hiif_training.models.implicit import ModelTraits, skip
 from hiif_training.queries.axis import Queries, axis_queries, grid_queries
-from hiif_training.training.data import Crops, Numbers, Sample, SampleLoader, to_tensor_domain
+from hiif_training.training.data import Crops, Sample, SampleLoader, StepBatchSampler, to_tensor_domain
 from hiif_training.training.recipe import Recipe
 
 Turn = tuple[bool, bool, bool]
@@ -215,7 +215,7 @@ def test_a_sample_has_its_documented_shapes(folder: Path) -> None:
 
 
 def test_black_is_minus_one_and_white_is_plus_one() -> None:
-    values = to_tensor_domain(np.array([[[0, 0, 0], [255, 255, 255]]], dtype=np.uint8), Traits())
+    values = to_tensor_domain(np.array([[[0, 0, 0], [255, 255, 255]]], dtype=np.uint8), ModelTraits())
     np.testing.assert_allclose(values, [[[-1] * 3, [1] * 3]], atol=1e-7)
     assert values.dtype == np.float32
 
@@ -247,7 +247,7 @@ def test_a_folder_of_damaged_pictures_is_given_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("processes", "accumulate"), [(1, 1), (2, 1), (3, 2)])
 def test_a_step_is_shared_by_all_processes_without_a_sample_drawn_twice(processes: int, accumulate: int) -> None:
     recipe = Recipe(model={}, steps=4, batch=12, accumulate=accumulate)
-    shares = [list(Numbers(recipe, process=n, processes=processes)) for n in range(processes)]
+    shares = [list(StepBatchSampler(recipe, process=n, processes=processes)) for n in range(processes)]
     assert all(len(part) == 12 // processes // accumulate for share in shares for part in share)
     for step in range(4):
         parts = slice(step * accumulate, (step + 1) * accumulate)
@@ -257,21 +257,21 @@ def test_a_step_is_shared_by_all_processes_without_a_sample_drawn_twice(processe
 
 def test_a_resumed_run_draws_what_the_interrupted_one_would_have_drawn() -> None:
     recipe = Recipe(model={}, steps=5, batch=4, accumulate=2)
-    whole, rest = Numbers(recipe, processes=2), Numbers(recipe, first_step=3, processes=2)
+    whole, rest = StepBatchSampler(recipe, processes=2), StepBatchSampler(recipe, first_step=3, processes=2)
     assert list(rest) == list(whole)[6:]
     assert len(rest) == len(whole) == 10
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_with_one_that_can() -> None:
     with pytest.raises(OptionError, match=r"batch 16 cannot be shared by 3 processes in 1 parts each.*--set batch=18"):
-        Numbers(Recipe(model={}, batch=16), processes=3)
+        StepBatchSampler(Recipe(model={}, batch=16), processes=3)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_samples_do_not_depend_on_who_draws_them(folder: Path, workers: int) -> None:
     data = crops(folder, steps=4)
     state = torch.get_rng_state()
-    loaded = list(SampleLoader(data, Numbers(data.recipe), workers))
+    loaded = list(SampleLoader(data, StepBatchSampler(data.recipe), workers))
     assert torch.get_rng_state().equal(state)
     expected = [Sample.concatenate([data[2 * n], data[2 * n + 1]]) for n in range(4)]
     assert all(same(a, b) for a, b in zip(loaded, expected, strict=True))

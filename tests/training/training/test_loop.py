@@ -106,7 +106,7 @@ def plain_training(recipe: Recipe) -> tuple[Hiif, AveragedModel, list[float]]:
     model = make_model(recipe.model).train()
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))  # type: ignore[no-untyped-call]
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad])
-    crops, losses = Crops(recipe, model.ask), []
+    crops, losses = Crops(recipe, model.make_queries), []
     for step in range(recipe.steps):
         numbers = range(step * recipe.batch, (step + 1) * recipe.batch)
         part = Sample.concatenate([crops[n] for n in numbers])
@@ -237,7 +237,7 @@ def test_a_signal_saves_the_step_it_came_in_and_says_how_to_go_on(
     train(recipe, tmp_path / "whole", show_progress=False)
     said = train_until_signal(monkeypatch, recipe, tmp_path / "parts", 4, number)
     state = tmp_path / "parts" / "state.pt"
-    assert said == f"interrupted: 4 of 6 steps are kept in {state}; the same command goes on from there"
+    assert said == f"interrupted: 4 of 6 steps are saved in {state}; run the same command again to resume"
     assert read_file(state)["global_step"] == 4
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     train(recipe, tmp_path / "parts", show_progress=False)
@@ -253,7 +253,7 @@ def test_a_second_signal_ends_a_run_at_once(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     said = train_until_signal(monkeypatch, recipe, tmp_path, 5, number, times=2)
-    assert said == f"interrupted at once: the same command goes on from {tmp_path / 'state.pt'}"
+    assert said == f"interrupted at once: run the same command again to resume from {tmp_path / 'state.pt'}"
     assert read_file(tmp_path / "state.pt")["global_step"] == 3
 
 
@@ -284,7 +284,7 @@ def test_a_finished_run_goes_on_where_steps_are_raised(
     train(recipe, tmp_path, show_progress=False)
     longer = dataclasses.replace(recipe, steps=9)
     train(longer, tmp_path)
-    assert f"{tmp_path}: going on after step 6 of 9" in caplog.text
+    assert f"{tmp_path}: resuming after step 6 of 9" in caplog.text
     assert [row["step"] for row in rows(tmp_path)] == ["3", "6", "9"]
     assert float(rows(tmp_path)[-1]["learning_rate"]) == pytest.approx(learning_rate(longer, 8), rel=1e-3)
     assert load_checkpoint(tmp_path / "model.pth").metadata == {"epoch": 9}

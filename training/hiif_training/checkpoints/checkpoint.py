@@ -5,7 +5,7 @@
     {"model": {"name": str, "args": {...}}, "metadata": {...}}                                NAME.json
 
 Read, but never written: mmcv's checkpoints of CiaoSR (`mmcv_format.py`), and tensors that come without a name, in any
-of `{'model': {'sd': {...}}}`, `{'state_dict': {...}}` and `{...}`: their model is told by their shapes (`detect.py`).
+of `{'model': {'sd': {...}}}`, `{'state_dict': {...}}` and `{...}`: their shapes identify the model (`detect.py`).
 
 Nothing in a file is ever executed: torch files are read with `weights_only=True`, and there is no way around.
 """
@@ -37,13 +37,11 @@ from hiif_training.checkpoints.suffixes import SUFFIXES
 from hiif_training.models.implicit import ImplicitModel
 from hiif_training.models.registry import make_model
 
-"""What a checkpoint's name may end in when it is written."""
-
 COMPUTED = ("attn_mask", "relative_position_index")
 """Buffers that follow from the sizes: those of a file may be of any shape and are ignored."""
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""Types of a weight."""
+"""Dtypes that a weight may have in a file."""
 
 DESCRIPTION_LIMIT = 4 << 20
 """Bytes of the JSON file beside a safetensors file."""
@@ -54,18 +52,18 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """A model with its published weights, and what the file says about it."""
+    """A model with its published weights, and the spec and metadata of its file."""
 
     model: ImplicitModel
     """On the CPU, float32, in evaluation mode."""
     spec: dict[str, Any]
     """`{name, args}`: what `make_model` takes and `save_checkpoint` writes."""
     metadata: dict[str, Any]
-    """Whatever else in the file is plain data, such as `epoch`; never tensors."""
+    """All other plain data of the file, such as `epoch`; never tensors."""
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> LoadedCheckpoint:
-    """Read, build and fill a model; CheckpointError says what is wrong with the file."""
+    """Read a checkpoint file into a model; CheckpointError names what is wrong with the file."""
     path = Path(path)
     described, tensors, metadata = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
     try:
@@ -83,9 +81,9 @@ def save_checkpoint(
     spec: Mapping[str, Any],
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write `model`, which `spec` describes, in the format that the suffix names.
+    """Write `model`, which `spec` describes, in the format of the suffix.
 
-    No call leaves a half-written file: each is the one that was there before, or whole.
+    Files are replaced atomically: a reader finds the previous file or the complete new one.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -104,9 +102,9 @@ def save_checkpoint(
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Any]) -> None:
-    """Copy published tensors into `model`, every one checked: name, shape, kind, finite values.
+    """Copy published tensors into `model`, checking each for name, shape, dtype and finite values.
 
-    `module.` prefixes are stripped and floating tensors cast to float32; `COMPUTED` buffers stay the model's.
+    `module.` prefixes are stripped and floating tensors cast to float32; `COMPUTED` buffers keep the model's values.
     """
     given = {key: value for key, value in _without_prefix(tensors).items() if not key.endswith(COMPUTED)}
     expected = model.state_dict()
@@ -118,7 +116,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Any]) -> None:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The dictionary in a torch file, on the CPU; a file that would run code is refused."""
+    """Return the dictionary in a torch file, on the CPU; a file that would execute code is refused."""
     _check_present(path)
     try:
         _check_sums(path)
@@ -136,7 +134,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """`atomic_write` into a folder that is made where it is missing; CheckpointError where that fails."""
+    """Write a file atomically, creating its folder where it is missing; CheckpointError where that fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as file:
@@ -146,7 +144,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def _read_torch(path: Path) -> tuple[dict[str, Any] | None, Mapping[str, Any], dict[str, Any]]:
-    """Spec (None where the file names no model), tensors, metadata."""
+    """Return spec (None where the file names no model), tensors and metadata."""
     content = read_file(path)
     try:
         spec, tensors = _family(content) or _nameless(content)
@@ -157,7 +155,7 @@ def _read_torch(path: Path) -> tuple[dict[str, Any] | None, Mapping[str, Any], d
 
 
 def _family(content: Mapping[str, Any]) -> tuple[dict[str, Any] | None, Mapping[str, Any]] | None:
-    """The LIIF family's dictionary, with or without a name; None for anything else."""
+    """Return spec and tensors of the LIIF family's dictionary, with or without a name; None for any other content."""
     model = content.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("sd"), Mapping):
         return None
@@ -172,7 +170,7 @@ def _family(content: Mapping[str, Any]) -> tuple[dict[str, Any] | None, Mapping[
 
 
 def _nameless(content: Mapping[str, Any]) -> tuple[None, Mapping[str, Any]]:
-    """mmcv's dictionary, a state dict inside another, or a state dict itself; CheckpointError for anything else."""
+    """Return the tensors of mmcv's dictionary, of a nested state dict or of a plain one; CheckpointError otherwise."""
     if is_mmcv(content):
         return None, family_tensors(content["state_dict"])
     tensors = content.get("state_dict", content)
@@ -185,7 +183,7 @@ def _nameless(content: Mapping[str, Any]) -> tuple[None, Mapping[str, Any]]:
 
 
 def _without_prefix(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Training on several GPUs puts `module.` in front of every key."""
+    """Remove `module.`, which training on several GPUs puts in front of every key."""
     return {str(key).removeprefix("module."): value for key, value in tensors.items()}
 
 
@@ -232,7 +230,7 @@ def _check_nesting(path: Path, content: Any) -> None:
 
 
 def _check_sums(path: Path) -> None:
-    """torch.load does not look at the checksums, and a flipped bit in a weight is a valid weight."""
+    """Check the archive's checksums: torch.load ignores them, and a flipped bit in a weight is a valid weight."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
@@ -242,7 +240,7 @@ def _check_sums(path: Path) -> None:
         if not is_stored or sum(entry.file_size for entry in entries) > path.stat().st_size:
             raise CheckpointError(f"{path}: a compressed archive: expected one that torch.save wrote; save it again")
         for entry in entries:
-            if entry.CRC:  # zero where torch was told to write none
+            if entry.CRC:  # zero where torch was configured to write none
                 with archive.open(entry) as file:
                     while file.read(1 << 20):
                         pass
@@ -285,7 +283,7 @@ def _refusal(path: Path, reason: str) -> str:
 
 
 def _plain(value: Any, what: str) -> Any:
-    """Plain containers all the way down, so that every reader can open the file."""
+    """Convert to plain containers all the way down, so that every reader can open the file."""
     if isinstance(value, Mapping):
         return {str(key): _plain(entry, f"{what}.{key}") for key, entry in value.items()}
     if isinstance(value, list | tuple):

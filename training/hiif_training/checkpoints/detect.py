@@ -1,6 +1,7 @@
-"""What a state dict's names and shapes tell of its model: a spec for checkpoints that do not name theirs.
+"""Derives the spec of a checkpoint that names no model from the names and shapes of its tensors.
 
-What no tensor tells has the value of the published models: EDSR's residual scale, CLIT's activation, LIIF's ensemble.
+Parameters that no tensor reveals have the value of the published models: EDSR's residual scale, CLIT's activation,
+LIIF's ensemble.
 """
 
 from __future__ import annotations
@@ -15,21 +16,21 @@ from torch import Tensor
 from hiif_deploy.errors import CheckpointError
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
-"""Key → shape."""
+"""Key of the state dict → shape of its tensor."""
 Described: TypeAlias = tuple[str, dict[str, Any]]
 """Name and args of a spec."""
 Describe: TypeAlias = Callable[[Shapes], Described]
 Table: TypeAlias = Mapping[str, Describe]
-"""A tensor that none of the entries before has, and what the shapes tell then."""
+"""Tensor that no earlier entry has → function that derives name and args from the shapes."""
 
 EDSR_NAMES = {64: "edsr-baseline", 256: "edsr", 16: "edsr-mini"}
-"""Channels → the published EDSR that has them, and with it its residual scale."""
+"""Channels → the published EDSR with that width, which determines its residual scale."""
 
 
 def detect_spec(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """`{name, args}` for `make_model`; CheckpointError where the names are those of no known model."""
+    """Return `{name, args}` for `make_model`; CheckpointError where the names fit no known model."""
     shapes = {key: tuple(value.shape) for key, value in tensors.items() if isinstance(value, Tensor)}
-    describe, describe_encoder = _look_up(shapes, DECODERS, "model"), _look_up(shapes, ENCODERS, "encoder")
+    describe, describe_encoder = _lookup(shapes, DECODERS, "model"), _lookup(shapes, ENCODERS, "encoder")
     try:
         (name, args), (encoder_name, encoder_args) = describe(shapes), describe_encoder(shapes)
     except (KeyError, IndexError, ValueError, ArithmeticError) as error:
@@ -39,7 +40,7 @@ def detect_spec(tensors: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": name, "args": {"encoder_spec": {"name": encoder_name, "args": encoder_args}, **args}}
 
 
-def _look_up(shapes: Shapes, table: Table, kind: str) -> Describe:
+def _lookup(shapes: Shapes, table: Table, kind: str) -> Describe:
     for key, describe in table.items():
         if key in shapes:
             return describe
@@ -145,7 +146,8 @@ def _lte_plus(shapes: Shapes) -> Described:
 
 
 def _liif_or_metasr(shapes: Shapes) -> Described:
-    """LIIF's network reads features (3×3 or not) and position (with the cell or not), MetaSR's three values."""
+    """Tell LIIF, which reads features (3×3 or not) and position (with the cell or not), from MetaSR, which reads three
+    values."""
     channels = _channels(shapes)
     inputs = shapes["imnet.layers.0.weight"][1]
     if inputs == 3:
@@ -164,7 +166,7 @@ def _liif_or_metasr(shapes: Shapes) -> Described:
 
 
 def _channels(shapes: Shapes) -> int:
-    """Channels of the encoder's features: outputs of its last layer."""
+    """Return the channels of the encoder's features: the outputs of its last layer."""
     last = ("conv_before_upsample.0", "conv_after_body", "GFF.1", "head.0")
     widths = [shapes[f"encoder.{name}.weight"][0] for name in last if f"encoder.{name}.weight" in shapes]
     return widths[0] if widths else 0
@@ -177,13 +179,13 @@ def _mlp_spec(shapes: Shapes, prefix: str, **more: Any) -> dict[str, Any]:
 
 
 def _hidden(shapes: Shapes, prefix: str) -> list[int]:
-    """Widths between the layers of a network whose layers stand at even numbers."""
+    """Return the widths between the layers of a network whose layers have even numbers."""
     count = _count(shapes, rf"{re.escape(prefix)}\.(\d+)\.weight")
     return [shapes[f"{prefix}.{2 * n}.weight"][0] for n in range(count - 1)]
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
-    """How many different numbers stand at the pattern's group."""
+    """Count the different numbers that match the pattern's group."""
     return len({found[1] for key in shapes if (found := re.fullmatch(pattern, key))})
 
 

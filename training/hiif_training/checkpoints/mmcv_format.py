@@ -1,8 +1,8 @@
-"""CiaoSR's published files: mmcv checkpoints whose generator owns the encoder's layers itself, under mmediting's names.
+"""CiaoSR's published files: mmcv checkpoints whose generator contains the encoder's layers under mmediting's names.
 
-    {'meta': {...}, 'state_dict': {'generator.conv_first.weight': ..., 'generator.imnet_q.layers.0.weight': ...}, ...}
+{'meta': {...}, 'state_dict': {'generator.conv_first.weight': ..., 'generator.imnet_q.layers.0.weight': ...}, ...}
 
-Nothing in such a file names the model: it is told by its tensors.
+No entry names the model, so it is derived from the tensors (`detect.py`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from hiif_deploy.errors import CheckpointError
 from hiif_training.models.edsr import Edsr, EdsrConfig
 
 GENERATOR = "generator."
-"""In front of every key."""
+"""Prefix of every key that belongs to the model."""
 DECODER = ("imnet_", "cs_attn.")
-"""How the decoder's keys begin; all others are the encoder's."""
+"""Prefixes of the decoder's keys; all others are the encoder's."""
 RENAMED = {
     "edsr": (
         (r"body\.(\d+)\.conv1\.", r"body.\1.body.0."),
@@ -33,19 +33,19 @@ RENAMED = {
     ),
     "swinir": (),
 }
-"""Encoder → how its layers' names begin in mmediting and in the LIIF family, where they differ."""
+"""Encoder → patterns of mmediting's layer names and the LIIF family's, where they differ."""
 
 
 def is_mmcv(content: Mapping[str, Any]) -> bool:
-    """Whether a file's dictionary holds a generator."""
+    """Return whether a file's dictionary holds a generator."""
     tensors = content.get("state_dict")
     return isinstance(tensors, Mapping) and any(str(key).startswith(GENERATOR) for key in tensors)
 
 
 def family_tensors(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """A generator's tensors under the names of the LIIF family: the encoder's below `encoder.`, in its own words.
+    """Return a generator's tensors under the names of the LIIF family, the encoder's below `encoder.`.
 
-    What does not belong to the generator (losses, discriminators) is left out. CheckpointError for another encoder.
+    Tensors outside the generator (losses, discriminators) are dropped. CheckpointError for an unknown encoder.
     """
     inner = {key.removeprefix(GENERATOR): value for key, value in tensors.items() if key.startswith(GENERATOR)}
     encoder = _encoder(inner)
@@ -55,7 +55,7 @@ def family_tensors(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mean_shifts() -> dict[str, Any]:
-    """EDSR's two layers that mmediting has no weights for, and that nothing uses."""
+    """Return EDSR's two mean-shift layers, for which mmediting has no weights and which nothing uses."""
     tensors = Edsr(EdsrConfig(blocks=1, features=1)).state_dict()
     return {f"encoder.{key}": value for key, value in tensors.items() if "_mean." in key}
 

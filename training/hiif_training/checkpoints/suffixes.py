@@ -1,6 +1,6 @@
-"""Which files are checkpoints, by their names; importing this needs no PyTorch."""
+"""Suffixes of checkpoint files; importing this needs no PyTorch."""
 
 from __future__ import annotations
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
-"""File names that end so are checkpoints."""
+"""Files with these suffixes are checkpoints."""

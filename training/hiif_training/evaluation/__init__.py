@@ -1,4 +1,4 @@
-"""Quality of models on test sets, in the way of the papers.
+"""Measures models on test sets by the protocols of the papers.
 
 May import: `checkpoints`, `models`, `pictures` and what stands below them.
 """

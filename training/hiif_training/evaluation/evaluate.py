@@ -1,4 +1,5 @@
-"""A model over test sets, by the published protocol: figures per picture and their means (design/model.md E1–E7)."""
+"""Evaluates a model on test sets by the published protocol: figures per picture and their means (design/model.md
+E1–E7)."""
 
 from __future__ import annotations
 
@@ -20,91 +21,91 @@ from hiif_training.evaluation.sheet import SheetRow, sheet_row
 from hiif_training.pictures.picture_sets import Pair, PictureSet
 
 Protocol = Literal["benchmark", "div2k"]
-"""`benchmark`: luma, `scale` pixels left out at the border. `div2k`: colours, `scale` + 6 pixels left out."""
+"""`benchmark`: luma, `scale` pixels cropped at the border. `div2k`: RGB, `scale` + 6 pixels cropped."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """One picture at one scale."""
+    """Figures of one picture at one scale."""
 
     name: str
-    """Of the picture."""
+    """Name of the picture's file without its suffix."""
     psnr: float
-    """In dB; infinite for equal pictures."""
+    """PSNR in dB; infinite for equal pictures."""
     ssim: float | None
-    """In [-1, 1], 1 for equal pictures."""
+    """SSIM in [-1, 1], 1 for equal pictures; None where it was not requested."""
     lpips: float | None
-    """Perceptual distance, 0 for equal pictures; None where it was not asked for."""
+    """Perceptual distance, 0 for equal pictures; None where it was not requested."""
     seconds: float
-    """The model's time."""
+    """Seconds that the model took."""
 
 
 @dataclass(frozen=True)
 class SetFigures:
-    """One set at one scale."""
+    """Figures of one set at one scale."""
 
     set: str
-    """Name of its folder."""
+    """Name of the set's folder."""
     scale: float
-    """How much larger the truth is."""
+    """Scale factor from the small picture to the truth."""
     low: str
-    """Where the small pictures are from: `folder`, `matlab` or `pil`."""
+    """Origin of the small pictures: `folder`, `matlab` or `pil`."""
     pictures: tuple[Figures, ...]
-    """In the order of their names."""
+    """Figures per picture, sorted by name."""
 
     def mean(self, metric: str) -> float | None:
-        """Mean over the pictures of `psnr`, `ssim`, `lpips` or `seconds`; None where it was not measured."""
+        """Return the mean of `psnr`, `ssim`, `lpips` or `seconds` over the pictures; None where it was not measured."""
         values = [getattr(picture, metric) for picture in self.pictures]
         return None if None in values else float(np.mean(values))
 
 
 @dataclass(frozen=True)
 class Measure:
-    """How a prediction is compared with the truth."""
+    """Metrics and protocol by which an output is compared with the truth."""
 
     protocol: Protocol = "benchmark"
-    """What is compared."""
+    """Channels and borders that are compared."""
     with_ssim: bool = True
-    """Measure SSIM too."""
+    """Whether to measure SSIM too."""
     lpips: Lpips | None = None
-    """Measure LPIPS too."""
+    """LPIPS network; None leaves LPIPS out."""
     rounded: bool = False
-    """Round answers to 8 bits first."""
+    """Round outputs to 8 bits before comparing."""
 
     def __post_init__(self) -> None:
         if self.protocol not in get_args(Protocol):
             raise OptionError(f"--protocol {self.protocol!r}: expected one of {', '.join(get_args(Protocol))}")
 
-    def compare(self, pair: Pair, answer: NDArray[np.float32], scale: float, seconds: float) -> Figures:
-        """Figures of one answer."""
+    def compare(self, pair: Pair, output: NDArray[np.float32], scale: float, seconds: float) -> Figures:
+        """Compare a model's output [H, W, 3] in [0, 1] with the pair's truth."""
         truth = np.asarray(pair.truth / np.float32(255), dtype=np.float32)
         if self.rounded:
-            answer = np.rint(np.clip(answer, 0, 1) * np.float32(255)) / np.float32(255)
+            output = np.rint(np.clip(output, 0, 1) * np.float32(255)) / np.float32(255)
         is_luma = self.protocol == "benchmark"
         shave = math.ceil(scale) if is_luma else math.ceil(scale) + 6
         return Figures(
             pair.name,
-            (psnr_luma if is_luma else psnr_rgb)(answer, truth, shave),
-            ssim(answer, truth, shave, on_luma=is_luma) if self.with_ssim else None,
-            self.lpips(answer, truth, shave) if self.lpips else None,
+            (psnr_luma if is_luma else psnr_rgb)(output, truth, shave),
+            ssim(output, truth, shave, on_luma=is_luma) if self.with_ssim else None,
+            self.lpips(output, truth, shave) if self.lpips else None,
             seconds,
         )
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model over all sets and scales."""
+    """Figures of one model over all sets and scales."""
 
     model: str
-    """Its name."""
+    """Name of the model."""
     engine: str
-    """What ran it."""
+    """Description of the engine that ran the model."""
     spec: Mapping[str, Any]
     """`{name, args}`; empty for bicubic."""
     results: tuple[SetFigures, ...]
     """By scale, then by set."""
     crops: tuple[SheetRow, ...]
-    """For a sheet, one row per picture and scale; empty where none is wanted."""
+    """One row per picture and scale for a sheet; empty where none is requested."""
 
 
 def evaluate(
@@ -117,7 +118,7 @@ def evaluate(
     with_crops: bool = False,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Evaluation:
-    """Measure a model, named as for `open_evaluator`; `advance(1)` is told of every picture."""
+    """Evaluate a model, named as for `open_evaluator`; `advance(1)` is called after every picture."""
     results: list[SetFigures] = []
     crops: list[SheetRow] = []
     for scale in scales:
@@ -125,10 +126,10 @@ def evaluate(
             for pictures in sets:
                 figures, sources = [], set()
                 for pair in pictures.pairs(scale):
-                    answer, seconds = _timed(evaluator, pair)
-                    figures.append(measure.compare(pair, answer, scale, seconds))
+                    output, seconds = _timed(evaluator, pair)
+                    figures.append(measure.compare(pair, output, scale, seconds))
                     sources.add(pair.source)
-                    crops += [sheet_row(pair, answer, scale)] if with_crops else []
+                    crops += [sheet_row(pair, output, scale)] if with_crops else []
                     advance(1)
                 results.append(SetFigures(pictures.name, scale, "/".join(sorted(sources)), tuple(figures)))
     return Evaluation(evaluator.name, evaluator.engine, evaluator.spec, tuple(results), tuple(crops))
@@ -136,12 +137,12 @@ def evaluate(
 
 def _timed(evaluator: Evaluator, pair: Pair) -> tuple[NDArray[np.float32], float]:
     began = time.perf_counter()
-    answer = evaluator.enlarge(pair.low, (pair.truth.shape[0], pair.truth.shape[1]))
-    return answer, time.perf_counter() - began
+    output = evaluator.upscale(pair.low, (pair.truth.shape[0], pair.truth.shape[1]))
+    return output, time.perf_counter() - began
 
 
 def parse_scales(text: str) -> list[float]:
-    """`2,3,4` → numbers above 1; OptionError otherwise."""
+    """Parse `2,3,4` into numbers of at least 1; OptionError for any other text."""
     try:
         scales = [float(part) for part in text.split(",")]
     except ValueError:
@@ -152,7 +153,7 @@ def parse_scales(text: str) -> list[float]:
 
 
 def as_json(found: Sequence[SetFigures]) -> list[dict[str, Any]]:
-    """All figures, means first."""
+    """Return all figures as JSON data, the means before the single pictures."""
     metrics = ("psnr", "ssim", "lpips", "seconds")
     return [
         {

@@ -1,4 +1,4 @@
-"""Figures for people: a table on the terminal, the same in Markdown, the paper's beside them where asked."""
+"""Formats figures as a table for the terminal or as Markdown, with the paper's figures where requested."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Rows = list[list[str]]
 
 
 def header(evaluation: Evaluation, *, with_paper: bool) -> list[str]:
-    """Columns; those of metrics that were not measured are left out."""
+    """Return the column titles; metrics that were not measured are left out."""
     first = evaluation.results[0]
     measured = [title for title, metric in (("SSIM", "ssim"), ("LPIPS", "lpips")) if first.mean(metric) is not None]
     return ["set", "scale", "low", "pictures", "PSNR", *measured, "s per picture", *(["paper"] if with_paper else [])]
 
 
 def rows(evaluation: Evaluation, *, with_paper: bool) -> Rows:
-    """One row for each set and scale, under `header`."""
+    """Return one row for each set and scale, in the columns of `header`."""
     listed = []
     for part in evaluation.results:
         row = [part.set, f"×{part.scale:g}", part.low, str(len(part.pictures)), f"{part.mean('psnr'):.4f}"]
@@ -34,7 +34,7 @@ def rows(evaluation: Evaluation, *, with_paper: bool) -> Rows:
 
 
 def terminal_table(title: str, columns: Sequence[str], listed: Rows) -> Table:
-    """For the terminal."""
+    """Return a Rich table for the terminal."""
     table = Table(*columns, title=title, title_justify="left")
     for row in listed:
         table.add_row(*row)
@@ -42,6 +42,6 @@ def terminal_table(title: str, columns: Sequence[str], listed: Rows) -> Table:
 
 
 def markdown(title: str, columns: Sequence[str], listed: Rows) -> str:
-    """For a file."""
+    """Return the table as Markdown for a file."""
     lines = [f"**{title}**", "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in listed)]) + "\n"

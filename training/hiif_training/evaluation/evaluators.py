@@ -1,4 +1,4 @@
-"""What is evaluated: a checkpoint in PyTorch, a bundle on any engine of the runtime, or bicubic."""
+"""The models that can be evaluated: a checkpoint in PyTorch, a bundle on any engine of the runtime, or bicubic."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ from hiif_deploy.support.extras import require_extra
 from hiif_deploy.upscaler import RenderOptions, Upscaler
 from hiif_training.checkpoints.suffixes import SUFFIXES
 from hiif_training.evaluation.options import EvaluatorOptions, group_rows
-from hiif_training.pictures.resize import enlarge_bicubic
+from hiif_training.pictures.resize import upscale_bicubic
 
 BICUBIC = "bicubic"
-"""Name of the baseline among the models."""
+"""Name of the bicubic baseline among the models."""
 
 
 class Evaluator(Protocol):
-    """Enlarges pictures in the way of the published evaluation: the cell is clipped (design/model.md E3)."""
+    """Upscales pictures as the published evaluation does: the cell is clipped (design/model.md E3)."""
 
     name: str
-    """Of the model."""
+    """Name of the model."""
     spec: Mapping[str, Any]
     """`{name, args}` of the model; empty for bicubic."""
     engine: str
-    """What runs it."""
+    """Description of the engine that runs the model."""
 
-    def enlarge(self, low: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
-        """[h, w, 3] → [H, W, 3] in [0, 1], not rounded."""
+    def upscale(self, low: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
+        """Upscale an RGB picture [h, w, 3] to [H, W, 3] in [0, 1], not rounded to 8 bits."""
         ...
 
 
 class Bicubic:
-    """MATLAB's bicubic: what every model must beat."""
+    """MATLAB's bicubic: the baseline that every model must beat."""
 
     name = BICUBIC
     spec: Mapping[str, Any] = {}
     engine = "numpy"
 
-    def enlarge(self, low: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
-        """See `Evaluator`."""
-        return enlarge_bicubic(low, size)
+    def upscale(self, low: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
+        """Upscale an RGB picture [h, w, 3] to [H, W, 3] in [0, 1], not rounded to 8 bits."""
+        return upscale_bicubic(low, size)
 
 
 class BundleEvaluator:
-    """A bundle, run by the runtime."""
+    """A bundle, run by the runtime on any of its engines."""
 
     def __init__(self, upscaler: Upscaler) -> None:
         self.name = upscaler.contract.name
@@ -61,14 +61,14 @@ class BundleEvaluator:
         self.engine = upscaler.description
         self._upscaler = upscaler
 
-    def enlarge(self, low: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
-        """See `Evaluator`."""
+    def upscale(self, low: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
+        """Upscale an RGB picture [h, w, 3] to [H, W, 3] in [0, 1], not rounded to 8 bits."""
         return np.asarray(self._upscaler.upscale(low / np.float32(255), size=size), dtype=np.float32)
 
 
 @contextmanager
 def open_evaluator(model: str, scale: float, options: EvaluatorOptions) -> Iterator[Evaluator]:
-    """A checkpoint file, a bundle's folder or shipped name, or `bicubic`, for pictures at one scale.
+    """Open a checkpoint file, a bundle's folder or shipped name, or `bicubic`, for pictures at one scale.
 
     OptionError where the engine cannot run the model.
     """

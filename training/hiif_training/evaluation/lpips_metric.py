@@ -1,4 +1,4 @@
-"""LPIPS, where its package is installed."""
+"""The LPIPS metric, available where its package is installed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Lpips:
         self._network: Any = lpips.LPIPS(net="alex", verbose=False).eval()
 
     def __call__(self, prediction: NDArray[np.float32], truth: NDArray[np.float32], shave: int) -> float:
-        """Distance of two pictures [H, W, 3] in [0, 1], `shave` pixels left out at every side."""
+        """Return the distance of two RGB pictures [H, W, 3] in [0, 1], with `shave` pixels cropped at every side."""
         import torch
 
         inner = slice(shave, -shave or None)

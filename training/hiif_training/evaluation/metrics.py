@@ -1,4 +1,4 @@
-"""How far a prediction lies from the truth, by the published protocol (design/model.md E5, E6)."""
+"""PSNR and SSIM by the published protocol (design/model.md E5, E6)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 from hiif_deploy.errors import FrameError
 
 LUMA = (65.738, 129.057, 25.064)
-"""Weights of red, green and blue, of 256."""
+"""Weights of red, green and blue, in 256ths."""
 
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
-"""Pixels of the window's side, and of its Gaussian's deviation."""
+"""Side of the window in pixels, and standard deviation of its Gaussian."""
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
-"""Constants of the formula for values in [0, 1]."""
+"""Stabilising constants of SSIM for values in [0, 1]."""
 
 Array = NDArray[np.float32]
 
 
 def psnr_luma(prediction: Array, truth: Array, shave: int) -> float:
-    """PSNR in dB of the luma of two pictures [H, W, 3] in [0, 1], `shave` pixels left out at every side.
+    """Return the luma PSNR in dB of two RGB pictures [H, W, 3] in [0, 1], `shave` pixels cropped at every side.
 
     The prediction is clamped, not rounded to 8 bits.
     """
@@ -30,14 +30,15 @@ def psnr_luma(prediction: Array, truth: Array, shave: int) -> float:
 
 
 def psnr_rgb(prediction: Array, truth: Array, shave: int) -> float:
-    """The same over red, green and blue together."""
+    """Return the PSNR in dB over all channels of two RGB pictures [H, W, 3] in [0, 1]; otherwise as `psnr_luma`."""
     return _psnr(_difference(prediction, truth, shave))
 
 
 def ssim(prediction: Array, truth: Array, shave: int, *, on_luma: bool) -> float:
-    """Structural similarity of luma or colours, the same part (Wang et al. 2004: Gaussian window of 11, sigma 1.5).
+    """Return the mean SSIM of luma or RGB of two pictures [H, W, 3] in [0, 1], cropped as for PSNR.
 
-    As torchmetrics has it: the mean over every pixel, the picture being mirrored at its edges.
+    Wang et al. 2004 with a Gaussian window of 11 and sigma 1.5; as in torchmetrics, the mean is over every pixel and
+    the picture is mirrored at its edges.
     """
     _difference(prediction, truth, shave)
     x, y = (_inner(picture.astype(np.float64), shave) for picture in (np.clip(prediction, 0, 1), truth))
@@ -52,7 +53,7 @@ def ssim(prediction: Array, truth: Array, shave: int, *, on_luma: bool) -> float
 
 
 def _windowed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Means under the window around every pixel."""
+    """Return the Gaussian-weighted mean around every pixel."""
     if min(values.shape[:2]) <= SSIM_WINDOW // 2:
         raise FrameError(f"SSIM needs more than 5 pixels on a side, and {values.shape[1]}x{values.shape[0]} are left")
     blurred = cv2.GaussianBlur(values, (SSIM_WINDOW, SSIM_WINDOW), SSIM_SIGMA, borderType=cv2.BORDER_REFLECT_101)
@@ -60,7 +61,7 @@ def _windowed(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def luma(colours: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[H, W, 3] → [H, W], without the offset of 16, which differences do not have."""
+    """RGB [H, W, 3] → luma [H, W], without the offset of 16, which cancels in differences."""
     weighted: NDArray[np.float64] = colours @ np.array(LUMA) / 256
     return weighted
 

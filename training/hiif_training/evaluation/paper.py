@@ -1,4 +1,4 @@
-"""The paper's own figures, from `paper_tables.toml`, to stand beside measured ones."""
+"""The paper's own figures, read from `paper_tables.toml`, to print beside measured ones."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 
 ENCODERS = {"edsr-baseline": "EDSR-baseline", "edsr-mini": "EDSR-baseline", "edsr": "EDSR-baseline"}
 ENCODERS |= {"rdn": "RDN", "swinir": "SwinIR"}
-"""Encoders of checkpoints → those of the tables; an EDSR of any size stands beside EDSR-baseline."""
+"""Encoder of a checkpoint → encoder in the tables; an EDSR of any size is compared with EDSR-baseline."""
 SETS = {"b100": "BSD100", "bsds100": "BSD100", "div2k_valid_hr": "DIV2K"}
-"""Other names of the sets' folders."""
+"""Lower-case folder name → name of the set in the tables."""
 
 
 @cache
 def tables() -> Mapping[str, Any]:
-    """Tables 1 to 4 as the file has them."""
+    """Return Tables 1 to 4 as the file stores them."""
     return tomllib.loads((files("hiif_training") / "paper_tables.toml").read_text(encoding="utf-8"))
 
 
 def paper_row(spec: Mapping[str, Any], set_name: str, scale: float) -> tuple[str, float] | None:
-    """(label, PSNR) of HIIF with a model's encoder on that set and scale; bicubic for an empty spec.
+    """Return (label, PSNR) of HIIF with the model's encoder on a set and scale; of bicubic for an empty spec.
 
     None where the paper has no such figure.
     """
@@ -35,7 +35,7 @@ def paper_row(spec: Mapping[str, Any], set_name: str, scale: float) -> tuple[str
 
 
 def figure(encoder: str, method: str, set_name: str, scale: float) -> float | None:
-    """One PSNR of Tables 1 and 2."""
+    """Return one PSNR of Tables 1 and 2; None where there is none."""
     name = known_set(set_name)
     if name is None or scale not in tables()["scales"][name]:
         return None
@@ -48,6 +48,6 @@ def figure(encoder: str, method: str, set_name: str, scale: float) -> float | No
 
 
 def known_set(name: str) -> str | None:
-    """The tables' name of a set's folder; None where they have no such set."""
+    """Return the tables' name of a set's folder; None where they have no such set."""
     known = {n.lower(): n for n in tables()["scales"]} | SETS
     return known.get(name.lower())

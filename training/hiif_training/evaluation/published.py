@@ -1,4 +1,4 @@
-"""A published checkpoint against the figures of the HIIF paper's tables, measured as its authors measured it."""
+"""Compares a published checkpoint with the figures of the HIIF paper's tables, measured as its authors did."""
 
 from __future__ import annotations
 
@@ -15,42 +15,43 @@ from hiif_training.evaluation.paper import ENCODERS, figure, known_set
 from hiif_training.pictures.picture_sets import PictureSet
 
 TOLERANCE = 0.05
-"""dB between a measured and a printed figure. Printed ones are rounded to 0.01, and the same weights differ by some
-hundredths where small pictures were made by another library or the large ones cropped otherwise."""
+"""Allowed difference in dB between a measured and a printed figure. Printed figures are rounded to 0.01, and equal
+weights differ by some hundredths where small pictures were made by another library or large ones cropped differently.
+"""
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """How a decoder's authors measured it, where that is not the same for all."""
+class MeasurementProtocol:
+    """Details in which the authors' evaluations of their decoders differ."""
 
     group_rows: int | None = None
-    """Output rows per group of statistics; None takes all of a picture."""
+    """Output rows per statistics group; None for the whole picture."""
     tiles: Tiles | None = None
-    """Up to ×4 pictures are cut, and the answers averaged where tiles overlap."""
+    """Up to ×4, pictures are split into tiles whose outputs are averaged where they overlap."""
     rounded: bool = False
-    """Answers are rounded to 8 bits."""
+    """Outputs are rounded to 8 bits."""
 
 
 @dataclass(frozen=True)
-class Decoder:
+class PublishedDecoder:
     """One row of the paper's tables."""
 
     models: tuple[str, ...]
-    """Names that its checkpoints give their model."""
+    """Model names in its checkpoints."""
     method: str
     """Name in the paper's tables."""
-    protocol: Protocol
-    """How it was measured."""
+    protocol: MeasurementProtocol
+    """Protocol of the authors' evaluation."""
 
 
 DECODERS = {
-    "metasr": Decoder(("metasr",), "MetaSR", Protocol()),
-    "liif": Decoder(("liif",), "LIIF", Protocol()),
-    "lte": Decoder(("lte", "lte-plus"), "LTE", Protocol()),
-    "clit": Decoder(("clit",), "CLIT", Protocol()),
-    "ciaosr": Decoder(("ciaosr",), "CiaoSR", Protocol(tiles=Tiles(192, 32), rounded=True)),
-    "srno": Decoder(("sronet",), "SRNO", Protocol()),
-    "hiif": Decoder(("hiif", "hiifv3"), "HIIF", Protocol(group_rows=300)),
+    "metasr": PublishedDecoder(("metasr",), "MetaSR", MeasurementProtocol()),
+    "liif": PublishedDecoder(("liif",), "LIIF", MeasurementProtocol()),
+    "lte": PublishedDecoder(("lte", "lte-plus"), "LTE", MeasurementProtocol()),
+    "clit": PublishedDecoder(("clit",), "CLIT", MeasurementProtocol()),
+    "ciaosr": PublishedDecoder(("ciaosr",), "CiaoSR", MeasurementProtocol(tiles=Tiles(192, 32), rounded=True)),
+    "srno": PublishedDecoder(("sronet",), "SRNO", MeasurementProtocol()),
+    "hiif": PublishedDecoder(("hiif", "hiifv3"), "HIIF", MeasurementProtocol(group_rows=300)),
 }
 PUBLISHED_ENCODERS = ("edsr-baseline", "rdn", "swinir")
 PUBLISHED = {f"{name}-{encoder}": (name, encoder) for name in DECODERS for encoder in PUBLISHED_ENCODERS}
@@ -59,16 +60,16 @@ PUBLISHED = {f"{name}-{encoder}": (name, encoder) for name in DECODERS for encod
 
 @dataclass(frozen=True)
 class Compared:
-    """One set at one scale."""
+    """Measured and printed PSNR of one set at one scale."""
 
     set: str
-    """Name of the folder."""
+    """Name of the set's folder."""
     scale: float
-    """Factor."""
+    """Scale factor of the measurement."""
     measured: float
-    """PSNR in dB."""
+    """PSNR in dB that was measured."""
     printed: float
-    """The same in the paper."""
+    """PSNR in dB that the paper prints."""
 
 
 def verify_published(
@@ -80,10 +81,10 @@ def verify_published(
     provider: str = "cpu",
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[Compared]:
-    """Measure a checkpoint on `sets` at `scales`; `advance(1)` is told of every picture.
+    """Measure a checkpoint on `sets` at `scales`; `advance(1)` is called after every picture.
 
     OptionError where the name is unknown or the paper has no figure to compare with; CheckpointError where the file
-    holds another model. What is asked for is checked before anything is measured.
+    holds another model. All arguments are checked before anything is measured.
     """
     if name not in PUBLISHED:
         raise OptionError(f"--published {name!r}: unknown; known: {', '.join(PUBLISHED)}")
@@ -99,7 +100,7 @@ def verify_published(
 
 
 def check_published(found: Sequence[Compared], tolerance: float = TOLERANCE) -> None:
-    """ParityError naming the first figure that is off by more."""
+    """Raise ParityError naming the first figure that differs by more than the tolerance."""
     for row in found:
         if not abs(row.measured - row.printed) <= tolerance:
             raise ParityError(
@@ -108,7 +109,7 @@ def check_published(found: Sequence[Compared], tolerance: float = TOLERANCE) -> 
             )
 
 
-def _printed(decoder: Decoder, encoder: str, set_name: str, scale: float) -> float:
+def _printed(decoder: PublishedDecoder, encoder: str, set_name: str, scale: float) -> float:
     value = figure(ENCODERS[encoder], decoder.method, set_name, scale)
     if value is None:
         raise OptionError(
@@ -118,7 +119,7 @@ def _printed(decoder: Decoder, encoder: str, set_name: str, scale: float) -> flo
     return value
 
 
-def _check_model(name: str, checkpoint: Path, decoder: Decoder, encoder: str) -> None:
+def _check_model(name: str, checkpoint: Path, decoder: PublishedDecoder, encoder: str) -> None:
     spec = load_checkpoint(checkpoint).spec
     held = (spec["name"], spec["args"]["encoder_spec"]["name"])
     if held[0] not in decoder.models or held[1] != encoder:
@@ -127,7 +128,7 @@ def _check_model(name: str, checkpoint: Path, decoder: Decoder, encoder: str) ->
 
 def _measure(
     checkpoint: Path,
-    protocol: Protocol,
+    protocol: MeasurementProtocol,
     pictures: PictureSet,
     scale: float,
     provider: str,

@@ -1,4 +1,4 @@
-"""A sheet of crops side by side: truth, bicubic, model."""
+"""Draws a sheet of crops side by side: truth, bicubic, model."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from hiif_training.pictures.picture_sets import Pair
-from hiif_training.pictures.resize import enlarge_bicubic
+from hiif_training.pictures.resize import upscale_bicubic
 
 Pixels = NDArray[np.uint8]
 SIDE = 96
-"""Pixels of the truth that a panel shows."""
+"""Side of a panel in pixels of the truth."""
 ZOOM = 3
 GAP, HEAD = 8, 26
-MOST_ROWS = 8
+MAX_ROWS = 8
 
 
 @dataclass(frozen=True)
 class SheetRow:
-    """One picture: the part where bicubic errs most, three times."""
+    """One picture: the crop with the largest bicubic error, in three versions."""
 
     title: str
-    """Picture and scale."""
+    """Name of the picture and scale."""
     panels: tuple[Pixels, Pixels, Pixels]
-    """[side, side, 3]: truth, bicubic, answer."""
+    """RGB crops [side, side, 3] of truth, bicubic and model."""
 
 
-def sheet_row(pair: Pair, answer: NDArray[np.float32], scale: float) -> SheetRow:
-    """The row for one answer [H, W, 3] in [0, 1]."""
+def sheet_row(pair: Pair, output: NDArray[np.float32], scale: float) -> SheetRow:
+    """Return the row for a model's output [H, W, 3] in [0, 1]."""
     size = (pair.truth.shape[0], pair.truth.shape[1])
-    bicubic = np.rint(enlarge_bicubic(pair.low, size) * 255).astype(np.uint8)
-    large = np.rint(answer * 255).astype(np.uint8)
+    bicubic = np.rint(upscale_bicubic(pair.low, size) * 255).astype(np.uint8)
+    large = np.rint(output * 255).astype(np.uint8)
     top, left, side = worst_part(bicubic, pair.truth)
     part = (slice(top, top + side), slice(left, left + side))
     return SheetRow(f"{pair.name} x{scale:g}", (pair.truth[part], bicubic[part], large[part]))
 
 
 def worst_part(found: Pixels, truth: Pixels) -> tuple[int, int, int]:
-    """(top, left, side) of the square with the largest squared error, on a grid of half squares."""
+    """Return (top, left, side) of the square where [H, W, 3] pictures differ most, on a grid of half squares."""
     error = np.square(found.astype(np.float64) - truth).sum(axis=2)
     side = min(SIDE, *error.shape)
     places = [
@@ -54,9 +54,9 @@ def worst_part(found: Pixels, truth: Pixels) -> tuple[int, int, int]:
 
 
 def draw_sheet(rows: Sequence[SheetRow], model: str) -> Pixels:
-    """[H, W, 3] with a head line; at most `MOST_ROWS` rows, the first ones."""
+    """Return the sheet [H, W, 3] with a title line; at most the first `MAX_ROWS` rows."""
     panel = SIDE * ZOOM
-    shown = rows[:MOST_ROWS]
+    shown = rows[:MAX_ROWS]
     sheet = Image.new("RGB", (3 * panel + 4 * GAP, HEAD + len(shown) * (panel + HEAD)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=15)
     for column, title in enumerate(("truth", "bicubic", model)):

@@ -1,4 +1,4 @@
-"""A checkpoint, evaluated by the plain PyTorch module."""
+"""Evaluates a checkpoint with the PyTorch reference module."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from hiif_deploy.errors import OptionError
 from hiif_deploy.geometry.sizes import Size
 from hiif_training.checkpoints.checkpoint import load_checkpoint
 from hiif_training.evaluation.options import EvaluatorOptions, group_rows
-from hiif_training.evaluation.overlapping import enlarge_overlapping
-from hiif_training.models.reference import enlarge
+from hiif_training.evaluation.overlapping import upscale_overlapping
+from hiif_training.models.reference import upscale
 
 
 class TorchEvaluator:
-    """A checkpoint, run by the plain PyTorch module."""
+    """A checkpoint, run by the PyTorch reference module."""
 
     spec: Mapping[str, Any]
 
@@ -37,11 +37,11 @@ class TorchEvaluator:
         self._rows = group_rows(options.group_rows, self._model.encoder.size_multiple, scale)
         self._tiles = options.tiles if scale in (2, 3, 4) else None
 
-    def enlarge(self, low: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
-        """See `Evaluator`."""
+    def upscale(self, low: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
+        """Upscale an RGB picture [h, w, 3] to [H, W, 3] in [0, 1], not rounded to 8 bits."""
         if self._tiles is None:
-            return self._enlarge(low, size)
-        return enlarge_overlapping(self._enlarge, low, size, self._tiles)
+            return self._upscale(low, size)
+        return upscale_overlapping(self._upscale, low, size, self._tiles)
 
-    def _enlarge(self, low: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
-        return enlarge(self._model, low, size, group_rows=self._rows, clip_cell=True)
+    def _upscale(self, low: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
+        return upscale(self._model, low, size, group_rows=self._rows, clip_cell=True)

@@ -1,4 +1,4 @@
-"""Names and arguments of a spec: checking them and putting them into a configuration."""
+"""Checks the names and arguments of a spec and puts them into a configuration."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
 Arguments = Mapping[str, Any]
 """The `args` of a spec."""
 Accepted = Mapping[str, tuple[Any, ...] | None]
-"""Public arguments that set nothing here → the values they may have; None where no value has an effect."""
+"""Published arguments that set nothing here → their allowed values; None where no value has an effect."""
 
 
-MOST = {
+MAX_BY_FIELD = {
     "blocks": 128, "layers": 32, "depths": 32, "attention_blocks": 32, "levels": 30, "stages": 8, "image_size": 512,
     "window": 64, "reach": 16, "kernel": 15,
 }  # fmt: skip
-"""Field of a configuration → its largest value: some times that of the published models, which a checkpoint's few bytes
-could exceed by any factor."""
-MOST_WIDTH = 4096
-"""Of all other fields."""
-MOST_ENTRIES = 32
-"""Of lists."""
-MOST_NUMBER = 1000.0
-"""Of numbers with a point."""
+"""Field of a configuration → largest allowed value, several times that of the published models: a few bytes of a
+checkpoint could otherwise request any amount of memory."""
+MAX_WIDTH = 4096
+"""Largest allowed value of all other integer fields."""
+MAX_ENTRIES = 32
+"""Largest allowed length of a list."""
+MAX_NUMBER = 1000.0
+"""Largest allowed absolute value of a float."""
 
 
 def part_arguments(model: str, spec: Any, expected: str) -> dict[str, Any]:
-    """Arguments of a part that can only be one thing; none where the spec leaves the part out."""
+    """Return the arguments of a part with one allowed name; none where the spec leaves the part out."""
     if spec is None:
         return {}
     name, args = read_spec(spec, f"{expected} of {model}")
@@ -45,14 +45,14 @@ def part_arguments(model: str, spec: Any, expected: str) -> dict[str, Any]:
 
 
 def configure(model: str, base: Config, args: Arguments, names: Mapping[str, str], accepted: Accepted) -> Config:
-    """`base` with the arguments put into the fields that `names` gives them."""
+    """Return `base` with the arguments stored in the fields that `names` assigns to them."""
     for name, value in args.items():
-        look_up(name, {**names, **accepted}, f"argument of {model}")
+        lookup(name, {**names, **accepted}, f"argument of {model}")
         allowed = accepted.get(name)
         if allowed is not None and value not in allowed:
             raise CheckpointError(f"{model}: {name} is {_short(value)}: expected {' or '.join(map(repr, allowed))}")
     values = {
-        field: _typed(f"{model}: {name}", args[name], getattr(base, field), MOST.get(field, MOST_WIDTH))
+        field: _typed(f"{model}: {name}", args[name], getattr(base, field), MAX_BY_FIELD.get(field, MAX_WIDTH))
         for name, field in names.items()
         if name in args
     }
@@ -60,14 +60,15 @@ def configure(model: str, base: Config, args: Arguments, names: Mapping[str, str
 
 
 def _typed(what: str, value: Any, example: Any, most: int) -> Any:
-    """`value` where it has the type of `example`, a list as a tuple, and is in range; CheckpointError otherwise."""
+    """Return `value` where it has the type of `example` and is in range, a list as a tuple; CheckpointError
+    otherwise."""
     if isinstance(example, tuple) and isinstance(value, list | tuple):
-        if len(value) > MOST_ENTRIES:
-            raise CheckpointError(f"{what} has {len(value)} entries: expected at most {MOST_ENTRIES}")
+        if len(value) > MAX_ENTRIES:
+            raise CheckpointError(f"{what} has {len(value)} entries: expected at most {MAX_ENTRIES}")
         return tuple(_typed(f"{what}[{n}]", entry, example[0], most) for n, entry in enumerate(value))
     if isinstance(example, float) and type(value) in (int, float):
-        if not -MOST_NUMBER <= value <= MOST_NUMBER:
-            raise CheckpointError(f"{what} is {_short(value)}: expected a number between ±{MOST_NUMBER:g}")
+        if not -MAX_NUMBER <= value <= MAX_NUMBER:
+            raise CheckpointError(f"{what} is {_short(value)}: expected a number between ±{MAX_NUMBER:g}")
         return float(value)
     if type(value) is not type(example):
         kind = "list" if isinstance(example, tuple) else type(example).__name__
@@ -87,7 +88,7 @@ def _short(value: Any) -> str:
 
 
 def read_spec(spec: Mapping[str, Any], kind: str) -> tuple[str, Arguments]:
-    """Name and arguments of a spec, which may come from a file and be anything."""
+    """Return name and arguments of a spec from a file; CheckpointError for any other content."""
     rest = dict(spec) if isinstance(spec, Mapping) else {}
     name, args = rest.pop("name", None), rest.pop("args", None)
     args = {} if args is None else args
@@ -99,7 +100,8 @@ def read_spec(spec: Mapping[str, Any], kind: str) -> tuple[str, Arguments]:
 Value = TypeVar("Value")
 
 
-def look_up(name: Any, table: Mapping[str, Value], kind: str) -> Value:
+def lookup(name: Any, table: Mapping[str, Value], kind: str) -> Value:
+    """Return the entry of that name; CheckpointError lists the known names and suggests the nearest."""
     if isinstance(name, str) and name in table:
         return table[name]
     raise CheckpointError(f"unknown {kind} {_short(name)}{_nearest(name, table)}; known: {', '.join(table)}")

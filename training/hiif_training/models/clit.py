@@ -1,8 +1,8 @@
 """CLIT, the readable reference (arXiv 2303.16513). Keys are those of published checkpoints.
 
-Each query attends to the pixels around it, and the weighted values of all of them, not their sum, go into a network. A
-large enlargement is answered in stages: each reads the features four times larger and adds to what the stage before
-said. One stage alone is what the public configurations call LIT.
+Each query attends to the pixels around it, and the weighted values of all of them, not their sum, go into a network.
+Large scales are decoded in stages: each reads features four times larger and adds a share of the previous stage's
+output. One stage alone is what the public configurations call LIT.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from hiif_deploy.errors import CheckpointError
 from hiif_deploy.geometry.grid import pixel_centres
 from hiif_training.models.arguments import Accepted, Arguments, configure, part_arguments
 from hiif_training.models.encoder import Encoder
-from hiif_training.models.implicit import ImplicitModel, Traits, gather
+from hiif_training.models.implicit import ImplicitModel, ModelTraits, gather
 from hiif_training.models.mlp import ACTIVATIONS, Mlp
-from hiif_training.queries.axis import Ask
+from hiif_training.queries.axis import QueryMaker
 from hiif_training.queries.clit import ClitQueries, StageQueries, clit_queries
 
 MEMORY = 0.75
-"""Share of a stage's answer that the next one adds to its own."""
+"""Share of a stage's output that the next stage adds to its own."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,17 @@ class ClitConfig:
     heads: int = 8
     """Heads of the local attention; divides `width`. Published as `head`."""
     reach: int = 3
-    """Pixels that the attention reaches to every side of the nearest one. Published as `r`."""
+    """Pixels to every side of the nearest one that the attention covers. Published as `r`."""
     stages: int = 1
-    """How many stages there are. Published as `imnet_num` and `conv_num`."""
+    """Number of stages. Published as `imnet_num` and `conv_num`."""
     frequencies: int = 16
-    """Waves per axis of the position's code. Published as `enc_dims`, four times this."""
+    """Waves per axis of the position code. Published as `enc_dims`, which is four times this."""
     octaves: float = 10.0
     """The fastest wave is 2^octaves − 1. Published as `posenc_scale`."""
     hidden: tuple[int, ...] = (256, 256, 256, 256)
     """Widths inside each stage's network."""
     activation: str = "relu"
-    """Between its layers: `relu`, or `gelu` as in the published configurations."""
+    """Activation between the network's layers: `relu`, or `gelu` as in the published configurations."""
 
     def __post_init__(self) -> None:
         if min(self.width, self.heads, self.stages, self.frequencies, *self.hidden) < 1 or self.reach < 0:
@@ -72,7 +72,7 @@ _CODE_FIXED: Accepted = {"posenc_type": ("sinusoid",), "gamma": (1,), "hidden_di
 
 
 def make_clit(encoder: Encoder, args: Arguments) -> Clit:
-    """By the public arguments, those of its parts included."""
+    """Build the model from the published arguments, those of its parts included."""
     args = dict(args)
     code = part_arguments("clit", args.pop("pb_spec", None), "posenc")
     network = part_arguments("clit", args.pop("imnet_spec", None), "mlp")
@@ -89,9 +89,9 @@ def make_clit(encoder: Encoder, args: Arguments) -> Clit:
 
 
 class Clit(ImplicitModel):
-    """Encoder and implicit decoder."""
+    """CLIT's implicit decoder around an encoder."""
 
-    traits = Traits(clips_cell=False)
+    traits = ModelTraits(clips_cell=False)
 
     def __init__(self, encoder: Encoder, config: ClitConfig) -> None:
         super().__init__(encoder)
@@ -106,46 +106,46 @@ class Clit(ImplicitModel):
         self.imnets = nn.ModuleList(Mlp(inputs, config.hidden, 3, config.activation) for _ in stages)
 
     @property
-    def ask(self) -> Ask:
-        """See `ImplicitModel`."""
+    def make_queries(self) -> QueryMaker:
+        """Makes the queries of axis rule `clit` for every stage."""
         return partial(clit_queries, stages=self.config.stages, reach=self.config.reach)
 
     def encode(self, image: Tensor) -> Tensor:
-        """Normalised picture [B, 3, h, w] → features [B, width, h, w], those from which every stage samples its own."""
+        """Normalised picture [B, 3, h, w] → features [B, width, h, w], from which every stage samples its own."""
         features: Tensor = self.conv_ch(self.encoder(image))
         return features
 
     def decode(self, features: Tensor, queries: ClitQueries) -> Tensor:
-        """What `encode` answered → colours [B, N, 3] without the skip: the last stage's answer."""
+        """Output of `encode` [B, width, h, w] → colours [B, N, 3] of the last stage, without the skip."""
         return self.decode_stages(features, queries)[-1]
 
     def decode_stages(self, features: Tensor, queries: ClitQueries) -> list[Tensor]:
-        """Every stage's answer [B, N, 3], each with its share of the one before."""
-        answers = list[Tensor]()
-        for n, asked in enumerate(queries.stages):
-            answer = self.imnets[n](self.attend(stage_features(features, asked.size), n, asked))
-            answers.append(answer + MEMORY * answers[-1] if answers else answer)
-        return answers
+        """Features [B, width, h, w] → colours [B, N, 3] of every stage, each with its share of the previous one."""
+        outputs = list[Tensor]()
+        for n, stage in enumerate(queries.stages):
+            output = self.imnets[n](self.attend(stage_features(features, stage.size), n, stage))
+            outputs.append(output + MEMORY * outputs[-1] if outputs else output)
+        return outputs
 
     def attend(self, maps: Tensor, stage: int, queries: StageQueries) -> Tensor:
         """A stage's features [B, width, h, w] → [B, N, T·width + 2]: every token's weighted value, and the cell."""
-        question = gather(self.conv_qs[stage](maps), queries.question_index)
-        question = (question * queries.question_weight[..., None].to(maps.dtype)).sum(1, keepdim=True)
+        query = gather(self.conv_qs[stage](maps), queries.query_index)
+        query = (query * queries.query_weight[..., None].to(maps.dtype)).sum(1, keepdim=True)
         inside = queries.inside[..., None].to(maps.dtype)
         key = gather(self.conv_ks[stage](maps), queries.index) * inside
         value = gather(self.conv_vs[stage](maps), queries.index) * inside
         heads, size = self.config.heads, self.config.width // self.config.heads
         batch, tokens, count, _ = key.shape
-        likeness = (question * key).view(batch, tokens, count, heads, size).sum(-1) / size**0.5
-        weight = (likeness + self.pb_encoder(queries.relative.to(maps.dtype))).softmax(1)
-        answers = value.view(batch, tokens, count, heads, size) * weight[..., None]
-        rows = answers.transpose(1, 2).reshape(batch, count, -1)
+        score = (query * key).view(batch, tokens, count, heads, size).sum(-1) / size**0.5
+        weight = (score + self.pb_encoder(queries.relative.to(maps.dtype))).softmax(1)
+        weighted = value.view(batch, tokens, count, heads, size) * weight[..., None]
+        rows = weighted.transpose(1, 2).reshape(batch, count, -1)
         cell = queries.cell[:, None, :].expand(batch, count, 2)
         return torch.cat([rows, cell.to(maps.dtype)], dim=-1)
 
 
 class PositionBias(nn.Module):
-    """What each head adds to a token's likeness for its place: waves of the relative position, weighed."""
+    """Position term of each head's attention score: a weighted sum of waves of the relative position."""
 
     def __init__(self, config: ClitConfig) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
-"""CiaoSR's non-local branch: every pixel answered by patches of the same picture that look alike at half its size.
+"""CiaoSR's non-local branch: reconstructs every pixel from patches of the same picture that are similar at half its
+size.
 
-Mei et al., CSNLN (arXiv 2006.01424), as CiaoSR (arXiv 2212.04362) uses it. Cost and memory grow with the square of
-the picture's area: L = h·w / 4 patches are compared at every pixel.
+Mei et al., CSNLN (arXiv 2006.01424), as CiaoSR (arXiv 2212.04362) uses it. Cost and memory grow with the square of the
+picture's area: L = h·w / 4 patches are compared at every pixel.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, fold, pad, unfold
 
 SCALE = 2
-"""A pixel is compared with the picture shrunk by this and answered by a patch so much larger."""
+"""Factor by which the picture is shrunk for the comparison, and by which the patches are larger."""
 MATCH = 3
 """Side of the patches that are compared."""
 SHARPNESS = 10.0
 """Factor on the likeness before the softmax over all patches."""
 OVERLAP = 6.0
-"""Divides the answer, in which patches of twice the size lie over each other."""
+"""Divisor of the output, in which patches of twice the size overlap."""
 
 
 class CrossScaleAttention(nn.Module):
@@ -32,28 +33,32 @@ class CrossScaleAttention(nn.Module):
         self.register_buffer("escape_NaN", torch.tensor([1e-4]))
 
     def forward(self, features: Tensor) -> Tensor:
-        """The published order: match, reassemble twice as large, shrink by `down`, divide by `OVERLAP`."""
+        """Features [B, C, h, w] → [B, C, h, w], in the published order.
+
+        Match, reassemble twice as large, shrink by `down`, divide by `OVERLAP`.
+        """
         height, width = features.shape[2:]
         even = pad_even(features)
         likeness = self.likeness(even)
         patches = unfold(self.conv_assembly(even), SCALE * MATCH, padding=SCALE, stride=SCALE)
         size = (SCALE * even.shape[2], SCALE * even.shape[3])
         large = fold(patches @ likeness, size, SCALE * MATCH, padding=SCALE, stride=SCALE)
-        answer: Tensor = self.down(large) / OVERLAP
-        return answer[:, :, :height, :width]
+        output: Tensor = self.down(large) / OVERLAP
+        return output[:, :, :height, :width]
 
     def likeness(self, even: Tensor) -> Tensor:
-        """[B, L, h·w] softmax over the L patches of the shrunk picture, for each pixel of a picture of even sides."""
-        asked = unfold(self.conv_match_1(even), MATCH, padding=1)
-        known = unfold(self.conv_match_2(avg_pool2d(even, SCALE)), MATCH, padding=1)
-        norm = torch.maximum(known.square().sum(1, keepdim=True).sqrt(), self.get_buffer("escape_NaN"))
-        return ((known / norm).transpose(1, 2) @ asked * SHARPNESS).softmax(1)
+        """Return the softmax [B, L, h·w] over the L patches of the shrunk picture, per pixel; `even` [B, C, h, w] has
+        even sides."""
+        queries = unfold(self.conv_match_1(even), MATCH, padding=1)
+        keys = unfold(self.conv_match_2(avg_pool2d(even, SCALE)), MATCH, padding=1)
+        norm = torch.maximum(keys.square().sum(1, keepdim=True).sqrt(), self.get_buffer("escape_NaN"))
+        return ((keys / norm).transpose(1, 2) @ queries * SHARPNESS).softmax(1)
 
 
 def pad_even(features: Tensor) -> Tensor:
-    """[B, C, h, w] with an odd side made even by its mirrored last-but-one line.
+    """Pad odd sides of [B, C, h, w] to even ones with the mirrored last-but-one line.
 
-    A side of one pixel has no such line and repeats itself; the public code cannot take one.
+    A side of one pixel has no such line and repeats itself; the public code cannot process one.
     """
     for axis, odd in ((2, (0, 0, 0, 1)), (3, (0, 1, 0, 0))):
         size = features.shape[axis]

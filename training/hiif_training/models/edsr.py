@@ -21,7 +21,7 @@ class EdsrConfig:
     residual_scale: float = 1.0
     """Factor on each residual branch."""
     colours: int = 3
-    """Channels of the picture."""
+    """Number of channels of the picture."""
 
     def __post_init__(self) -> None:
         for name in ("blocks", "features", "colours"):
@@ -41,7 +41,7 @@ class Edsr(nn.Module):
         super().__init__()
         self.config = config
         self.out_channels = config.features
-        """Channels of the features."""
+        """Number of channels of the features."""
         self.receptive_field = 2 * config.blocks + 2
         """Pixels that each feature sees to every side (None where there is no bound)."""
         self.memory_channels = 6 * config.features
@@ -53,7 +53,8 @@ class Edsr(nn.Module):
         self.body = nn.Sequential(*blocks, _conv3(config.features, config.features))
 
     def forward(self, image: Tensor) -> Tensor:
-        """The long skip around all residual blocks included."""
+        """Normalised picture [B, 3, h, w] → features [B, features, h, w], with the long skip around all residual
+        blocks."""
         shallow: Tensor = self.head(image)
         deep: Tensor = self.body(shallow)
         return shallow + deep
@@ -75,7 +76,7 @@ def _conv3(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 def _mean_shift(colours: int, sign: int) -> nn.Conv2d:
-    """Present in every published checkpoint and used by none (design/model.md C1)."""
+    """Return a layer that every published checkpoint contains and no forward pass uses (design/model.md C1)."""
     shift = nn.Conv2d(colours, colours, 1)
     mean = torch.tensor([0.4488, 0.4371, 0.4040])[:colours]
     with torch.no_grad():

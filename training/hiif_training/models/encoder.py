@@ -1,4 +1,4 @@
-"""What a decoder may expect of an encoder."""
+"""The interface that decoders require of an encoder."""
 
 from __future__ import annotations
 

@@ -17,11 +17,11 @@ from hiif_deploy.geometry.grid import BitRule
 from hiif_training.models.arguments import Arguments, configure
 from hiif_training.models.encoder import Encoder
 from hiif_training.models.implicit import ImplicitModel, gather
-from hiif_training.queries.axis import Ask, Queries, axis_queries
+from hiif_training.queries.axis import Queries, QueryMaker, axis_queries
 
 Hierarchy = Literal["levels", "coordinates", "once"]
-"""What each level is told of the query's position: its own two bits (the paper's model); the plain local
-coordinate at every level (ablation v1-H); all bits at level 0 and none afterwards (ablation v2-MS)."""
+"""Position values of each level: its own two bits (the paper's model); the plain local coordinate at every level
+(ablation v1-H); all bits at level 0 and none afterwards (ablation v2-MS)."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class HiifConfig:
     attention_blocks: int = 2
     """Attention blocks after level 0; 0 is ablation v3-MH."""
     projections: int = 2
-    """Linear layers in an attention block: 2 (public code) or 1 (its earlier form)."""
+    """Linear layers in an attention block: 2 (public code) or 1 (its earlier version)."""
     hierarchy: Hierarchy = "levels"
-    """How the position enters."""
+    """Which position values each level reads."""
     bits: BitRule = "exact"
-    """How the bits are computed; published checkpoints need `reference`."""
+    """Rule by which the bits are computed; published checkpoints need `reference`."""
 
     def __post_init__(self) -> None:
         if self.levels < 2 or self.attention_blocks < 0 or min(self.heads, self.hidden_dim, self.mlp_dim) < 1:
@@ -57,21 +57,21 @@ class HiifConfig:
                 raise CheckpointError(f"HIIF {name} {getattr(self, name)!r}: expected one of {allowed}")
 
     def position_width(self, level: int) -> int:
-        """How many position values level `level` reads."""
+        """Return how many position values a level reads."""
         if self.hierarchy == "once":
             return 2 * self.levels if level == 0 else 0
         return 2
 
 
 def make_hiif(encoder: Encoder, args: Arguments) -> Hiif:
-    """By the public arguments; `blocks` are the heads."""
+    """Build the model from the published arguments; `blocks` are the heads."""
     names = {("blocks" if f.name == "heads" else f.name): f.name for f in fields(HiifConfig)}
-    # The public code knows no other bits: a spec that does not name them was written for these.
+    # The public code has no other rule: a spec that names none was trained with these bits.
     return Hiif(encoder, configure("hiif", HiifConfig(bits="reference"), args, names, {}))
 
 
 class Hiif(ImplicitModel):
-    """Encoder and implicit decoder."""
+    """HIIF's implicit decoder around an encoder."""
 
     def __init__(self, encoder: Encoder, config: HiifConfig) -> None:
         super().__init__(encoder)
@@ -88,21 +88,21 @@ class Hiif(ImplicitModel):
 
     @property
     def attention(self) -> list[LinearAttention]:
-        """The attention blocks in order (`conv0`, `conv1`, … in the state dict)."""
+        """Attention blocks in order (`conv0`, `conv1`, … in the state dict)."""
         blocks = (self.get_submodule(f"conv{n}") for n in range(self.config.attention_blocks))
         return [block for block in blocks if isinstance(block, LinearAttention)]
 
     @property
-    def ask(self) -> Ask:
-        """See `ImplicitModel`."""
+    def make_queries(self) -> QueryMaker:
+        """Makes queries of four corners with the configured levels and bits."""
         return partial(axis_queries, levels=self.config.levels, bits=self.config.bits)
 
     def decode(self, features: Tensor, queries: Queries) -> Tensor:
         """Encoder features [B, C, h, w] → colours [B, N, 3] without the skip (H1, H6–H9)."""
-        return self.answer_inputs(self.query_input(self.freq(features), queries), queries)
+        return self.decode_inputs(self.query_input(self.freq(features), queries), queries)
 
-    def answer_inputs(self, x: Tensor, queries: Queries) -> Tensor:
-        """What `query_input` gave [B, N, 4·width + 2] → colours [B, N, 3] without the skip (H7–H9)."""
+    def decode_inputs(self, x: Tensor, queries: Queries) -> Tensor:
+        """Output of `query_input` [B, N, 4·width + 2] → colours [B, N, 3] without the skip (H7–H9)."""
         for n, level in enumerate(self.fc_layers):
             x = level(torch.cat([x, self.position(queries, n)], dim=-1))
             if n == 0:
@@ -111,14 +111,15 @@ class Hiif(ImplicitModel):
         return x
 
     def query_input(self, maps: Tensor, queries: Queries) -> Tensor:
-        """[B, N, 4·width + 2]: each corner's features times its area weight, and the cell (H6)."""
+        """Return [B, N, 4·width + 2]: each corner's features times its area weight, and the cell (H6); maps [B, width,
+        h, w]."""
         corners = gather(maps, queries.index) * queries.weight[..., None].to(maps.dtype)
         batch, _, count, _ = corners.shape
         cell = queries.cell[:, None, :].expand(batch, count, 2)
         return torch.cat([*corners.unbind(1), cell.to(maps.dtype)], dim=-1)
 
     def position(self, queries: Queries, level: int) -> Tensor:
-        """[B, N, position_width(level)] what this level is told of the position."""
+        """Return the position values [B, N, position_width(level)] that this level reads."""
         if self.config.hierarchy == "coordinates":
             return queries.local
         if self.config.hierarchy == "levels":
@@ -168,17 +169,17 @@ class LinearAttention(nn.Module):
         return query, key, value
 
     def products(self, key: Tensor, value: Tensor) -> Tensor:
-        """KᵀV, summed over the queries given: [B, heads, width / heads, width / heads]."""
+        """Return KᵀV [B, heads, d, d], summed over the given queries; key and value [B, heads, N, d]."""
         total: Tensor = self.kln(key).transpose(-2, -1) @ self.vln(value)
         return total
 
     def mix(self, x: Tensor, query: Tensor, average: Tensor) -> Tensor:
-        """[B, N, width], given the average KᵀV of all queries that belong together."""
+        """Return the block's output [B, N, width], given the average KᵀV of all queries that belong together."""
         attended = (query @ average).transpose(1, 2).reshape(x.shape)
         return x + self.project(attended + x)
 
     def project(self, x: Tensor) -> Tensor:
-        """proj2(GELU(proj1(x))), or GELU(proj(x)) in the form with one projection."""
+        """proj2(GELU(proj1(x))) of [B, N, width], or GELU(proj(x)) in the variant with one projection."""
         first = getattr(self, "proj1", None) or self.get_submodule("proj")
         y: Tensor = nn.functional.gelu(first(x))
         return self.get_submodule("proj2")(y) if hasattr(self, "proj2") else y

@@ -1,6 +1,6 @@
-"""What every decoder is: a model that answers the colour at any coordinate from an encoder's features.
+"""Base class of every decoder: a model that predicts the colour at any coordinate from an encoder's features.
 
-A decoder derives from `ImplicitModel` and adds `ask` and `decode` (design/decoders.md).
+A decoder derives from `ImplicitModel` and adds `make_queries` and `decode` (design/decoders.md).
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from torch import Tensor, nn
 
 from hiif_deploy.errors import CheckpointError
 from hiif_training.models.encoder import Encoder
-from hiif_training.queries.axis import Ask, WithSkip
+from hiif_training.queries.axis import QueryMaker, WithSkip
 
 
 @dataclass(frozen=True)
-class Traits:
-    """What the published model does around its decoder; an export records it in the bundle."""
+class ModelTraits:
+    """Conventions of the published model around its decoder; an export stores them in the bundle."""
 
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    """Network domain = (x − mean) / std for x in [0, 1]: red, green, blue."""
+    """Mean of red, green and blue: the network's domain is (x − mean) / std for x in [0, 1]."""
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    """Likewise; positive."""
+    """Standard deviation of red, green and blue; positive."""
     skip: Literal["bilinear", "none"] = "bilinear"
-    """What is added to the decoder's answer: the bilinearly sampled picture, or nothing."""
+    """Picture that is added to the decoder's output: the bilinearly sampled input, or none."""
     clips_cell: bool = True
-    """Whether the published evaluation tells the decoder of no smaller cell than it was trained on."""
+    """Whether the published evaluation limits the cell to the smallest one in training."""
 
     def __post_init__(self) -> None:
         if min(self.std) <= 0:
@@ -36,13 +36,13 @@ class Traits:
 
 
 class ImplicitModel(nn.Module, ABC):
-    """Encoder and implicit decoder. Colours are in the normalised domain of the input.
+    """An encoder and an implicit decoder. Colours are in the normalised domain of the input.
 
-    Features and queries are arguments, colours are return values: the module remembers nothing between calls.
+    Features and queries are arguments, colours are return values: the module stores nothing between calls.
     """
 
-    traits: ClassVar[Traits] = Traits()
-    """Of the published model."""
+    traits: ClassVar[ModelTraits] = ModelTraits()
+    """Conventions of the published model."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -50,8 +50,8 @@ class ImplicitModel(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def ask(self) -> Ask:
-        """Makes the queries that `decode` takes. Can be pickled, and holds no weights."""
+    def make_queries(self) -> QueryMaker:
+        """Makes the queries that `decode` takes. It can be pickled and holds no weights."""
 
     @abstractmethod
     def decode(self, features: Tensor, queries: Any) -> Tensor:
@@ -64,16 +64,16 @@ class ImplicitModel(nn.Module, ABC):
 
     def forward(self, image: Tensor, queries: Any) -> Tensor:
         """Normalised picture [B, 3, h, w] → colours [B, N, 3], the skip included."""
-        return self.answer(image, self.encode(image), queries)
+        return self.decode_with_skip(image, self.encode(image), queries)
 
-    def answer(self, image: Tensor, features: Tensor, queries: Any) -> Tensor:
-        """`forward` for features that are known already."""
+    def decode_with_skip(self, image: Tensor, features: Tensor, queries: Any) -> Tensor:
+        """Picture [B, 3, h, w] and its features [B, C, h, w] → colours [B, N, 3], the skip included."""
         colours = self.decode(features, queries)
         return colours + skip(image, queries) if self.traits.skip == "bilinear" else colours
 
 
 def gather(maps: Tensor, index: Tensor) -> Tensor:
-    """[B, C, h, w] maps and [B, K, N] row-major pixel indices → [B, K, N, C]."""
+    """Return the values [B, K, N, C] of maps [B, C, h, w] at row-major pixel indices [B, K, N]."""
     batch, channels = maps.shape[:2]
     rows = maps.flatten(2).transpose(1, 2).reshape(-1, channels)
     pixels = maps.shape[2] * maps.shape[3]
@@ -82,5 +82,5 @@ def gather(maps: Tensor, index: Tensor) -> Tensor:
 
 
 def skip(image: Tensor, queries: WithSkip) -> Tensor:
-    """[B, N, 3] half-pixel bilinear sample of the picture, border replicated (H10)."""
+    """Sample the picture [B, 3, h, w] bilinearly with half-pixel centres → [B, N, 3], border replicated (H10)."""
     return (gather(image, queries.skip_index) * queries.skip_weight[..., None].to(image.dtype)).sum(1)

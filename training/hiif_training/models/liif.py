@@ -1,7 +1,7 @@
 """LIIF, the readable reference (arXiv 2012.09161; design/decoders.md). Keys are those of published checkpoints.
 
-Each of the four source pixels around a query predicts its colour from its features, where the query is and how large;
-the predictions are averaged by area.
+Each of the four source pixels around a query predicts its colour from the pixel's features, the query's position and
+the cell; the predictions are averaged by area.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch import Tensor
 from hiif_deploy.errors import CheckpointError
 from hiif_training.models.arguments import Accepted, Arguments, configure, part_arguments
 from hiif_training.models.encoder import Encoder
-from hiif_training.models.implicit import ImplicitModel, Traits, gather
+from hiif_training.models.implicit import ImplicitModel, ModelTraits, gather
 from hiif_training.models.mlp import Mlp
 from hiif_training.models.surroundings import NEIGHBOURS, surroundings
-from hiif_training.queries.axis import Ask, Queries, axis_queries
+from hiif_training.queries.axis import Queries, QueryMaker, axis_queries
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class LiifConfig:
     """Sizes and variants of the LIIF decoder."""
 
     hidden: tuple[int, ...] = (256, 256, 256, 256)
-    """Widths inside the network."""
+    """Widths of the network's hidden layers."""
     unfold: bool = True
-    """A pixel's features are those of its 3×3 surroundings. Published as `feat_unfold`."""
+    """The features of a pixel are those of its 3×3 surroundings. Published as `feat_unfold`."""
     cell: bool = True
-    """The network is told the size of the output pixel. Published as `cell_decode`."""
+    """The network reads the size of the output pixel. Published as `cell_decode`."""
 
     def __post_init__(self) -> None:
         if not self.hidden or min(self.hidden) < 1:
@@ -41,7 +41,7 @@ _FIXED: Accepted = {"local_ensemble": (True,)}
 
 
 def make_liif(encoder: Encoder, args: Arguments) -> Liif:
-    """By the public arguments, those of `imnet_spec` included."""
+    """Build the model from the published arguments, those of `imnet_spec` included."""
     args = dict(args)
     network = part_arguments("liif", args.pop("imnet_spec", None), "mlp")
     base = configure("liif", LiifConfig(), args, _FIELDS, _FIXED)
@@ -49,9 +49,9 @@ def make_liif(encoder: Encoder, args: Arguments) -> Liif:
 
 
 class Liif(ImplicitModel):
-    """Encoder and implicit decoder."""
+    """LIIF's implicit decoder around an encoder."""
 
-    traits = Traits(skip="none", clips_cell=False)
+    traits = ModelTraits(skip="none", clips_cell=False)
 
     def __init__(self, encoder: Encoder, config: LiifConfig) -> None:
         super().__init__(encoder)
@@ -60,8 +60,8 @@ class Liif(ImplicitModel):
         self.imnet = Mlp(features + (4 if config.cell else 2), config.hidden, 3)
 
     @property
-    def ask(self) -> Ask:
-        """See `ImplicitModel`."""
+    def make_queries(self) -> QueryMaker:
+        """Makes queries of four corners."""
         return axis_queries
 
     def decode(self, features: Tensor, queries: Queries) -> Tensor:
@@ -71,5 +71,5 @@ class Liif(ImplicitModel):
         if self.config.cell:
             inputs.append(queries.cell[:, None, None, :].expand(*queries.relative.shape).to(features.dtype))
         colours = self.imnet(torch.cat(inputs, dim=-1))
-        answer: Tensor = (colours * queries.weight[..., None].to(features.dtype)).sum(1)
-        return answer
+        output: Tensor = (colours * queries.weight[..., None].to(features.dtype)).sum(1)
+        return output

@@ -1,7 +1,7 @@
 """LTE and LTE+, the readable reference (arXiv 2111.08918; design/decoders.md). Keys are those of published checkpoints.
 
-Each of the four source pixels around a query has amplitudes and frequencies of its own; the waves at the query's place
-go into a network that predicts the colour, and predictions are averaged by area.
+Each of the four source pixels around a query has amplitudes and frequencies of its own; the waves at the query's
+position go into a network that predicts the colour, and predictions are averaged by area.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hiif_training.models.encoder import Encoder
 from hiif_training.models.implicit import ImplicitModel, gather
 from hiif_training.models.mlp import Mlp
 from hiif_training.models.pointwise import Pointwise
-from hiif_training.queries.axis import Ask, Queries, axis_queries
+from hiif_training.queries.axis import Queries, QueryMaker, axis_queries
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class LteConfig:
     width: int = 256
     """Amplitudes of a pixel: half for cosines, half for sines. Published as `hidden_dim`."""
     hidden: tuple[int, ...] = (256, 256, 256)
-    """Widths inside the network."""
+    """Widths of the network's hidden layers."""
 
     def __post_init__(self) -> None:
         if self.width < 2 or self.width % 2:
@@ -39,7 +39,7 @@ class LteConfig:
 
 
 def make_lte(encoder: Encoder, args: Arguments) -> Lte:
-    """By the public arguments, those of `imnet_spec` included."""
+    """Build the model from the published arguments, those of `imnet_spec` included."""
     args = dict(args)
     network = part_arguments("lte", args.pop("imnet_spec", None), "mlp")
     base = configure("lte", LteConfig(), args, {"hidden_dim": "width"}, {})
@@ -47,13 +47,13 @@ def make_lte(encoder: Encoder, args: Arguments) -> Lte:
 
 
 def make_lte_plus(encoder: Encoder, args: Arguments) -> LtePlus:
-    """By the public arguments; the network's widths follow from one of them."""
+    """Build the model from the published arguments; `hidden_dim` determines all widths of the network."""
     config = configure("lte-plus", LteConfig(), args, {"hidden_dim": "width"}, {})
     return LtePlus(encoder, LteConfig(config.width, (config.width,) * 3))
 
 
 class Waves(ImplicitModel):
-    """Encoder and implicit decoder; what LTE and LTE+ have in common."""
+    """Implicit decoder around an encoder; the part that LTE and LTE+ share."""
 
     def __init__(self, encoder: Encoder, config: LteConfig) -> None:
         super().__init__(encoder)
@@ -65,16 +65,16 @@ class Waves(ImplicitModel):
     @property
     @abstractmethod
     def network(self) -> nn.Sequential:
-        """From waves to the colour: linear layers with a ReLU between them."""
+        """Layers from waves to the colour: linear layers with a ReLU between them."""
 
     @property
     @abstractmethod
     def frequency_order(self) -> Tensor:
-        """[width] channels of `freq` in the order all row frequencies, all column frequencies."""
+        """Return the channels [width] of `freq` in the order all row frequencies, all column frequencies."""
 
     @property
-    def ask(self) -> Ask:
-        """See `ImplicitModel`."""
+    def make_queries(self) -> QueryMaker:
+        """Makes queries of four corners."""
         return axis_queries
 
     def decode(self, features: Tensor, queries: Queries) -> Tensor:
@@ -87,12 +87,12 @@ class Waves(ImplicitModel):
         angle = math.pi * (angle + self.phase(queries.cell.to(features.dtype))[:, None, None])
         waves = torch.cat([angle.cos(), angle.sin()], dim=-1)
         colours = self.network(amplitude * waves)
-        answer: Tensor = (colours * queries.weight[..., None].to(features.dtype)).sum(1)
-        return answer
+        output: Tensor = (colours * queries.weight[..., None].to(features.dtype)).sum(1)
+        return output
 
 
 class Lte(Waves):
-    """Row and column frequencies take turns among the channels."""
+    """LTE: row and column frequencies alternate among the channels."""
 
     def __init__(self, encoder: Encoder, config: LteConfig) -> None:
         super().__init__(encoder, config)
@@ -100,17 +100,17 @@ class Lte(Waves):
 
     @property
     def network(self) -> nn.Sequential:
-        """See `Waves`."""
+        """The layers of `imnet`, as in the published checkpoints."""
         return self.imnet.layers
 
     @property
     def frequency_order(self) -> Tensor:
-        """See `Waves`."""
+        """Return even channels before odd ones, [width]."""
         return torch.arange(self.config.width).reshape(-1, 2).T.flatten()
 
 
 class LtePlus(Waves):
-    """Row frequencies stand before column frequencies, and the network's layers are 1×1 convolutions."""
+    """LTE+: row frequencies stand before column frequencies, and the network's layers are 1×1 convolutions."""
 
     def __init__(self, encoder: Encoder, config: LteConfig) -> None:
         super().__init__(encoder, config)
@@ -122,10 +122,10 @@ class LtePlus(Waves):
 
     @property
     def network(self) -> nn.Sequential:
-        """See `Waves`."""
+        """The 1×1 convolutions of `layers`, as in the published checkpoints."""
         return self.layers
 
     @property
     def frequency_order(self) -> Tensor:
-        """See `Waves`."""
+        """Return the channels [width] unchanged."""
         return torch.arange(self.config.width)

@@ -8,11 +8,11 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
-"""By the public name."""
+"""Published name → activation module."""
 
 
 class Mlp(nn.Module):
-    """[…, inputs] → […, outputs]."""
+    """Multi-layer perceptron over the last dimension."""
 
     def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, activation: str = "relu") -> None:
         super().__init__()
@@ -23,6 +23,6 @@ class Mlp(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any leading dimensions."""
+        """Map [..., inputs] to [..., outputs]."""
         y: Tensor = self.layers(x)
         return y

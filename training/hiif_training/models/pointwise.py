@@ -1,4 +1,4 @@
-"""A linear layer whose weights are kept as those of a 1×1 convolution, as some published checkpoints have them."""
+"""A linear layer whose weights are stored as those of a 1×1 convolution, as in some published checkpoints."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch.nn.functional import linear
 
 
 class Pointwise(nn.Conv2d):
-    """[…, inputs] → […, outputs]; the weight is [outputs, inputs, 1, 1]."""
+    """Linear layer over the last dimension; the weight is [outputs, inputs, 1, 1]."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Rows, as `nn.Linear` takes them."""
+        """Map [..., inputs] to [..., outputs], as `nn.Linear` does."""
         return linear(x, self.weight[:, :, 0, 0], self.bias)

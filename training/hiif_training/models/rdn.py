@@ -25,7 +25,7 @@ class RdnConfig:
     kernel: int = 3
     """Side of the convolutions' kernel, odd."""
     colours: int = 3
-    """Channels of the picture."""
+    """Number of channels of the picture."""
 
     def __post_init__(self) -> None:
         for name in ("blocks", "layers", "growth", "features", "kernel", "colours"):
@@ -49,7 +49,7 @@ class Rdn(nn.Module):
         super().__init__()
         self.config = config
         self.out_channels = config.features
-        """Channels of the features."""
+        """Number of channels of the features."""
         self.receptive_field = (config.blocks * config.layers + 3) * (config.kernel // 2)
         """Pixels that each feature sees to every side (None where there is no bound)."""
         dense = config.features + config.layers * config.growth
@@ -64,7 +64,8 @@ class Rdn(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        """The long skip around all dense blocks included."""
+        """Normalised picture [B, 3, h, w] → features [B, features, h, w], with the long skip around all dense
+        blocks."""
         shallow: Tensor = self.SFENet1(image)
         x = self.SFENet2(shallow)
         outputs = []

@@ -1,7 +1,7 @@
-"""Names and arguments of published checkpoints → models.
+"""Registry: names and arguments of published checkpoints → models.
 
-A spec is `{"name": str, "args": {...}}`, as the LIIF family writes it. It means the same wherever it stands:
-what it leaves out has the value of the public code, and what it says has an effect or is refused.
+A spec is `{"name": str, "args": {...}}`, as the LIIF family writes it, and has one meaning everywhere: an argument that
+is left out has the value of the public code, and one that is given has an effect or is refused.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from hiif_deploy.errors import CheckpointError
-from hiif_training.models.arguments import Accepted, Arguments, configure, look_up, read_spec
+from hiif_training.models.arguments import Accepted, Arguments, configure, lookup, read_spec
 from hiif_training.models.ciaosr import make_ciaosr
 from hiif_training.models.clit import make_clit
 from hiif_training.models.edsr import Edsr, EdsrConfig
@@ -72,26 +72,26 @@ _SWINIR_FIXED: Accepted = {
 }
 
 
-MOST_VALUES = 1 << 28
-"""Weights and buffers of a model; the largest published one has 50 million."""
+MAX_VALUES = 1 << 28
+"""Largest allowed number of weights and buffers; the largest published model has 50 million."""
 
 
 def make_encoder(spec: Mapping[str, Any]) -> Encoder:
-    """The encoder that `spec` describes, freshly initialised; CheckpointError names what is unknown in it."""
+    """Build the encoder that `spec` describes, freshly initialised; CheckpointError names what is unknown in it."""
     name, args = read_spec(spec, "encoder")
-    return look_up(name, ENCODERS, "encoder")(args)
+    return lookup(name, ENCODERS, "encoder")(args)
 
 
 def make_model(spec: Mapping[str, Any]) -> ImplicitModel:
-    """The decoder that `spec` describes, around the encoder of its `encoder_spec`, freshly initialised.
+    """Build the decoder that `spec` describes, around the encoder of its `encoder_spec`, freshly initialised.
 
     CheckpointError names what is unknown, or too large, before anything is allocated.
     """
     # On the meta device tensors have shapes and no memory.
     with torch.device("meta"):
         values = sum(tensor.numel() for tensor in _make(spec).state_dict().values())
-    if values > MOST_VALUES:
-        raise CheckpointError(f"the model that is described has {values:,} weights: expected at most {MOST_VALUES:,}")
+    if values > MAX_VALUES:
+        raise CheckpointError(f"the model that is described has {values:,} weights: expected at most {MAX_VALUES:,}")
     return _make(spec)
 
 
@@ -105,9 +105,9 @@ def _make(spec: Mapping[str, Any]) -> ImplicitModel:
     return decoder.make(make_encoder(encoder_spec), rest)
 
 
-def decoder_named(spec: Mapping[str, Any]) -> Decoder:
-    """The table's entry for a spec; CheckpointError with the list of known names."""
-    return look_up(read_spec(spec, "model")[0], DECODERS, "model")
+def decoder_named(spec: Mapping[str, Any]) -> DecoderEntry:
+    """Return the registry's entry for a spec; CheckpointError with the list of known names."""
+    return lookup(read_spec(spec, "model")[0], DECODERS, "model")
 
 
 def _edsr(name: str, base: EdsrConfig, args: Arguments) -> Encoder:
@@ -116,7 +116,7 @@ def _edsr(name: str, base: EdsrConfig, args: Arguments) -> Encoder:
 
 def _rdn(args: Arguments) -> Encoder:
     args = dict(args)
-    config = look_up(args.pop("RDNconfig", "B"), RDN_CONFIGS, "RDNconfig of rdn")
+    config = lookup(args.pop("RDNconfig", "B"), RDN_CONFIGS, "RDNconfig of rdn")
     return Rdn(configure("rdn", config, args, _RDN_FIELDS, _WITHOUT_UPSAMPLING))
 
 
@@ -131,28 +131,28 @@ ENCODERS: dict[str, Callable[[Arguments], Encoder]] = {
     "rdn": _rdn,
     "swinir": _swinir,
 }
-"""Every encoder name of a published checkpoint that this project reads."""
+"""Name of an encoder in published checkpoints → function that builds it."""
 
 
 @dataclass(frozen=True)
-class Decoder:
-    """What a name in a checkpoint stands for."""
+class DecoderEntry:
+    """Functions and classes for one decoder name in checkpoints."""
 
     make: Callable[[Encoder, Arguments], ImplicitModel]
     """Builds the model from an encoder and the other arguments of the spec; CheckpointError for what is unknown."""
-    form: str
-    """`module:class` of its export form (`hiif_export.graphs.form.DecoderForm`), imported only when it is exported."""
+    exporter: str
+    """`module:class` of its exporter (`hiif_export.graphs.exporter`), imported only when it is exported."""
 
 
-DECODERS: dict[str, Decoder] = {
-    "hiif": Decoder(make_hiif, "hiif_export.decoders.hiif_graphs:HiifForm"),
-    "hiifv3": Decoder(make_hiif, "hiif_export.decoders.hiif_graphs:HiifForm"),
-    "liif": Decoder(make_liif, "hiif_export.decoders.liif_form:LiifForm"),
-    "lte": Decoder(make_lte, "hiif_export.decoders.lte_form:LteForm"),
-    "lte-plus": Decoder(make_lte_plus, "hiif_export.decoders.lte_form:LteForm"),
-    "sronet": Decoder(make_srno, "hiif_export.decoders.srno_form:SrnoForm"),
-    "metasr": Decoder(make_metasr, "hiif_export.decoders.metasr_form:MetasrForm"),
-    "ciaosr": Decoder(make_ciaosr, "hiif_export.decoders.ciaosr_form:CiaosrForm"),
-    "clit": Decoder(make_clit, "hiif_export.decoders.clit_form:ClitForm"),
+DECODERS: dict[str, DecoderEntry] = {
+    "hiif": DecoderEntry(make_hiif, "hiif_export.decoders.hiif_graphs:HiifExporter"),
+    "hiifv3": DecoderEntry(make_hiif, "hiif_export.decoders.hiif_graphs:HiifExporter"),
+    "liif": DecoderEntry(make_liif, "hiif_export.decoders.liif_export:LiifExporter"),
+    "lte": DecoderEntry(make_lte, "hiif_export.decoders.lte_export:LteExporter"),
+    "lte-plus": DecoderEntry(make_lte_plus, "hiif_export.decoders.lte_export:LteExporter"),
+    "sronet": DecoderEntry(make_srno, "hiif_export.decoders.srno_export:SrnoExporter"),
+    "metasr": DecoderEntry(make_metasr, "hiif_export.decoders.metasr_export:MetasrExporter"),
+    "ciaosr": DecoderEntry(make_ciaosr, "hiif_export.decoders.ciaosr_export:CiaosrExporter"),
+    "clit": DecoderEntry(make_clit, "hiif_export.decoders.clit_export:ClitExporter"),
 }
-"""Every model name of a published checkpoint that this project reads."""
+"""Name of a model in published checkpoints → its entry."""

@@ -17,12 +17,12 @@ from hiif_training.models.arguments import Arguments, configure
 from hiif_training.models.encoder import Encoder
 from hiif_training.models.implicit import ImplicitModel, gather
 from hiif_training.models.pointwise import Pointwise
-from hiif_training.queries.axis import Ask, Queries, axis_queries
+from hiif_training.queries.axis import Queries, QueryMaker, axis_queries
 
 EPSILON = 1e-5
-"""Added to the deviation, outside the root."""
+"""Added to the standard deviation, outside the root."""
 POSITION = 8
-"""Values that say where a query is: relative row and column of each corner."""
+"""Position values per query: relative row and column of each corner."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class SrnoConfig:
     """Sizes of the SRNO decoder."""
 
     width: int = 256
-    """Of every row."""
+    """Width of the rows that the layers process."""
     heads: int = 16
     """Heads of the attention; divides `width`. Published as `blocks`."""
 
@@ -40,12 +40,12 @@ class SrnoConfig:
 
 
 def make_srno(encoder: Encoder, args: Arguments) -> Srno:
-    """By the public arguments; `blocks` are the heads."""
+    """Build the model from the published arguments; `blocks` are the heads."""
     return Srno(encoder, configure("sronet", SrnoConfig(), args, {"width": "width", "blocks": "heads"}, {}))
 
 
 class Srno(ImplicitModel):
-    """Encoder and implicit decoder."""
+    """SRNO's implicit decoder around an encoder."""
 
     def __init__(self, encoder: Encoder, config: SrnoConfig) -> None:
         super().__init__(encoder)
@@ -57,8 +57,8 @@ class Srno(ImplicitModel):
         self.fc2 = Pointwise(config.width, 3)
 
     @property
-    def ask(self) -> Ask:
-        """See `ImplicitModel`."""
+    def make_queries(self) -> QueryMaker:
+        """Makes queries of four corners."""
         return axis_queries
 
     def decode(self, features: Tensor, queries: Queries) -> Tensor:
@@ -69,7 +69,7 @@ class Srno(ImplicitModel):
         return colours
 
     def query_input(self, features: Tensor, queries: Queries) -> Tensor:
-        """[B, N, 8 + 4·C + 2]: corners' relative coordinates, their weighted features, and the cell."""
+        """Return [B, N, 8 + 4·C + 2]: corners' relative coordinates, their weighted features, and the cell."""
         corners = gather(features, queries.index) * queries.weight[..., None].to(features.dtype)
         cell = queries.cell[:, None, :].expand(-1, corners.shape[2], 2)
         parts = [*queries.relative.to(features.dtype).unbind(1), *corners.unbind(1), cell.to(features.dtype)]
@@ -108,6 +108,6 @@ class HeadNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(heads, 1, size))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, heads, N, size], same shape."""
+        """Normalise [B, heads, N, size] over the last dimension; the shape is kept."""
         centred = x - x.mean(-1, keepdim=True)
         return centred / (x.std(-1, keepdim=True) + EPSILON) * self.weight + self.bias

@@ -1,4 +1,4 @@
-"""Features of a pixel and of the eight around it, as one vector: what LIIF, MetaSR and CiaoSR read."""
+"""Concatenates the features of a pixel and its eight neighbours, for LIIF, MetaSR and CiaoSR."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import unfold
 
 NEIGHBOURS = 9
-"""Pixels of 3×3 surroundings, the pixel itself included."""
+"""Number of pixels of 3×3 surroundings, the pixel itself included."""
 
 
 def surroundings(features: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """SwinIR encoder without upsampling (Liang et al. 2021, arXiv 2108.10257; keys of the public code).
 
-Tokens stay a picture [B, H, W, C], channels last, from end to end. Everything that depends on H and W is
-computed from them in the call, so that one exported graph serves every size.
+Tokens stay a picture [B, H, W, C], channels last, throughout. Everything that depends on H and W is computed from them
+in the call, so that one exported graph serves every size.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ class SwinirConfig:
     mlp_ratio: float = 2.0
     """Hidden width of each block's MLP over `embed`."""
     features: int = 64
-    """Channels of the output; 0 leaves the last convolution out, so that they are `embed` (CiaoSR's way)."""
+    """Channels of the output; 0 leaves the last convolution out, so that there are `embed` channels (as CiaoSR
+    does)."""
     colours: int = 3
-    """Channels of the picture."""
+    """Number of channels of the picture."""
     image_size: int = 48
     """Picture side for which the `attn_mask` buffers of the state dict are shaped; nothing reads them."""
 
@@ -64,7 +65,7 @@ class Swinir(nn.Module):
         super().__init__()
         self.config = config
         self.out_channels = config.features or config.embed
-        """Channels of the features."""
+        """Number of channels of the features."""
         self.size_multiple = config.window
         """Both sides of the picture must be multiples of this; padding is the caller's work."""
         width = config.embed
@@ -83,7 +84,10 @@ class Swinir(nn.Module):
         self.apply(_initialise)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Raises FrameError unless H and W are multiples of `size_multiple`."""
+        """Normalised picture [B, 3, H, W] → features [B, features, H, W].
+
+        FrameError unless H and W are multiples of `size_multiple`.
+        """
         height, width = image.shape[2:]
         self._check(height, width)
         shallow: Tensor = self.conv_first(image)
@@ -106,7 +110,7 @@ class Swinir(nn.Module):
 
 
 class _PatchEmbedding(nn.Module):
-    """Patches are single pixels: only the norm is left of the embedding."""
+    """The norm of the patch embedding; patches are single pixels, so nothing else is left of it."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -177,7 +181,7 @@ class _WindowAttention(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """[B, windows, pixels, C] → the same; `mask` is [windows, pixels, pixels]."""
+        """Map [B, windows, pixels, C] to the same shape; `mask` is [windows, pixels, pixels]."""
         batch, windows, pixels, width = x.shape
         qkv = self.qkv(x).reshape(batch, windows, pixels, 3 * self.heads, width // self.heads)
         query, key, value = qkv.transpose(2, 3).chunk(3, dim=2)
@@ -189,7 +193,7 @@ class _WindowAttention(nn.Module):
         return merged
 
     def _bias(self) -> Tensor:
-        """[heads, pixels, pixels]."""
+        """Return the relative position bias [heads, pixels, pixels]."""
         index = self.get_buffer("relative_position_index")
         bias = self.relative_position_bias_table.index_select(0, index.flatten())
         return bias.view(*index.shape, self.heads).permute(2, 0, 1)
@@ -207,7 +211,7 @@ class _Mlp(nn.Module):
 
 
 def partition(x: Tensor, window: int) -> Tensor:
-    """[B, H, W, C] → [B, windows, window², C], windows and the pixels in each in row-major order."""
+    """Split [B, H, W, C] into [B, windows, window², C], windows and their pixels in row-major order."""
     batch, height, width, channels = x.shape
     rows, columns = height // window, width // window
     tiles = x.reshape(batch, rows, window, columns, window, channels).transpose(2, 3)
@@ -215,7 +219,7 @@ def partition(x: Tensor, window: int) -> Tensor:
 
 
 def merge(windows: Tensor, window: int, height: int, width: int) -> Tensor:
-    """The inverse of `partition`: [B, windows, window², C] → [B, height, width, C]."""
+    """Undo `partition`: [B, windows, window², C] → [B, height, width, C]."""
     batch, _, _, channels = windows.shape
     rows, columns = height // window, width // window
     tiles = windows.reshape(batch, rows, columns, window, window, channels).transpose(2, 3)
@@ -223,10 +227,10 @@ def merge(windows: Tensor, window: int, height: int, width: int) -> Tensor:
 
 
 def shift_mask(height: int, width: int, window: int, like: Tensor) -> Tensor:
-    """[windows, window², window²]: 0 where two pixels are neighbours in the picture, else `FORBIDDEN`.
+    """Return [windows, window², window²]: 0 where two pixels are neighbours in the picture, else `FORBIDDEN`.
 
-    Rolling by half a window brings the picture's first rows (columns) into the second half of the last
-    window row (column), next to rows (columns) that they never touched. Dtype and device are those of `like`.
+    Rolling by half a window brings the picture's first rows (columns) into the second half of the last window row
+    (column), next to rows (columns) that are far away in the picture. Dtype and device are those of `like`.
     """
     rows, columns = height // window, width // window
     second = torch.arange(window, device=like.device) >= window - window // 2
@@ -240,9 +244,10 @@ def shift_mask(height: int, width: int, window: int, like: Tensor) -> Tensor:
 
 
 def _roll(x: Tensor, axis: int, by: int) -> Tensor:
-    """Moved `by` pixels towards the start of the axis; what leaves at one end returns at the other.
+    """Roll by `by` pixels towards the start of the axis.
 
-    Written with lengths (not with `torch.roll`, nor with open slices) so that export knows the size is kept.
+    Written with lengths (not with `torch.roll`, nor with open slices) so that the exporter can prove that the size is
+    unchanged.
     """
     size = x.shape[axis]
     start = by if by >= 0 else size + by
@@ -270,7 +275,7 @@ def _conv3(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 def _initialise(module: nn.Module) -> None:
-    """The published training starts its linear layers from a narrow normal distribution."""
+    """Initialise linear layers from a narrow normal distribution, as the published training does."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

@@ -1,4 +1,4 @@
-"""Test sets: pairs of a small picture and the truth, from folders or made by a rule (design/model.md E1, E2)."""
+"""Test sets: pairs of a small picture and the truth, from folders or downscaled by a rule (design/model.md E1, E2)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hiif_deploy.images.io import SUFFIXES, read_image
 from hiif_training.pictures.resize import LowRule, shrink
 
 LAYOUTS = (("HR", "LR_bicubic"), ("DIV2K_valid_HR", "DIV2K_valid_LR_bicubic"))
-"""Folders of large pictures, and of the small ones in X2, X3, X4 beside it."""
+"""Folder of large pictures, and folder beside it with the small ones in X2, X3, X4."""
 
 Pixels = NDArray[np.uint8]
 
@@ -25,13 +25,13 @@ class Pair:
     """One test picture at one scale."""
 
     name: str
-    """Of the large picture's file, without its ending."""
+    """Name of the large picture's file without its suffix."""
     low: Pixels
-    """[h, w, 3]: what the model is given."""
+    """RGB input [h, w, 3] of the model."""
     truth: Pixels
-    """[H, W, 3]: what it should answer; the large picture cropped to the scale."""
+    """RGB ground truth [H, W, 3]: the large picture cropped to the scale."""
     source: str
-    """Where the small one is from: `folder`, or the rule it was made by, `matlab` or `pil`."""
+    """Origin of the small picture: `folder`, or the downscaling rule `matlab` or `pil`."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class PictureSet:
     """A folder of pictures, or `HR/` with `LR_bicubic/X{s}/` beside it, or DIV2K's validation folders."""
 
     folder: Path
-    """Where it lies."""
+    """Folder that contains the set."""
     rule: LowRule | None = None
-    """Makes every small picture; None takes those of the folder and makes missing ones by Pillow's rule."""
+    """Rule that makes every small picture; None reads those of the folder and makes missing ones by Pillow's rule."""
     limit: int | None = None
-    """How many pictures are taken, in the order of their names."""
+    """Number of pictures to use, in the order of their names; None for all."""
 
     def __post_init__(self) -> None:
         if not self.paths:
@@ -51,23 +51,23 @@ class PictureSet:
 
     @property
     def name(self) -> str:
-        """The folder's name."""
+        """Name of the set's folder."""
         return self.folder.resolve().name
 
     @property
     def paths(self) -> list[Path]:
-        """Files of the large pictures."""
+        """Files of the large pictures, sorted by name."""
         high, _ = self._folders()
         found = sorted(p for p in high.glob("*") if p.suffix.lower() in SUFFIXES) if high.is_dir() else []
         return found[: self.limit]
 
     def pairs(self, scale: float) -> Iterator[Pair]:
-        """Every picture at that scale."""
+        """Yield every picture of the set at that scale."""
         for path in self.paths:
             yield make_pair(path, read_rgb(path), self._low(path, scale), scale, self.rule or "pil")
 
     def _low(self, path: Path, scale: float) -> Pixels | None:
-        """The small picture that the set itself holds; ImageError where it holds some at this scale but not this."""
+        """Return the small picture that the set contains; ImageError where this one alone is missing at its scale."""
         _, low = self._folders()
         if self.rule is not None or low is None or scale != int(scale) or not (low / f"X{int(scale)}").is_dir():
             return None
@@ -81,7 +81,8 @@ class PictureSet:
 
 
 def make_pair(path: Path, high: Pixels, low: Pixels | None, scale: float, rule: LowRule) -> Pair:
-    """The large picture cropped to what the small one covers; ImageError where it is smaller than that."""
+    """Crop [H, W, 3] to the area of [h, w, 3] at `scale`, downscaling where `low` is None; ImageError where it is too
+    small."""
     height, width = high.shape[:2]
     small = (math.floor(height / scale + 1e-9), math.floor(width / scale + 1e-9)) if low is None else low.shape[:2]
     size = (round(small[0] * scale), round(small[1] * scale))
@@ -94,7 +95,7 @@ def make_pair(path: Path, high: Pixels, low: Pixels | None, scale: float, rule: 
 
 
 def read_rgb(path: Path) -> Pixels:
-    """[H, W, 3] uint8; grey fills all three channels. ImageError for 16 bits."""
+    """Read a picture as RGB [H, W, 3] uint8; grey is repeated in all channels. ImageError for 16 bits."""
     pixels = read_image(path).pixels
     if pixels.dtype != np.uint8:
         raise ImageError(f"{path}: {pixels.dtype}; the published protocol knows 8-bit pictures only")

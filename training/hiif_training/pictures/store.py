@@ -1,4 +1,4 @@
-"""Training pictures: found, checked by their headers, decoded when first drawn, kept within a memory budget."""
+"""Training pictures: found, checked by their headers, decoded on first use, cached within a memory budget."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from hiif_deploy.errors import ImageError
 from hiif_deploy.images.io import SUFFIXES
 
 DIV2K_TRAIN = "DIV2K_train_HR"
-"""What DIV2K's own archive calls its training pictures; a folder that holds it is searched there only."""
+"""Name of the training folder in DIV2K's archive; a folder that contains it is searched there only."""
 _UNREADABLE = (OSError, SyntaxError, ValueError)
 _SHOWN = 5
 
 
 class PictureStore:
-    """Pictures by number. Decoded ones are kept until `budget` bytes are full; later ones are decoded each time.
+    """Pictures by number. Decoded ones are cached until `budget` bytes are full; later ones are decoded each time.
 
-    With uniformly drawn pictures no order of eviction does better, and nothing has to be tracked.
+    With uniformly drawn pictures no eviction order does better, and nothing has to be tracked.
     """
 
     def __init__(self, paths: Sequence[Path], budget: int) -> None:
@@ -31,7 +31,7 @@ class PictureStore:
         return len(self.paths)
 
     def get(self, number: int) -> Image.Image | None:
-        """The RGB picture, or None where its file is damaged."""
+        """Return the RGB picture [H, W, 3], or None where its file is damaged."""
         if number in self._kept:
             return self._kept[number]
         picture = _decode(self.paths[number])
@@ -43,7 +43,7 @@ class PictureStore:
 
 
 def find_pictures(folders: tuple[str, ...]) -> list[Path]:
-    """Picture files below `folders` in a fixed order; ImageError where there is none."""
+    """Return picture files below `folders` in a fixed order; ImageError where there is none."""
     paths: list[Path] = []
     for folder in folders:
         root = Path(folder) / DIV2K_TRAIN if (Path(folder) / DIV2K_TRAIN).is_dir() else Path(folder)
@@ -57,9 +57,10 @@ def find_pictures(folders: tuple[str, ...]) -> list[Path]:
 
 
 def check_sizes(paths: Sequence[Path], side: int) -> int:
-    """Pixels of all pictures, by their headers; ImageError names those with a side below `side` pixels.
+    """Return the total pixels of all pictures, by their headers; ImageError names those with a side below `side`
+    pixels.
 
-    A file whose header cannot be read counts as none: drawing it will name and skip it.
+    A file whose header cannot be read counts as none: it is reported and skipped when it is drawn.
     """
     sizes = {path: _size(path) for path in paths}
     small = [f"{path} ({size[0]}x{size[1]})" for path, size in sizes.items() if size and min(size) < side]

@@ -1,4 +1,4 @@
-"""Where the published decoders place their queries: the reference that the runtime's axis tables are held to.
+"""Query positions of the published decoders: the reference for the runtime's axis tables.
 
 May import: `hiif_deploy`.
 """

@@ -1,4 +1,4 @@
-"""Axis tables as torch tensors: what a decoder in training is asked."""
+"""Axis tables as torch tensors: the queries of a decoder in training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
 class WithSkip(Protocol):
-    """Queries of any decoder whose answer the bilinearly sampled picture is added to."""
+    """Queries of any decoder to whose output the bilinearly sampled picture is added."""
 
     @property
     def skip_index(self) -> Tensor:
@@ -31,15 +31,15 @@ class WithSkip(Protocol):
 
 
 class TensorFields:
-    """Base of queries: frozen dataclasses of tensors, of further such objects, and of tuples of them."""
+    """Base of queries: frozen dataclasses of tensors, of nested objects of this kind, and of tuples of them."""
 
     def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
-        """All tensors on `device`; the floating ones as `dtype`."""
+        """Return a copy with all tensors on `device` and the floating ones as `dtype`."""
         return type(self)(**{name: _moved(value, device, dtype) for name, value in vars(self).items()})
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
-        """Pictures joined along B."""
+        """Join the queries of several pictures along B."""
         return cls(**{name: _joined([vars(part)[name] for part in parts]) for name in vars(parts[0])})
 
 
@@ -62,19 +62,22 @@ def _joined(values: list[Any]) -> Any:
     return first
 
 
-class Ask(Protocol):
-    """How a decoder is asked: makes the queries of some, or all, pixels of an output picture."""
+class QueryMaker(Protocol):
+    """Makes the queries of some, or all, pixels of an output picture."""
 
     def __call__(
         self, source: tuple[int, int], target: tuple[int, int], pixels: NDArray[np.int64] | None = None
     ) -> Any:
-        """(height, width) of the features and of the output; row-major indices [N], None for all. B is 1."""
+        """Return the queries of `pixels`, row-major indices [N] (None: all); B is 1.
+
+        `source` and `target` are (height, width) of the features and of the output.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Queries(TensorFields):
-    """B pictures' queries, N each, K taps per query: four corners, or one pixel. Made by `grid_queries` and others."""
+    """Queries of B pictures, N each, K taps per query: four corners, or one pixel."""
 
     index: Tensor
     """[B, K, N] int64: row-major source pixel of each tap."""
@@ -103,7 +106,10 @@ def axis_queries(
     levels: int = 0,
     bits: BitRule = "exact",
 ) -> Queries:
-    """An `Ask` for every decoder whose taps are a row's times a column's (`hiif_deploy.geometry.axes`)."""
+    """`QueryMaker` for every decoder whose taps are a row's times a column's (`hiif_deploy.geometry.axes`).
+
+    `pixels` are row-major indices [N] of output pixels; None for all. B is 1.
+    """
     pixels = np.arange(target[0] * target[1]) if pixels is None else pixels
     row_axis, column_axis = _axes(source, target, axes, levels, bits)
     row, column = np.divmod(pixels, target[1])
@@ -118,7 +124,8 @@ def grid_queries(
     levels: int = 6,
     bits: BitRule = "reference",
 ) -> Queries:
-    """Every pixel of a (height, width) `target`, row-major; `rows` keeps some of its rows. B is 1."""
+    """Return the queries of every pixel of a (height, width) `target`, row-major; `rows` selects some of its rows. B is
+    1."""
     start, stop, _ = rows.indices(target[0])
     return axis_queries(source, target, np.arange(start * target[1], stop * target[1]), levels=levels, bits=bits)
 
@@ -131,7 +138,7 @@ def scattered_queries(
     levels: int = 6,
     bits: BitRule = "reference",
 ) -> Queries:
-    """The output pixels whose row-major indices are `pixels` [N]. B is 1."""
+    """Return the queries of the output pixels with row-major indices `pixels` [N]. B is 1."""
     return axis_queries(source, target, pixels, levels=levels, bits=bits)
 
 
@@ -150,7 +157,7 @@ def _gather(
     row: NDArray[np.int64],
     column: NDArray[np.int64],
 ) -> Queries:
-    """One query per (row, column) pair of indices into the two axes."""
+    """Return one query per (row, column) pair of indices into the two axes."""
     width = source[1]
     taps_y, taps_x = rows.taps[:, row].astype(np.int64), columns.taps[:, column].astype(np.int64)
     skip_y, skip_x = rows.skip_taps[:, row].astype(np.int64), columns.skip_taps[:, column].astype(np.int64)
@@ -173,7 +180,7 @@ def _gather(
 
 
 def area_weights(distance_y: NDArray[np.float32], distance_x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[4, N] weights from [2, N] distances: each corner weighs the area to the opposite one (C5)."""
+    """Return weights [4, N] from distances [2, N]: each corner is weighted by the area of the opposite one (C5)."""
     areas = [np.abs(distance_y[a] * distance_x[b]) + np.float32(1e-9) for a, b in CORNERS]
     total = ((areas[0] + areas[1]) + areas[2]) + areas[3]
     return np.stack([area / total for area in reversed(areas)])

@@ -1,4 +1,4 @@
-"""CiaoSR's axis tables as torch tensors: what its decoder is asked."""
+"""CiaoSR's axis tables as torch tensors: the queries of its decoder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hiif_training.queries.axis import CORNERS, Queries, TensorFields, scattered
 
 @dataclass(frozen=True)
 class CiaosrQueries(TensorFields):
-    """B pictures' queries, N each."""
+    """Queries of B pictures, N each."""
 
     nearest: Tensor
     """[B, 1, N] int64: row-major source pixel that holds the query's centre."""
@@ -34,7 +34,7 @@ class CiaosrQueries(TensorFields):
 def ciaosr_queries(
     source: tuple[int, int], target: tuple[int, int], pixels: NDArray[np.int64] | None = None
 ) -> CiaosrQueries:
-    """The output pixels whose row-major indices are `pixels` [N]; all of them by default. B is 1."""
+    """Return the queries of the output pixels with row-major indices `pixels` [N]; all of them by default. B is 1."""
     pixels = np.arange(target[0] * target[1]) if pixels is None else pixels
     common: Queries = scattered_queries(source, target, pixels)
     row, column = np.divmod(pixels, target[1])

@@ -1,4 +1,4 @@
-"""CLIT's axis tables as torch tensors: what one of its stages is asked."""
+"""CLIT's axis tables as torch tensors: the queries of its stages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hiif_training.queries.axis import CORNERS, TensorFields, scattered_queries
 
 @dataclass(frozen=True)
 class StageQueries(TensorFields):
-    """B pictures' queries to one stage, N each; T = (2·reach + 1)² tokens, row-major around the nearest pixel."""
+    """Queries of B pictures to one stage, N each; T = (2·reach + 1)² tokens, row-major around the nearest pixel."""
 
     size: tuple[int, int]
     """(height, width) of the stage's features."""
@@ -26,9 +26,9 @@ class StageQueries(TensorFields):
     """[B, T, N] float32: 1, or 0 for a token beyond the picture, whose key and value are zero."""
     relative: Tensor
     """[B, T, N, 2] float32: (row, column) of the query − that of the token, in half pixels of the stage."""
-    question_index: Tensor
-    """[B, 4, N] int64: pixels between which the question is read."""
-    question_weight: Tensor
+    query_index: Tensor
+    """[B, 4, N] int64: pixels between which the attention query is interpolated."""
+    query_weight: Tensor
     """[B, 4, N] float32: their bilinear weights, 0 beyond the picture."""
     cell: Tensor
     """[B, 2] float32: size of an output pixel relative to a pixel of the stage, times two."""
@@ -36,10 +36,10 @@ class StageQueries(TensorFields):
 
 @dataclass(frozen=True)
 class ClitQueries(TensorFields):
-    """B pictures' queries to every stage that their enlargement needs."""
+    """Queries of B pictures to every stage that their scale needs."""
 
     stages: tuple[StageQueries, ...]
-    """In order; the same queries each time."""
+    """Queries per stage, in order, for the same output pixels."""
     skip_index: Tensor
     """[B, 4, N] int64: source pixels of the bilinear skip."""
     skip_weight: Tensor
@@ -54,29 +54,30 @@ def clit_queries(
     stages: int = 1,
     reach: int = 3,
 ) -> ClitQueries:
-    """The output pixels whose row-major indices are `pixels` [N]; all of them by default. B is 1.
+    """Return the queries of the output pixels with row-major indices `pixels` [N]; all of them by default. B is 1.
 
-    `stages` is how many the model has; those that the enlargement does not need are left out.
+    `stages` is the model's number of stages; those that the scale does not need are left out.
     """
     pixels = np.arange(target[0] * target[1]) if pixels is None else pixels
     common = scattered_queries(source, target, pixels)
-    asked = tuple(stage_queries(size, target, pixels, reach) for size in stage_sizes(source, target)[:stages])
-    return ClitQueries(asked, common.skip_index, common.skip_weight)
+    requested = tuple(stage_queries(size, target, pixels, reach) for size in stage_sizes(source, target)[:stages])
+    return ClitQueries(requested, common.skip_index, common.skip_weight)
 
 
 def stage_queries(
     size: tuple[int, int], target: tuple[int, int], pixels: NDArray[np.int64], reach: int
 ) -> StageQueries:
-    """Queries to one stage whose features are of that (height, width)."""
+    """Return the queries of output pixels [N] to one stage whose features have (height, width) `size`."""
     row, column = np.divmod(pixels, target[1])
     rows, columns = (clit_axis(n, m, reach=reach) for n, m in zip(size, target, strict=True))
     tokens = [(a, b) for a in range(2 * reach + 1) for b in range(2 * reach + 1)]
 
     def pairs(y: NDArray[np.int32], x: NDArray[np.int32], which: list[tuple[int, int]]) -> NDArray[np.int64]:
-        """Row-major pixels of (row, column) pairs."""
+        """Return the row-major pixels [len(which), N] of (row, column) pairs of taps [T, H] and [T, W]."""
         return np.stack([y[a, row].astype(np.int64) * size[1] + x[b, column] for a, b in which])
 
     def products(y: NDArray[np.float32], x: NDArray[np.float32], which: list[tuple[int, int]]) -> NDArray[np.float32]:
+        """Return the products [len(which), N] of (row, column) pairs of values [T, H] and [T, W]."""
         return np.stack([y[a, row] * x[b, column] for a, b in which])
 
     corners = list(CORNERS)

@@ -1,4 +1,4 @@
-"""What happens between the steps of a run: progress, curves, sample pictures, the state on disk."""
+"""Callbacks between the steps of a run: progress, curves, sample pictures, the state on disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hiif_deploy.support.progress import Progress
 from hiif_training.checkpoints.checkpoint import write_whole
 from hiif_training.training.data import Sample
 from hiif_training.training.recipe import Recipe
-from hiif_training.training.sample_picture import enlarged_sample
+from hiif_training.training.sample_picture import upscaled_sample
 from hiif_training.training.schedule import learning_rate
 
 logger = logging.getLogger(__name__)
@@ -33,37 +33,37 @@ COLUMNS = ("step", "loss", "learning_rate", "seconds")
 
 
 LOSS_INTERVAL = 0.5
-"""Seconds after which progress shows the mean loss of the steps since."""
+"""Seconds between updates of the mean loss in the progress bar."""
 
 
 class MeanLoss:
-    """The mean loss of the steps since it was last taken."""
+    """Mean loss of the steps since it was last taken."""
 
     def __init__(self, accumulate: int) -> None:
         self._accumulate = accumulate
         self.total, self.parts = torch.zeros(()), 0
 
     def add(self, loss: Tensor) -> None:
-        """That of one part; Lightning has divided it by the number of parts of a step."""
+        """Add the loss [] of one part, which Lightning has divided by the number of parts of a step."""
         self.total = self.total.to(loss.device) + loss.detach().float()
         self.parts += 1
 
     def take(self) -> Tensor:
-        """The mean, of this process; begins anew."""
+        """Return the mean loss [] of this process, and start again."""
         mean = self.total / max(1, self.parts / self._accumulate)
         self.total, self.parts = torch.zeros(()), 0
         return mean
 
 
 class StepCallback(Callback):
-    """A callback that is told of whole optimizer steps, however many parts they have."""
+    """Callback that counts whole optimizer steps, however many parts they have."""
 
-    _told = 0
+    _last_step = 0
 
     @override
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """The step that the run starts or goes on from."""
-        self._told = trainer.global_step
+        """Record the step from which the run starts or resumes."""
+        self._last_step = trainer.global_step
 
     @override
     def on_train_batch_end(
@@ -71,28 +71,28 @@ class StepCallback(Callback):
     ) -> None:
         """Count the part; call `on_step` where it ends a step."""
         self.on_part(outputs, batch)
-        if trainer.global_step > self._told:
-            self._told = trainer.global_step
+        if trainer.global_step > self._last_step:
+            self._last_step = trainer.global_step
             self.on_step(trainer, module)
 
     def on_part(self, outputs: Any, batch: Sample) -> None:
-        """After each part."""
+        """Called after each part of a step."""
 
     def on_step(self, trainer: Trainer, module: LightningModule) -> None:
-        """After each optimizer step; `trainer.global_step` counts it."""
+        """Called after each optimizer step; `trainer.global_step` counts it."""
 
 
 class ShowProgress(StepCallback):
-    """Steps, time, ETA and the loss on stderr."""
+    """Shows steps, time, ETA and the loss on stderr."""
 
     def __init__(self, recipe: Recipe, first_step: int, *, enabled: bool) -> None:
         self._loss = MeanLoss(recipe.accumulate)
-        self._said = time.monotonic()
+        self._shown_at = time.monotonic()
         self._progress = Progress("training", recipe.steps, unit="steps", enabled=enabled, start=first_step)
 
     @override
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Show the bar."""
+        """Open the progress bar."""
         super().on_train_start(trainer, module)
         self._progress.__enter__()
 
@@ -103,41 +103,41 @@ class ShowProgress(StepCallback):
 
     @override
     def on_step(self, trainer: Trainer, module: LightningModule) -> None:
-        """One more; now and then the loss, for reading it waits for the GPU."""
+        """Advance by one step; show the loss now and then only, because reading it waits for the GPU."""
         note = ""
-        if self._progress.enabled and time.monotonic() - self._said >= LOSS_INTERVAL:
-            self._said = time.monotonic()
+        if self._progress.enabled and time.monotonic() - self._shown_at >= LOSS_INTERVAL:
+            self._shown_at = time.monotonic()
             note = f"loss {float(self._loss.take()):.4f}"
         self._progress.advance(1, note)
 
     @override
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        """Take the bar away, however the run ended."""
+        """Close the bar, however the run ended."""
         self._progress.__exit__(None, None, None)
 
 
 class CountDamaged(StepCallback):
-    """Names damaged pictures when they are first met, and counts them at the end."""
+    """Reports each damaged picture once, and their number at the end."""
 
     def __init__(self) -> None:
         self.seen: set[str] = set()
 
     @override
     def on_part(self, outputs: Any, batch: Sample) -> None:
-        """Name what is new."""
+        """Report the damaged pictures that are new."""
         for name in sorted(batch.damaged - self.seen):
             logger.error("%s: not a readable picture; skipped", name)
         self.seen |= batch.damaged
 
     @override
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """The count."""
+        """Report the number of damaged pictures."""
         if self.seen:
             logger.error("%d damaged pictures were skipped; remove or replace them", len(self.seen))
 
 
 class SaveState(StepCallback):
-    """Every `save_every` steps and at the end: a row of the curve, TensorBoard, a sample picture, the state."""
+    """Every `save_every` steps and at the end: writes a row of the curve, TensorBoard, a sample picture, the state."""
 
     def __init__(self, recipe: Recipe, folder: Path, first_step: int) -> None:
         self._recipe = recipe
@@ -148,12 +148,12 @@ class SaveState(StepCallback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """The loss since the last row: a run that was stopped between two rows goes on with it."""
+        """Return the loss since the last row, so that a run that is stopped between two rows resumes with it."""
         return {"loss": float(self._loss.total), "parts": self._loss.parts}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """See `state_dict`."""
+        """Restore the loss since the last row."""
         self._loss.total, self._loss.parts = torch.tensor(state_dict["loss"]), state_dict["parts"]
 
     @override
@@ -163,7 +163,7 @@ class SaveState(StepCallback):
 
     @override
     def on_step(self, trainer: Trainer, module: LightningModule) -> None:
-        """Write what is due. Every process takes part: saving waits for all of them."""
+        """Write what is due. Every process takes part, because saving waits for all of them."""
         step = trainer.global_step
         if step % self._recipe.save_every and step != self._recipe.steps:
             return
@@ -174,7 +174,7 @@ class SaveState(StepCallback):
         trainer.save_checkpoint(self._folder / STATE_FILE)
 
     def _write_curve(self, step: int, loss: float) -> None:
-        """Rows beyond this step are of a run that was killed between its curve and its state."""
+        """Append a row; rows beyond this step are from a run that was killed between its curve and its state."""
         path = self._folder / CURVE_FILE
         kept = [row for row in read_curve(path) if int(row["step"]) < step]
         rate, seconds = learning_rate(self._recipe, step - 1), time.monotonic() - self._began
@@ -189,7 +189,7 @@ class SaveState(StepCallback):
         writer = self._writer
         writer.add_scalar("loss", loss, step)
         writer.add_scalar("learning rate", learning_rate(self._recipe, step - 1), step)
-        writer.add_image("input, bicubic, answer (x4)", enlarged_sample(module.model), step, dataformats="HWC")
+        writer.add_image("input, bicubic, answer (x4)", upscaled_sample(module.model), step, dataformats="HWC")
         writer.flush()
 
     @cached_property
@@ -199,57 +199,57 @@ class SaveState(StepCallback):
 
 
 class StopAfterStep(StepCallback):
-    """Ctrl-C and SIGTERM end a run after the step that they come in, with its state on disk; a second one at once.
+    """Ends a run on Ctrl-C or SIGTERM after the current step, with its state saved; a second signal ends it at once.
 
-    KeyboardInterrupt then says how to go on. All processes of a run stop after the same step.
+    The KeyboardInterrupt then explains how to resume. All processes of a run stop after the same step.
     """
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self._recipe, self._folder = recipe, folder
-        self._asked: type[KeyboardInterrupt] | None = None
+        self._requested: type[KeyboardInterrupt] | None = None
         self._is_stopping = False
 
     @override
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Take the signals, after Lightning has; not those that are ignored, as Ctrl-C is in the background."""
+        """Install the signal handlers after Lightning's, except for ignored signals, as Ctrl-C is in the background."""
         super().on_train_start(trainer, module)
         if threading.current_thread() is not threading.main_thread():
             return
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._ask)
+                signal.signal(number, self._request)
 
     @override
     def on_step(self, trainer: Trainer, module: LightningModule) -> None:
-        """Save and stop where any process was asked to. `SaveState` has saved already where it was its turn."""
-        if not trainer.strategy.reduce_boolean_decision(self._asked is not None, all=False):
+        """Save and stop where any process received a signal. `SaveState` has already saved where it was due."""
+        if not trainer.strategy.reduce_boolean_decision(self._requested is not None, all=False):
             return
         step = trainer.global_step
         if step % self._recipe.save_every and step != self._recipe.steps:
             trainer.save_checkpoint(self._folder / STATE_FILE)
         self._is_stopping = True
-        raise (self._asked or KeyboardInterrupt)(
-            f"interrupted: {step} of {self._recipe.steps} steps are kept in {self._folder / STATE_FILE}; the same "
-            "command goes on from there"
+        raise (self._requested or KeyboardInterrupt)(
+            f"interrupted: {step} of {self._recipe.steps} steps are saved in {self._folder / STATE_FILE}; run the "
+            "same command again to resume"
         )
 
-    def _ask(self, number: int, _: Any) -> None:
-        asked = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    def _request(self, number: int, _: Any) -> None:
+        requested = Terminated if number == signal.SIGTERM else KeyboardInterrupt
         if self._is_stopping:
             return
-        if self._asked is not None:
+        if self._requested is not None:
             self._is_stopping = True
-            raise asked(f"interrupted at once: {self._kept()}")
-        self._asked = asked
-        logger.warning("stopping after this step, to save it; once more stops at once")
+            raise requested(f"interrupted at once: {self._kept()}")
+        self._requested = requested
+        logger.warning("stopping after this step is saved; a second signal stops at once")
 
     def _kept(self) -> str:
         state = self._folder / STATE_FILE
-        return f"the same command goes on from {state}" if state.exists() else "no step had been saved"
+        return f"run the same command again to resume from {state}" if state.exists() else "no step was saved"
 
 
 def read_curve(path: Path) -> list[dict[str, str]]:
-    """Rows of a curve, none where there is no file."""
+    """Return the rows of a curve, none where there is no file."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as file:

@@ -1,4 +1,4 @@
-"""Pictures → training samples: (low-resolution crop, queries, colours), each decided by (seed, number) alone."""
+"""Pictures → training samples: (low-resolution crop, queries, colours), each determined by (seed, number) alone."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from hiif_deploy.errors import ImageError, OptionError
-from hiif_training.models.implicit import Traits
+from hiif_training.models.implicit import ModelTraits
 from hiif_training.pictures.store import PictureStore, find_pictures
-from hiif_training.queries.axis import Ask, TensorFields
+from hiif_training.queries.axis import QueryMaker, TensorFields
 from hiif_training.training.recipe import Recipe
 
 _ATTEMPTS = 100
@@ -26,24 +26,24 @@ _ATTEMPTS = 100
 
 @dataclass(frozen=True)
 class Sample:
-    """B crops with their queries."""
+    """B crops with their queries and colours."""
 
     image: Tensor
     """[B, 3, patch, patch] float32, normalised: in [-1, 1] for most decoders."""
     queries: TensorFields
     """patch² queries per crop, scattered over the high-resolution crop."""
     colours: Tensor
-    """[B, patch², 3] float32, normalised likewise: what the decoder should answer."""
+    """[B, patch², 3] float32, normalised likewise: the decoder's target."""
     damaged: frozenset[str] = frozenset()
-    """Files that could not be read while these crops were drawn; others were drawn in their place."""
+    """Files that could not be read while these crops were drawn; others replaced them."""
 
     def to(self, device: torch.device) -> Sample:
-        """All tensors on `device`."""
+        """Return a copy with all tensors on `device`."""
         return Sample(self.image.to(device), self.queries.to(device), self.colours.to(device), self.damaged)
 
     @staticmethod
     def concatenate(samples: list[Sample]) -> Sample:
-        """Joined along B."""
+        """Join samples along B."""
         return Sample(
             torch.cat([sample.image for sample in samples]),
             type(samples[0].queries).concatenate([sample.queries for sample in samples]),
@@ -53,14 +53,16 @@ class Sample:
 
 
 class Crops(Dataset[Sample]):
-    """Sample i is the same whenever and wherever it is drawn: that is what makes a resumed run exact."""
+    """Data set of samples. Sample i is always the same, which makes a resumed run exact."""
 
-    def __init__(self, recipe: Recipe, ask: Ask, traits: Traits | None = None, *, cache: int = 1 << 30) -> None:
-        """`ask` and `traits` are the model's; `cache` is how many bytes of decoded pictures each process keeps."""
+    def __init__(
+        self, recipe: Recipe, make_queries: QueryMaker, traits: ModelTraits | None = None, *, cache: int = 1 << 30
+    ) -> None:
+        """`make_queries` and `traits` are the model's; `cache` limits the bytes of decoded pictures per process."""
         self.recipe = recipe
         self.cache = cache
-        self.ask = ask
-        self.traits = traits or Traits()
+        self.make_queries = make_queries
+        self.traits = traits or ModelTraits()
 
     def __len__(self) -> int:
         return self.recipe.steps * self.recipe.batch
@@ -82,18 +84,19 @@ class Crops(Dataset[Sample]):
         source, target = (recipe.patch, recipe.patch), (side, side)
         return Sample(
             torch.from_numpy(np.ascontiguousarray(image))[None],
-            self.ask(source, target, pixels),
+            self.make_queries(source, target, pixels),
             torch.from_numpy(colours[pixels])[None],
             damaged,
         )
 
     @cached_property
     def pictures(self) -> PictureStore:
-        """The pictures that samples are drawn from."""
+        """Pictures from which samples are drawn."""
         return PictureStore(find_pictures(self.recipe.data), self.cache)
 
     def _draw(self, random: np.random.Generator) -> tuple[Image.Image, frozenset[str]]:
-        """A picture, and the damaged files met before it. Which files are damaged is the same everywhere."""
+        """Return a picture, and the damaged files drawn before it. Which files are damaged is equal on every
+        machine."""
         damaged: set[str] = set()
         for _ in range(_ATTEMPTS):
             number = int(random.integers(len(self.pictures)))
@@ -107,10 +110,10 @@ class Crops(Dataset[Sample]):
         )
 
 
-class Numbers(BatchSampler):
-    """Which samples one of `processes` computes: step n is samples [n·batch, (n + 1)·batch), whoever draws them.
+class StepBatchSampler(BatchSampler):
+    """Sample numbers of one of `processes`: step n is samples [n·batch, (n + 1)·batch), whoever draws them.
 
-    Each step is cut into `accumulate` parts of `processes` equal shares, so no sample is drawn twice in a step.
+    Each step is split into `accumulate` parts of `processes` equal shares, so no sample is drawn twice in a step.
     """
 
     def __init__(self, recipe: Recipe, *, first_step: int = 0, process: int = 0, processes: int = 1) -> None:
@@ -128,7 +131,7 @@ class Numbers(BatchSampler):
         """Crops in one part of one process."""
 
     def __len__(self) -> int:
-        """Parts of the whole run, those before `first_step` included."""
+        """Return the parts of the whole run, those before `first_step` included."""
         return self.recipe.steps * self.recipe.accumulate
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -138,28 +141,28 @@ class Numbers(BatchSampler):
 
 
 class SampleLoader(DataLoader[Sample]):
-    """Joined samples in the order of `Numbers`; the position follows from the number of the first step alone."""
+    """Loads joined samples in the order of `StepBatchSampler`; the first step alone determines the position."""
 
-    def __init__(self, crops: Crops, numbers: Numbers, workers: int) -> None:
+    def __init__(self, crops: Crops, step_sampler: StepBatchSampler, workers: int) -> None:
         self.crops = crops
-        self.numbers = numbers
+        self.step_sampler = step_sampler
         super().__init__(
             crops,
-            batch_sampler=numbers,
+            batch_sampler=step_sampler,
             collate_fn=Sample.concatenate,
             num_workers=workers,
             persistent_workers=workers > 0,
             worker_init_fn=_ignore_ctrl_c,
-            # Samples never ask the global generators; a generator of its own leaves them untouched.
+            # Samples never use the global generators; a generator of its own leaves their state untouched.
             generator=torch.Generator().manual_seed(crops.recipe.seed),
         )
 
     def state_dict(self) -> dict[str, int]:
-        """Nothing: Lightning asks whether a loader can go on in the middle of an epoch, and this one can."""
+        """Empty: its presence tells Lightning that the loader can resume within an epoch."""
         return {}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Nothing to restore."""
+        """Required by Lightning; there is nothing to restore."""
 
 
 def _ignore_ctrl_c(_: int) -> None:
@@ -168,8 +171,8 @@ def _ignore_ctrl_c(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def to_tensor_domain(picture: NDArray[np.uint8], traits: Traits) -> NDArray[np.float32]:
-    """uint8 [h, w, 3] → float32 (x / 255 − mean) / std."""
+def to_tensor_domain(picture: NDArray[np.uint8], traits: ModelTraits) -> NDArray[np.float32]:
+    """Normalise RGB uint8 [h, w, 3] to float32 [h, w, 3]: (x / 255 − mean) / std."""
     mean, std = np.array(traits.mean), np.array(traits.std)
     scale, shift = (1 / (255 * std)).astype(np.float32), (mean / std).astype(np.float32)
     tensor: NDArray[np.float32] = picture.astype(np.float32) * scale - shift
@@ -177,7 +180,7 @@ def to_tensor_domain(picture: NDArray[np.uint8], traits: Traits) -> NDArray[np.f
 
 
 def _crop(picture: Image.Image, side: int, taken: int, random: np.random.Generator) -> Image.Image:
-    """A random square of `taken` pixels, shrunk to `side`."""
+    """Return a random square of `taken` pixels, downscaled to `side`."""
     left = int(random.integers(picture.width - taken + 1))
     top = int(random.integers(picture.height - taken + 1))
     crop = picture.crop((left, top, left + taken, top + taken))
@@ -185,7 +188,7 @@ def _crop(picture: Image.Image, side: int, taken: int, random: np.random.Generat
 
 
 def _turn(picture: NDArray[np.uint8], turn: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Horizontal flip, vertical flip, transpose, each where its flag is 1."""
+    """Flip horizontally, flip vertically, transpose, each where its flag is 1."""
     if turn[0]:
         picture = picture[:, ::-1]
     if turn[1]:

@@ -1,7 +1,7 @@
-"""A training configuration of the LIIF family (LIIF, LTE, SRNO, HIIF) as the values of a recipe.
+"""Converts a training configuration of the LIIF family (LIIF, LTE, SRNO, HIIF) to the values of a recipe.
 
-Epochs become steps: an epoch is every picture `repeat` times. What a configuration asks for and this project does
-otherwise is refused, not ignored; what only concerns its own validation and files is left out.
+Epochs become steps: an epoch is every picture `repeat` times. A setting that this project handles differently is
+refused, not ignored; settings for validation and files only are dropped.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from hiif_training.pictures.store import find_pictures
 _IGNORED = ("val_dataset", "eval_type", "eval_bsize", "epoch_val", "epoch_save", "resume")
 _KNOWN = ("train_dataset", "data_norm", "model", "optimizer", "epoch_max", "multi_step_lr", "cosine_lr_warmup")
 FILE_LIMIT = 1 << 20
-"""Bytes of a configuration."""
-MOST_STEPS = 1 << 31
+"""Largest size of a configuration in bytes."""
+MAX_STEPS = 1 << 31
 _HALF = {"sub": [0.5], "div": [0.5]}
 
 
 def read_family_yaml(path: Path, data: Sequence[str] = ()) -> dict[str, Any]:
-    """Values of a recipe; `data` stands for the configuration's own folder. OptionError names what does not fit."""
+    """Return the values of a recipe; `data` replaces the configuration's own folder. OptionError names what does not
+    fit."""
     try:
         if path.stat().st_size > FILE_LIMIT:
             raise OptionError(f"recipe {path}: larger than {FILE_LIMIT} bytes, so it is no configuration")
@@ -94,7 +95,7 @@ def _schedule(config: Mapping[str, Any], epoch: int) -> dict[str, Any]:
         }  # fmt: skip
     decay = _table(config.get("multi_step_lr"), "multi_step_lr", ("milestones", "gamma"))
     milestones = decay.get("milestones", [])
-    if not isinstance(milestones, list) or not all(type(n) is int and 0 < n < MOST_STEPS for n in milestones):
+    if not isinstance(milestones, list) or not all(type(n) is int and 0 < n < MAX_STEPS for n in milestones):
         raise OptionError(f"multi_step_lr: milestones is {milestones!r}, expected a list of epochs")
     return {
         "schedule": "steps", "learning_rate": rate, "warmup": 0, "decay": _float(decay, "gamma", "multi_step_lr", 0.1),
@@ -120,14 +121,14 @@ def _number(table: Mapping[str, Any], key: str, where: str) -> int:
     value = table.get(key)
     if type(value) is not int or value < 1:
         raise OptionError(f"{where}: {key} is {value!r}, expected a whole number of at least 1")
-    if value > MOST_STEPS:
-        raise OptionError(f"{where}: {key} is larger than {MOST_STEPS}")
+    if value > MAX_STEPS:
+        raise OptionError(f"{where}: {key} is larger than {MAX_STEPS}")
     return value
 
 
 def _float(table: Mapping[str, Any], key: str, where: str, default: float) -> float:
     value = table.get(key, default)
-    if type(value) not in (int, float) or not -MOST_STEPS <= value <= MOST_STEPS:
+    if type(value) not in (int, float) or not -MAX_STEPS <= value <= MAX_STEPS:
         raise OptionError(f"{where}: {key} is {value!r}, expected a number")
     return float(value)
 

@@ -1,4 +1,4 @@
-"""A training run: Lightning's Trainer around the recipe, with a state on disk that is whole or the one before."""
+"""Runs the training: Lightning's Trainer around the recipe, with a state on disk that is replaced atomically."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hiif_training.checkpoints.checkpoint import load_weights, read_file, save_c
 from hiif_training.models.registry import make_model
 from hiif_training.pictures.store import check_sizes
 from hiif_training.training.callbacks import STATE_FILE, CountDamaged, SaveState, ShowProgress, StopAfterStep
-from hiif_training.training.data import Crops, Numbers, SampleLoader
+from hiif_training.training.data import Crops, SampleLoader, StepBatchSampler
 from hiif_training.training.machine import Machine, World
 from hiif_training.training.recipe import Recipe
 from hiif_training.training.training_module import TrainingModule
@@ -33,25 +33,25 @@ logger = logging.getLogger(__name__)
 
 MODEL_FILE = "model.pth"
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-"""The recipe's words → Lightning's."""
+"""Precision in a recipe → Lightning's name."""
 
 
 class WholeFiles(TorchCheckpointIO):
-    """State files are written aside and renamed, and read as plain data: nothing in them is executed."""
+    """Writes state files atomically, and reads them as plain data, so that nothing in them is executed."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """The file at `path` is the one before or the whole new one."""
+        """Write the file at `path` atomically."""
         del storage_options
         write_whole(Path(path), lambda file: torch.save(checkpoint, file))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
-        """CheckpointError for what is no plain data."""
+        """Read a state file; CheckpointError where it holds more than plain data."""
         del map_location, weights_only
         return read_file(Path(path))
 
 
 def train(recipe: Recipe, folder: Path, *, machine: Machine | None = None, show_progress: bool = True) -> Path:
-    """Train (or go on where `folder` left off); returns the path of the final checkpoint.
+    """Train (or resume where `folder` left off); return the path of the final checkpoint.
 
     `folder` receives `state.pt` (to resume), `loss.csv` (step, loss, learning rate, seconds), TensorBoard's events and
     `model.pth` (the LIIF family's format). The result does not depend on how often the run was interrupted. Under
@@ -66,7 +66,7 @@ def train(recipe: Recipe, folder: Path, *, machine: Machine | None = None, show_
     done = finished_steps(state, recipe) if state.exists() else 0
     if done < recipe.steps:
         if done and world.process == 0 and show_progress:
-            logger.info("%s: going on after step %d of %d", folder, done, recipe.steps)
+            logger.info("%s: resuming after step %d of %d", folder, done, recipe.steps)
         loader = make_loader(recipe, machine, world, first_step=done)
         callbacks = _callbacks(recipe, folder, done, show_progress and world.process == 0)
         fit(
@@ -81,7 +81,7 @@ def train(recipe: Recipe, folder: Path, *, machine: Machine | None = None, show_
 
 
 def make_module(recipe: Recipe, machine: Machine) -> TrainingModule:
-    """The model in training, compiled where the machine asks for it."""
+    """Return the model in training, compiled where the machine requests it."""
     module = TrainingModule(recipe)
     if machine.compile:
         module.model.compile()
@@ -89,16 +89,17 @@ def make_module(recipe: Recipe, machine: Machine) -> TrainingModule:
 
 
 def make_loader(recipe: Recipe, machine: Machine, world: World, first_step: int = 0) -> SampleLoader:
-    """This process's samples from `first_step` on; ImageError where a picture is too small or there is none."""
+    """Return the loader of this process's samples from `first_step` on; ImageError where a picture is too small or
+    missing."""
     model = make_model(recipe.model)
-    numbers = Numbers(recipe, first_step=first_step, process=world.process, processes=world.processes)
-    crops = Crops(recipe, model.ask, model.traits, cache=machine.cache_per_process)
+    step_sampler = StepBatchSampler(recipe, first_step=first_step, process=world.process, processes=world.processes)
+    crops = Crops(recipe, model.make_queries, model.traits, cache=machine.cache_per_process)
     check_sizes(crops.pictures.paths, recipe.patch)
-    return SampleLoader(crops, numbers, machine.workers)
+    return SampleLoader(crops, step_sampler, machine.workers)
 
 
 def make_trainer(recipe: Recipe, machine: Machine, world: World, callbacks: Sequence[Callback], steps: int) -> Trainer:
-    """Lightning's Trainer for this process; only `callbacks` write anything."""
+    """Return Lightning's Trainer for this process; only `callbacks` write anything."""
     backend = "nccl" if machine.accelerator == "cuda" else "gloo"
     return Trainer(
         accelerator="gpu" if machine.accelerator == "cuda" else "cpu",
@@ -120,15 +121,15 @@ def make_trainer(recipe: Recipe, machine: Machine, world: World, callbacks: Sequ
 
 
 def check_precision(recipe: Recipe, machine: Machine) -> None:
-    """OptionError for fp16 without a GPU, where Lightning would take bf16 instead."""
+    """OptionError for fp16 without a GPU, where Lightning would use bf16 instead."""
     if recipe.precision == "fp16" and machine.accelerator == "cpu":
         raise OptionError("recipe: precision 'fp16' needs a GPU; on a processor take --set precision=bf16")
 
 
 def finished_steps(path: Path, recipe: Recipe) -> int:
-    """Steps that a state file holds; CheckpointError where it is none, or of another recipe.
+    """Return the steps that a state file holds; CheckpointError where it is none, or of another recipe.
 
-    A finished run may be given more steps: it goes on, at the learning rates of the longer schedule.
+    A finished run may be extended: it resumes at the learning rates of the longer schedule.
     """
     content = read_file(path)
     if not isinstance(content.get("recipe"), dict) or type(content.get("global_step")) is not int:
@@ -146,7 +147,7 @@ def finished_steps(path: Path, recipe: Recipe) -> int:
 
 
 def save_model(recipe: Recipe, state: Path, path: Path) -> None:
-    """The weights of a state file, averaged where the recipe averages them, in the LIIF family's format."""
+    """Write the weights of a state file, averaged where the recipe averages them, in the LIIF family's format."""
     content = read_file(state)
     model = make_model(recipe.model)
     load_weights(model, {key.removeprefix("model."): value for key, value in content["state_dict"].items()})
@@ -154,7 +155,7 @@ def save_model(recipe: Recipe, state: Path, path: Path) -> None:
 
 
 def _callbacks(recipe: Recipe, folder: Path, done: int, show_progress: bool) -> list[Callback]:
-    """In the order in which they are called: the state is saved after the average took the step in."""
+    """Return the callbacks in call order: the state is saved after the moving average has included the step."""
     progress = ShowProgress(recipe, done, enabled=show_progress)
     rest: list[Callback] = [CountDamaged(), SaveState(recipe, folder, done), StopAfterStep(recipe, folder), progress]
     if not recipe.ema:
@@ -164,7 +165,8 @@ def _callbacks(recipe: Recipe, folder: Path, done: int, show_progress: bool) -> 
 
 
 def fit(make: Callable[[], Trainer], module: TrainingModule, loader: SampleLoader, state: Path | None = None) -> None:
-    """Let the Trainer that `make` gives train, from a state file on where there is one; Ctrl-C stays Ctrl-C."""
+    """Train with the Trainer that `make` returns, from a state file where there is one; Ctrl-C stays
+    KeyboardInterrupt."""
     with _quiet(), _kept_signals():
         trainer = make()
         try:
@@ -177,7 +179,7 @@ def fit(make: Callable[[], Trainer], module: TrainingModule, loader: SampleLoade
 
 @contextmanager
 def _kept_signals() -> Iterator[None]:
-    """Lightning and `StopAfterStep` take signals; Lightning leaves Ctrl-C ignored."""
+    """Restore the signal handlers that Lightning and `StopAfterStep` replace; Lightning would leave Ctrl-C ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -191,7 +193,7 @@ def _kept_signals() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's advertisements, its hint at what is meant here, and a warning about its own code."""
+    """Silence Lightning's advertisements, its hint about workers, and a warning about its own code."""
     lightning = logging.getLogger("lightning.pytorch")
     level = lightning.level
     lightning.setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""What a training run may use of the machine. Nothing here changes the result beyond rounding."""
+"""The resources that a training run may use. They do not change the result beyond rounding."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Device = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True)
 class Machine:
-    """Device, processes and memory."""
+    """Device, worker processes and memory of a training run."""
 
     device: Device = "auto"
-    """`auto` takes CUDA where PyTorch finds it."""
+    """`auto` selects CUDA where PyTorch finds it."""
     workers: int = 0
     """Processes that draw samples, per training process; 0 draws them in the training process itself."""
     cache: int = 1 << 30
-    """Bytes of decoded pictures that a training process and its workers keep together."""
+    """Bytes of decoded pictures that a training process and its workers cache together."""
     compile: bool = False
     """Let torch.compile fuse the model; the first step then takes minutes."""
 
@@ -36,30 +36,30 @@ class Machine:
 
     @property
     def accelerator(self) -> str:
-        """`cpu` or `cuda`."""
+        """Return `cpu` or `cuda`, with `auto` resolved."""
         if self.device == "auto":
             return "cuda" if torch.cuda.is_available() else "cpu"
         return self.device
 
     @property
     def cache_per_process(self) -> int:
-        """Bytes for each process that draws samples."""
+        """Return the cache in bytes of each process that draws samples."""
         return self.cache // max(1, self.workers)
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run, as `torchrun` tells each of them."""
+    """The processes of a run, as `torchrun` reports them in environment variables."""
 
     process: int = 0
-    """Number of this one."""
+    """Number of this process, from 0."""
     processes: int = 1
-    """How many there are, on all nodes."""
+    """Number of processes on all nodes."""
     per_node: int = 1
-    """How many there are on this node."""
+    """Number of processes on this node."""
 
     @staticmethod
     def of_environment() -> World:
-        """From torchrun's variables; one process where there are none."""
+        """Read torchrun's variables; a single process where they are missing."""
         names = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
         return World(*(int(os.environ.get(name, default)) for name, default in zip(names, (0, 1, 1), strict=True)))

@@ -1,4 +1,4 @@
-"""What a run would cost, from a short probe: nothing is written."""
+"""Estimates the cost of a run from a short probe; nothing is written."""
 
 from __future__ import annotations
 
@@ -23,43 +23,43 @@ from hiif_training.training.machine import Machine, World
 from hiif_training.training.recipe import Recipe
 
 PROBE_STEPS = 4
-"""The first one warms up and is not counted."""
+"""Steps of the probe; the first one warms up and is not counted."""
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """A run before it starts."""
+    """Cost and progress of a run before it starts."""
 
     parameters: int
-    """Of the whole model."""
+    """Number of parameters of the whole model."""
     pictures: int
-    """Training pictures found."""
+    """Number of training pictures found."""
     megapixels: float
-    """Of all of them."""
+    """Megapixels of all training pictures together."""
     steps: int
-    """Optimizer steps in all."""
+    """Number of optimizer steps of the whole run."""
     done: int
-    """Steps that the output folder holds already."""
+    """Steps that the output folder already holds."""
     share: int
     """Crops that one process computes at once."""
     processes: int
-    """Training processes."""
+    """Number of training processes."""
     device: str
-    """`cpu` or `cuda`."""
+    """Device that trains: `cpu` or `cuda`."""
     memory: int
-    """Peak bytes of the probe: resident on a processor, allocated on a GPU."""
+    """Peak bytes of the probe: resident on a CPU, allocated on a GPU."""
     step_seconds: float
-    """Of one step, drawing its samples included."""
+    """Seconds per step, drawing its samples included."""
     data_seconds: float
-    """Of drawing one step's samples in one process, alone."""
+    """Seconds for drawing one step's samples in one process."""
 
     @property
     def seconds(self) -> float:
-        """Until the end of the run."""
+        """Return the seconds until the end of the run."""
         return self.step_seconds * (self.steps - self.done)
 
     def rows(self) -> list[tuple[str, str]]:
-        """For people."""
+        """Return label and value of every line of the plan."""
         now = datetime.datetime.now().astimezone()
         end = now + datetime.timedelta(seconds=self.seconds)
         return [
@@ -75,7 +75,7 @@ class TrainingPlan:
 
 
 def plan(recipe: Recipe, folder: Path, machine: Machine) -> TrainingPlan:
-    """Probe a few steps of the run that `train` would start or resume, and throw them away."""
+    """Probe a few steps of the run that `train` would start or resume, and discard them."""
     check_precision(recipe, machine)
     world = World.of_environment()
     state = folder / STATE_FILE
@@ -90,17 +90,17 @@ def plan(recipe: Recipe, folder: Path, machine: Machine) -> TrainingPlan:
         megapixels=check_sizes(paths, recipe.patch) / 1e6,
         steps=recipe.steps,
         done=done,
-        share=loader.numbers.share,
+        share=loader.step_sampler.share,
         processes=world.processes,
         device=machine.accelerator,
         memory=_peak_memory(machine),
         step_seconds=_pace(clock.ends),
-        data_seconds=_drawing(loader.crops, loader.numbers.share * recipe.accumulate),
+        data_seconds=_drawing(loader.crops, loader.step_sampler.share * recipe.accumulate),
     )
 
 
 class _Clock(StepCallback):
-    """When each step ended."""
+    """Records the time at which each step ended."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -117,7 +117,7 @@ def _pace(ends: Sequence[float]) -> float:
 
 
 def _drawing(crops: Crops, count: int) -> float:
-    """Seconds for `count` samples that were not drawn before."""
+    """Return the seconds for drawing `count` samples that were not drawn before."""
     began = time.perf_counter()
     for number in range(len(crops) - count, len(crops)):
         crops[number]

@@ -1,4 +1,4 @@
-"""A training recipe: a TOML file (or a YAML of the LIIF family), validated, unknown keys refused."""
+"""A training recipe: a TOML file or a YAML of the LIIF family, validated; unknown keys are refused."""
 
 from __future__ import annotations
 
@@ -21,47 +21,47 @@ _POSITIVE = ("steps", "batch", "accumulate", "patch", "schedule_every", "save_ev
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to train, on what, and for how long (design/model.md T1–T3)."""
+    """Model, data and schedule of a training run (design/model.md T1–T3)."""
 
     model: Mapping[str, Any]
     """`{name, args}` as in a checkpoint."""
     data: tuple[str, ...] = ()
     """Folders of pictures, searched recursively, or DIV2K's own folder."""
     seed: int = 0
-    """Decides the initial weights and every sample."""
+    """Seed of the initial weights and of every sample."""
     steps: int = 10_000
-    """Optimizer steps."""
+    """Number of optimizer steps."""
     batch: int = 16
     """Crops per optimizer step, over all processes."""
     accumulate: int = 1
     """Parts in which each process computes its share of a step; changes memory, not the result beyond rounding."""
     patch: int = 48
-    """Side of the low-resolution crop in pixels; patch² output pixels are asked per crop."""
+    """Side of the low-resolution crop in pixels; patch² output pixels are queried per crop."""
     scale: tuple[float, float] = (1.0, 4.0)
     """Range of the uniformly drawn scale of each sample."""
     shrink: tuple[float, float] = (1.0, 1.0)
-    """Range by which a picture is first shrunk (antialiased), which removes JPEG noise from the target."""
+    """Range by which a picture is first downscaled (antialiased), which removes JPEG noise from the target."""
     learning_rate: float = 4e-4
-    """Peak."""
+    """Peak learning rate of Adam."""
     schedule: Schedule = "cosine"
     """`cosine`: warm-up, then half a cosine. `published-cosine`: the public code's, whose cosine counts from step 0.
     `steps`: multiplied by `decay` at each of `milestones`."""
     final_learning_rate: float = 2e-6
-    """At the end of a cosine."""
+    """Learning rate at the end of a cosine."""
     warmup: int = 500
-    """Steps of linear warm-up."""
+    """Number of steps of linear warm-up."""
     milestones: tuple[int, ...] = ()
     """Steps after which the rate of schedule `steps` decays, ascending."""
     decay: float = 0.5
-    """Factor at each milestone."""
+    """Factor on the rate at each milestone."""
     schedule_every: int = 1
     """Steps between changes of the rate; published configurations change it once per epoch."""
     ema: float = 0.0
     """Decay of the averaged weights; 0 trains without them."""
     precision: Precision = "fp32"
-    """ComputePrecision of the forward and backward pass; fp16 needs a GPU."""
+    """Precision of the forward and backward pass; fp16 needs a GPU."""
     save_every: int = 500
-    """Steps between checkpoints."""
+    """Number of steps between checkpoints."""
 
     def __post_init__(self) -> None:
         for name in _WHOLE:
@@ -93,7 +93,7 @@ class Recipe:
             raise OptionError("recipe: schedule 'steps' and milestones belong together: give both or neither")
 
     def plain(self) -> dict[str, Any]:
-        """All fields as TOML and checkpoints hold them: lists for tuples."""
+        """Return all fields as TOML and checkpoints store them: lists for tuples."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
@@ -150,7 +150,7 @@ def _apply(values: dict[str, Any], change: str) -> None:
 
 
 def _value(text: str) -> Any:
-    """A TOML value; what is none is taken as text, so that quotes may be left out."""
+    """Parse a TOML value; any other text is taken literally, so that quotes may be left out."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -1,4 +1,4 @@
-"""One small picture enlarged by the model in training, beside its pixels and bicubic: what TensorBoard shows."""
+"""Upscales one small picture with the model in training, beside its pixels and bicubic, for TensorBoard."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from PIL import Image
 
 from hiif_deploy.images.samples import sample
 from hiif_training.models.implicit import ImplicitModel
-from hiif_training.models.reference import enlarge
+from hiif_training.models.reference import upscale
 
 SIDE, SCALE = 48, 4
 
 
-def enlarged_sample(model: ImplicitModel) -> NDArray[np.uint8]:
-    """[192, 576, 3]: input pixels, bicubic, the model's answer."""
+def upscaled_sample(model: ImplicitModel) -> NDArray[np.uint8]:
+    """Return [192, 576, 3]: input pixels, bicubic, and the model's output side by side."""
     whole = sample("chelsea")
     top, left = (whole.shape[0] - SIDE) // 3, (whole.shape[1] - SIDE) // 3
     small = np.ascontiguousarray(whole[top : top + SIDE, left : left + SIDE])
@@ -24,6 +24,6 @@ def enlarged_sample(model: ImplicitModel) -> NDArray[np.uint8]:
     ways = (Image.Resampling.NEAREST, Image.Resampling.BICUBIC)
     panels = [np.asarray(picture.resize(size, way)) for way in ways]
     with torch.random.fork_rng():
-        answer = enlarge(model, small, size)
-    panels.append(np.rint(answer * 255).astype(np.uint8))
+        output = upscale(model, small, size)
+    panels.append(np.rint(output * 255).astype(np.uint8))
     return np.concatenate(panels, axis=1)

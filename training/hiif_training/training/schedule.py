@@ -1,4 +1,4 @@
-"""The learning rate of every step (design/model.md T1, T3)."""
+"""Learning rate of every step (design/model.md T1, T3)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hiif_training.training.recipe import Recipe
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Rate of the step with that number, counted from 0."""
+    """Return the rate of the step with that number, counted from 0."""
     step -= step % recipe.schedule_every
     if recipe.schedule == "published-cosine":
         return _published_cosine(recipe, step)
@@ -21,7 +21,8 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 
 def _published_cosine(recipe: Recipe, step: int) -> float:
-    """The warm-up starts at the final rate, and the cosine counts from step 0: it joins below the peak."""
+    """Return the published rate: warm-up starts at the final rate, and the cosine counts from step 0, below the
+    peak."""
     span = recipe.learning_rate - recipe.final_learning_rate
     if step < recipe.warmup:
         return recipe.final_learning_rate + span * step / recipe.warmup

@@ -1,4 +1,4 @@
-"""The model in training, as Lightning's Trainer drives it: loss, optimizer, schedule."""
+"""The model in training as a LightningModule: loss, optimizer, schedule."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from hiif_training.training.schedule import learning_rate
 
 
 class TrainingModule(LightningModule):
-    """L1 in the normalised domain, Adam, the recipe's schedule (design/model.md T1)."""
+    """Trains with L1 in the normalised domain, Adam and the recipe's schedule (design/model.md T1)."""
 
     def __init__(self, recipe: Recipe) -> None:
-        """Fresh weights from the recipe's seed."""
+        """Initialise the weights from the recipe's seed."""
         super().__init__()
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
         self.model = make_model(recipe.model).train()
 
     def training_step(self, sample: Sample, number: int) -> Tensor:
-        """The loss of one part of a step."""
+        """Return the L1 loss [] of one part of a step."""
         del number
-        answer = self.model(sample.image, sample.queries)
-        return nn.functional.l1_loss(answer.float(), sample.colours)
+        output = self.model(sample.image, sample.queries)
+        return nn.functional.l1_loss(output.float(), sample.colours)
 
     def configure_optimizers(self) -> Any:
-        """Adam with the rate of the step's number."""
+        """Return Adam with the rate of the recipe's schedule."""
         recipe = self.recipe
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.Adam(trainable, lr=recipe.learning_rate)
@@ -40,10 +40,10 @@ class TrainingModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The recipe and the random state go into the state file."""
+        """Add the recipe and the random state to the state file."""
         checkpoint["recipe"] = self.recipe.plain()
         checkpoint["random_state"] = torch.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The random state goes on where it stopped."""
+        """Restore the random state."""
         torch.set_rng_state(checkpoint["random_state"])

@@ -1,27 +1,27 @@
-"""The seam that every decoder is exported through: which graphs, and what the runtime must know of them.
+"""The interface that every decoder is exported through: its graphs, and the contract that the runtime reads.
 
-A form turns a model into graphs that are joined by names (design/decoders.md):
+An exporter turns a model into graphs that are connected by the names of their tensors (design/decoders.md):
 
     encoder        image → features
     maps           features of a tile with a halo → one row of values per source pixel, under any names; first `map_0`
-    statistics_n   maps, geometry, what earlier folds gave → sums over the queries of the call, float64 between calls
+    statistics_n   maps, geometry, outputs of earlier folds → sums over the queries of the call, float64 between calls
     fold_n         those sums and their count → inputs of later graphs
-    decoder        maps, geometry, what the folds gave → colour [queries, 3]
+    decoder        maps, geometry, outputs of the folds → colour [queries, 3]
 
-A form may give further decoders, each of which reads features four times larger (`hiif_deploy.decoding.cascade`):
+An exporter may add decoders, each of which reads features four times larger (`hiif_deploy.decoding.cascade`):
 
-    maps_n         features of that size → as maps
-    decoder_n      maps, geometry, `before`, what the decoder before answered → colour
+    maps_n         features of that size → maps
+    decoder_n      maps, geometry, `before`, the output of the previous decoder → colour
 
-A form may give stages besides, which do the same and let a pass go on from what the one before it computed:
+An exporter may add stages: equivalent graphs that let a pass continue from the state of the one before it:
 
     first          maps, geometry → state_0, one row per query
-    sums_n         state_n → what statistics_n answers
-    mix_n          state_n, what fold_n gave → state_(n + 1)
-    tail           the last state, what the last fold gave, geometry → colour
+    sums_n         state_n → the outputs of statistics_n
+    mix_n          state_n, outputs of fold_n → state_(n + 1)
+    tail           the last state, outputs of the last fold, geometry → colour
 
-Geometry are the axis tables and `cell`: a graph is given those of `GEOMETRY_INPUTS` (`hiif_deploy.bundle.contract`)
-that it names.
+Geometry means the axis tables and `cell`: a graph receives those of `GEOMETRY_INPUTS`
+(`hiif_deploy.bundle.contract`) that it names as inputs.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ Shapes = dict[str, tuple[str | int, ...]]
 """Output name → its shape."""
 
 
-class DecoderForm(ABC):
+class DecoderExporter(ABC):
     """A model as it is deployed: equal to the plain module up to rounding, and cheaper."""
 
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16")
-    """What the graphs can be written in."""
+    """Precisions that the graphs can be exported in."""
 
     def __init__(self, model: Any) -> None:
         """`model` is the `ImplicitModel` whose registry entry names this class."""
@@ -59,7 +59,7 @@ class DecoderForm(ABC):
 
     @abstractmethod
     def maps_graph(self, precision: Precision) -> Graph:
-        """Everything that needs no query, per source pixel."""
+        """Everything that needs no query, once per source pixel."""
 
     @abstractmethod
     def decoder_graph(self, precision: Precision) -> Graph:
@@ -67,10 +67,10 @@ class DecoderForm(ABC):
 
     @abstractmethod
     def contract(self) -> DecoderContract:
-        """How the runtime must ask; `skip` and `clips_cell` are the model's traits."""
+        """How the runtime must query the graphs; `skip` and `clips_cell` are the model's traits."""
 
     def encoder_graph(self, precision: Precision) -> Graph:
-        """What needs the whole picture; by default the encoder itself."""
+        """Everything that needs the whole picture; by default the encoder itself."""
         return encoder_graph(self.model, precision)
 
     def statistics_graphs(self, precision: Precision) -> list[Graph]:
@@ -83,11 +83,11 @@ class DecoderForm(ABC):
         return []
 
     def stage_graphs(self) -> list[Graph]:
-        """Statistics and decoder once more, cut where passes meet (`decoding.staged`), fp32; none by default."""
+        """Statistics and decoder split between passes (`decoding.staged`), fp32; none by default."""
         return []
 
     def encoder_contract(self) -> EncoderContract:
-        """Of `encoder_graph`."""
+        """Return the contract of `encoder_graph`."""
         encoder = self.model.encoder
         return EncoderContract(
             channels=encoder.out_channels,
@@ -97,14 +97,14 @@ class DecoderForm(ABC):
         )
 
     def normalisation(self) -> Normalisation:
-        """Of the picture going in and the colours coming out."""
+        """Mean and standard deviation of the network's input and of its colours."""
         return Normalisation(self.model.traits.mean, self.model.traits.std)
 
     def graphs(self, precision: Precision = "fp32") -> list[Graph]:
-        """In the order of use; the folds belong to fp32's graphs alone. OptionError for a precision it lacks."""
+        """Return all graphs in the order of use; folds exist in fp32 only. OptionError for an unsupported precision."""
         if precision not in self.precisions:
             raise OptionError(
-                f"this decoder cannot be written in {precision}, only in {', '.join(self.precisions)}: "
+                f"this decoder cannot be exported in {precision}, only in {', '.join(self.precisions)}: "
                 f"leave {precision} out of --precision"
             )
         graphs = [self.encoder_graph(precision), self.maps_graph(precision)]
@@ -114,20 +114,20 @@ class DecoderForm(ABC):
         return [*graphs, self.decoder_graph(precision)]
 
 
-def make_form(model: ImplicitModel, spec: Mapping[str, Any]) -> DecoderForm:
-    """The export form of the model that `spec` describes, by the table of decoders."""
-    return form_of(spec)(model)
+def make_exporter(model: ImplicitModel, spec: Mapping[str, Any]) -> DecoderExporter:
+    """Return the exporter of the model that `spec` describes."""
+    return exporter_class(spec)(model)
 
 
-def form_of(spec: Mapping[str, Any]) -> type[DecoderForm]:
-    """The class of that form; CheckpointError with the list of known names."""
-    module, _, name = decoder_named(spec).form.partition(":")
-    form: type[DecoderForm] = getattr(importlib.import_module(module), name)
-    return form
+def exporter_class(spec: Mapping[str, Any]) -> type[DecoderExporter]:
+    """Return the exporter's class; CheckpointError with the list of known names."""
+    module, _, name = decoder_named(spec).exporter.partition(":")
+    exporter: type[DecoderExporter] = getattr(importlib.import_module(module), name)
+    return exporter
 
 
 def encoder_graph(model: ImplicitModel, precision: Precision = "fp32") -> Graph:
-    """image (float32) → features, any size that is a multiple of the encoder's."""
+    """image (float32) → features, for any size that is a multiple of the encoder's."""
     multiple = model.encoder.size_multiple
     side = 3 * max(multiple, 4)
     image = torch.zeros(1, 3, side, side + 2 * multiple)
@@ -153,18 +153,19 @@ class _Encoder(nn.Module):
 
 
 def features_input(channels: int, precision: Precision) -> Inputs:
-    """What every maps graph reads: a tile's features and its halo."""
+    """Input of every maps graph: the features of a tile and its halo."""
     features = torch.zeros(1, channels, 6, 9, dtype=COMPUTE[precision])
     return {"features": (features, (1, channels, "tile_height", "tile_width"))}
 
 
 def map_input(name: str, width: int, dtype: torch.dtype, pixels: int = 20) -> Inputs:
-    """One map: `width` values for each source pixel of a tile, row-major."""
+    """Input for one map: `width` values for each source pixel of a tile, row-major."""
     return {name: (torch.ones(pixels, width, dtype=dtype), ("pixels", width))}
 
 
 def axis_inputs(name: str, values: int, dtype: torch.dtype = torch.float32, rows: int = 5, columns: int = 7) -> Inputs:
-    """`row_NAME` [values, rows, 1] and `column_NAME` [values, 1, columns]; see `decode.geometry_inputs`."""
+    """Inputs `row_NAME` [values, rows, 1] and `column_NAME` [values, 1, columns]
+    (`decoding.queries.geometry_inputs`)."""
     make = torch.zeros if dtype == torch.int32 else torch.ones
     return {
         f"row_{name}": (make(values, rows, 1, dtype=dtype), (values, "rows", 1)),
@@ -173,10 +174,10 @@ def axis_inputs(name: str, values: int, dtype: torch.dtype = torch.float32, rows
 
 
 def cell_input() -> Inputs:
-    """Size of an output pixel relative to a source pixel, times two: (row, column)."""
+    """Input `cell`: size of an output pixel relative to a source pixel, times two, as (row, column)."""
     return {"cell": (torch.ones(2), (2,))}
 
 
 def shapes(inputs: Inputs) -> Shapes:
-    """The same tensors as outputs of an earlier graph."""
+    """Return the shapes of `inputs`, to declare them as outputs of an earlier graph."""
     return {name: shape for name, (_, shape) in inputs.items()}

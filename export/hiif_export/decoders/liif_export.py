@@ -1,7 +1,7 @@
 """LIIF restructured for deployment: equal to `hiif_training.models.liif` up to rounding, 43 % fewer operations.
 
-The first layer is linear in the 3×3 surroundings, so it is one convolution per source pixel, and what is left of it per
-query is position and cell. The last layer is linear, so it is applied once to the average instead of to each corner.
+The first layer is linear in the 3×3 surroundings, so it becomes one convolution per source pixel; per query only
+position and cell remain. The last layer is linear, so it is applied once to the average instead of to each corner.
 """
 
 from __future__ import annotations
@@ -15,36 +15,38 @@ from torch.nn.functional import embedding, relu
 from hiif_deploy.bundle.contract import DecoderContract, Precision
 from hiif_export.decoders.corner_network import network_after_first
 from hiif_export.graphs.corners import Position, corner_pixels, corner_relatives, corner_weights
-from hiif_export.graphs.form import DecoderForm, axis_inputs, cell_input, features_input, map_input, shapes
+from hiif_export.graphs.exporter import DecoderExporter, axis_inputs, cell_input, features_input, map_input, shapes
 from hiif_export.graphs.graph import Graph
 from hiif_export.graphs.precision import COMPUTE, typed, wide
 from hiif_training.models.liif import Liif
 
 
-class LiifForm(DecoderForm):
+class LiifExporter(DecoderExporter):
     """LIIF: one map, no statistics."""
 
     model: Liif
 
     def maps_graph(self, precision: Precision) -> Graph:
-        """The first layer's product with the surroundings."""
+        """Features → the first layer's product with the surroundings."""
         model, compute = self.model, COMPUTE[precision]
         inputs = features_input(model.encoder.out_channels, precision)
         outputs = shapes(map_input("map_0", model.config.hidden[0], compute))
-        return Graph("maps", typed(Maps(model), compute), inputs, outputs, {}, precision)
+        return Graph("maps", typed(LiifMaps(model), compute), inputs, outputs, {}, precision)
 
     def decoder_graph(self, precision: Precision) -> Graph:
-        """All other layers."""
+        """Map → colours, through all other layers."""
         compute = COMPUTE[precision]
         inputs = {
             **map_input("map_0", self.model.config.hidden[0], compute),
             **axis_inputs("tap", 2, torch.int32), **axis_inputs("distance", 2), **axis_inputs("relative", 2),
             **cell_input(),
         }  # fmt: skip
-        return Graph("decoder", typed(Decoder(self.model), compute), inputs, {"colour": ("queries", 3)}, {}, precision)
+        return Graph(
+            "decoder", typed(LiifDecoder(self.model), compute), inputs, {"colour": ("queries", 3)}, {}, precision
+        )
 
     def contract(self) -> DecoderContract:
-        """See `DecoderForm`."""
+        """Contract of a decoder with independent queries and one map."""
         config, traits = self.model.config, self.model.traits
         return DecoderContract(
             halo=1 if config.unfold else 0, statistics_passes=0, map_channels=config.hidden[0],
@@ -52,8 +54,8 @@ class LiifForm(DecoderForm):
         )  # fmt: skip
 
 
-class Maps(nn.Module):
-    """Features [1, C, b + 2, w + 2] of b × w pixels and a halo (none without surroundings) → [b·w, M]."""
+class LiifMaps(nn.Module):
+    """The first layer's product with the features of every pixel."""
 
     def __init__(self, model: Liif) -> None:
         super().__init__()
@@ -63,13 +65,14 @@ class Maps(nn.Module):
         self.convolution.weight.data.copy_(weight.reshape(self.convolution.weight.shape))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Row-major pixels of the tile."""
+        """Features [1, C, b + 2, w + 2] of b × w pixels and a halo (none without surroundings) → map [b·w, M],
+        row-major."""
         maps: Tensor = self.convolution(features)
         return maps.flatten(2).transpose(1, 2)[0]
 
 
-class Decoder(nn.Module):
-    """Map and geometry → colours [N, 3]."""
+class LiifDecoder(nn.Module):
+    """Map and geometry → colours of a rectangle of queries."""
 
     cell_weight: Tensor
     bias: Tensor
@@ -89,7 +92,10 @@ class Decoder(nn.Module):
         self, map_0: Tensor, row_tap: Tensor, column_tap: Tensor, row_distance: Tensor, column_distance: Tensor,
         row_relative: Tensor, column_relative: Tensor, cell: Tensor,
     ) -> Tensor:  # fmt: skip
-        """R × W queries, row-major; see `LiifForm` for every shape."""
+        """Map [P, M] and axis tables → colours [R·W, 3] of R × W queries, row-major.
+
+        Taps (int32), distances and relative positions [2, R, 1] and [2, 1, W], `cell` [2].
+        """
         pixels = corner_pixels(row_tap, column_tap)
         places = corner_relatives(row_relative, column_relative)
         weights = corner_weights(row_distance, column_distance)

@@ -1,9 +1,9 @@
 """MetaSR restructured for deployment: equal to `hiif_training.models.metasr` up to rounding.
 
 A filter is linear in the network's hidden layer h, and the colour is linear in the filter. So the features' products
-with each hidden unit's filter are maps, and a query sums them up with its h as weights: 1,536 instead of 442,368
-multiplications per query beside h, and 444,096 per source pixel. The known form for whole scales (one filter per phase)
-needs no map, but only works there; this one is the same graph for every scale.
+with each hidden unit's filter are maps, and a query sums them with its h as weights: 1,536 instead of 442,368
+multiplications per query beside h, and 444,096 per source pixel. The known restructuring for integer scales (one filter
+per phase) needs no map but works there only; this one is the same graph for every scale.
 """
 
 from __future__ import annotations
@@ -16,40 +16,42 @@ from torch.nn.functional import embedding, relu
 
 from hiif_deploy.bundle.contract import DecoderContract, Precision
 from hiif_export.graphs.corners import Position
-from hiif_export.graphs.form import DecoderForm, axis_inputs, cell_input, features_input, map_input, shapes
+from hiif_export.graphs.exporter import DecoderExporter, axis_inputs, cell_input, features_input, map_input, shapes
 from hiif_export.graphs.graph import Graph
 from hiif_export.graphs.precision import COMPUTE, typed, wide
 from hiif_training.models.metasr import Metasr
 
 
-class MetasrForm(DecoderForm):
+class MetasrExporter(DecoderExporter):
     """MetaSR: one map, one source pixel per query."""
 
     model: Metasr
 
     @property
     def map_channels(self) -> int:
-        """For each colour the product with each hidden unit's filter, and with the bias."""
+        """Channels of the map: for each colour the product with each hidden unit's filter and with the bias."""
         return 3 * (self.model.config.hidden + 1)
 
     def maps_graph(self, precision: Precision) -> Graph:
-        """Every hidden unit's filter applied."""
+        """Features → products with every hidden unit's filter."""
         compute = COMPUTE[precision]
         inputs = features_input(self.model.encoder.out_channels, precision)
         outputs = shapes(map_input("map_0", self.map_channels, compute))
-        return Graph("maps", typed(Maps(self.model), compute), inputs, outputs, {}, precision)
+        return Graph("maps", typed(MetasrMaps(self.model), compute), inputs, outputs, {}, precision)
 
     def decoder_graph(self, precision: Precision) -> Graph:
-        """Hidden layer and sum."""
+        """Map → hidden layer at the query's position → weighted sum."""
         compute = COMPUTE[precision]
         inputs = {
             **map_input("map_0", self.map_channels, compute),
             **axis_inputs("tap", 1, torch.int32), **axis_inputs("local", 1), **cell_input(),
         }  # fmt: skip
-        return Graph("decoder", typed(Decoder(self.model), compute), inputs, {"colour": ("queries", 3)}, {}, precision)
+        return Graph(
+            "decoder", typed(MetasrDecoder(self.model), compute), inputs, {"colour": ("queries", 3)}, {}, precision
+        )
 
     def contract(self) -> DecoderContract:
-        """See `DecoderForm`."""
+        """Contract of a decoder with one source pixel per query and axis rule `top-left`."""
         traits = self.model.traits
         return DecoderContract(
             halo=1, statistics_passes=0, map_channels=self.map_channels, query_channels=3 * self.map_channels,
@@ -57,8 +59,8 @@ class MetasrForm(DecoderForm):
         )  # fmt: skip
 
 
-class Maps(nn.Module):
-    """Features [1, C, b + 2, w + 2] of b × w pixels and a halo of one → [b·w, 3·(M + 1)]."""
+class MetasrMaps(nn.Module):
+    """Products of the features with every hidden unit's filter."""
 
     def __init__(self, model: Metasr) -> None:
         super().__init__()
@@ -69,13 +71,16 @@ class Maps(nn.Module):
         self.convolution.weight.data.copy_(filters.flatten(0, 1))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Row-major pixels of the tile; channel c·(M + 1) + j is colour c and hidden unit j, the last j the bias."""
+        """Features [1, C, b + 2, w + 2] of b × w pixels and a halo of one → map [b·w, 3·(M + 1)], row-major.
+
+        Channel c·(M + 1) + j is colour c and hidden unit j; the last j is the bias.
+        """
         maps: Tensor = self.convolution(features)
         return maps.flatten(2).transpose(1, 2)[0]
 
 
-class Decoder(nn.Module):
-    """Map and geometry → colours [N, 3]."""
+class MetasrDecoder(nn.Module):
+    """Map and geometry → colours of a rectangle of queries."""
 
     scale: Tensor
     bias: Tensor
@@ -90,7 +95,10 @@ class Decoder(nn.Module):
     def forward(
         self, map_0: Tensor, row_tap: Tensor, column_tap: Tensor, row_local: Tensor, column_local: Tensor, cell: Tensor
     ) -> Tensor:
-        """R × W queries, row-major; see `MetasrForm` for every shape."""
+        """Map [P, 3·(M + 1)] and axis tables → colours [R·W, 3] of R × W queries, row-major.
+
+        Taps (int32) and local positions [1, R, 1] and [1, 1, W], `cell` [2].
+        """
         constant = cell[0] * self.scale + self.bias
         hidden = relu(self.position(row_local[0][..., None], column_local[0][..., None], constant))
         products = wide(embedding((row_tap[0] + column_tap[0]).flatten(), map_0))

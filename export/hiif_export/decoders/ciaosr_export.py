@@ -1,4 +1,4 @@
-"""The graphs of a CiaoSR bundle: the non-local branch in the encoder's, all else per tile and per query."""
+"""Exports CiaoSR: the non-local branch in the encoder graph, everything else per tile and per query."""
 
 from __future__ import annotations
 
@@ -6,25 +6,33 @@ import torch
 from torch import Tensor, nn
 
 from hiif_deploy.bundle.contract import DecoderContract, EncoderContract, Precision
-from hiif_export.decoders.ciaosr_modules import DIRECTIONS, Decoder, Maps
+from hiif_export.decoders.ciaosr_modules import DIRECTIONS, CiaosrDecoder, CiaosrMaps
 from hiif_export.decoders.cross_scale_modules import PARTS, CrossScale
-from hiif_export.graphs.form import DecoderForm, Inputs, axis_inputs, cell_input, features_input, map_input, shapes
+from hiif_export.graphs.exporter import (
+    DecoderExporter,
+    Inputs,
+    axis_inputs,
+    cell_input,
+    features_input,
+    map_input,
+    shapes,
+)
 from hiif_export.graphs.graph import Graph
 from hiif_training.models.ciaosr import Ciaosr
 from hiif_training.models.surroundings import NEIGHBOURS
 
 TILE, OVERLAP = 192, 32
-"""Source pixels of the published tiles, whose answers are averaged."""
+"""Source pixels of the published tiles and of their overlap, in which outputs are averaged."""
 
 
-class CiaosrForm(DecoderForm):
-    """CiaoSR: uncoupled queries, an encoder that sees everything; fp32, because likenesses are large sums."""
+class CiaosrExporter(DecoderExporter):
+    """CiaoSR: independent queries and a non-local encoder; fp32 only, because attention scores are large sums."""
 
     model: Ciaosr
     precisions = ("fp32",)
 
     def encoder_graph(self, precision: Precision) -> Graph:
-        """image → local features, then the non-local branch's."""
+        """image → local features, followed by those of the non-local branch."""
         graph = super().encoder_graph(precision)
         if not self.model.config.non_local:
             return graph
@@ -33,23 +41,23 @@ class CiaosrForm(DecoderForm):
         return Graph(graph.name, module, graph.inputs, outputs, graph.multiples, precision)
 
     def maps_graph(self, precision: Precision) -> Graph:
-        """First layers, pairs of neighbours, values."""
+        """Features → first layers, products of neighbouring pixels, and values."""
         inputs, outputs = features_input(self._channels, precision), shapes(self._maps())
-        return Graph("maps", Maps(self.model).eval(), inputs, outputs, {}, precision)
+        return Graph("maps", CiaosrMaps(self.model).eval(), inputs, outputs, {}, precision)
 
     def decoder_graph(self, precision: Precision) -> Graph:
-        """Attention over four pixels, and the colour."""
+        """Maps → attention over four pixels, and the colour."""
         inputs: Inputs = {
             **self._maps(), **axis_inputs("tap", 3, torch.int32), **axis_inputs("relative", 2), **cell_input(),
         }  # fmt: skip
-        return Graph("decoder", Decoder(self.model).eval(), inputs, {"colour": ("queries", 3)}, {}, precision)
+        return Graph("decoder", CiaosrDecoder(self.model).eval(), inputs, {"colour": ("queries", 3)}, {}, precision)
 
     def encoder_contract(self) -> EncoderContract:
-        """Tiles as published: the branch's cost grows with the square of the area."""
+        """Published tiles, because the cost of the branch grows with the square of the area."""
         encoder = self.model.encoder
         if not self.model.config.non_local:
             return super().encoder_contract()
-        # Likenesses of a part and their softmax; 4×4 answers per pixel, 9·C/2 values that are compared.
+        # Scores of one part and their softmax; 4×4 vectors that a pixel spreads, 9·C/2 values that are compared.
         branch = 2 * TILE * TILE // 4 // PARTS + (2 * 16 + 9) * encoder.out_channels
         return EncoderContract(
             channels=self._channels,
@@ -61,7 +69,7 @@ class CiaosrForm(DecoderForm):
         )
 
     def contract(self) -> DecoderContract:
-        """See `DecoderForm`."""
+        """Contract of a decoder with a halo of two pixels and axis rule `ciaosr`."""
         config, traits = self.model.config, self.model.traits
         values = NEIGHBOURS * self.model.encoder.out_channels
         return DecoderContract(
@@ -73,7 +81,7 @@ class CiaosrForm(DecoderForm):
 
     @property
     def _channels(self) -> int:
-        """Of the features."""
+        """Channels of the features, the branch's included."""
         return self.model.encoder.out_channels * (2 if self.model.config.non_local else 1)
 
     def _maps(self) -> Inputs:

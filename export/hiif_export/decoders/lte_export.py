@@ -1,7 +1,7 @@
 """LTE and LTE+ restructured for deployment: equal to `hiif_training.models.lte` up to rounding.
 
-Amplitudes and frequencies are maps, row frequencies before column frequencies and times π, for both models. The last
-layer is applied once to the average of the corners. There is no larger exact gain (design/decoders.md).
+Amplitudes and frequencies are maps for both models; row frequencies stand before column frequencies and are multiplied
+by π. The last layer is applied once to the average of the corners. There is no larger exact gain (design/decoders.md).
 """
 
 from __future__ import annotations
@@ -16,35 +16,43 @@ from torch.nn.functional import conv2d, embedding, relu
 from hiif_deploy.bundle.contract import DecoderContract, Precision
 from hiif_export.decoders.corner_network import copied, network_after_first
 from hiif_export.graphs.corners import corner_pixels, corner_relatives, corner_weights
-from hiif_export.graphs.form import DecoderForm, Inputs, axis_inputs, cell_input, features_input, map_input, shapes
+from hiif_export.graphs.exporter import (
+    DecoderExporter,
+    Inputs,
+    axis_inputs,
+    cell_input,
+    features_input,
+    map_input,
+    shapes,
+)
 from hiif_export.graphs.graph import Graph
 from hiif_export.graphs.precision import COMPUTE, typed, wide
 from hiif_training.models.lte import Waves
 
 
-class LteForm(DecoderForm):
+class LteExporter(DecoderExporter):
     """LTE and LTE+: two maps, no statistics."""
 
     model: Waves
 
     def maps_graph(self, precision: Precision) -> Graph:
-        """Amplitudes and frequencies."""
+        """Features → amplitudes and frequencies per pixel."""
         inputs = features_input(self.model.encoder.out_channels, precision)
         outputs = shapes(self._maps(precision))
-        return Graph("maps", typed(Maps(self.model), COMPUTE[precision]), inputs, outputs, {}, precision)
+        return Graph("maps", typed(LteMaps(self.model), COMPUTE[precision]), inputs, outputs, {}, precision)
 
     def decoder_graph(self, precision: Precision) -> Graph:
-        """Waves and network."""
+        """Maps → waves at the query's position → colours."""
         inputs = {
             **self._maps(precision),
             **axis_inputs("tap", 2, torch.int32), **axis_inputs("distance", 2), **axis_inputs("relative", 2),
             **cell_input(),
         }  # fmt: skip
-        module = typed(Decoder(self.model), COMPUTE[precision])
+        module = typed(LteDecoder(self.model), COMPUTE[precision])
         return Graph("decoder", module, inputs, {"colour": ("queries", 3)}, {}, precision)
 
     def contract(self) -> DecoderContract:
-        """See `DecoderForm`."""
+        """Contract of a decoder with independent queries and two maps."""
         config, traits = self.model.config, self.model.traits
         return DecoderContract(
             halo=1, statistics_passes=0, map_channels=2 * config.width,
@@ -57,8 +65,8 @@ class LteForm(DecoderForm):
         return {**map_input("map_0", width, COMPUTE[precision]), **map_input("map_1", width, torch.float32)}
 
 
-class Maps(nn.Module):
-    """Features [1, C, b + 2, w + 2] of b × w pixels and a halo of one → amplitudes and frequencies, each [b·w, M]."""
+class LteMaps(nn.Module):
+    """Amplitudes and frequencies of every pixel."""
 
     frequency: Tensor
     shift: Tensor
@@ -72,14 +80,15 @@ class Maps(nn.Module):
         self.register_buffer("shift", math.pi * bias.detach().double()[order])
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Row-major pixels of the tile."""
+        """Features [1, C, b + 2, w + 2] of b × w pixels and a halo of one → amplitudes and frequencies [b·w, M],
+        row-major."""
         both = self.amplitude(features), conv2d(wide(features), self.frequency, self.shift)
         amplitude, frequency = (maps.flatten(2).transpose(1, 2)[0] for maps in both)
         return amplitude, frequency
 
 
-class Decoder(nn.Module):
-    """Maps and geometry → colours [N, 3] without the skip."""
+class LteDecoder(nn.Module):
+    """Maps and geometry → colours without the skip."""
 
     phase: Tensor
 
@@ -94,7 +103,10 @@ class Decoder(nn.Module):
         self, map_0: Tensor, map_1: Tensor, row_tap: Tensor, column_tap: Tensor, row_distance: Tensor,
         column_distance: Tensor, row_relative: Tensor, column_relative: Tensor, cell: Tensor,
     ) -> Tensor:  # fmt: skip
-        """R × W queries, row-major; see `LteForm` for every shape."""
+        """Maps [P, M] and axis tables → colours [R·W, 3] of R × W queries, row-major, without the skip.
+
+        Taps (int32), distances and relative positions [2, R, 1] and [2, 1, W], `cell` [2].
+        """
         pixels = corner_pixels(row_tap, column_tap)
         places = corner_relatives(row_relative, column_relative)
         weights = corner_weights(row_distance, column_distance)

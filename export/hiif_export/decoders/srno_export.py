@@ -1,4 +1,4 @@
-"""The graphs of an SRNO bundle; see `srno_modules` for what is restructured."""
+"""Exports SRNO; `srno_modules` explains the restructuring."""
 
 from __future__ import annotations
 
@@ -7,9 +7,17 @@ from torch import Tensor, nn
 
 from hiif_deploy.bundle.contract import DecoderContract, Precision
 from hiif_export.decoders.hiif_modules import Attention, Fold
-from hiif_export.decoders.srno_modules import BLOCKS, Decoder, First, KeyValue, Maps, Tail, as_linear_attention
-from hiif_export.graphs.form import (
-    DecoderForm,
+from hiif_export.decoders.srno_modules import (
+    BLOCKS,
+    SrnoDecoder,
+    SrnoFirst,
+    SrnoKeyValue,
+    SrnoMaps,
+    SrnoTail,
+    as_linear_attention,
+)
+from hiif_export.graphs.exporter import (
+    DecoderExporter,
     Inputs,
     Shapes,
     axis_inputs,
@@ -25,23 +33,23 @@ from hiif_training.models.srno import Srno
 COLOUR: Shapes = {"colour": ("queries", 3)}
 
 
-class SrnoForm(DecoderForm):
+class SrnoExporter(DecoderExporter):
     """SRNO: a statistics pass and a fold per attention block."""
 
     model: Srno
 
     def maps_graph(self, precision: Precision) -> Graph:
-        """The input layer's product with each corner's features."""
+        """Features → the input layer's product with each corner's features."""
         compute = COMPUTE[precision]
         inputs = features_input(self.model.encoder.out_channels, precision)
-        return Graph("maps", typed(Maps(self.model), compute), inputs, shapes(self._maps(compute)), {}, precision)
+        return Graph("maps", typed(SrnoMaps(self.model), compute), inputs, shapes(self._maps(compute)), {}, precision)
 
     def statistics_graphs(self, precision: Precision) -> list[Graph]:
-        """One per attention block."""
+        """One statistics graph per attention block."""
         return [self._graph(f"statistics_{n}", n, shapes(self._sums()), precision) for n in range(BLOCKS)]
 
     def fold_graphs(self) -> list[Graph]:
-        """One per attention block."""
+        """One fold graph per attention block."""
         count: Inputs = {"count": (torch.ones(1, dtype=torch.float64), (1,))}
         blocks = [as_linear_attention(block) for block in (self.model.conv0, self.model.conv1)]
         return [
@@ -52,25 +60,25 @@ class SrnoForm(DecoderForm):
         ]
 
     def decoder_graph(self, precision: Precision) -> Graph:
-        """All layers."""
+        """Maps and folded attention → colours, through all layers."""
         return self._graph("decoder", BLOCKS, COLOUR, precision)
 
     def stage_graphs(self) -> list[Graph]:
-        """The same cut between the passes."""
+        """The statistics and decoder graphs split between passes."""
         model, float32 = self.model, torch.float32
         first = {**self._maps(float32), **_geometry()}
         parts: list[tuple[str, nn.Module, Inputs, Shapes]] = [
-            ("first", First(model), first, shapes(self._state(0))),
-            ("sums_0", KeyValue(model.conv0), self._state(0), shapes(self._sums())),
+            ("first", SrnoFirst(model), first, shapes(self._state(0))),
+            ("sums_0", SrnoKeyValue(model.conv0), self._state(0), shapes(self._sums())),
             ("mix_0", Attention(as_linear_attention(model.conv0)), {**self._state(0), **self._folded(0, float32)},
              shapes(self._state(1))),
-            ("sums_1", KeyValue(model.conv1), self._state(1), shapes(self._sums())),
-            ("tail", Tail(model), {**self._state(1), **self._folded(1, float32)}, COLOUR),
+            ("sums_1", SrnoKeyValue(model.conv1), self._state(1), shapes(self._sums())),
+            ("tail", SrnoTail(model), {**self._state(1), **self._folded(1, float32)}, COLOUR),
         ]  # fmt: skip
         return [Graph(name, typed(module, float32), inputs, outputs, {}) for name, module, inputs, outputs in parts]
 
     def contract(self) -> DecoderContract:
-        """See `DecoderForm`."""
+        """Contract of a decoder with coupled queries and four maps."""
         width, traits = self.model.config.width, self.model.traits
         return DecoderContract(
             halo=0, statistics_passes=BLOCKS, map_channels=4 * width, query_channels=8 * width,
@@ -81,7 +89,7 @@ class SrnoForm(DecoderForm):
         compute = COMPUTE[precision]
         folded = {key: value for n in range(applied) for key, value in self._folded(n, compute).items()}
         inputs = {**self._maps(compute), **_geometry(), **folded}
-        return Graph(name, typed(Decoder(self.model, applied, compute), compute), inputs, outputs, {}, precision)
+        return Graph(name, typed(SrnoDecoder(self.model, applied, compute), compute), inputs, outputs, {}, precision)
 
     def _maps(self, compute: torch.dtype) -> Inputs:
         parts = [map_input(f"map_{k}", self.model.config.width, compute) for k in range(4)]

@@ -1,4 +1,4 @@
-"""The graphs of a CLIT bundle: one pair of maps and decoder per stage."""
+"""Exports CLIT: one pair of maps and decoder graphs per stage."""
 
 from __future__ import annotations
 
@@ -7,17 +7,26 @@ from torch import Tensor, nn
 
 from hiif_deploy.bundle.contract import DecoderContract, EncoderContract, Precision
 from hiif_deploy.errors import OptionError
-from hiif_export.decoders.clit_modules import Decoder, Maps
-from hiif_export.graphs.form import DecoderForm, Inputs, axis_inputs, cell_input, features_input, map_input, shapes
+from hiif_export.decoders.clit_modules import ClitDecoder, ClitMaps
+from hiif_export.graphs.exporter import (
+    DecoderExporter,
+    Inputs,
+    axis_inputs,
+    cell_input,
+    features_input,
+    map_input,
+    shapes,
+)
 from hiif_export.graphs.graph import Graph
 from hiif_training.models.clit import Clit
 
 REACH = 3
-"""Of the axis rule `clit`."""
+"""Pixels to every side that the axis rule `clit` covers."""
 
 
-class ClitForm(DecoderForm):
-    """CLIT: uncoupled queries, stages in a cascade; fp32, because its position code has waves of 1023 per pixel."""
+class ClitExporter(DecoderExporter):
+    """CLIT: independent queries, stages in a cascade; fp32 only, because its position code has waves of 1023 per
+    pixel."""
 
     model: Clit
     precisions = ("fp32",)
@@ -35,15 +44,15 @@ class ClitForm(DecoderForm):
         return Graph(graph.name, _Encoder(module).eval(), graph.inputs, outputs, graph.multiples, precision)
 
     def maps_graph(self, precision: Precision) -> Graph:
-        """Of the first stage."""
+        """Maps graph of the first stage."""
         return self._maps_graph("maps", 0, precision)
 
     def decoder_graph(self, precision: Precision) -> Graph:
-        """Of the first stage."""
+        """Decoder graph of the first stage."""
         return self._decoder_graph("decoder", 0, precision)
 
     def graphs(self, precision: Precision = "fp32") -> list[Graph]:
-        """Those of later stages last."""
+        """Return the graphs in the order of use, those of later stages last."""
         later = [
             make(f"{kind}_{n}", n, precision)
             for n in range(1, self.model.config.stages)
@@ -52,7 +61,7 @@ class ClitForm(DecoderForm):
         return [*super().graphs(precision), *later]
 
     def encoder_contract(self) -> EncoderContract:
-        """One convolution more than the encoder's."""
+        """The encoder's contract with one more convolution."""
         encoder, width = self.model.encoder, self.model.config.width
         return EncoderContract(
             channels=width,
@@ -62,7 +71,7 @@ class ClitForm(DecoderForm):
         )
 
     def contract(self) -> DecoderContract:
-        """See `DecoderForm`."""
+        """Contract of a cascade with axis rule `clit`."""
         config, traits = self.model.config, self.model.traits
         side = 2 * REACH + 1
         return DecoderContract(
@@ -73,7 +82,7 @@ class ClitForm(DecoderForm):
 
     def _maps_graph(self, name: str, stage: int, precision: Precision) -> Graph:
         inputs = features_input(self.model.config.width, precision)
-        return Graph(name, Maps(self.model, stage).eval(), inputs, shapes(self._maps()), {}, precision)
+        return Graph(name, ClitMaps(self.model, stage).eval(), inputs, shapes(self._maps()), {}, precision)
 
     def _decoder_graph(self, name: str, stage: int, precision: Precision) -> Graph:
         side = 2 * REACH + 1
@@ -83,7 +92,7 @@ class ClitForm(DecoderForm):
         }  # fmt: skip
         if stage:
             inputs["before"] = (torch.zeros(35, 3), ("queries", 3))
-        return Graph(name, Decoder(self.model, stage).eval(), inputs, {"colour": ("queries", 3)}, {}, precision)
+        return Graph(name, ClitDecoder(self.model, stage).eval(), inputs, {"colour": ("queries", 3)}, {}, precision)
 
     def _maps(self) -> Inputs:
         found: Inputs = {}
@@ -93,7 +102,7 @@ class ClitForm(DecoderForm):
 
 
 class _Encoder(nn.Module):
-    """Names the input."""
+    """Gives the sequence an input named `image`."""
 
     def __init__(self, layers: nn.Module) -> None:
         super().__init__()
