@@ -1,11 +1,11 @@
-"""Continuous super-resolution in production: open a bundle, enlarge pictures by any factor."""
+"""Continuous super-resolution in production: open a bundle, upscale pictures by any factor."""
 
 import importlib
 import os
 import typing
 
-# ONNX Runtime tells its makers of its use from 1.32 on, and reads this once when it is imported. Nobody who enlarges
-# a picture was asked; who wants it sets the variable to 0.
+# From 1.32 on ONNX Runtime sends usage data to its makers, and reads this variable once, at import. Users of this
+# package never agreed to that; set the variable to 0 to allow it.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from hiif_deploy.support.version import __version__ as __version__

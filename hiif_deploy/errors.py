@@ -1,17 +1,17 @@
 """Everything this project raises on purpose.
 
     HiifError                     exit code 1
-    ├── UsageError                exit code 2: what was asked cannot be done
+    ├── UsageError                exit code 2: the request cannot be carried out
     │   ├── ScaleError            a scale, size or region
     │   ├── EngineAbsentError     an inference engine that is not installed
-    │   ├── MissingExtraError     an optional package that the asked work needs
+    │   ├── MissingExtraError     an optional package that the requested work needs
     │   └── OptionError           any other option or argument
     ├── FrameError                an array handed to the upscaler
     ├── ImageError                a picture file: unreadable, truncated, too large, unwritable
     ├── VideoError                a video file: unreadable, damaged, interlaced, unwritable, or another than begun
     ├── BundleError               a bundle: missing, tampered, newer, foreign
     ├── CheckpointError           a checkpoint: wrong keys, shapes, names, truncated
-    ├── EngineError               an inference engine: unusable, failed, or another than the one asked for
+    ├── EngineError               an inference engine: unusable, failed, or not the one requested
     │   └── EngineLoadError       a stored engine that the library does not take
     ├── ClusterError              a cluster: not reached, without workers, or losing them too often
     ├── WorkInterruptedError      exit code 130, 143 after SIGTERM: a command ended early and its work is kept
@@ -39,7 +39,7 @@ class HiifError(Exception):
 
 
 class UsageError(HiifError):
-    """What was asked cannot be done, whatever the data."""
+    """The request cannot be carried out, whatever the data."""
 
     exit_code = 2
 
@@ -49,7 +49,7 @@ class ScaleError(UsageError):
 
 
 class EngineAbsentError(UsageError):
-    """An inference engine was asked for that is not installed."""
+    """The requested inference engine is not installed."""
 
 
 class OptionError(UsageError):
@@ -77,7 +77,7 @@ class CheckpointError(HiifError):
 
 
 class EngineError(HiifError):
-    """An inference engine is unusable, failed, or is not the one asked for."""
+    """An inference engine is unusable, failed, or is not the one requested."""
 
 
 class EngineLoadError(EngineError):

@@ -22,10 +22,9 @@ from hiif_deploy.errors import HiifError, OptionError
 from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.rendering import tuned
 from hiif_deploy.rendering.open_engine import open_backend
-from hiif_deploy.rendering.renderer import Array
+from hiif_deploy.rendering.renderer import Array, Renderer, RenderOptions
 from hiif_deploy.support.extras import require_extra
 from hiif_deploy.support.install import install_command
-from hiif_deploy.upscaler import RenderOptions, Upscaler
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +123,8 @@ class UpscalerRunner:
         backend = open_backend(model.bundle, setting.engine)
         if isinstance(backend, HostBackend):
             backend.wrap_sessions(self._watch.wrap)
-        self._upscaler = Upscaler(model.bundle, engine=setting.engine, options=setting.render, backend=backend)
+        block = self._call.query_block if self._call else None
+        self._renderer = Renderer(model.bundle, backend, setting.render, tuned_block=block)
         self.seconds = 0.0
         """Of the last `upscale`."""
         self._table: dict[tuple[Size, Size], float] = {}
@@ -134,36 +134,36 @@ class UpscalerRunner:
     def detail(self) -> str:
         """See `Runner`."""
         if self._call is None:
-            return self._upscaler.description
+            return self._renderer.description
         call = f"{self._call.query_block} queries x {self._call.call_threads} threads per call"
-        return f"{self._upscaler.description}, tuned: {call}"
+        return f"{self._renderer.description}, tuned: {call}"
 
     @property
     def arithmetic(self) -> ComputePrecision:
         """See `Runner`."""
-        return self._upscaler.precision
+        return self._renderer.precision
 
     @property
     def fallback_blocks(self) -> int:
         """Blocks that half precision could not answer."""
-        return self._upscaler.fallback_blocks
+        return self._renderer.fallback_blocks
 
     def upscale(self, image: Image, size: Size) -> Image:
         """See `Runner`."""
         source = (image.shape[0], image.shape[1])
-        encoding = encoder_calls(source, self._upscaler.plan(source))
-        passes = self._upscaler.contract.decoder.statistics_passes
-        tiles = (self._upscaler.steps(source, size) - encoding) // (passes + 1)
+        encoding = encoder_calls(source, self._renderer.plan(source))
+        passes = self._renderer.contract.decoder.statistics_passes
+        tiles = (self._renderer.steps(source, size) - encoding) // (passes + 1)
         began = time.perf_counter()
         self._watch.start({"encode": encoding, "statistics": passes * tiles, "decode": tiles})
-        frame: Image = self._upscaler.upscale(image, size=size, advance=self._watch.advance)
+        frame: Image = self._renderer.upscale(image, size=size, advance=self._watch.advance)
         self.seconds = time.perf_counter() - began
         self._last = ((image.shape[0], image.shape[1]), size)
         return frame
 
     def colours(self, image: Image, size: Size) -> Array:
         """See `Runner`."""
-        return self._upscaler.render_unclamped(self._upscaler.encode(image), size=size)
+        return self._renderer.render_unclamped(self._renderer.encode(image), size=size)
 
     def stages(self) -> Mapping[str, float]:
         """See `Runner`; the names are `stages.STAGES`."""
@@ -178,8 +178,8 @@ class UpscalerRunner:
 
     def work(self, image: Image, size: Size) -> Work | None:
         """See `Runner`; other engines than the host's are not counted."""
-        engine = self._upscaler.backend.engine
-        if self.arithmetic == "fp16" or not isinstance(self._upscaler.backend, HostBackend):
+        engine = self._renderer.backend.engine
+        if self.arithmetic == "fp16" or not isinstance(self._renderer.backend, HostBackend):
             return None
         counted = partial(count_upscale, self._bundle, self._setting.render, self._setting.engine.thread_count)
         if engine.session is not None:  # which runs the bundle's own graphs
@@ -192,4 +192,4 @@ class UpscalerRunner:
 
     def close(self) -> None:
         """See `Runner`."""
-        self._upscaler.close()
+        self._renderer.close()

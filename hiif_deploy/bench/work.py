@@ -22,7 +22,7 @@ from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.decoding.session import Session, Tensors
 from hiif_deploy.geometry.sizes import Size
-from hiif_deploy.upscaler import RenderOptions, Upscaler
+from hiif_deploy.rendering.renderer import Renderer, RenderOptions
 
 Shape = list[int]
 
@@ -114,8 +114,8 @@ def count_upscale(
         sessions = own.sessions.items() if own else ()
         found = {name: _Counted(session) for name, session in sessions if isinstance(session, ReportsWork)}
         backend.sessions.update(found)
-        with Upscaler(bundle, engine=options, options=render, backend=backend) as upscaler:
-            upscaler.upscale(image, size=size)
+        with Renderer(bundle, backend, render) as renderer:
+            renderer.upscale(image, size=size)
             return sum((session.total for session in found.values()), backend.finish())
 
 

@@ -128,12 +128,12 @@ class EncoderContract:
 
 @dataclass(frozen=True)
 class DecoderContract:
-    """How the decoder is asked."""
+    """How the decoder is queried."""
 
     halo: int
     """Source pixels around a tile that the maps graph needs; zero beyond the picture."""
     statistics_passes: int
-    """How many times all queries of a picture are summed up before colours are asked; 0 for uncoupled decoders."""
+    """Number of passes over all queries of a picture before its colours; 0 for uncoupled decoders."""
     map_channels: int
     """Values per source pixel that the maps graph gives."""
     query_channels: int
@@ -145,7 +145,7 @@ class DecoderContract:
     bits: BitRule = "exact"
     """How those bits are computed."""
     axes: AxisRule = "corners"
-    """Which source pixels a query reads and what it is told of its place."""
+    """Which source pixels a query reads, and its coordinates relative to them."""
     clips_cell: bool = True
     """Whether the published evaluation tells the decoder of no smaller cell than it was trained on."""
     cascade: int = 1
@@ -197,7 +197,7 @@ class Contract:
     encoder: EncoderContract
     """How the encoder is fed."""
     decoder: DecoderContract
-    """How the decoder is asked."""
+    """How the decoder is queried."""
     graphs: tuple[GraphContract, ...]
     """Every ONNX file."""
     reference: Mapping[str, str]

@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from hiif_deploy.video.options import VideoOptions
 
     Work = Callable[[Upscaler, Pool | None], Iterable[batch.Outcome]]
-    """Upscales what was asked for, on the cluster where there is one."""
+    """Upscales the pictures, on the cluster where there is one."""
 
 logger = logging.getLogger(__name__)
 

@@ -35,7 +35,8 @@ def measure(
 ) -> Tuning:
     """Decode one picture with every configuration in turns; `advance` is called with 1 for each run."""
     from hiif_deploy.images.samples import sample
-    from hiif_deploy.upscaler import RenderOptions, Upscaler
+    from hiif_deploy.rendering.open_engine import open_backend
+    from hiif_deploy.rendering.renderer import Renderer, RenderOptions
 
     if not is_tunable(engine):
         raise OptionError(f"engine {engine.engine} has nothing to tune: expected onnxruntime on the cpu, or openvino")
@@ -43,7 +44,7 @@ def measure(
     seconds: dict[CallConfig, list[float]] = {call: [] for call in candidates}
     for inside in sorted({call.call_threads for call in candidates}):
         some = [call for call in candidates if call.call_threads == inside]
-        with Upscaler(bundle, engine=replace(engine, call_threads=inside), options=RenderOptions(query_block=1)) as one:
+        with Renderer(bundle, open_backend(bundle, replace(engine, call_threads=inside))) as one:
             features = one.encode(image)
             for turn in range(rounds + 1):
                 for call in some:

@@ -99,7 +99,7 @@ class Job:
         self.size = size
         self.plan = plan
         self.cell = cell
-        """[2], what the decoder is told of the output pixels' size."""
+        """[2] float32, LIIF's cell: size of an output pixel, as the decoder reads it."""
         self.sampling = sampling
         """Which queries statistics passes ask; None: all, which is exact."""
         self.advance = advance

@@ -55,7 +55,7 @@ class Plan:
     cache_bytes: int
     """Maps kept between the passes instead of being computed again."""
     working_bytes: int
-    """Estimate of memory beside input, features and output, without what is carried."""
+    """Estimate of memory beside input, features and output, without cached states."""
     state_cache_bytes: int = 0
     """States of queries kept from one pass to the next at most, instead of being computed again."""
     keeps_features: bool = True

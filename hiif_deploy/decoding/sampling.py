@@ -1,10 +1,10 @@
-"""Which queries a sampled statistics pass asks: some columns of every row, others in each.
+"""Which queries a sampled statistics pass evaluates: some columns of every row, other columns in each row.
 
-A statistics pass averages over all queries, so a part of them estimates it, unless that part keeps meeting the same
-phases of the scale. Every row is asked, and in each of its cells the column at the fractional part of
-2 · row / 5 + cell · φ: along a row a badly approximable rotation, from row to row the lattice of five points. All
-phases of any scale are met about equally, in every part of the picture (design/decoding.md §5). Every fifth row asks
-the same columns, so that a tile's sample is five grids, each one call. Nothing is drawn: every run asks the same.
+A statistics pass averages over all queries, so a sample of them estimates it, provided the sampling does not alias with
+the scale. Every row is sampled, and in each of its cells the column at the fractional part of 2 · row / 5 + cell · φ:
+along a row a badly approximable rotation, from row to row the lattice of five points. All phases of any scale occur
+about equally often, in every part of the picture (design/decoding.md §5). Every fifth row has the same columns, so a
+tile's sample is five grids, each one call. Nothing is random: every run takes the same sample.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ Index = NDArray[np.int64]
 GOLDEN = (math.sqrt(5) - 1) / 2
 """Rotation from cell to cell: worst to approximate by fractions, hence far from any scale's phases."""
 PERIOD, STEP = 5, 2
-"""Rows after which columns are asked again, and the rotation from row to row, in PERIODths of a cell."""
-LEAST, SHARE = 20_480, 16
-"""So many queries, and one in so many, keep 80 dB from exact (design/decoding.md §5)."""
+"""Rows after which the same columns are sampled, and the rotation from row to row, in PERIODths of a cell."""
+MIN_SAMPLES, SHARE = 20_480, 16
+"""Least number of samples, and queries per sample, that keep 80 dB from exact (design/decoding.md §5)."""
 
 
 def enough(size: Size, precision: ComputePrecision) -> int:
-    """Samples that an output of (height, width) is given where nothing else is asked.
+    """Default number of samples for an output of (height, width).
 
-    Half as many, some 75 dB from exact, beside arithmetics that are 60 to 73 dB off themselves.
+    Half as many, some 75 dB from exact, in precisions that are 60 to 73 dB off themselves.
     """
-    found = max(LEAST, size[0] * size[1] // SHARE)
+    found = max(MIN_SAMPLES, size[0] * size[1] // SHARE)
     return found // 2 if precision in REDUCED_PRECISIONS else found
 
 
@@ -45,8 +45,8 @@ class Sampling:
 
     size: Size
     """(height, width) of the whole output."""
-    cell: tuple[int, int]
-    """(rows, columns) of output pixels of which one is asked."""
+    stride: tuple[int, int]
+    """(rows, columns) of output pixels of which one is sampled."""
 
     @classmethod
     def of(cls, size: Size, samples: int) -> Sampling | None:
@@ -59,19 +59,19 @@ class Sampling:
 
     def rows(self, part: slice) -> Index:
         """Sampled rows that lie in `part` of the output, ascending."""
-        return _within(_places(self.size[0], self.cell[0], 0.0), part)
+        return _within(_places(self.size[0], self.stride[0], 0.0), part)
 
     def columns(self, row: int, part: slice) -> Index:
         """Sampled columns of a sampled row that lie in `part` of the output, ascending."""
         shift = STEP * self._turn(row) % PERIOD / PERIOD
-        return _within(_places(self.size[1], self.cell[1], shift), part)
+        return _within(_places(self.size[1], self.stride[1], shift), part)
 
     def grids(self, rows: slice, columns: slice) -> Iterator[tuple[Index, Index]]:
-        """The sample of a part of the output as grids: some rows and the columns that are asked in each of them."""
-        asked = self.rows(rows)
-        turns = self._turn(asked)
+        """The sample of a part of the output as grids: some rows and the columns that are sampled in each of them."""
+        sampled = self.rows(rows)
+        turns = self._turn(sampled)
         for turn in np.unique(turns):
-            some = asked[turns == turn]
+            some = sampled[turns == turn]
             found = self.columns(int(some[0]), columns)
             if len(found):
                 yield some, found
@@ -81,7 +81,7 @@ class Sampling:
         return sum(len(some) * len(found) for some, found in self.grids(rows, columns))
 
     def _turn(self, row: Any) -> Any:
-        return row // self.cell[0] % PERIOD
+        return row // self.stride[0] % PERIOD
 
 
 def _places(size: int, cell: int, shift: float) -> Index:

@@ -256,7 +256,7 @@ class Renderer:
         return step_count(self.contract, plan, source, target, _groups(_whole(target), self.options.group_rows))
 
     def _evaluated(self, source: Size, target: Size) -> tuple[Size, Size]:
-        """Sizes that are really encoded and decoded: larger than asked where the published evaluation pads."""
+        """Sizes that are really encoded and decoded: larger than requested where the published evaluation pads."""
         check_output(source, target, self.options.max_output_pixels)
         multiple = self.contract.encoder.size_multiple
         if self.options.group_rows is None or multiple == 1:

@@ -102,7 +102,7 @@ def test_what_is_timed_is_what_users_get(engine: Any, tiny_bundle: Path) -> None
     options, image, size = EngineOptions(engine=engine, device="cpu", threads=1), picture((12, 14)), (24, 28)
     runner = UpscalerRunner(engine, model_of(tiny_bundle), Setting(options))
     with Upscaler(tiny_bundle, engine=options) as plain:
-        timed, real = runner._upscaler, plain
+        timed, real = runner._renderer, plain
         assert type(timed._backend) is type(real._backend)
         assert timed.plan(image.shape[:2]) == real.plan(image.shape[:2])
         np.testing.assert_array_equal(runner.upscale(image, size), plain.upscale(image, size=size))
@@ -117,7 +117,7 @@ def test_a_device_backend_is_timed_with_its_own_blocks(tiny_bundle: Path, monkey
     runner = UpscalerRunner("cuda", model_of(tiny_bundle), Setting(options))
     with Upscaler(tiny_bundle, engine=options) as plain:
         assert isinstance(plain._backend, DeviceBackend)
-        assert runner._upscaler.plan((64, 64)).query_block == plain.plan((64, 64)).query_block > QUERY_BLOCK
+        assert runner._renderer.plan((64, 64)).query_block == plain.plan((64, 64)).query_block > QUERY_BLOCK
     runner.close()
 
 

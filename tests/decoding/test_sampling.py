@@ -34,9 +34,9 @@ def test_a_picture_of_hardly_more_queries_is_not_sampled() -> None:
 
 def test_every_cell_gives_one_query(sampling: Sampling) -> None:
     rows = sampling.rows(WHOLE[0])
-    assert (rows // sampling.cell[0]).tolist() == list(range(len(rows)))
+    assert (rows // sampling.stride[0]).tolist() == list(range(len(rows)))
     columns = sampling.columns(int(rows[3]), WHOLE[1])
-    assert (columns // sampling.cell[1]).tolist() == list(range(len(columns)))
+    assert (columns // sampling.stride[1]).tolist() == list(range(len(columns)))
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4, 8])

@@ -17,9 +17,9 @@ def sampled_queries(job: Job, queries: TileQueries) -> tuple[Index, Index]:
     """Row and column of every query of the tile that statistics passes need, counted from the tile's first."""
     assert job.sampling is not None
     rows, columns = slice(*queries.whole.rows), slice(*queries.whole.columns)
-    asked = job.sampling.rows(rows)
-    found = [job.sampling.columns(int(row), columns) for row in asked]
-    every = np.repeat(asked, [len(part) for part in found])
+    sampled = job.sampling.rows(rows)
+    found = [job.sampling.columns(int(row), columns) for row in sampled]
+    every = np.repeat(sampled, [len(part) for part in found])
     return every - rows.start, np.concatenate([*found, np.empty(0, np.int64)]) - columns.start
 
 

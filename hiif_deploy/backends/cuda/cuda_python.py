@@ -199,7 +199,7 @@ class CudaPythonDevice:
         return ": ".join(words.decode("utf-8", "replace") for _, words in answers)
 
     def _allocate(self, name: str, size: int, short: Callable[[int], EngineError]) -> Any:
-        """As `_call`, but a lack of memory is told in bytes."""
+        """`_call` that reports a lack of memory in bytes."""
         status, address = self._try(name, size)
         if status == self._cuda.cudaError_t.cudaErrorMemoryAllocation:
             raise short(size)

@@ -44,7 +44,7 @@ class Stream:
 
 
 class Device(Protocol):
-    """One GPU through one Python layer. Everything it hands out is freed by its `free…` twin, or by `close`."""
+    """One GPU through one Python layer. Everything it hands out is freed by the matching `free…`, or by `close`."""
 
     layer: str
     """Name and version of the Python layer, for `doctor` and reports."""
@@ -189,7 +189,7 @@ class Handles:
 def out_of_memory(layer: str, size: int, free: int, total: int) -> EngineError:
     """Error that `allocate` raises where GPU memory is short; all arguments in bytes."""
     return EngineError(
-        f"{layer}: GPU memory is short: {size:,} bytes were asked for, {free:,} of {total:,} are free; "
+        f"{layer}: GPU memory is short: {size:,} bytes were requested, {free:,} of {total:,} are free; "
         "take a smaller --memory or a smaller query block, or end other programs on this GPU"
     )
 

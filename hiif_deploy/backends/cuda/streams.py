@@ -68,14 +68,14 @@ class Gpu:
 
 @dataclass
 class Slot:
-    """A pinned block and its twin on the GPU."""
+    """A pinned block on the host and its counterpart on the GPU."""
 
     pinned: NDArray[np.uint8]
     """On the host."""
     address: int
     """On the GPU, as large."""
     moved: Any
-    """Event: what was to be copied first has arrived in the twin."""
+    """Event: what was to be copied first has arrived in the counterpart."""
     done: Any
     """Event: neither is read any more by queued work."""
 

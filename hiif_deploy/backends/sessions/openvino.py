@@ -1,4 +1,4 @@
-"""OpenVINO as an engine of the processor: fp32, and faster approximate arithmetics where the processor has them.
+"""OpenVINO as an engine of the processor: fp32, and faster approximate precisions where the processor has them.
 
 bf16: matrix products and what lies between them in bfloat16. int8: besides, every constant matrix in 8 bits with a
 scale per output, the rows that meet it in 8 bits with scales of their own; a row's answer therefore does not depend
@@ -35,7 +35,7 @@ INSTRUCTIONS: dict[ComputePrecision, frozenset[str]] = {
     "bf16": frozenset({"avx512_bf16", "amx_bf16", "bf16"}),
     "int8": frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}),
 }
-"""Any one of these processor flags makes an arithmetic faster than fp32; without, it would only be less exact."""
+"""Any one of these processor flags makes a precision faster than fp32; without them it would only be less exact."""
 CALLERS_THREAD = 0
 """Streams of a compiled graph that has no thread of its own."""
 LEAST_OUTPUTS = 16
