@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hiif_deploy import OptionError, RenderOptions, Upscaler
-from hiif_deploy.decoding.sampling import LEAST, PERIOD, SHARE, Sampling, enough
+from hiif_deploy.decoding.sampling import MIN_SAMPLES, PERIOD, SHARE, Sampling, enough
 from hiif_deploy.decoding.session import REDUCED_PRECISIONS, ComputePrecision
 from hiif_deploy.images.samples import sample
 from hiif_deploy.rendering.verify import measure
@@ -101,11 +101,11 @@ def test_a_sample_is_a_few_grids(sampling: Sampling) -> None:
 
 
 def test_a_large_picture_gives_a_share_of_its_queries_and_a_small_one_enough() -> None:
-    assert enough((200, 300), "fp32") == LEAST
+    assert enough((200, 300), "fp32") == MIN_SAMPLES
     assert enough((4000, 1000), "fp32") == 4000 * 1000 // SHARE
 
 
 @pytest.mark.parametrize("precision", REDUCED_PRECISIONS)
 def test_an_arithmetic_that_is_further_off_than_a_sample_is_given_half_of_it(precision: ComputePrecision) -> None:
-    assert enough((200, 300), precision) == LEAST // 2
+    assert enough((200, 300), precision) == MIN_SAMPLES // 2
     assert enough((4000, 1000), precision) == 4000 * 1000 // SHARE // 2
