@@ -17,7 +17,7 @@ from hiif_export.parity.parity import cases, check, compare
 from hiif_training.models.implicit import ImplicitModel
 
 
-@pytest.fixture(scope="module", params=("rdn", "swinir"))
+@pytest.fixture(scope="module", params=(pytest.param("rdn", marks=pytest.mark.slow), "swinir"))
 def exported(request: pytest.FixtureRequest, pairs: Pairs) -> tuple[ImplicitModel, Path]:
     """A small model and its bundle."""
     return pairs.model("hiif", request.param), pairs.bundle("hiif", request.param)

@@ -39,7 +39,7 @@ def kernel_of(name: str) -> tuple[Kernel, dict[str, torch.Tensor]]:
     )
 
 
-@pytest.mark.parametrize("name", ["decoder", "statistics_1"])
+@pytest.mark.parametrize("name", [pytest.param("decoder", marks=pytest.mark.slow), "statistics_1"])
 def test_every_candidate_answers_the_same(name: str) -> None:
     kernel, feeds = kernel_of(name)
     expected = kernel(feeds, Cut(16, 16, 1, 4))

@@ -89,6 +89,7 @@ def run(folder: Path, *words: str) -> str:
 
 
 @pytest.mark.early
+@pytest.mark.slow
 def test_two_processes_equal_one_with_the_same_batch(folder: Path) -> None:
     few = ("--set", "steps=6")
     run(folder, *TRAIN, "-o", "one", *few)
