@@ -215,7 +215,7 @@ def test_an_impossible_scale_is_refused(upscaler: Upscaler, frame: NDArray[np.ui
 
 
 def test_shrinking_is_refused(upscaler: Upscaler, frame: NDArray[np.uint8]) -> None:
-    with pytest.raises(ScaleError, match="this model only enlarges"):
+    with pytest.raises(ScaleError, match="this model only upscales"):
         upscaler.upscale(frame, size=(25, 99))
 
 

@@ -218,10 +218,10 @@ def _pictures(
 ) -> Work:  # fmt: skip
     from hiif_deploy.cluster.pictures import run_batch_on
     from hiif_deploy.pictures import batch
-    from hiif_deploy.pictures.deviation import exact_twin
+    from hiif_deploy.pictures.deviation import exact_reference
 
     def work(upscaler: Upscaler, pool: Pool | None) -> Iterable[batch.Outcome]:
-        with exact_twin(upscaler) if report_deviation else contextlib.nullcontext() as exact:
+        with exact_reference(upscaler) if report_deviation else contextlib.nullcontext() as exact:
             if dry_run:
                 yield from batch.plan_batch(upscaler, items, target, write)
             elif pool is not None:

@@ -1,4 +1,4 @@
-"""Pictures and clips on a Ray cluster.
+"""Upscales pictures and clips on a Ray cluster.
 
 May import: `video`, `pictures` and what stands below them.
 """

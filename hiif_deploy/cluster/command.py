@@ -1,4 +1,4 @@
-"""`hiif-deploy upscale --ray`: a pool for one command."""
+"""`hiif-deploy upscale --ray`: opens a pool of workers for one command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def open_pool(address: str | None, workers: int, upscaler: Upscaler, *, is_plan: bool = False) -> Iterator[Pool | None]:
-    """Workers with the upscaler's model and options; None without an address, and for a plan. Raises as `Pool`."""
+    """Open workers with the upscaler's model and options; yield None without an address, and for a plan.
+
+    Raises the errors of `Pool`.
+    """
     if address is None and workers:
         raise OptionError(f"--workers {workers}: needs a cluster; add --ray local, auto or HOST:PORT")
     if address is None or is_plan:

@@ -1,4 +1,4 @@
-"""Pictures, enlarged by a pool of workers. They travel as their files' bytes, so nothing need be shared."""
+"""Upscales pictures on a pool of workers. They are sent as their files' bytes, so no folder need be shared."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from hiif_deploy.cluster.pool import Job, Pool
+from hiif_deploy.cluster.pool import ClusterJob, Pool
 from hiif_deploy.errors import ImageError
 from hiif_deploy.geometry.target import Target
 from hiif_deploy.pictures.batch import Outcome, WriteOptions
@@ -20,8 +20,9 @@ from hiif_deploy.support.progress import Progress
 def run_batch_on(
     pool: Pool, items: Sequence[Item], target: Target, options: WriteOptions, *, show_progress: bool = False
 ) -> Iterator[Outcome]:
-    """As `batch.run_batch`, over a cluster, in the order that they are finished. ClusterError where workers fail."""
-    jobs: deque[Job] = deque()
+    """Upscale items on a cluster as `batch.run_batch` does; yield outcomes as they finish. ClusterError where workers
+    fail."""
+    jobs: deque[ClusterJob] = deque()
     wanted: dict[str, Item] = {}
     for item in items:
         if item.target.exists() and not options.overwrite:
@@ -30,7 +31,7 @@ def run_batch_on(
             error = f"{item.source}: no such file, no regular one, or it cannot be read"
             yield Outcome(str(item.source), str(item.target), "failed", error=error, exit_code=ImageError.exit_code)
         else:
-            job = Job(str(item.source), "picture", partial(_arguments, item, target, options))
+            job = ClusterJob(str(item.source), "picture", partial(_arguments, item, target, options))
             wanted[job.name] = item
             jobs.append(job)
     with Progress("pictures", len(jobs), unit="pictures", enabled=show_progress and bool(jobs)) as progress:

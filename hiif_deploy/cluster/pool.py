@@ -1,4 +1,4 @@
-"""A pool of workers on a Ray cluster: jobs are handed out one per worker, and again where a worker is lost."""
+"""A pool of workers on a Ray cluster: each worker runs one job at a time, and a lost worker's job is repeated."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hiif_deploy.backends.choice import runs_on_gpu
 from hiif_deploy.backends.engines import AUTO, ENGINES
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bundle.loader import Bundle
-from hiif_deploy.cluster.worker import Greeting, Worker, versions
+from hiif_deploy.cluster.worker import Worker, WorkerInfo, versions
 from hiif_deploy.errors import ClusterError, HiifError, OptionError
 from hiif_deploy.support.durations import duration
 from hiif_deploy.support.extras import require_extra
@@ -28,35 +28,35 @@ logger = logging.getLogger(__name__)
 LOCAL = "local"
 """The address that starts a cluster of this machine alone."""
 ATTEMPTS = 3
-"""How often a job is begun before it is given up."""
-PATIENCE = 300.0
-"""Seconds without any worker after which all is given up."""
+"""Number of attempts after which a job fails."""
+WORKER_TIMEOUT_S = 300.0
+"""Seconds without any worker after which the work fails."""
 NOTICE = 30.0
-"""Seconds of waiting between two notices of it."""
+"""Seconds between two warnings while waiting for a worker."""
 JOIN_TIMEOUT = 30.0
-"""Seconds in which a cluster has to answer before it is joined."""
+"""Seconds within which a cluster must respond before it is joined."""
 CLOSING = 5.0
-"""Seconds that workers get for tidying up."""
+"""Seconds that workers get for cleaning up."""
 TICK = 1.0
-"""Seconds between looks at the clock."""
+"""Seconds between two checks of the clock."""
 
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """Which cluster, and how it is shared."""
+    """Address of the cluster, and how it is shared."""
 
     address: str = LOCAL
     """`local`, `auto` for the cluster that this machine belongs to, or `host:port` of a head node."""
     workers: int = 0
-    """At most so many; 0 takes all that the cluster holds."""
+    """Maximum number of workers; 0 uses the whole cluster."""
     attempts: int = ATTEMPTS
-    """How often a job is begun before it is given up."""
+    """Number of attempts after which a job fails."""
 
     def __post_init__(self) -> None:
         if not self.address.strip():
             raise OptionError("--ray: expected local, auto or host:port of a head node")
         if "://" in self.address:
-            # Ray Client runs the driver elsewhere: whether such an address answers cannot be asked in bounded time.
+            # Ray Client runs the driver elsewhere: whether such an address responds cannot be checked in bounded time.
             raise OptionError(
                 f"--ray {self.address}: addresses of Ray Client are not supported; expected local, auto or host:port "
                 "of a head node (its own port, usually 6379), on a machine that belongs to the cluster"
@@ -68,36 +68,36 @@ class ClusterOptions:
 
 
 @dataclass(frozen=True)
-class Job:
+class ClusterJob:
     """A call of a worker's method."""
 
     name: str
-    """Its own, for messages: `segment 7`."""
+    """Unique name for messages, such as `segment 7`."""
     method: str
-    """Of `Worker`."""
+    """Name of the method of `Worker`."""
     arguments: Callable[[], tuple[Any, ...]]
-    """Gives what is pickled and sent; called each time that the job is begun."""
+    """Returns the arguments that are pickled and sent; called for each attempt."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """What each worker takes of the cluster."""
+    """Resources of each worker, and the number of workers."""
 
     workers: int
-    """How many there are."""
+    """Number of workers in the pool."""
     processors: int
-    """Of each."""
+    """Number of processors of each worker."""
     gpus: int
-    """Of each: 0 or 1."""
+    """GPUs of each worker: 0 or 1."""
 
 
 class Pool:
-    """Workers with the same model. A context manager: they end with it, and a cluster that it started as well."""
+    """Workers with the same model. A context manager that ends them, and the cluster if it started it."""
 
     def __init__(
         self, bundle: Bundle, options: ClusterOptions, engine: EngineOptions, render: RenderOptions,
     ) -> None:  # fmt: skip
-        """Joins or starts the cluster. MissingExtraError without Ray, ClusterError where it cannot be reached."""
+        """Join or start the cluster. MissingExtraError without Ray, ClusterError where it cannot be reached."""
         require_extra("ray")
         import ray
 
@@ -114,7 +114,7 @@ class Pool:
         except BaseException:
             self._leave()
             raise
-        self._actors: dict[Any, Greeting | None] = {}
+        self._actors: dict[Any, WorkerInfo | None] = {}
         self._starting: dict[Any, Any] = {}
         self._idle: deque[Any] = deque()
         self._failed_starts = 0
@@ -128,9 +128,9 @@ class Pool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        closing = [actor.close.remote() for actor, greeting in self._actors.items() if greeting is not None]
+        closing = [actor.close.remote() for actor, info in self._actors.items() if info is not None]
         if closing:
-            # After an error some are still busy, and would not answer in time.
+            # After an error some are still busy, and would not respond in time.
             self._ray.wait(closing, num_returns=len(closing), timeout=CLOSING if kind is None else TICK)
         for actor in self._actors:
             self._ray.kill(actor)
@@ -138,28 +138,28 @@ class Pool:
         self._leave()
 
     def put(self, data: bytes) -> Any:
-        """A reference to bytes that all workers may read; they stay in the cluster as long as it is kept."""
+        """Store bytes in the cluster for all workers and return a reference; they are freed with the reference."""
         return self._ray.put(data)
 
     @property
-    def greetings(self) -> list[Greeting]:
-        """Of the workers that are ready."""
-        return [greeting for greeting in self._actors.values() if greeting is not None]
+    def worker_infos(self) -> list[WorkerInfo]:
+        """Descriptions of the workers that are ready."""
+        return [info for info in self._actors.values() if info is not None]
 
     def wait_for(self, workers: int) -> None:
-        """Until the models of so many workers are open. Raises as `run` does."""
-        while len(self.greetings) < workers:
+        """Wait until that many workers have opened their models. Raises the errors of `run`."""
+        while len(self.worker_infos) < workers:
             done, _ = self._ray.wait([*self._starting], num_returns=1, timeout=TICK)
             for call in done:
                 self._started(call)
 
-    def run(self, jobs: deque[Job]) -> Iterator[tuple[Job, Any]]:
-        """Each job and what came of it, as they finish. More may be appended to `jobs` meanwhile.
+    def run(self, jobs: deque[ClusterJob]) -> Iterator[tuple[ClusterJob, Any]]:
+        """Yield each job and its result as they finish. More jobs may be appended to `jobs` meanwhile.
 
-        A job whose worker was lost is begun again elsewhere. ClusterError where that happened too often, or no worker
-        comes; what the job itself raises is raised.
+        A job whose worker was lost is repeated on another. ClusterError where that happened too often, or no worker is
+        available; an exception of the job itself is raised.
         """
-        busy: dict[Any, tuple[Any, Job]] = {}
+        busy: dict[Any, tuple[Any, ClusterJob]] = {}
         tries: Counter[str] = Counter()
         last_sign = time.monotonic()
         while True:
@@ -171,7 +171,7 @@ class Pool:
                 return
             done, _ = self._ray.wait([*busy, *self._starting], num_returns=1, timeout=TICK)
             last_sign = time.monotonic() if done or busy else last_sign
-            self._check_patience(last_sign)
+            self._check_timeout(last_sign)
             for call in done:
                 if call in self._starting:
                     self._started(call)
@@ -196,9 +196,9 @@ class Pool:
     def _started(self, call: Any) -> None:
         actor = self._starting.pop(call)
         try:
-            greeting = self._ray.get(call)
-            self._check_versions(greeting)
-            self._actors[actor] = greeting
+            info = self._ray.get(call)
+            self._check_versions(info)
+            self._actors[actor] = info
         except self._ray.exceptions.RayError as error:
             self._raise_own(error)
             self._failed_starts += 1
@@ -209,42 +209,43 @@ class Pool:
             self._failed_starts = 0
             self._idle.append(actor)
 
-    def _lost(self, actor: Any, job: Job, error: Exception, tries: int) -> None:
-        """Replace the worker; ClusterError where the job was begun often enough."""
+    def _lost(self, actor: Any, job: ClusterJob, error: Exception, tries: int) -> None:
+        """Replace the worker; ClusterError where the job has used all its attempts."""
         self._raise_own(error)
-        greeting = self._actors[actor]
-        where = f"worker {greeting.process} on {greeting.node}" if greeting else "a worker"
+        info = self._actors[actor]
+        where = f"worker {info.process} on {info.node}" if info else "a worker"
         if tries >= self._options.attempts:
             raise ClusterError(f"{job.name}: given up after {tries} attempts, the last on {where} ({_reason(error)})")
-        self._replace(actor, f"{job.name}: {where} was lost ({_reason(error)}); it is made again elsewhere")
+        self._replace(actor, f"{job.name}: {where} was lost ({_reason(error)}); it is repeated on another worker")
 
     def _replace(self, actor: Any, sentence: str) -> None:
         logger.warning(sentence)
         del self._actors[actor]
-        # It may only be out of reach: it must not go on beside its successor.
+        # It may only be unreachable: it must not keep running beside its replacement.
         self._ray.kill(actor)
         self._start()
 
     def _raise_own(self, error: Exception) -> None:
-        """What the work itself raised is no worker's loss. A node's own trouble, such as a full disk, is."""
+        """Raise exceptions of the work itself, which are no loss of a worker; a node's own failure, such as a full
+        disk, is."""
         cause = getattr(error, "cause", None)
         if isinstance(error, self._ray.exceptions.RayTaskError) and not isinstance(cause, OSError | MemoryError):
             raise (cause if isinstance(cause, HiifError) else error)
 
-    def _check_versions(self, greeting: Greeting) -> None:
+    def _check_versions(self, info: WorkerInfo) -> None:
         here = versions()
-        other = [f"{n} {greeting.versions.get(n)}, here {v}" for n, v in here.items() if greeting.versions.get(n) != v]
+        other = [f"{n} {info.versions.get(n)}, here {v}" for n, v in here.items() if info.versions.get(n) != v]
         if other:
             raise ClusterError(
-                f"{greeting.node} has {'; '.join(other)}: results would differ; install the same versions everywhere"
+                f"{info.node} has {'; '.join(other)}: results would differ; install the same versions everywhere"
             )
 
-    def _check_patience(self, last_sign: float) -> None:
+    def _check_timeout(self, last_sign: float) -> None:
         waited = time.monotonic() - last_sign
-        if waited > PATIENCE:
+        if waited > WORKER_TIMEOUT_S:
             raise ClusterError(
-                f"no worker came for {duration(PATIENCE)}, each wants {self.share.processors} processors and "
-                f"{self.share.gpus} GPUs; see what is free with: ray status"
+                f"no worker was available for {duration(WORKER_TIMEOUT_S)}, each needs "
+                f"{self.share.processors} processors and {self.share.gpus} GPUs; list free resources with: ray status"
             )
         if waited < TICK:
             self._next_notice = NOTICE
@@ -258,9 +259,9 @@ class Pool:
 
 
 def share_of(nodes: list[dict[str, Any]], engine: EngineOptions, most: int) -> Share:
-    """One worker per GPU where the engine runs on one; else one per `engine.threads` processors of each node.
+    """Return one worker per GPU where the engine runs on one; else one per `engine.threads` processors of each node.
 
-    Without `threads` the smallest node is one worker. `nodes` is what `ray.nodes()` tells. ClusterError for none.
+    Without `threads` the smallest node is one worker. `nodes` is the output of `ray.nodes()`. ClusterError for none.
     """
     if engine.engine == AUTO:
         raise OptionError(
@@ -298,7 +299,7 @@ def _join(ray: Any, address: str) -> None:
 
 
 def _check_answer(address: str) -> None:
-    """OSError where no cluster answers: Ray itself would try for minutes, printing errors of its connections."""
+    """Raise OSError where no cluster responds: Ray itself would try for minutes, printing errors of its connections."""
     host, colon, port = address.rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=CLOSING).close()
@@ -310,12 +311,12 @@ def _check_answer(address: str) -> None:
         where = " of RAY_ADDRESS or of the last ray start" if address == "auto" else ""
         raise ConnectionError(f"the cluster{where} did not answer within {duration(JOIN_TIMEOUT)}") from error
     if found.returncode:
-        lines = found.stderr.strip().splitlines() or ["ray status failed without a word"]
+        lines = found.stderr.strip().splitlines() or ["ray status failed without a message"]
         raise ConnectionError(lines[-1].strip())
 
 
 def _reason(error: Exception) -> str:
-    """The first line of Ray's explanation, or the error that the work met."""
+    """Return the first line of Ray's explanation, or the error of the work."""
     cause = getattr(error, "cause", None)
     text = f"{type(cause).__name__}: {cause}" if cause is not None else str(error)
     return text.strip().partition("\n")[0].rstrip(".")[:200]

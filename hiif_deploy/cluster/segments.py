@@ -1,4 +1,4 @@
-"""Segments of a video, made by a pool of workers: the same files as one machine makes, in the order they finish."""
+"""Computes the segments of a video on a pool of workers: the same files as on one machine, as they finish."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hiif_deploy.cluster.pool import Job, Pool
+from hiif_deploy.cluster.pool import ClusterJob, Pool
 from hiif_deploy.cluster.worker import FileMark
 from hiif_deploy.support.files import atomic_write
 from hiif_deploy.video.monitor import Monitor
@@ -21,7 +21,7 @@ PART = 64 << 20
 
 
 def on_cluster(pool: Pool) -> MakeSegments:
-    """What `make_video` makes its segments with."""
+    """Return a function for `make_video` that computes segments on the pool."""
 
     def make(tasks: Sequence[SegmentTask], folder: Path, monitor: Monitor) -> Iterator[Segment]:
         return make_segments_on(pool, tasks, folder, monitor.advance)
@@ -30,7 +30,7 @@ def on_cluster(pool: Pool) -> MakeSegments:
 
 
 class SentClip:
-    """A clip that some worker does not see under its path: its bytes are put into the cluster once."""
+    """A clip that some worker cannot read under its path: its bytes are stored in the cluster once."""
 
     def __init__(self, pool: Pool, path: Path) -> None:
         self.path = path
@@ -39,7 +39,7 @@ class SentClip:
         self._pool = pool
 
     def send(self, part: int) -> None:
-        """In objects of `part` bytes, unless it was. Raises OSError."""
+        """Store the clip in objects of `part` bytes, unless it is stored already. Raises OSError."""
         if self.parts is None:
             with self.path.open("rb") as file:
                 self.parts = [self._pool.put(data) for data in iter(partial(file.read, part), b"")]
@@ -53,19 +53,19 @@ def make_segments_on(
     *,
     part: int = PART,
 ) -> Iterator[Segment]:
-    """As `segments.make_segments`, over a cluster: each file appears whole in `folder` before its segment is told.
+    """Compute segments on a cluster: each file is complete in `folder` before its segment is yielded.
 
-    Segments come in the order that they are finished. `advance(n)` is told of a segment's frames together.
-    Raises VideoError, ClusterError, OSError where the disk is full.
+    Segments are yielded as they finish. `advance(n)` is called with all frames of a segment. Raises VideoError,
+    ClusterError, OSError where the disk is full.
     """
     clips: dict[Path, SentClip] = {}
-    jobs: deque[Job] = deque()
+    jobs: deque[ClusterJob] = deque()
     wanted: dict[str, tuple[SegmentTask, SentClip]] = {}
     for task in tasks:
         if task.clip not in clips:
             clips[task.clip] = SentClip(pool, task.clip)
         clip = clips[task.clip]
-        job = Job(f"segment {task.number}", "segment", partial(_arguments, task, clip))
+        job = ClusterJob(f"segment {task.number}", "segment", partial(_arguments, task, clip))
         wanted[job.name] = task, clip
         jobs.append(job)
     for job, result in pool.run(jobs):
@@ -81,7 +81,7 @@ def make_segments_on(
 
 
 def _arguments(task: SegmentTask, clip: SentClip) -> tuple[Any, ...]:
-    # A worker's own folder is another one.
+    # The worker has another current folder, so the path must be absolute.
     return replace(task, clip=task.clip.absolute()), clip.mark, clip.parts
 
 

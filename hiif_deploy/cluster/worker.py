@@ -1,4 +1,5 @@
-"""What runs on a node: an open upscaler that makes segments and pictures. Plain Python; Ray makes an actor of it."""
+"""Code that runs on a node: an open upscaler that computes segments and pictures. Plain Python; Ray makes an actor of
+it."""
 
 from __future__ import annotations
 
@@ -26,9 +27,9 @@ from hiif_deploy.video.segments import make_segment
 from hiif_deploy.video.task import Segment, SegmentTask
 
 EDGE = 1 << 16
-"""Bytes at both ends of a file by which it is recognised."""
+"""Bytes at both ends of a file that identify it."""
 RELEVANT = ("hiif-deploy", "numpy", "onnxruntime", "av")
-"""Distributions on whose versions the result may depend."""
+"""Distributions whose versions may affect the result."""
 
 REMOVE_AT_EOF = """
 import os, shutil, sys
@@ -37,35 +38,35 @@ if hasattr(os, "fork") and os.fork():
 sys.stdin.buffer.read()
 shutil.rmtree(sys.argv[1], ignore_errors=True)
 """
-"""Deletes a folder when its standard input ends. No child of the worker, for Ray kills a worker's children with it."""
+"""Deletes a folder when its standard input ends. It is detached, because Ray kills a worker's children with it."""
 
 
 @dataclass(frozen=True)
-class Greeting:
-    """What a worker tells of itself when its model is open."""
+class WorkerInfo:
+    """Description of a worker once its model is open."""
 
     node: str
-    """Name of its machine."""
+    """Name of the worker's machine."""
     process: int
-    """Its number there."""
+    """Process number on that machine."""
     versions: dict[str, str | None]
-    """Of what the result depends on."""
+    """Versions of the distributions that may affect the result."""
     folder: str
-    """Where it keeps its files meanwhile."""
+    """Folder of its temporary files."""
 
 
 @dataclass(frozen=True)
 class FileMark:
-    """Enough of a file to tell whether another machine's path leads to the same one."""
+    """Fingerprint of a file, to tell whether another machine's path leads to the same one."""
 
     bytes: int
-    """Its length."""
+    """Length of the file in bytes."""
     edges: str
     """SHA-256 of its first and last bytes."""
 
     @classmethod
     def of(cls, path: Path) -> FileMark:
-        """Raises OSError."""
+        """Read the fingerprint of a file. Raises OSError."""
         with path.open("rb") as file:
             length = os.fstat(file.fileno()).st_size
             first = file.read(EDGE)
@@ -74,7 +75,7 @@ class FileMark:
 
 
 class Worker:
-    """One model, opened once; its methods take and give only what can be pickled."""
+    """One model, opened once; its methods take and return only what can be pickled."""
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="hiif-worker-"))
@@ -82,13 +83,13 @@ class Worker:
         self._upscaler: Upscaler | None = None
         self._clips: dict[FileMark, Path] = {}
 
-    def open(self, bundle: Bundle, engine: EngineOptions, options: RenderOptions) -> Greeting:
-        """Load the model. Raises EngineError."""
+    def open(self, bundle: Bundle, engine: EngineOptions, options: RenderOptions) -> WorkerInfo:
+        """Load the model and describe the worker. Raises EngineError."""
         self._upscaler = Upscaler(bundle, engine=engine, options=options)
-        return Greeting(platform.node(), os.getpid(), versions(), str(self._folder))
+        return WorkerInfo(platform.node(), os.getpid(), versions(), str(self._folder))
 
     def segment(self, task: SegmentTask, mark: FileMark, parts: Sequence[Any] | None) -> tuple[Segment, bytes] | None:
-        """Make a segment and give its file's bytes; None where the clip is not seen from here and is to be sent.
+        """Compute a segment and return its file's bytes; None where the clip cannot be read here and must be sent.
 
         `parts` are references to the clip's bytes in order, once it was sent. Raises VideoError.
         """
@@ -102,7 +103,7 @@ class Worker:
         return made, data
 
     def picture(self, item: Item, data: bytes, target: Target, options: WriteOptions) -> tuple[Outcome, bytes | None]:
-        """Enlarge a picture given as its file's bytes; the outcome, and the new file's bytes where it was made."""
+        """Upscale a picture from its file's bytes; return the outcome, and the new file's bytes if one was written."""
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
             own = Item(Path(folder, "in", item.source.name), Path(folder, "out", item.target.name))
             own.source.parent.mkdir()
@@ -113,14 +114,14 @@ class Worker:
             return replace(outcome, source=str(item.source), target=str(item.target), error=error), made
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Close the model and delete all temporary files."""
         if self._upscaler is not None:
             self._upscaler.close()
         shutil.rmtree(self._folder, ignore_errors=True)
         self._guard.close()
 
     def _clip(self, path: Path, mark: FileMark, parts: Sequence[Any] | None) -> Path | None:
-        """Where the marked file lies here: under its own path, or as it was sent."""
+        """Return the local path of the marked file: its own path, or the copy that was sent."""
         if mark not in self._clips:
             if is_marked(path, mark):
                 self._clips[mark] = path
@@ -157,7 +158,7 @@ def _remove_at_exit(folder: Path) -> IO[bytes]:
 
 
 def is_marked(path: Path, mark: FileMark) -> bool:
-    """Whether the marked file lies there."""
+    """Return whether the marked file lies at `path`."""
     try:
         return FileMark.of(path) == mark
     except OSError:
@@ -165,5 +166,5 @@ def is_marked(path: Path, mark: FileMark) -> bool:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions here of what the result depends on."""
+    """Return the local versions of the distributions that may affect the result."""
     return {**{name: installed_version(name) for name in RELEVANT}, "hiif-deploy": __version__}

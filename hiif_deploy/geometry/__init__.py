@@ -1,4 +1,4 @@
-"""Where queries lie: axis tables for each decoder, output sizes, regions, tiles of an output.
+"""Query positions: axis tables for each decoder, output sizes, regions, tiles of an output.
 
 May import: `errors`, `pixels` and `support`.
 """

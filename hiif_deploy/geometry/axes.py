@@ -1,7 +1,7 @@
-"""The rules by which decoders see the query grid, one function each.
+"""The axis rules of the decoders, one function each.
 
-A function takes what `grid.axis_table` takes and returns an `Axis`. A new rule is a function, a line here and its name
-in `grid.AxisRule`.
+A function has the arguments of `grid.axis_table` and returns an `Axis`. A new rule is a function, a line here and its
+name in `grid.AxisRule`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from hiif_deploy.geometry.grid import EDGE, F32, Axis, BitRule, bilinear_taps, c
 
 @dataclass(frozen=True)
 class CiaosrAxis:
-    """What CiaoSR must know of `count` consecutive output pixels along one axis."""
+    """CiaoSR's table for `count` consecutive output pixels along one axis."""
 
     nearest: NDArray[np.int32]
     """[count]: source pixel that holds the query's centre."""
@@ -27,7 +27,7 @@ class CiaosrAxis:
 
 
 def ciaosr_axis(source: int, target: int, window: tuple[int, int] | None = None) -> CiaosrAxis:
-    """Table of one axis; arguments and errors as `grid.axis_table`."""
+    """Return the table of one axis; arguments and errors as `grid.axis_table`."""
     start, stop = check_axis(source, target, window)
     query = pixel_centres(target, np.arange(start, stop, dtype=np.int64))
     shift = _shift(source, target)
@@ -39,7 +39,7 @@ def ciaosr_axis(source: int, target: int, window: tuple[int, int] | None = None)
 def ciaosr_query_axis(
     source: int, target: int, window: tuple[int, int] | None = None, *, levels: int = 0, bits: BitRule = "exact"
 ) -> Axis:
-    """The same as an `Axis`: the nearest pixel is the third tap, which `relative` and `distance` leave out."""
+    """Return CiaoSR's table as an `Axis`: the nearest pixel is the third tap, which `relative` and `distance` omit."""
     del levels, bits
     start, stop = check_axis(source, target, window)
     axis = ciaosr_axis(source, target, window)
@@ -56,7 +56,7 @@ def ciaosr_query_axis(
 
 
 def _shift(source: int, target: int) -> np.float32:
-    """How far a tap lies from its query; on an axis of one pixel every tap is that pixel."""
+    """Return the distance of a tap from its query; on an axis of one pixel every tap is that pixel."""
     room = F32(1) - F32(2 / target)
     if source == 1 or room == 0:
         return F32(0)
@@ -68,7 +68,7 @@ def _clamp(coordinate: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _pixel(coordinate: NDArray[np.float32], source: int) -> NDArray[np.int32]:
-    """The source pixel nearest to a coordinate, halves to even."""
+    """Return the source pixel nearest to a coordinate, halves to even."""
     position = ((coordinate + F32(1)) * F32(source) - F32(1)) / F32(2)
     pixel: NDArray[np.int32] = np.clip(np.rint(position), 0, source - 1).astype(np.int32)
     return pixel

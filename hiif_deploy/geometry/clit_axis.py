@@ -1,7 +1,7 @@
-"""One axis of CLIT's query grid: the pixels of its local attention, and where its question is read.
+"""One axis of CLIT's query grid: the pixels of its local attention, and the taps of its attention query.
 
-A query attends to `2·reach + 1` pixels around the nearest one, and asks with a bilinear sample. Beyond the picture
-there is nothing: such a pixel counts, with features of zero. All arithmetic is float32 in the published order.
+A query attends to `2·reach + 1` pixels around the nearest one; its attention query is a bilinear sample. Pixels beyond
+the picture count, with features of zero. All arithmetic is float32 in the published order.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ from hiif_deploy.errors import ScaleError
 from hiif_deploy.geometry.grid import F32, BitRule, WeightedAxis, bilinear_taps, check_axis, pixel_centres
 
 STAGE_SCALE = 4
-"""How much larger each stage's features are than those of the stage before."""
+"""Factor by which each stage's features are larger than those of the stage before."""
 
 
 @dataclass(frozen=True)
 class ClitAxis:
-    """What one stage of CLIT must know of `count` consecutive output pixels along one axis."""
+    """The table of one CLIT stage for `count` consecutive output pixels along one axis."""
 
     tokens: NDArray[np.int32]
-    """[2·reach + 1, count]: pixels of the stage around the nearest one, moved into the picture from beyond."""
+    """[2·reach + 1, count]: pixels of the stage around the nearest one, clamped to the picture."""
     inside: NDArray[np.float32]
     """[2·reach + 1, count]: 1, or 0 for a token beyond the picture."""
     relative: NDArray[np.float32]
     """[2·reach + 1, count]: query − token in half pixels of the stage, beyond the picture too."""
     taps: NDArray[np.int32]
-    """[2, count]: pixels of the stage between which the question is read, moved into the picture likewise."""
+    """[2, count]: pixels of the stage between which the attention query is interpolated, clamped likewise."""
     weight: NDArray[np.float32]
     """[2, count]: their weights; 0 beyond the picture, so that those of an outer query do not sum to 1."""
 
 
 def clit_axis(size: int, target: int, window: tuple[int, int] | None = None, *, reach: int = 3) -> ClitAxis:
-    """Table of one axis over a stage of `size` pixels; the other arguments and errors as `grid.axis_table`."""
+    """Return the table of one axis over a stage of `size` pixels; the other arguments and errors as
+    `grid.axis_table`."""
     start, stop = check_axis(size, target, window)
     query = pixel_centres(target, np.arange(start, stop, dtype=np.int64))
     position = (((query + F32(1)) * F32(size) - F32(1)) / F32(2)).astype(F32)
@@ -58,7 +59,7 @@ def clit_axis(size: int, target: int, window: tuple[int, int] | None = None, *, 
 def clit_query_axis(
     source: int, target: int, window: tuple[int, int] | None = None, *, levels: int = 0, bits: BitRule = "exact"
 ) -> WeightedAxis:
-    """The same, at the published reach, as an `Axis`: taps are the tokens, then those of the question.
+    """Return CLIT's table at the published reach as an `Axis`: taps are the tokens, then those of the attention query.
 
     `relative` and `distance` are the tokens'.
     """
@@ -79,7 +80,7 @@ def clit_query_axis(
 
 
 def stage_sizes(source: tuple[int, int], target: tuple[int, int]) -> list[tuple[int, int]]:
-    """(height, width) of the features of every stage that an enlargement asks for.
+    """Return (height, width) of the features of every stage that upscaling to `target` needs.
 
     One stage up to ×4; beyond, one per factor of four and one for the rest: ×6 is 4 · 1.5. Where rows and columns
     differ the smaller scale decides, so that no stage is larger than the output.

@@ -1,4 +1,4 @@
-"""Output sizes and regions, as callers name them."""
+"""Output sizes and regions as callers give them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hiif_deploy.errors import ScaleError
 from hiif_deploy.geometry.grid import check_axis
 
 Size = tuple[int, int]
-"""(height, width)."""
+"""A size as (height, width)."""
 Region = tuple[int, int, int, int]
 """(top, left, height, width) in output pixels."""
 Scale = float | tuple[float, float]
@@ -17,12 +17,12 @@ Scale = float | tuple[float, float]
 MAX_OUTPUT_PIXELS = 1 << 30
 """Output pixels beyond which a call is refused, unless the caller allows more."""
 MAX_SIDE = 1 << 31
-"""Numbers beyond which a size or region is no number of pixels."""
+"""Largest absolute value that is accepted as a number of pixels."""
 MAX_SCALE = 1 << 20
 
 
 def output_size(source: Size, *, scale: Scale | None = None, size: Size | None = None) -> Size:
-    """(height, width) for a scale or a size; ScaleError unless exactly one is given and it is at least 1."""
+    """Return (height, width) for a scale or a size; ScaleError unless exactly one is given and it is at least 1."""
     if (scale is None) == (size is None):
         raise ScaleError("give either scale or size, not both and not neither")
     if size is not None:
@@ -37,13 +37,13 @@ def output_size(source: Size, *, scale: Scale | None = None, size: Size | None =
 
 
 def check_size(size: Size) -> Size:
-    """(height, width) as whole numbers; ScaleError for anything else."""
+    """Return (height, width) as integers; ScaleError for anything else."""
     height, width = _whole_numbers("size", size, ("height", "width"))
     return height, width
 
 
 def check_scale(scale: Scale) -> tuple[float, float]:
-    """(vertical, horizontal) factors; ScaleError unless both are finite and at least 1."""
+    """Return (vertical, horizontal) factors; ScaleError unless both are finite and at least 1."""
     factors = tuple(scale) if isinstance(scale, (tuple, list)) else (scale, scale)
     if len(factors) != 2 or not all(_is_real(factor) for factor in factors):
         raise ScaleError(f"scale {_brief(scale)}: expected a number, or two (vertical, horizontal)")
@@ -56,7 +56,7 @@ def check_scale(scale: Scale) -> tuple[float, float]:
 
 
 def is_whole(value: object) -> bool:
-    """Whether it is of a type of whole numbers, Python's or NumPy's; True and False are none."""
+    """Return whether a value has an integer type, Python's or NumPy's; bool does not count."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
@@ -65,7 +65,7 @@ def _is_real(value: object) -> bool:
 
 
 def _whole_numbers(what: str, values: object, names: tuple[str, ...]) -> list[int]:
-    """As many as there are names; numbers with a point are taken where nothing stands behind it."""
+    """Return one integer per name; floats are accepted if they are integral."""
     found = values if isinstance(values, (tuple, list)) and len(values) == len(names) else (None,)
     if all(_is_real(value) and abs(value) <= MAX_SIDE and int(value) == value for value in found):
         return [int(value) for value in found]
@@ -81,7 +81,7 @@ def _brief(value: object) -> str:
 
 
 def check_output(source: Size, target: Size, limit: int) -> None:
-    """ScaleError for outputs that shrink or exceed `limit` pixels."""
+    """Raise ScaleError for outputs that shrink or exceed `limit` pixels."""
     check_axis(source[0], target[0])
     check_axis(source[1], target[1])
     if target[0] * target[1] > limit:
@@ -92,7 +92,7 @@ def check_output(source: Size, target: Size, limit: int) -> None:
 
 
 def check_region(size: Size, region: Region) -> Region:
-    """The region in whole numbers; ScaleError unless it lies inside an output of `size`."""
+    """Return the region as integers; ScaleError unless it lies inside an output of `size`."""
     top, left, height, width = _whole_numbers("region", region, ("top", "left", "height", "width"))
     if min(top, left) < 0 or min(height, width) < 1 or top + height > size[0] or left + width > size[1]:
         raise ScaleError(
@@ -103,15 +103,15 @@ def check_region(size: Size, region: Region) -> Region:
 
 
 def padded_size(size: Size, multiple: int) -> Size:
-    """The next size whose sides are multiples of `multiple`."""
+    """Return the next size whose sides are multiples of `multiple`."""
     return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
 
 
 def published_size(source: Size, target: Size, multiple: int) -> tuple[Size, Size]:
-    """Padded source and target of the published evaluation of window transformers (design/model.md E4).
+    """Return the padded source and target of the published evaluation of window transformers (design/model.md E4).
 
-    It always pads, a whole window where the size is a multiple already, and queries the padded grid.
-    Raises ScaleError unless the scale is one whole number.
+    It always pads, by a whole window where the size is a multiple already, and queries the padded grid. Raises
+    ScaleError unless the scale is one integer.
     """
     scale = target[0] // source[0]
     if target != (source[0] * scale, source[1] * scale):

@@ -1,4 +1,4 @@
-"""What size to render, as the command line asks for it."""
+"""The output size as the command line states it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from hiif_deploy.errors import OptionError, ScaleError
 from hiif_deploy.geometry.sizes import Scale, check_scale, output_size
 
 Larger = Literal["skip", "copy", "error"]
-"""What becomes of a picture that is larger than the size that was asked for."""
+"""Handling of a picture that is larger than the requested size."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Exactly one way of naming the output size."""
+    """Output size, stated in exactly one way."""
 
     scale: Scale | None = None
-    """Factor, or (vertical, horizontal)."""
+    """Scale factor, or (vertical, horizontal) factors."""
     width: int | None = None
-    """Output columns; alone, the height follows the picture's shape."""
+    """Output columns; alone, the height follows from the picture's shape."""
     height: int | None = None
-    """Output rows; alone, the width follows."""
+    """Output rows; alone, the width follows from the picture's shape."""
     max_side: int | None = None
-    """Pixels of the longer side."""
+    """Length of the longer side in pixels."""
 
     def __post_init__(self) -> None:
         ways = [
@@ -42,11 +42,13 @@ class Target:
                 raise ScaleError(f"--{name.replace('_', '-')} {value}: expected at least 1")
 
     def shrinks(self, source: tuple[int, int]) -> bool:
-        """Whether a picture of that (height, width) is larger than the size that was asked for."""
-        return self.scale is None and any(asked < had for asked, had in zip(self._named(source), source, strict=True))
+        """Return whether a picture of that (height, width) is larger than the requested size."""
+        return self.scale is None and any(
+            requested < had for requested, had in zip(self._named(source), source, strict=True)
+        )
 
     def size(self, source: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) for a picture of that (height, width); ScaleError where it would shrink."""
+        """Return (height, width) for a picture of that (height, width); ScaleError where it would shrink."""
         if self.scale is not None:
             return output_size(source, scale=self.scale)
         return output_size(source, size=self._named(source))
@@ -66,7 +68,7 @@ class Target:
 
     @property
     def label(self) -> str:
-        """Short name for output files."""
+        """Short name for the names of output files."""
         if isinstance(self.scale, tuple):
             return f"x{self.scale[1]:g}x{self.scale[0]:g}"
         if self.scale is not None:
@@ -77,7 +79,7 @@ class Target:
 def parse_target(
     scale: str | None, size: str | None, width: int | None, height: int | None, max_side: int | None
 ) -> Target:
-    """From the words of the command line: `--scale 3.3` or `--scale 2x3.5` (across x down), `--size 1920x1080`."""
+    """Parse the command line's options: `--scale 3.3` or `--scale 2x3.5` (across x down), `--size 1920x1080`."""
     if size is not None and (width is not None or height is not None):
         raise OptionError("--size names width and height already; leave out --width and --height")
     if size is not None:
@@ -86,7 +88,7 @@ def parse_target(
 
 
 def parse_size(option: str, text: str) -> tuple[int, int]:
-    """`1920x1080` → (1080, 1920); ScaleError names the option."""
+    """Parse `1920x1080` into (1080, 1920); ScaleError names the option."""
     found = re.fullmatch(r"(\d+)[x×](\d+)", text.strip())
     if not found:
         raise ScaleError(f"{option} {text!r}: expected WIDTHxHEIGHT in pixels, for example 1920x1080")
@@ -94,7 +96,7 @@ def parse_size(option: str, text: str) -> tuple[int, int]:
 
 
 def parse_scale(text: str) -> Scale:
-    """`3.3`, `3.3x`, `x3.3` or `330%`, or `2x3.5` for 2 across and 3.5 down."""
+    """Parse `3.3`, `3.3x`, `x3.3` or `330%`, or `2x3.5` for 2 across and 3.5 down."""
     words = re.fullmatch(r"[x×]?(.+?)[x×]?", text.strip().lower())
     try:
         factors = [_factor(part) for part in re.split("[x×]", words[1])] if words else []

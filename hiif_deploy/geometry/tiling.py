@@ -1,4 +1,4 @@
-"""Cuts an output window into tiles and query blocks."""
+"""Splits an output window into tiles and query blocks."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from hiif_deploy.geometry.grid import Axis
 
 @dataclass(frozen=True)
 class Tile:
-    """A rectangle of queries and the rectangle of source pixels that hold all their taps."""
+    """A rectangle of queries and the rectangle of source pixels that holds all their taps."""
 
     rows: slice
-    """Of the axis table's rows."""
+    """Rows of the axis table."""
     columns: slice
-    """Of the axis table's columns."""
+    """Columns of the axis table."""
     source_rows: slice
-    """Of the features."""
+    """Rows of the features that the queries read."""
     source_columns: slice
-    """Of the features."""
+    """Columns of the features that the queries read."""
 
     @property
     def key(self) -> tuple[int, int, int, int]:
-        """Names the maps that this tile needs."""
+        """Identifies the maps that this tile needs."""
         return (
             self.source_rows.start, self.source_rows.stop, self.source_columns.start, self.source_columns.stop,
         )  # fmt: skip
@@ -42,20 +42,20 @@ def decoder_tiles(rows: Axis, columns: Axis, cell: tuple[int, int], most: int) -
 
 
 def query_blocks(rows: int, columns: int, most: int) -> Iterator[tuple[slice, slice]]:
-    """Cut rows × columns queries into blocks of at most `most`, whole rows where they fit."""
+    """Split rows × columns queries into blocks of at most `most`, whole rows where they fit."""
     width = min(columns, most)
     yield from rectangles(rows, columns, (max(1, most // width), width))
 
 
 def rectangles(rows: int, columns: int, most: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
-    """Cut rows × columns into rectangles of at most so many rows and columns, row by row."""
+    """Split rows × columns into rectangles of at most `most` rows and columns, row by row."""
     for row in steps(rows, most[0]):
         for column in steps(columns, most[1]):
             yield row, column
 
 
 def steps(size: int, step: int) -> list[slice]:
-    """Cut 0:size into parts of at most `step`."""
+    """Split 0:size into parts of at most `step`."""
     return [slice(start, min(start + step, size)) for start in range(0, size, step)]
 
 
@@ -66,12 +66,12 @@ def _runs(axis: Axis, size: int) -> list[slice]:
 
 
 def shift(whole: slice, part: slice) -> slice:
-    """A part that is counted from the beginning of `whole`, counted as `whole` is."""
+    """Return a part that is counted from the beginning of `whole`, counted as `whole` is."""
     return slice(whole.start + part.start, whole.start + part.stop)
 
 
 def length(part: slice) -> int:
-    """Number of rows or columns in a slice that has both ends."""
+    """Return the number of rows or columns in a slice with both ends."""
     return int(part.stop - part.start)
 
 

@@ -13,7 +13,8 @@ from hiif_deploy.geometry.grid import EDGE, F32, Axis, BitRule, bilinear_taps, c
 def top_left_axis(
     source: int, target: int, window: tuple[int, int] | None = None, *, levels: int = 0, bits: BitRule = "exact"
 ) -> Axis:
-    """`Axis` with one tap; `relative` is in [0, 2) but for rounding. Arguments and errors as `grid.axis_table`."""
+    """Return an `Axis` with one tap; `relative` is in [0, 2) up to rounding. Arguments and errors as
+    `grid.axis_table`."""
     del levels, bits
     start, stop = check_axis(source, target, window)
     index = np.arange(start, stop, dtype=np.int64)

@@ -1,7 +1,7 @@
-"""Transparency: alpha enlarged by itself, and colours made safe to enlarge beside it.
+"""Transparency: upscales alpha separately, and makes colours safe to upscale beside it.
 
-Files store colours that are not premultiplied, and any colour may hide under transparent pixels. Enlarged as
-it is, the hidden colour bleeds into the visible edge as a halo; so it is first replaced by its surroundings.
+Files store colours that are not premultiplied, and any colour may hide under transparent pixels. Upscaled unchanged,
+the hidden colour bleeds into the visible edge as a halo; so it is first replaced by its surroundings.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from hiif_deploy.errors import FrameError, ScaleError
 from hiif_deploy.pixels import Frame
 
 FAINT = 1 / 32
-"""Share of the largest alpha below which a pixel's own colour is not trusted."""
+"""Share of the largest alpha below which a pixel's own colour is replaced."""
 
 
 def upscale_alpha(alpha: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Alpha [H, W] (uint8 or uint16) resized to `size` = (height, width) by cubic interpolation, same dtype.
+    """Resize alpha [H, W], uint8 or uint16, to `size` = (height, width) by cubic interpolation, in the same dtype.
 
-    Values are clamped to the dtype; fully opaque and fully transparent areas stay exactly so.
-    Raises FrameError for another array and ScaleError for a size below 1.
+    Values are clamped to the dtype; fully opaque and fully transparent areas are unchanged. Raises FrameError for
+    another array and ScaleError for a size below 1.
     """
     _check_alpha(alpha)
     height, width = size
     if height < 1 or width < 1:
-        raise ScaleError(f"alpha of {height}×{width} pixels was asked for: both sizes must be at least 1")
+        raise ScaleError(f"alpha of {height}×{width} pixels was requested: both sizes must be at least 1")
     return cv2.resize(alpha, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 def fill_under_alpha(pixels: Frame, alpha: NDArray[Any]) -> Frame:
-    """`pixels` with the colours of (nearly) transparent pixels taken from what is visible near them.
+    """Replace the colours of (nearly) transparent pixels by those of visible pixels near them.
 
-    pixels: [H, W] or [H, W, 3]; alpha: [H, W]; uint8 or uint16 both. Pixels with alpha above 1/32 of the
-    largest value stay as they are; the others get the alpha-weighted mean of the nearest visible block.
-    A picture with nothing to fill, or nothing to fill from, is returned as the same array.
+    pixels: [H, W] or [H, W, 3]; alpha: [H, W]; both uint8 or uint16. Pixels with alpha above 1/32 of the largest value
+    are unchanged; the others get the alpha-weighted mean of the nearest visible block. A picture with nothing to fill,
+    or nothing to fill from, is returned as the same array.
     """
     _check_alpha(alpha)
     if pixels.shape[:2] != alpha.shape:
@@ -53,7 +53,7 @@ def fill_under_alpha(pixels: Frame, alpha: NDArray[Any]) -> Frame:
 
 
 def _spread(colours: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Colours [H, W, C] where weight [H, W] is zero taken from ever coarser weighted means."""
+    """Fill colours [H, W, C] where weight [H, W] is zero from ever coarser weighted means."""
     height, width = weight.shape
     if weight.all() or height * width == 1:
         return colours
@@ -67,7 +67,7 @@ def _spread(colours: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArra
 
 
 def _planes(colours: NDArray[Any]) -> NDArray[np.float32]:
-    """[H, W, C]: OpenCV drops an axis of one channel."""
+    """Restore the third axis [H, W, C], which OpenCV drops for one channel."""
     return colours.reshape(*colours.shape[:2], -1)
 
 

@@ -1,7 +1,7 @@
-"""Bytes of a picture file to a `Picture`: one decoder per format.
+"""Decodes the bytes of a picture file to a `Picture`: one decoder per format.
 
-Pillow's file classes are used directly: `Image.open` would apply Pillow's global size limit instead of ours,
-and try formats that this project does not read.
+Pillow's file classes are used directly: `Image.open` would apply Pillow's global size limit instead of ours, and try
+formats that this project does not read.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from hiif_deploy.images.png_pixels import pixels_alone
 
 COLOUR_CHUNKS = (b"cICP", b"sRGB", b"gAMA", b"cHRM")
 FILLER = bytes(range(1, 255)) * 4
-"""Any data of a JPEG, without markers."""
+"""Arbitrary JPEG data without markers."""
 DAMAGE: tuple[type[Exception], ...] = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, RuntimeError),
     *(struct.error, zlib.error, cv2.error, ImageCms.PyCMSError),
 )
-"""What Pillow and OpenCV raise for damaged data."""
+"""Exceptions that Pillow and OpenCV raise for damaged data."""
 
 
 def decode(data: bytes, max_pixels: int) -> Picture:
-    """The picture in the bytes of a file, upright; ImageError with one sentence where there is none."""
+    """Return the picture in the bytes of a file, upright; ImageError with one sentence where there is none."""
     kind, decoder = _decoder(data)
     try:
         return decoder(data, max_pixels)
@@ -63,7 +63,7 @@ def decode(data: bytes, max_pixels: int) -> Picture:
 
 
 def _decoder(data: bytes) -> tuple[str, Callable[[bytes, int], Picture]]:
-    """Name of the format and its decoder, by the first bytes: suffixes lie."""
+    """Return name and decoder of the format, detected from the first bytes: suffixes may be wrong."""
     for at, marks, kind, decoder in _SIGNATURES:
         if data[at : at + 16].startswith(marks):
             return kind, decoder
@@ -128,7 +128,7 @@ def _png(data: bytes, max_pixels: int) -> Picture:
 
 
 def _shallow_png(data: bytes, *, palette: bool) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """Pixels and alpha of up to 8 bits: a palette's transparency is applied, a transparent colour is not."""
+    """Return pixels and alpha of up to 8 bits, with a palette's transparency applied, but not a transparent colour."""
     image = PngImagePlugin.PngImageFile(io.BytesIO(data))
     image.load()
     if not palette:
@@ -137,7 +137,7 @@ def _shallow_png(data: bytes, *, palette: bool) -> tuple[NDArray[Any], NDArray[A
 
 
 def _keyed(pixels: NDArray[Any], key: bytes | None, depth: int) -> NDArray[Any] | None:
-    """Alpha of a PNG that names one colour as transparent (Pillow does not scale it below 8 bits)."""
+    """Return the alpha of a PNG that names one colour as transparent (Pillow does not scale it below 8 bits)."""
     if key is None:
         return None
     top = np.iinfo(pixels.dtype).max
@@ -164,9 +164,9 @@ def _jpeg(data: bytes, max_pixels: int) -> Picture:
 
 
 def _ends_early(data: bytes, image: Image.Image) -> bool:
-    """Whether the decoder ran out of data and made up the rest, which libjpeg does without a word.
+    """Return whether the data ended early and libjpeg made up the rest, which it does without an error.
 
-    More data in front of the end marker changes the picture only where some was missing.
+    More data before the end marker changes the picture only where some was missing.
     """
     end = data.rfind(b"\xff\xd9")
     longer = JpegImagePlugin.JpegImageFile(io.BytesIO(data[:end] + FILLER + data[end:]))
@@ -193,7 +193,7 @@ def _bmp(data: bytes, max_pixels: int) -> Picture:
 def _gif(data: bytes, max_pixels: int) -> Picture:
     image = GifImagePlugin.GifImageFile(io.BytesIO(data))
     _check_size(*image.size, max_pixels)
-    # A still picture is what is asked for; an animation is a clip.
+    # The picture command wants one still picture; an animation is a clip.
     notes = (f"the first of {image.n_frames} frames; the others are left out",) if image.n_frames > 1 else ()
     return _by_pillow(image, notes)
 
@@ -226,7 +226,7 @@ def _heic(data: bytes, max_pixels: int) -> Picture:
 
 
 class _TiffFile(TiffImagePlugin.TiffImageFile):
-    """A TIFF decoded as stored: Pillow's own would apply its global size limit, and turn the pixels."""
+    """A TIFF decoded as stored: Pillow's own class would apply its global size limit, and turn the pixels."""
 
     def load_prepare(self) -> None:
         ImageFile.ImageFile.load_prepare(self)
@@ -237,26 +237,26 @@ class _TiffFile(TiffImagePlugin.TiffImageFile):
 
 @functools.cache
 def _silence_libtiff() -> None:
-    """Pillow's libtiff prints each error on stderr that Pillow raises as well; where it is reached, without that."""
+    """Stop libtiff from printing errors on stderr that Pillow raises as well."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 def _tiff(data: bytes, max_pixels: int) -> Picture:
     _silence_libtiff()
-    # OpenCV turns the pixels of a TIFF even when asked not to, so it is given an upright one.
+    # OpenCV turns the pixels of a TIFF even with the flag against it, so it receives an upright one.
     own, data = containers.orientation(data), containers.upright(data)
     image = _TiffFile(io.BytesIO(data))
     _check_size(*image.size, max_pixels)
     _check_single(image.n_frames, "pages")
     tags = image.tag_v2
-    exif, told = _tiff_exif(image)
+    exif, notes_of_exif = _tiff_exif(image)
     if set(tags.get(258, (1,))) == {16}:
         pixels, alpha, notes = _deep_tiff(data, (image.height, image.width), tags)
         picture = Picture(pixels, alpha, notes=notes, **_described(image.info))
     else:
         picture = _by_pillow(image)
-    picture = replace(picture, exif=exif, dpi=picture.dpi if 282 in tags else None, notes=picture.notes + told)
+    picture = replace(picture, exif=exif, dpi=picture.dpi if 282 in tags else None, notes=picture.notes + notes_of_exif)
     return _upright(picture, own or containers.orientation(None, picture.xmp) or 1)
 
 
@@ -270,7 +270,7 @@ def _tiff_exif(image: Image.Image) -> tuple[bytes | None, tuple[str, ...]]:
 def _deep_tiff(
     data: bytes, size: tuple[int, int], tags: Any
 ) -> tuple[NDArray[Any], NDArray[Any] | None, tuple[str, ...]]:
-    """Pixels, alpha and notes of a TIFF of 16 bits per sample."""
+    """Return pixels, alpha and notes of a TIFF of 16 bits per sample."""
     samples, meaning = int(tags.get(277, 1)), int(tags.get(262, 1))
     layout = (meaning, samples) in ((0, 1), (1, 1), (2, 3), (2, 4))
     if not layout or set(tags.get(339, (1,))) != {1} or (samples > 1 and tags.get(284, 1) != 1):
@@ -293,7 +293,7 @@ def _unmultiplied(pixels: NDArray[Any], alpha: NDArray[Any]) -> NDArray[np.uint1
 
 
 def _deep(data: bytes, size: tuple[int, int]) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """16-bit grey or RGB, and alpha, by OpenCV; Pillow has no such colours."""
+    """Decode 16-bit grey or RGB, and alpha, by OpenCV; Pillow has no such colours."""
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None or decoded.dtype != np.uint16 or decoded.shape[:2] != size:
         raise ImageError("the 16-bit data is damaged or truncated")
@@ -304,7 +304,7 @@ def _deep(data: bytes, size: tuple[int, int]) -> tuple[NDArray[Any], NDArray[Any
 
 
 def _by_pillow(image: ImageFile.ImageFile, notes: tuple[str, ...] = ()) -> Picture:
-    """The picture as stored, not turned."""
+    """Return the picture as stored, without applying its orientation."""
     described = _described(image.info)
     image.load()
     if image.mode == "CMYK":
@@ -317,7 +317,7 @@ _MODES = {"1": "L", "P": "RGB", "PA": "RGBA", "RGBX": "RGB", "YCbCr": "RGB", "La
 
 
 def _planes(image: Image.Image) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """uint8 pixels and alpha of a decoded picture of any mode that has them."""
+    """Return uint8 pixels and alpha of a decoded picture in any mode that has them."""
     mode = "RGBA" if "transparency" in image.info else _MODES.get(image.mode, image.mode)
     if mode not in ("L", "LA", "RGB", "RGBA"):
         raise ImageError(f"pixels of kind {image.mode!r} are not supported; expected 8 or 16 bits a sample")
@@ -339,7 +339,7 @@ def _from_cmyk(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, str]
 
 
 def _described(info: dict[Any, Any]) -> dict[str, Any]:
-    """The fields of a Picture that Pillow's `info` fills."""
+    """Return the fields of a Picture that Pillow's `info` contains."""
     exif, dpi, xmp = info.get("exif"), info.get("dpi"), info.get("xmp")
     dpi = tuple(float(value) for value in dpi) if isinstance(dpi, tuple) and len(dpi) == 2 else None
     return {
@@ -351,7 +351,7 @@ def _described(info: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _upright(picture: Picture, stored: int | None = None) -> Picture:
-    """Turned by the stored orientation, by default that of EXIF or XMP, which is set to 1."""
+    """Apply the stored orientation, by default that of EXIF or XMP, and set it to 1."""
     stored = stored or containers.orientation(picture.exif, picture.xmp) or 1
     if stored == 1:
         return picture
@@ -376,4 +376,4 @@ _SIGNATURES: tuple[tuple[int, tuple[bytes, ...], str, Callable[[bytes, int], Pic
     (4, (b"ftypavif", b"ftypavis"), "AVIF", _avif),
     (4, (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1"), "HEIC", _heic),
 )
-"""Where the first bytes of a format stand, these bytes, its name and its decoder."""
+"""Position and value of a format's first bytes, its name and its decoder."""

@@ -1,4 +1,4 @@
-"""A `Picture` as the bytes of a picture file, with a note for everything that the format cannot hold."""
+"""Encodes a `Picture` as the bytes of a picture file, with a note for everything that the format cannot store."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ _SEGMENT = 65000
 
 @dataclass(frozen=True)
 class Format:
-    """What a kind of picture file can hold."""
+    """Capabilities of a picture file format."""
 
     name: str
-    """The name that messages use; Pillow's name in capitals."""
+    """Name in messages; in capitals it is Pillow's name."""
     suffixes: tuple[str, ...]
-    """Lower-case file name suffixes."""
+    """File name suffixes, in lower case."""
     side: int
     """Largest width and height in pixels."""
     kept: frozenset[Kept]
-    """What it holds beside the pixels."""
+    """Metadata that the format can store."""
     deep: bool = False
-    """Holds 16 bits per sample."""
+    """Whether it can store 16 bits per sample."""
     alpha: bool = True
-    """Holds alpha."""
+    """Whether it can store alpha."""
 
 
 PNG = Format("PNG", (".png",), 2**31 - 1, frozenset(_NAMES), deep=True)
@@ -59,11 +59,11 @@ TIFF = Format("TIFF", (".tif", ".tiff"), 2**31 - 1, frozenset({"icc", "exif", "x
 BMP = Format("BMP", (".bmp",), 2**31 - 1, frozenset({"dpi"}), alpha=False)
 FORMATS = (PNG, JPEG, WEBP, TIFF, BMP)
 SUFFIXES = tuple(suffix for known in FORMATS for suffix in known.suffixes)
-"""Lower-case suffixes of every kind of picture file that is read and written."""
+"""Lower-case suffixes of every format that is read and written."""
 
 
 def format_of(path: Path) -> Format:
-    """The format that the suffix names; ImageError listing the supported suffixes for another."""
+    """Return the format of the suffix; ImageError listing the supported suffixes for another."""
     for known in FORMATS:
         if path.suffix.lower() in known.suffixes:
             return known
@@ -72,7 +72,7 @@ def format_of(path: Path) -> Format:
 
 
 def encode(picture: Picture, target: Format, *, quality: int, lossless: bool) -> tuple[bytes, tuple[str, ...]]:
-    """The file's bytes, and one sentence for each loss; `quality` for JPEG and WebP, `lossless` for WebP."""
+    """Return the file's bytes, and a sentence for each loss; `quality` is for JPEG and WebP, `lossless` for WebP."""
     fitted, notes = fit(picture, target)
     if target is PNG:
         return _png(fitted), notes
@@ -82,7 +82,7 @@ def encode(picture: Picture, target: Format, *, quality: int, lossless: bool) ->
 
 
 def fit(picture: Picture, target: Format) -> tuple[Picture, tuple[str, ...]]:
-    """What of the picture `target` can hold, and one sentence for each loss."""
+    """Reduce the picture to what `target` can store; return it with one sentence for each loss."""
     notes = []
     if picture.pixels.dtype == np.uint16 and not target.deep:
         alpha = None if picture.alpha is None else _to_8_bit(picture.alpha)
@@ -108,7 +108,7 @@ def fit(picture: Picture, target: Format) -> tuple[Picture, tuple[str, ...]]:
 
 
 def over_white(pixels: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
-    """Pixels [H, W] or [H, W, 3] over white by alpha [H, W]; uint8 or uint16, rounded to nearest."""
+    """Blend pixels [H, W] or [H, W, 3] over white by alpha [H, W]; uint8 or uint16, rounded to nearest."""
     top = np.uint32(np.iinfo(alpha.dtype).max)
     cover = alpha if pixels.ndim == 2 else alpha[..., None]
     mixed = pixels * cover.astype(np.uint32)
@@ -119,7 +119,7 @@ def over_white(pixels: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
 
 
 def _to_8_bit(samples: NDArray[Any]) -> NDArray[np.uint8]:
-    """uint16 → uint8, v/257 rounded to nearest."""
+    """Convert uint16 to uint8: v/257 rounded to nearest."""
     return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
@@ -154,7 +154,7 @@ def _nothing(target: Format) -> dict[str, Any]:
 
 
 def _samples(picture: Picture) -> NDArray[Any]:
-    """[H, W] or [H, W, C] with alpha last."""
+    """Return [H, W] or [H, W, C] with alpha last."""
     return picture.pixels if picture.alpha is None else np.dstack([picture.pixels, picture.alpha])
 
 
@@ -204,7 +204,7 @@ def _png_metadata(picture: Picture) -> list[containers.Chunk]:
 def _tiff(picture: Picture) -> bytes:
     samples = _samples(picture)
     if samples.dtype == np.uint16 and samples.ndim == 3 and samples.shape[2] == 2:
-        # Hardly any reader takes grey with alpha at 16 bits; three equal channels lose nothing.
+        # Hardly any reader supports grey with alpha at 16 bits; three equal channels lose nothing.
         samples = samples[..., [0, 0, 0, 1]]
     layers = samples.reshape(*samples.shape[:2], -1)
     kept = {"icc": picture.icc, "exif": picture.exif, "xmp": picture.xmp}

@@ -1,9 +1,9 @@
-"""Picture files: read with everything they hold, written whole or not at all.
+"""Reads picture files with all their metadata, and writes them atomically.
 
-Read and written: PNG, JPEG, WebP, TIFF and BMP; read only: GIF (its first frame), and AVIF and HEIC where Pillow can.
-8 and 16 bits (16 in PNG and TIFF); grey, palette, RGB, alpha, CMYK (converted to RGB). What a file cannot hold or this
-project cannot keep is reported in notes, never lost silently. Nothing here changes a global setting of Pillow or
-OpenCV that is about pixels, so it may run in several threads.
+Read and written: PNG, JPEG, WebP, TIFF and BMP; read only: GIF (its first frame), and AVIF and HEIC where Pillow can. 8
+and 16 bits (16 in PNG and TIFF); grey, palette, RGB, alpha, CMYK (converted to RGB). Metadata that the output format
+cannot store or this project cannot keep is reported in notes, never lost silently. No global setting of Pillow or
+OpenCV that affects pixels is changed, so this may run in several threads.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ __all__ = [
 ]  # fmt: skip
 
 READABLE = (*SUFFIXES, ".gif", ".avif", ".heic", ".heif")
-"""Lower-case suffixes of every kind of picture file that is read."""
+"""Lower-case suffixes of every format that is read."""
 STREAM = Path("-")
-"""The standard input, or output."""
+"""Path of the standard input and output."""
 STREAM_LIMIT = 1 << 30
-"""Bytes that are read of the standard input at most."""
+"""Largest number of bytes that are read from the standard input."""
 
 MAX_PIXELS = 2**28
-"""Default limit of `read_image`: 16384×16384."""
+"""Default limit of `read_image`: 16384×16384 pixels."""
 _UNWRITABLE: tuple[type[Exception], ...] = (ImageError, MemoryError, *DAMAGE)
 
 
 def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Picture:
-    """The picture in a file, upright.
+    """Return the picture in a file, upright.
 
-    Raises ImageError with one sentence for a file that is missing, empty, no picture of a supported kind,
-    damaged, truncated, of more than `max_pixels` pixels (told by its header, before anything is decoded), or
-    that holds several frames or pages: those are the video command's, or to be extracted first.
+    Raises ImageError with one sentence for a file that is missing, empty, no picture of a supported kind, damaged,
+    truncated, of more than `max_pixels` pixels (checked in its header before decoding), or that contains several frames
+    or pages: those are for the video command, or must be extracted first.
     """
     path = Path(path)
     data = _contents(path)
@@ -58,8 +58,8 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
 def check_target(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> None:
     """Raise ImageError if writing a picture to `path` would fail for a reason known beforehand.
 
-    That is an unsupported suffix, a missing folder, no permission, or, where `size` = (height, width) is
-    given, more pixels on a side than the format holds. Ask this before hours of work.
+    That is an unsupported suffix, a missing folder, no permission, or, where `size` = (height, width) is given, more
+    pixels on a side than the format can store. Call this before hours of work.
     """
     path = Path(path)
     target = format_of(path)
@@ -75,7 +75,7 @@ def check_target(path: str | os.PathLike[str], size: tuple[int, int] | None = No
 
 
 def check_stream(suffix: str, size: tuple[int, int]) -> None:
-    """Likewise for the standard output, in the format of `suffix`."""
+    """Raise ImageError where a picture of `size` cannot be written to the standard output in the format of `suffix`."""
     _check_side("standard output", format_of(Path(f"picture{suffix}")), size)
 
 
@@ -86,14 +86,14 @@ def _check_side(name: str, target: Format, size: tuple[int, int]) -> None:
 
 
 def readable_suffixes() -> tuple[str, ...]:
-    """Those of `READABLE` that this installation of Pillow can read."""
+    """Return those of `READABLE` that this installation of Pillow can read."""
     lacking = {".avif"} if not features.check("avif") else set()
     lacking |= {".heic", ".heif"} if find_spec("pillow_heif") is None else set()
     return tuple(suffix for suffix in READABLE if suffix not in lacking)
 
 
 def copy_image(source: Path, target: Path) -> None:
-    """The same bytes under another name, whole or not at all. Raises ImageError."""
+    """Copy a picture file unchanged, atomically. Raises ImageError."""
     _write_file(target, _contents(source))
 
 
@@ -101,11 +101,11 @@ def write_image(
     path: str | os.PathLike[str], picture: Picture, *, quality: int = 95, lossless: bool = False,
     suffix: str | None = None,
 ) -> tuple[str, ...]:  # fmt: skip
-    """Write a picture in the format of `suffix` (by default the path's); returns a sentence for everything lost.
+    """Write a picture in the format of `suffix` (by default the path's); return a sentence for everything lost.
 
-    `quality` 1–100 counts for JPEG (without chroma subsampling) and WebP; `lossless` for WebP. The file
-    appears whole, in place of an older one, or not at all: on any failure the older one is untouched.
-    The path `-` is the standard output. Raises ImageError (see `check_target`; also a full disk) and OptionError.
+    `quality` 1–100 is for JPEG (without chroma subsampling) and WebP; `lossless` for WebP. The file is replaced
+    atomically: on any failure an older one is untouched. The path `-` is the standard output. Raises ImageError (as
+    `check_target`, and for a full disk) and OptionError.
     """
     path = Path(path)
     if not 1 <= quality <= 100:

@@ -1,6 +1,6 @@
-"""The bytes around the pixels: PNG chunks, EXIF and TIFF directories, XMP.
+"""Metadata as bytes: PNG chunks, EXIF and TIFF directories, XMP.
 
-Pillow re-serialises EXIF, which breaks maker notes, and cannot hold 16-bit colour; so what must survive byte
+Pillow re-serialises EXIF, which breaks maker notes, and has no 16-bit colour; so everything that must be preserved byte
 for byte is patched and inserted here.
 """
 
@@ -29,16 +29,16 @@ EXIF_IFD, GPS_IFD, INTEROP_IFD = 0x8769, 0x8825, 0xA005
 SIZE_TAGS = ((0x0100, 0x0101), (0xA002, 0xA003))
 """(width, height) tags in the first directory and in the EXIF directory."""
 DESCRIPTIVE_TAGS = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x013C, 0x8298)
-"""Description, make, model, software, time, artist, computer, copyright: what EXIF and TIFF share."""
+"""Tags that EXIF and TIFF share: description, make, model, software, time, artist, computer, copyright."""
 UNWRITABLE = (AttributeError, ValueError, TypeError, LookupError, OSError, ArithmeticError, struct.error)
-"""What Pillow raises when it writes tags whose values have other types than their names demand."""
+"""Exceptions that Pillow raises when it writes tags whose values have the wrong types."""
 STRIP_BYTES = 1 << 20
 TIFF_LIMIT = (1 << 32) - (1 << 20)
 """Bytes that 32-bit offsets reach, less room for the directory."""
 
 
 def png_chunks(data: bytes) -> list[Chunk]:
-    """All chunks up to IEND, those of the pixels without data; ImageError when cut short or damaged."""
+    """Return all chunks up to IEND, those of the pixels without data; ImageError where truncated or damaged."""
     view, at = memoryview(data), len(PNG_SIGNATURE)
     chunks: list[Chunk] = []
     while not chunks or chunks[-1][0] != b"IEND":
@@ -58,29 +58,29 @@ def png_chunks(data: bytes) -> list[Chunk]:
 
 
 def png_profile(icc: bytes) -> Chunk:
-    """An iCCP chunk."""
+    """Return the iCCP chunk of a profile."""
     return b"iCCP", b"icc\0\0" + zlib.compress(icc)
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
-    """One chunk with its length and checksum."""
+    """Return one chunk with its length and checksum."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def png_front(chunks: list[Chunk]) -> bytes:
-    """A PNG whose header and metadata, wherever they stood, come before an empty IDAT."""
+    """Return a PNG whose header and metadata, wherever they stood, come before an empty IDAT."""
     front = b"".join(png_chunk(*chunk) for chunk in chunks if chunk[0] not in (b"IDAT", b"IEND", b"fdAT"))
     return PNG_SIGNATURE + front + png_chunk(b"IDAT", b"")
 
 
 def png_with(data: bytes, chunks: list[Chunk]) -> bytes:
-    """A PNG with chunks added after its header."""
+    """Return a PNG with chunks inserted after its header."""
     header = len(PNG_SIGNATURE) + 25
     return b"".join([data[:header], *(png_chunk(*chunk) for chunk in chunks), data[header:]])
 
 
 def png_text(key: str, text: str) -> Chunk:
-    """A tEXt chunk where Latin-1 suffices, else iTXt."""
+    """Return a tEXt chunk where Latin-1 suffices, else iTXt."""
     name = key.encode("latin-1", "replace")[:79]
     try:
         return b"tEXt", name + b"\0" + text.encode("latin-1")
@@ -89,7 +89,7 @@ def png_text(key: str, text: str) -> Chunk:
 
 
 def webp_size(data: bytes) -> tuple[int, int]:
-    """(width, height) from the header of a WebP; ImageError when it has none."""
+    """Return (width, height) from the header of a WebP; ImageError where it has none."""
     kind, head = data[12:16], data[20:30]
     if len(head) == 10 and kind == b"VP8X":
         return int.from_bytes(head[4:7], "little") + 1, int.from_bytes(head[7:10], "little") + 1
@@ -103,7 +103,7 @@ def webp_size(data: bytes) -> tuple[int, int]:
 
 
 def orientation(exif: bytes | None, xmp: bytes | None = None) -> int:
-    """Orientation in an EXIF block or a whole TIFF, where it has none in the XMP; 0 where none is valid."""
+    """Return the orientation in an EXIF block or a whole TIFF, else that in the XMP; 0 where none is valid."""
     order, values = _directory(exif or b"")
     if exif is not None and ORIENTATION in values:
         found = _number(exif, order, values[ORIENTATION])
@@ -113,7 +113,7 @@ def orientation(exif: bytes | None, xmp: bytes | None = None) -> int:
 
 
 def upright(exif: bytes) -> bytes:
-    """The same EXIF block or whole TIFF with orientation 1."""
+    """Return an EXIF block or a whole TIFF with its orientation set to 1."""
     if orientation(exif) < 2:
         return exif
     order, values = _directory(exif)
@@ -123,7 +123,7 @@ def upright(exif: bytes) -> bytes:
 
 
 def without_thumbnail(exif: bytes) -> bytes:
-    """The same EXIF block with its second directory, the thumbnail's, unlinked."""
+    """Return an EXIF block with its second directory, the thumbnail's, unlinked."""
     order = _order(exif)
     if order is None or len(exif) < 10:
         return exif
@@ -135,12 +135,12 @@ def without_thumbnail(exif: bytes) -> bytes:
 
 
 def upright_xmp(xmp: bytes) -> bytes:
-    """The same XMP with orientation 1."""
+    """Return an XMP packet with its orientation set to 1."""
     return _XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
 
 
 def exif_sized(exif: bytes, width: int, height: int) -> bytes:
-    """The same EXIF block with the size tags that it has set to the picture's size."""
+    """Return an EXIF block whose existing size tags are set to the picture's size."""
     order, first = _directory(exif)
     patched = bytearray(exif)
     second = _directory(exif, _number(exif, order, first.get(EXIF_IFD)))[1] if EXIF_IFD in first else {}
@@ -152,7 +152,7 @@ def exif_sized(exif: bytes, width: int, height: int) -> bytes:
 
 
 def exif_of_tiff(tags: Image.Exif) -> bytes | None:
-    """An EXIF block of the descriptive tags of a TIFF, or None; raises one of UNWRITABLE for damaged tags."""
+    """Return an EXIF block of the descriptive tags of a TIFF, or None; one of UNWRITABLE for damaged tags."""
     kept = Image.Exif()
     for tag in DESCRIPTIVE_TAGS:
         if tag in tags:
@@ -164,7 +164,7 @@ def exif_of_tiff(tags: Image.Exif) -> bytes | None:
 
 
 def fits_tiff(exif: bytes) -> bool:
-    """Whether `tiff_bytes` can write the tags of an EXIF block."""
+    """Return whether `tiff_bytes` can write the tags of an EXIF block."""
     ifd = TiffImagePlugin.ImageFileDirectory_v2(ifh=b"II*\0\0\0\0\0")
     try:
         for tag, value in _exif_tags(exif):
@@ -183,9 +183,9 @@ def tiff_bytes(
     xmp: bytes | None,
     dpi: tuple[float, float] | None,
 ) -> bytes:
-    """A deflated TIFF of [H, W, C] uint8 or uint16: grey (C = 1), RGB (3), or these with alpha last (2, 4).
+    """Return a deflated TIFF of [H, W, C] uint8 or uint16: grey (C = 1), RGB (3), or these with alpha last (2, 4).
 
-    Raises ImageError beyond 4 GB, what the 32-bit offsets of the format reach.
+    Raises ImageError beyond 4 GB, the limit of the format's 32-bit offsets.
     """
     height, width, channels = samples.shape
     rows = max(1, STRIP_BYTES // (width * channels * samples.itemsize))
@@ -245,7 +245,7 @@ def _exif_tags(exif: bytes | None) -> Iterator[tuple[int, Any]]:
 
 
 def _plain_group(tags: Image.Exif, group: int) -> Mapping[int, Any]:
-    """A directory of tags without directories of its own."""
+    """Return a directory of tags without its subdirectories."""
     return {tag: value for tag, value in tags.get_ifd(group).items() if tag != INTEROP_IFD}
 
 
@@ -254,7 +254,7 @@ def _order(data: bytes) -> str | None:
 
 
 def _directory(data: bytes, at: int | None = None) -> tuple[str, dict[int, _Field]]:
-    """Byte order, and tag → (type, position) of the single SHORT and LONG numbers of one directory."""
+    """Return the byte order, and tag → (type, position) of the single SHORT and LONG numbers of one directory."""
     order = _order(data)
     if order is None or len(data) < 16:
         return "<", {}

@@ -1,4 +1,4 @@
-"""The picture that files are read into and written from."""
+"""The picture class that files are read into and written from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hiif_deploy.pixels import check_frame
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture and everything its file says about it. Upright: EXIF orientation is already applied."""
+    """A picture with all metadata of its file. Upright: EXIF orientation is already applied."""
 
     pixels: NDArray[Any]
     """[H, W] grey or [H, W, 3] RGB, uint8 or uint16; never premultiplied."""
@@ -46,12 +46,12 @@ class Picture:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width)."""
+        """Return (height, width) of the pixels."""
         return int(self.pixels.shape[0]), int(self.pixels.shape[1])
 
 
 def turn(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Pixels [H, W] or [H, W, C] stored with an EXIF orientation 1–8, made upright (a view)."""
+    """Apply an EXIF orientation 1–8 to pixels [H, W] or [H, W, C], making them upright (a view)."""
     if orientation in (2, 3, 7, 8):
         pixels = pixels[:, ::-1]
     if orientation in (3, 4, 6, 7):

@@ -1,7 +1,7 @@
-"""The pixels of a PNG, checked and packed anew, so that the library that decodes them has nothing to complain of.
+"""Repacks the pixels of a PNG, so that libpng has nothing to print.
 
-libpng prints its warnings and errors on stderr, past any log: about profiles and EXIF that it does not like, about data
-that is too short or too long. Nothing can switch that off, so it is given the pixels alone, where they are whole.
+libpng prints its warnings and errors on stderr, past any log: about profiles and EXIF, and about data that is too short
+or too long. This cannot be switched off, so it receives the pixels alone, and only where they are complete.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """First column and row, and steps across and down, of each pass of an interlaced PNG."""
 FILTERS = 5
-"""Kinds of filters, numbered from 0, by which a row may differ from its neighbours."""
+"""Number of row filters, which are numbered from 0."""
 
 
 def pixels_alone(data: bytes) -> bytes:
-    """A PNG of the same pixels without anything beside them. ImageError where they are damaged or truncated.
+    """Return a PNG with the same pixels and nothing else. ImageError where they are damaged or truncated.
 
-    `data` has passed `containers.png_chunks`, so that all its chunks are whole.
+    `data` has passed `metadata.png_chunks`, so that all its chunks are complete.
     """
     header, packed = b"", []
     at = len(PNG_SIGNATURE)
@@ -42,7 +42,7 @@ def pixels_alone(data: bytes) -> bytes:
     expected = sum(count * length for count, length in rows)
     unpacking = zlib.decompressobj()
     pixels = unpacking.decompress(b"".join(packed), expected) if expected else b""
-    # One byte more, so that zlib compares its checksum; what follows the pixels does not count.
+    # Read one byte more, so that zlib compares its checksum; data after the pixels is ignored.
     unpacking.decompress(unpacking.unconsumed_tail, 1)
     if len(pixels) < expected:
         raise ImageError(f"the PNG data is truncated ({len(pixels)} of {expected} bytes of pixels)")

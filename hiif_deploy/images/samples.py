@@ -1,4 +1,4 @@
-"""The sample pictures that ship with the package."""
+"""Sample pictures that ship with the package."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hiif_deploy.images.io import read_image
 
 Pixels = NDArray[np.uint8]
 SAMPLES = {"astronaut": (0.5, 0.45), "coffee": (0.7, 0.5), "chelsea": (0.3, 0.25)}
-"""Picture → centre (down, across) of the part that the sheet shows, as shares of its sides."""
+"""Picture → centre (down, across) of the part that the demo sheet shows, as shares of its sides."""
 
 
 def sample(name: str) -> Pixels:
-    """A picture that the package carries, [h, w, 3] uint8 RGB."""
+    """Return a shipped picture, RGB [h, w, 3] uint8."""
     with as_file(files("hiif_deploy") / "samples" / f"{name}.png") as path:
         return np.asarray(read_image(path).pixels, dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""What a caller may hand over as a picture: an array, a file's path, or a picture of Pillow."""
+"""Converts a caller's picture to a frame: an array, a file's path, or a Pillow image."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 
 
 def as_frame(source: Source) -> Frame:
-    """A checked frame of any source. FrameError, or ImageError for a file or a Pillow image that cannot be read.
+    """Return a checked frame [H, W], [H, W, 1] or [H, W, 3] RGB from any source.
 
-    The orientation that EXIF or XMP names is applied, to files and Pillow images alike; an array is taken as it is.
-    What an array cannot hold is refused: transparency, and what has no 8 or 16 bits per sample.
+    FrameError, or ImageError for a file or a Pillow image that cannot be read. The orientation in EXIF or XMP is
+    applied to files and Pillow images alike; an array is used unchanged. Pictures that an array cannot represent are
+    refused: transparency, and other depths than 8 or 16 bits per sample.
     """
     if isinstance(source, (str, os.PathLike)):
         return _read(source)
     frame: Any = source
-    # Whoever hands over a Pillow image has loaded Pillow: nobody else waits for it.
+    # A caller with a Pillow image has already imported Pillow: for all others the import is avoided.
     pillow = sys.modules.get("PIL.Image")
     if pillow is not None and isinstance(source, pillow.Image):
         frame = _pixels(source)

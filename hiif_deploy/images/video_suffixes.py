@@ -1,4 +1,4 @@
-"""Which files are videos, by their names."""
+"""File name suffixes of video files."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ SUFFIXES = (
     ".mkv", ".mp4", ".mov", ".webm", ".m4v", ".avi", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".wmv", ".flv", ".mxf",
     ".ogv", ".y4m", ".nut", ".3gp",
 )  # fmt: skip
-"""File names that end so are videos."""
+"""Files with these suffixes are videos."""

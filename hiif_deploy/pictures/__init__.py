@@ -1,4 +1,4 @@
-"""Picture files and folders through an upscaler.
+"""Upscales picture files and folders.
 
 May import: `upscaler` and what stands below it.
 """

@@ -1,4 +1,4 @@
-"""Many picture files: which become which, and one after the other through an upscaler."""
+"""Upscales many picture files one after the other, and reports the outcome of each."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from hiif_deploy.support.progress import Progress
 from hiif_deploy.upscaler import Upscaler
 
 logger = logging.getLogger(__name__)
-"""Tracebacks of what was caught, for --debug."""
+"""Receives the tracebacks of caught exceptions, for --debug."""
 STATUSES = ("done", "skipped", "copied", "failed", "planned")
-"""What can become of a picture."""
+"""Possible outcomes of a picture."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,15 @@ class WriteOptions:
     """How files are read and written."""
 
     quality: int = 95
-    """1 to 100, for JPEG and WebP."""
+    """Quality from 1 to 100, for JPEG and WebP."""
     lossless: bool = False
-    """For WebP."""
+    """Whether WebP is written without loss."""
     overwrite: bool = False
-    """Whether existing outputs are made again; otherwise they are skipped."""
+    """Whether existing outputs are replaced; otherwise they are skipped."""
     max_pixels: int = MAX_PIXELS
     """Inputs of more pixels, or more than `MAX_PIXELS`, are refused before they are decoded."""
     larger: Larger = "error"
-    """What becomes of a picture that is larger than the size that was asked for."""
+    """Handling of a picture that is larger than the requested size."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.quality <= 100:
@@ -56,41 +56,42 @@ class WriteOptions:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one item."""
+    """Outcome of one item, as the report lists it."""
 
     source: str
-    """Input path."""
+    """Path of the input file."""
     target: str
-    """Output path."""
+    """Path of the output file."""
     status: Literal["done", "skipped", "copied", "failed", "planned"]
-    """`copied`: written as it is, being larger already. `planned`: in a dry run."""
+    """`copied`: written unchanged, because it is larger already. `planned`: in a dry run."""
     source_size: tuple[int, int] | None = None
     """(width, height) of the input."""
     target_size: tuple[int, int] | None = None
     """(width, height) of the output."""
     seconds: float | None = None
-    """For encoding and decoding by the model; in a dry run an estimate."""
+    """Seconds of encoding and decoding by the model; an estimate in a dry run."""
     megapixels_per_second: float | None = None
     """Output pixels per second of that time."""
     memory_mib: int | None = None
     """Estimated working memory with input, features and output; in a dry run."""
     decoder_calls: int | None = None
-    """Query blocks of all passes; in a dry run."""
+    """Number of query blocks of all passes; in a dry run."""
     deviation_db: float | None = None
-    """PSNR between this approximate answer and the exact one, before rounding; where it was asked for."""
+    """PSNR of this approximate output against the exact one, before rounding; where it was requested."""
     notes: tuple[str, ...] = ()
-    """What was changed or lost on the way, one sentence each."""
+    """Everything that was changed or lost, one sentence each."""
     error: str | None = None
-    """Why it failed."""
+    """Message of the error, where it failed."""
     exit_code: int = 0
-    """1 where it failed, 2 where what was asked cannot be done."""
+    """1 where it failed, 2 where the request is impossible."""
 
 
 def run_batch(
     upscaler: Upscaler, items: Sequence[Item], target: Target, options: WriteOptions, *, show_progress: bool = True,
     exact: Upscaler | None = None,
 ) -> Iterator[Outcome]:  # fmt: skip
-    """Make every item; one that fails is reported and the others go on. With `exact` each tells its deviation."""
+    """Upscale every item; one that fails is reported and the others continue. With `exact` each reports its
+    deviation."""
 
     def make(number: int, item: Item) -> Outcome:
         title = f"[{number}/{len(items)}] {item.source.name}" if len(items) > 1 else item.source.name
@@ -100,14 +101,14 @@ def run_batch(
 
 
 def plan_batch(upscaler: Upscaler, items: Sequence[Item], target: Target, options: WriteOptions) -> Iterator[Outcome]:
-    """What `run_batch` would do, with memory and time estimated; nothing is written."""
-    # Timing a small picture takes a second or so: once per scale is enough.
+    """Yield the outcomes that `run_batch` would have, with estimated memory and time; nothing is written."""
+    # Timing a small picture takes about a second, so it is done once per scale.
     pace = functools.cache(functools.partial(measure_pace, upscaler))
     return _each(items, options, lambda _, item: _plan(upscaler, item, target, options, pace))
 
 
 def _each(items: Sequence[Item], options: WriteOptions, work: Callable[[int, Item], Outcome]) -> Iterator[Outcome]:
-    """`work` on every item, numbered from 1, that is not there already; a failure becomes an outcome."""
+    """Call `work` on every item that does not exist yet, numbered from 1; a failure becomes an outcome."""
     for number, item in enumerate(items, 1):
         if item.target.exists() and not options.overwrite and not is_stream(item.target):
             yield Outcome(str(item.source), str(item.target), "skipped", notes=("exists; --overwrite makes it again",))
@@ -118,7 +119,7 @@ def _each(items: Sequence[Item], options: WriteOptions, work: Callable[[int, Ite
             yield Outcome(str(item.source), str(item.target), "failed", error=str(error), exit_code=error.exit_code)
         except Exception as error:
             logger.debug("%s", item.source, exc_info=True)
-            # One picture must not take the others with it, whatever happened to it.
+            # One picture must not end the others, whatever error it causes.
             yield Outcome(str(item.source), str(item.target), "failed", error=_unexpected(item, error), exit_code=1)
 
 
@@ -129,7 +130,7 @@ def _unexpected(item: Item, error: Exception) -> str:
 
 
 def upscale_picture(upscaler: Upscaler, picture: Picture, size: tuple[int, int], title: str | None = None) -> Picture:
-    """Colours by the model, alpha by cubic interpolation, everything else of the picture kept."""
+    """Upscale colours by the model and alpha by cubic interpolation; everything else of the picture is kept."""
     steps = upscaler.steps(picture.size, size)
     pixels = picture.pixels if picture.alpha is None else fill_under_alpha(picture.pixels, picture.alpha)
     with Progress(title or "", steps, unit="steps", enabled=title is not None) as progress:
@@ -150,11 +151,7 @@ def _make(
     result = upscale_picture(upscaler, picture, size, title)
     seconds, fallback_blocks = time.perf_counter() - began, upscaler.fallback_blocks - fallback_blocks
     lost = write_image(item.target, result, quality=options.quality, lossless=options.lossless, suffix=item.suffix)
-    again = (
-        (f"{fallback_blocks} blocks were no numbers in half precision and were decoded again in fp32",)
-        if fallback_blocks
-        else ()
-    )
+    again = (f"{fallback_blocks} blocks overflowed in fp16 and were recomputed in fp32",) if fallback_blocks else ()
     return Outcome(
         str(item.source), str(item.target), "done", _across_down(picture.size), _across_down(size),
         round(seconds, 4), round(size[0] * size[1] / 1e6 / seconds, 4),
@@ -164,7 +161,7 @@ def _make(
 
 
 def _larger(item: Item, picture: Picture, options: WriteOptions, *, is_plan: bool = False) -> Outcome:
-    """A picture that is larger than the size that was asked for: left out, or written as it is."""
+    """Handle a picture that is larger than the requested size: skip it, or write it unchanged."""
     known = (str(item.source), str(item.target))
     size = _across_down(picture.size)
     if options.larger == "skip":
@@ -182,7 +179,7 @@ def _larger(item: Item, picture: Picture, options: WriteOptions, *, is_plan: boo
 
 
 def _prepare(item: Item, size: tuple[int, int]) -> None:
-    """Make the output's folder, and refuse what could not be written after the work."""
+    """Create the output's folder, and refuse before the work what could not be written after it."""
     if is_stream(item.target):
         check_stream(item.suffix or item.target.suffix, size)
         return
@@ -203,7 +200,7 @@ def _plan(
     if item.target.parent.is_dir() and not is_stream(item.target):
         check_target(item.target, size)
     plan = upscaler.plan(picture.size)
-    # For its refusals: a plan must fail where the run would.
+    # `steps` raises what the run would raise: a plan must fail where the run does.
     upscaler.steps(picture.size, size)
     channels = 1 if picture.pixels.ndim == 2 else 3
     features = 4 * upscaler.contract.encoder.channels + 12
@@ -219,12 +216,12 @@ def _plan(
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> int:
-    """0 where nothing failed, 2 where only impossible things were asked, 1 otherwise."""
+    """Return 0 where nothing failed, 2 where only impossible requests failed, 1 otherwise."""
     codes = {outcome.exit_code for outcome in outcomes} - {0}
     return min(codes, default=0)
 
 
 def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Counts by status and the time of all."""
+    """Return the number of pictures by status, and the seconds of all."""
     counts = {status: sum(o.status == status for o in outcomes) for status in STATUSES}
     return {**counts, "seconds": round(sum(o.seconds or 0 for o in outcomes), 4)}

@@ -21,22 +21,22 @@ from hiif_deploy.images.video_suffixes import SUFFIXES as VIDEO_SUFFIXES
 
 @dataclass(frozen=True)
 class Item:
-    """One picture to make."""
+    """One input and its output."""
 
     source: Path
-    """To read."""
+    """Path of the file to read."""
     target: Path
-    """To write."""
+    """Path of the file to write."""
     suffix: str | None = None
-    """Of the format, where the target's name does not tell: the standard output's."""
+    """Suffix of the format, where the target's name has none: that of the standard output."""
 
 
 def list_items(inputs: Sequence[Path], output: Path | None, label: str, suffix: str | None = None) -> list[Item]:
-    """Pair inputs with outputs. Folders are searched recursively, their structure is kept below `output`.
+    """Pair inputs with outputs. Folders are searched recursively, and their structure is kept below `output`.
 
-    Without `output` the result lies beside its input, `photo_x3.3.jpg`, and is not taken for an input itself; for the
-    standard input it is the standard output. OptionError where two inputs would give one output, an input would be
-    overwritten, or `output` cannot be what it is named as; ImageError where a folder holds no pictures.
+    Without `output` the result lies beside its input, `photo_x3.3.jpg`, and is not used as an input itself; for the
+    standard input it is the standard output. OptionError where two inputs would have one output, an input would be
+    overwritten, or `output` contradicts its name; ImageError where a folder holds no pictures.
     """
     wanted = None if suffix is None else "." + suffix.lower().lstrip(".")
     if wanted is not None and wanted not in SUFFIXES:
@@ -64,18 +64,18 @@ def list_items(inputs: Sequence[Path], output: Path | None, label: str, suffix: 
 
 
 def _named(source: Path, end: str, label: str = "") -> Path:
-    """The output's name. A file that is only read keeps its own ending in it: `a.gif` may lie beside `a.png`."""
+    """Return the output's name. A file of a read-only format keeps its suffix in it: `a.gif` may lie beside `a.png`."""
     stem = source.stem if source.suffix.lower() in (*SUFFIXES, "") else source.name
     return source.with_name(f"{stem}{label}{end}")
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path is `-`, the standard input or output."""
+    """Return whether a path is `-`, the standard input or output."""
     return path == STREAM
 
 
 def usual_larger(inputs: Sequence[Path]) -> Larger:
-    """Among many pictures one that is larger already is skipped; one that was named by itself is an error."""
+    """Return `skip` for many pictures and `error` for a single one that is named."""
     return "error" if _is_one_picture(inputs) else "skip"
 
 
@@ -84,7 +84,7 @@ def _is_one_picture(inputs: Sequence[Path]) -> bool:
 
 
 def left_out(inputs: Sequence[Path]) -> dict[str, int]:
-    """Suffix → how many files in the folders among `inputs` are videos, or pictures that cannot be read here."""
+    """Return suffix → number of files in the folders that are videos, or pictures that cannot be read here."""
     kinds = {*VIDEO_SUFFIXES, *READABLE}.difference(readable_suffixes())
     found = (path.suffix.lower() for root in inputs if root.is_dir() for path in root.rglob("*") if path.is_file())
     return dict(sorted(Counter(suffix for suffix in found if suffix in kinds).items()))
@@ -109,7 +109,8 @@ def _pictures(root: Path, output: Path | None) -> list[Path]:
 
 
 def _check_output(inputs: Sequence[Path], output: Path, suffix: str | None) -> bool:
-    """Whether `output` names one file, and not a folder. OptionError where it cannot be either, or is not `suffix`."""
+    """Return whether `output` names a file and not a folder. OptionError where it can be neither, or contradicts
+    `suffix`."""
     blocked = next((part for part in output.parents if part.exists() and not part.is_dir()), None)
     if blocked is not None:
         raise OptionError(f"{output}: {blocked} is a file, not a folder; choose another output (-o)")
@@ -133,7 +134,7 @@ def _check_output(inputs: Sequence[Path], output: Path, suffix: str | None) -> b
 
 
 def check_pairs(items: Sequence[Item]) -> None:
-    """OptionError where two inputs would give one output, or an input would be overwritten."""
+    """Raise OptionError where two inputs would have one output, or an input would be overwritten."""
     made: dict[Path, Path] = {}
     for item in items:
         target = item.target.resolve()

@@ -10,25 +10,25 @@ import numpy as np
 from hiif_deploy.upscaler import Upscaler
 
 PROBE = 48
-"""Pixels of the sides of the picture that is timed for an estimate."""
+"""Side in pixels of the picture that is timed for an estimate."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast a model is on this machine."""
+    """Measured speed of a model on this machine."""
 
     per_source_pixel: float
-    """Seconds of the encoder."""
+    """Seconds of the encoder per source pixel."""
     per_query: float
-    """Seconds of all passes of the decoder."""
+    """Seconds of all passes of the decoder per query."""
 
     def seconds(self, source: tuple[int, int], target: tuple[int, int]) -> float:
-        """Estimate for a picture."""
+        """Return the estimated seconds for a picture."""
         return self.per_source_pixel * source[0] * source[1] + self.per_query * target[0] * target[1]
 
 
 def probe_size(source: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
-    """Output size of the small picture that stands for this one: the same scale, at most 4."""
+    """Return the output size of the small picture that is timed in place of this one: the same scale, at most 4."""
     scales = (max(1.0, after / before) for before, after in zip(source, target, strict=True))
     height, width = (min(round(PROBE * scale), 4 * PROBE) for scale in scales)
     return height, width

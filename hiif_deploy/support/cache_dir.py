@@ -1,4 +1,4 @@
-"""The folder that keeps what this machine built and measured: engines, timing caches, tunings."""
+"""The cache folder of everything that was built and measured on this machine: engines, timing caches, tunings."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from hiif_deploy.errors import EngineError
 from hiif_deploy.support.files import atomic_write
 
 VARIABLE = "HIIF_DEPLOY_STORE"
-"""Environment variable that names the store."""
+"""Environment variable that sets the store's folder."""
 NAME = "hiif-deploy"
 ENGINES, TIMING, LOCKS = "engines", "timing", "locks"
-"""Folders of a store."""
+"""Names of the folders within a store."""
 
 logger = logging.getLogger(__name__)
 
 
 def wanted_root(root: str | Path | None = None) -> Path | None:
-    """The store's folder, absolute: `root`, else `$HIIF_DEPLOY_STORE`, else below the user's cache folder.
+    """Return the store's folder, absolute: `root`, else `$HIIF_DEPLOY_STORE`, else below the user's cache folder.
 
-    None where that is below a home folder and this user has none, as some services.
+    None where that would be below a home folder and this user has none, as some services.
     """
     try:
         if chosen := root or os.environ.get(VARIABLE):
@@ -38,16 +38,16 @@ def wanted_root(root: str | Path | None = None) -> Path | None:
 
 
 def fallback_root() -> Path:
-    """The folder of this user among the temporary ones."""
+    """Return this user's folder below the system's temporary folder."""
     # Elsewhere than on POSIX systems the temporary folder belongs to one user.
     suffix = f"-{os.getuid()}" if sys.platform != "win32" else ""
     return Path(tempfile.gettempdir()) / f"{NAME}{suffix}"
 
 
 def make_root(root: str | Path | None = None) -> tuple[Path, Path | None]:
-    """Create the store: the folder to write to, and the wanted one where that can only be read (logged), else None.
+    """Create the store; return the folder to write to, and the wanted one where that is read-only (logged), else None.
 
-    EngineError where no folder can be written, or where others can write to it: engines are code.
+    EngineError where no folder is writable, or where others can write to it: engines are code.
     """
     wanted = wanted_root(root)
     try:
@@ -66,14 +66,14 @@ def make_root(root: str | Path | None = None) -> tuple[Path, Path | None]:
 
 
 def measured_path(folder: str, metadata: object) -> Path | None:
-    """File of what was measured under `metadata` (JSON values); None where this user has no folder for caches."""
+    """Return the file of measurements under `metadata` (JSON values); None where this user has no cache folder."""
     root = wanted_root()
     key = hashlib.sha256(json.dumps(metadata).encode()).hexdigest()
     return root / folder / f"{key[:32]}.json" if root else None
 
 
 def keep_measured(path: Path | None, content: object) -> Path:
-    """Write `content` as JSON. EngineError where there is no place for it."""
+    """Write `content` as JSON and return its path. EngineError where it cannot be written."""
     if path is None:
         raise EngineError(f"this user has no folder for caches; name one with {VARIABLE}")
     try:
@@ -108,7 +108,7 @@ def _make_folders(root: Path) -> None:
 
 
 def _check_owner(root: Path) -> None:
-    """EngineError where anyone but this user and the administrator can put engines into the store."""
+    """Raise EngineError where anyone but this user and the administrator can put engines into the store."""
     folders = [path for path in (root, root / ENGINES, root / TIMING) if path.is_dir()]
     if sys.platform == "win32" or not folders:
         return

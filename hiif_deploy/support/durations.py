@@ -1,4 +1,4 @@
-"""Durations and rates in words."""
+"""Formats durations and rates for people."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import math
 from itertools import pairwise
 
 UNITS = (("s", 1), ("min", 60), ("h", 3_600), ("d", 86_400))
-"""Names and seconds, the smallest first."""
+"""Name and seconds of each unit, the smallest first."""
 LIMITS = {"min": 3_600.0, "h": 86_400.0, "d": math.inf}
-"""Seconds from which a larger unit is named than this one."""
+"""Unit → seconds from which a larger unit is used."""
 
 
 def duration(seconds: float) -> str:
-    """`0.42 s`, `42 s`, `3 min 20 s`, `3 h 21 min`: at most two units, rounded to the smaller one."""
+    """Format seconds as `0.42 s`, `42 s`, `3 min 20 s` or `3 h 21 min`: at most two units, rounded to the smaller
+    one."""
     if round(seconds, 2) < 10:
         return f"{seconds:.2f} s"
     for (small, smaller), (name, size) in pairwise(UNITS):
@@ -23,10 +24,10 @@ def duration(seconds: float) -> str:
 
 
 def pixel_rate(megapixels_per_second: float) -> str:
-    """Pixels that come out per second."""
+    """Format a number of output megapixels per second."""
     return f"{megapixels_per_second:.3g} megapixels/s"
 
 
 def frame_rate(frames_per_second: float) -> str:
-    """Frames that come out per second."""
+    """Format a number of output frames per second."""
     return f"{frames_per_second:.3g} frames/s"

@@ -1,4 +1,4 @@
-"""Optional packages: which there are, and the command that adds them."""
+"""Optional packages: which are installed, and the command that installs them."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ EXTRAS = {
     "tensorrt": ("tensorrt", "cuda.bindings"),
     "video": ("av",),
 }
-"""Extra → the modules it brings. They come by `pip install 'hiif-deploy[EXTRA]'`."""
+"""Extra → modules that it installs, by `pip install 'hiif-deploy[EXTRA]'`."""
 
 OPTIONAL_PACKAGES = (
     "torch", "safetensors", "lightning", "onnx", "onnxscript", "polygraphy", "openvino", "llvmlite", "tensorrt",
     "tensorrt-rtx-cu13-bindings", "triton", "av", "ray",
 )  # fmt: skip
-"""Distributions that `doctor` looks for."""
+"""Distributions whose versions `doctor` reports."""
 
 
 def missing_extra(package: str, extra: str) -> MissingExtraError:
-    """The error that names a missing package and the command that adds it."""
+    """Return the error that names a missing package and the command that installs it."""
     return MissingExtraError(package, extra, install_command(extra))
 
 
 def require_extra(extra: str) -> None:
-    """MissingExtraError naming the first module of `extra` that is not installed."""
+    """Raise MissingExtraError naming the first module of `extra` that is not installed."""
     for module in EXTRAS[extra]:
         if find_spec(module) is None:
             raise missing_extra(module, extra)
 
 
 def installed_version(distribution: str) -> str | None:
-    """Version of an installed distribution without importing it; None where there is none."""
+    """Return the version of an installed distribution without importing it; None where it is missing."""
     try:
         return version(distribution)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all, and locks between processes."""
+"""Writes files and folders atomically, and locks files between processes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from typing import BinaryIO
 from hiif_deploy.errors import EngineError
 
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
-"""Names of the files that `atomic_write` renames; `name` is the file that each was to become."""
+"""Names of the temporary files of `atomic_write`; `name` is the file that each was to become."""
 MAX_NAME = 240
-"""Bytes of a file name to which a temporary file's own parts can be added: file systems take 255."""
+"""Longest file name in bytes to which a temporary file's own parts can be added: file systems allow 255."""
 
 logger = logging.getLogger(__name__)
 
@@ -70,23 +70,23 @@ def atomic_directory(folder: Path) -> Iterator[Path]:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file name is one that `atomic_write` gives to an unfinished file."""
+    """Return whether a file name is one that `atomic_write` gives to an unfinished file."""
     return TEMPORARY.fullmatch(name) is not None
 
 
 def temporary_files(folder: Path) -> dict[Path, str]:
-    """Unfinished files in `folder`, those of killed processes included, and the stem of the file each was to become."""
+    """Return unfinished files in `folder`, those of killed processes included, and the stem of each one's target."""
     found = ((path, TEMPORARY.fullmatch(path.name)) for path in list_folder(folder))
     return {path: Path(match["name"]).stem for path, match in found if match is not None}
 
 
 def remove_temporary_files(folder: Path, stem: str | None = None) -> None:
-    """Remove what killed processes left in `folder`, or only the unfinished files of that stem. EngineError."""
+    """Remove the unfinished files of killed processes in `folder`, or only those of one stem. EngineError."""
     remove_files(*(path for path, of in temporary_files(folder).items() if stem in (None, of)))
 
 
 def remove_files(*paths: Path) -> None:
-    """Remove those that exist. EngineError where one cannot be removed."""
+    """Remove those files that exist. EngineError where one cannot be removed."""
     for path in paths:
         try:
             path.unlink(missing_ok=True)
@@ -95,7 +95,7 @@ def remove_files(*paths: Path) -> None:
 
 
 def list_folder(folder: Path) -> list[Path]:
-    """Sorted entries of a folder; empty where it is absent or unreadable."""
+    """Return the sorted entries of a folder; empty where it is missing or unreadable."""
     try:
         return sorted(folder.iterdir())
     except OSError:
@@ -106,7 +106,7 @@ def list_folder(folder: Path) -> list[Path]:
 def locked(path: Path, message: str = "", *, wait: bool = True) -> Iterator[bool]:
     """Hold the lock file. Where another process holds it: log `message`, then wait, or yield False without `wait`.
 
-    The file stays: removing it would let two processes each hold a lock of that name. The system frees the lock of a
+    The file stays: removing it would let two processes each hold a lock of that name. The system releases the lock of a
     killed process.
     """
     from filelock import FileLock, Timeout

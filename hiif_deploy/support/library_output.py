@@ -1,4 +1,4 @@
-"""Lines that libraries print on stderr by themselves, beside what this project reports."""
+"""Silences lines that libraries print on stderr, past the log."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import warnings
 
 
 def silence_libraries() -> None:
-    """For a command: what OpenCV and Pillow print about damaged files is raised or noted by us as well.
+    """Silence OpenCV and Pillow on damaged files, which this package raises or notes itself. For commands.
 
-    Where OpenCV's own variable is set, it stays as it is.
+    Where OpenCV's own variable is set, it is unchanged.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
     if "OPENCV_LOG_LEVEL" in os.environ:

@@ -1,4 +1,4 @@
-"""Text that neither steers the terminal nor breaks a JSON reader."""
+"""Escapes text so that it neither controls the terminal nor breaks a JSON reader."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def printable(text: str) -> str:
-    """`text` with control characters and bytes that are no text as escapes: file names must not steer the terminal.
+    """Return `text` with control characters and undecodable bytes escaped: file names must not control the terminal.
 
     Line breaks and tabs stay.
     """
@@ -17,9 +17,9 @@ def printable(text: str) -> str:
 
 
 def json_text(value: Any) -> str:
-    """Indented JSON that any encoding of Unicode holds; file names that are no UTF-8 are escaped and survive reading.
+    """Return indented JSON that every Unicode encoding can represent; undecodable bytes of file names are escaped.
 
-    `json.loads` gives back the very names that `os.fsencode` takes.
+    `json.loads` restores the names that `os.fsencode` accepts.
     """
     text = json.dumps(value, indent=1, ensure_ascii=False)
     return re.sub("[\x7f-\x9f\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)

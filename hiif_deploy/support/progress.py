@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: a bar with an ETA in a terminal, a line now and then elsewhere."""
+"""Shows the progress of long work on stderr: a bar with an ETA in a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLAIN_INTERVAL = 10.0
 
 
 class _Duration(ProgressColumn):
-    """One of Rich's times, in our words."""
+    """A column with one of Rich's times, in our format."""
 
     max_refresh = 0.5
 
@@ -30,13 +30,13 @@ class _Duration(ProgressColumn):
         super().__init__()
 
     def render(self, task: Task) -> Text:
-        """`?` where nothing is known yet."""
+        """Return the time, or `?` where it is unknown."""
         seconds = getattr(task, self._name)
         return Text("?" if seconds is None else duration(seconds))
 
 
 class Progress:
-    """Context manager; `advance` may be called from one thread at a time."""
+    """Context manager that shows progress; `advance` may be called from one thread at a time."""
 
     def __init__(self, title: str, total: int, *, unit: str = "blocks", enabled: bool = True, start: int = 0) -> None:
         self.title = printable(title)
@@ -75,7 +75,7 @@ class Progress:
             self._bar.stop()
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """`count` more units are done; a `note` is shown behind them from now on."""
+        """Count further units as done; `note` is shown behind them from now on."""
         self.done += count
         self._note = note or self._note
         if self._bar is not None:
@@ -84,7 +84,7 @@ class Progress:
             print(self._line(time.monotonic()), file=sys.stderr, flush=True)
 
     def _line(self, now: float) -> str:
-        # The pace since the last line: the encoder's few long steps must not foretell the decoder's many short ones.
+        # Use the pace since the last line: the encoder's few long steps do not predict the decoder's many short ones.
         pace = (now - self._said) / max(1, self.done - self._said_done)
         self._said, self._said_done = now, self.done
         rest = pace * (self.total - self.done)

@@ -7,6 +7,6 @@ from typing import Any
 
 
 def resolve(name: str) -> Any:
-    """The object of `module:name`."""
+    """Return the object that `module:name` names."""
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)

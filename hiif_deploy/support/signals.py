@@ -1,4 +1,4 @@
-"""SIGTERM ends a command as Ctrl-C does: what it was at is cleaned up, and what it kept is reported."""
+"""Makes SIGTERM end a command as Ctrl-C does: with cleanup, and a report of what is saved."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from hiif_deploy.errors import Terminated
 
 @dataclass
 class Termination:
-    """Whether SIGTERM came."""
+    """Records whether SIGTERM was received."""
 
     came: bool = False
 
 
 @contextmanager
 def keep_sigterm() -> Iterator[None]:
-    """Give SIGTERM back to whoever handles it, where a library takes it within: Ray ends the process by itself."""
+    """Restore the SIGTERM handler that a library replaces within the block: Ray would end the process itself."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -34,9 +34,9 @@ def keep_sigterm() -> Iterator[None]:
 
 @contextmanager
 def sigterm_as_ctrl_c() -> Iterator[Termination]:
-    """Within it the first SIGTERM raises `Terminated`, and further ones do not disturb what that cleans up.
+    """Within the block the first SIGTERM raises `Terminated`; further ones do not interrupt the cleanup.
 
-    Only in the main thread, and only where nobody else handles SIGTERM or has it ignored.
+    Only in the main thread, and only where SIGTERM has its default action.
     """
     found = Termination()
     is_main = threading.current_thread() is threading.main_thread()
@@ -47,7 +47,7 @@ def sigterm_as_ctrl_c() -> Iterator[Termination]:
 
     def stop(*_: Any) -> None:
         if os.getpid() != owner:
-            # A forked child inherits the handler: it has nothing to clean up, and whoever ends it waits for its end.
+            # A forked child inherits the handler, but has nothing to clean up, and its parent waits for its end.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
         elif not found.came:

@@ -1,3 +1,3 @@
-"""This package's version."""
+"""Version number of this package."""
 
 __version__ = "0.1.0"

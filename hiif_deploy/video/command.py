@@ -1,4 +1,4 @@
-"""`hiif-deploy upscale` for videos: which become which, what is told of them."""
+"""`hiif-deploy upscale` for videos: pairs inputs with outputs, runs or plans them, and reports the outcomes."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from hiif_deploy.video.run import MakeSegments, VideoResult, is_complete, make_v
 
 @dataclass(frozen=True)
 class VideoOutcome(Outcome):
-    """What became of one video."""
+    """Outcome of one video, as the report lists it."""
 
     frames_in: int = 0
-    """Of the clip, as many as were asked for."""
+    """Number of requested frames of the clip."""
     frames: int = 0
-    """In the output."""
+    """Number of frames in the output."""
     resumed_frames: int = 0
-    """Of these, made by an earlier run."""
+    """Frames in the output that an earlier run finished."""
     fps: float | None = None
-    """Frames per second that this run made; in a dry run an estimate."""
+    """Frames per second of this run; an estimate in a dry run."""
     damaged_frames: tuple[int, ...] = ()
     """Frames that could not be decoded, and were repeated or left out."""
     missing_frames: int = 0
-    """Frames that gaps in the clip's times suggest are missing; about."""
+    """Estimated number of missing frames, from gaps in the clip's times."""
     fallback_blocks: int = 0
-    """Frames or blocks of queries that were made again in fp32."""
+    """Frames or blocks of queries that were recomputed in fp32."""
     statistics_db: float | None = None
-    """Worst PSNR of reused statistics against exact ones on the frames where both were made."""
+    """Worst PSNR of reused statistics against exact ones on the frames where both were computed."""
 
 
 def are_videos(inputs: Sequence[Path]) -> bool:
@@ -51,7 +51,7 @@ def are_videos(inputs: Sequence[Path]) -> bool:
 
 
 def list_videos(inputs: Sequence[Path], output: Path | None, label: str) -> list[Item]:
-    """Pair inputs with outputs; without `output` beside the input, in a container that can be written."""
+    """Pair inputs with outputs; without `output` each lies beside its input, in a container that can be written."""
     is_file = output is not None and not output.is_dir() and output.suffix.lower() in FORMATS
     if is_file and len(inputs) > 1:
         raise OptionError(f"{output}: one file for {len(inputs)} videos; give a folder")
@@ -75,7 +75,7 @@ def run_videos(
     upscaler: Upscaler, items: Sequence[Item], target: Target, options: VideoOptions, *, overwrite: bool = False,
     dry_run: bool = False, style: str | None = None, make: MakeSegments | None = None,
 ) -> Iterator[VideoOutcome]:  # fmt: skip
-    """Make, or plan, one video after the other; one that fails is reported and the others go on."""
+    """Upscale, or plan, one video after the other; one that fails is reported and the others continue."""
     for item in items:
         source, made = str(item.source), str(item.target)
         try:
@@ -92,7 +92,7 @@ def run_videos(
         except KeyboardInterrupt as stop:
             if not stop.args:
                 raise
-            # Typer turns Ctrl-C into an exit code without a word.
+            # Typer turns Ctrl-C into an exit code without printing anything.
             raise WorkInterruptedError(stop) from stop
         except HiifError as error:
             yield VideoOutcome(source, made, "failed", error=str(error), exit_code=error.exit_code)
@@ -101,7 +101,7 @@ def run_videos(
 def _planned(upscaler: Upscaler, item: Item, plan: VideoPlan) -> VideoOutcome:
     source, size = plan.clip.size, plan.encoding.size
     pace = measure_pace(upscaler, probe_size(source, size)).seconds(source, size)
-    cut = upscaler.plan(source)
+    tiling = upscaler.plan(source)
     whole = source[0] * source[1] * (4 * upscaler.contract.encoder.channels + 12) + size[0] * size[1] * 3 * 8
     passes = upscaler.contract.decoder.statistics_passes + 1
     options = " ".join(f"{key}={value}" for key, value in plan.encoding.options)
@@ -109,8 +109,8 @@ def _planned(upscaler: Upscaler, item: Item, plan: VideoPlan) -> VideoOutcome:
     how = f"{plan.frames} frames in {len(plan.tasks)} segments, {coded}"
     return VideoOutcome(
         str(item.source), str(item.target), "planned", source[::-1], size[::-1], round(pace * plan.frames, 1),
-        round(size[0] * size[1] / 1e6 / pace, 4), memory_mib=(whole + cut.working_bytes) >> 20,
-        decoder_calls=plan.frames * passes * -(-size[0] * size[1] // cut.query_block),
+        round(size[0] * size[1] / 1e6 / pace, 4), memory_mib=(whole + tiling.working_bytes) >> 20,
+        decoder_calls=plan.frames * passes * -(-size[0] * size[1] // tiling.query_block),
         notes=(how, *plan.notes), frames_in=plan.frames, frames=plan.frames, fps=round(1 / pace, 3),
         missing_frames=plan.clip.missing,
     )  # fmt: skip
@@ -126,9 +126,7 @@ def _done(item: Item, plan: VideoPlan, result: VideoResult) -> VideoOutcome:
         how = "repeated" if plan.tasks[0].on_error == "repeat" else "left out"
         notes.append(f"{len(result.damaged)} frames could not be decoded and were {how}: {_some(result.damaged)}")
     if result.fallback_blocks:
-        notes.append(
-            f"{result.fallback_blocks} frames or blocks were no numbers in half precision and were made again in fp32"
-        )
+        notes.append(f"{result.fallback_blocks} frames or blocks overflowed in fp16 and were recomputed in fp32")
     if result.resized:
         width, height = plan.clip.size[::-1]
         notes.append(f"{result.resized} frames were not {width}x{height} as the first; they fill the same output")

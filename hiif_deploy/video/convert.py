@@ -1,7 +1,7 @@
-"""Frames of a stream ↔ RGB arrays, with the stream's own matrix and range.
+"""Converts frames of a stream to RGB arrays and back, with the stream's own matrix and range.
 
-Streams of 8 bits become uint8, deeper ones uint16. Chroma is interpolated bicubically and written as MPEG-2 sites it,
-to the left. Colours of 8 bits are FFmpeg's scaler's, others (`levels`) are ours: it is not exact there.
+Streams of 8 bits become uint8, deeper ones uint16. Chroma is interpolated bicubically and sited to the left, as in
+MPEG-2. FFmpeg's scaler converts 8-bit colours; deeper ones use `levels`, because the scaler is inexact there.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from hiif_deploy.video.probe import FULL_RANGE, UNSPECIFIED
 from hiif_deploy.video.pyav import pyav
 from hiif_deploy.video.task import Encoding
 
-Picture = NDArray[Any]
-"""[H, W, 3] RGB, uint8 or uint16."""
+RgbFrame = NDArray[Any]
+"""RGB frame [H, W, 3], uint8 or uint16."""
 RGB_MATRIX = 0
-"""H.273's number where samples are red, green and blue themselves."""
+"""H.273's number for samples that are red, green and blue themselves."""
 HD_ROWS = 720
-"""Untagged streams of so many rows and more are taken as BT.709, smaller ones as BT.601, as players do."""
+"""Untagged streams with at least this many rows are decoded as BT.709, smaller ones as BT.601, as players do."""
 BT709, BT601 = 1, 6
 LIMITED_RANGE = 1
 
 
 def likely_matrix(matrix: int, height: int) -> int:
-    """The matrix that players use for a stream of that height."""
+    """Return the matrix that players use for a stream of that height."""
     if matrix != UNSPECIFIED:
         return matrix
     return BT709 if height >= HD_ROWS else BT601
 
 
 class Converter:
-    """Both ways; keeps its scalers between frames. For one thread."""
+    """Converts in both directions and reuses its scalers between frames. For one thread."""
 
     def __init__(self) -> None:
         self._av = pyav()
@@ -44,20 +44,20 @@ class Converter:
             kind.BICUBIC | kind.ACCURATE_RND | kind.BITEXACT | kind.FULL_CHR_H_INT | kind.FULL_CHR_H_INP
         )  # fmt: skip
 
-    def to_rgb(self, frame: Any) -> Picture:
-        """A decoded frame → an array of its own."""
+    def to_rgb(self, frame: Any) -> RgbFrame:
+        """Convert a decoded frame to a new RGB array [H, W, 3]: uint8 for 8-bit streams, else uint16."""
         kind, bits = frame.format, frame.format.components[0].bits
         frame.colorspace = likely_matrix(frame.colorspace, frame.height)
         if kind.is_rgb or (bits == 8 and not _is_grey(kind)):
-            made: Picture = self._scaled(frame, "rgb24" if bits == 8 else "rgb48le").to_ndarray()
+            made: RgbFrame = self._scaled(frame, "rgb24" if bits == 8 else "rgb48le").to_ndarray()
             return made
         is_full = frame.color_range == FULL_RANGE
         planes = _read_planes(self._scaled(frame, _planar(kind, bits), frame.color_range))
         picture = levels.to_rgb16(planes, bits, frame.colorspace, is_full_range=is_full)
         return picture if bits > 8 else ((picture.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
-    def from_rgb(self, picture: Picture, encoding: Encoding) -> Any:
-        """An array → a frame that the encoder takes."""
+    def from_rgb(self, picture: RgbFrame, encoding: Encoding) -> Any:
+        """Convert an RGB array [H, W, 3], uint8 or uint16, to a frame for the encoder."""
         height, width = encoding.size
         kind = self._av.VideoFormat(encoding.pixel_format, width, height)
         bits = kind.components[0].bits
@@ -90,7 +90,7 @@ def _is_grey(kind: Any) -> bool:
 
 
 def _planar(kind: Any, bits: int) -> str:
-    """The format with a plane of full size for each of luma and chroma, in as many bits."""
+    """Return the planar format without chroma subsampling, for that many bits."""
     plain = "gray" if _is_grey(kind) else "yuv444p"
     return plain if bits == 8 else f"{plain}{bits}le"
 

@@ -1,4 +1,4 @@
-"""Streams that are copied: whether a container takes them, and the time code, which is metadata in most containers."""
+"""Copied streams: whether a container accepts them, and the time code, which most containers store as metadata."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any
 from hiif_deploy.video.pyav import pyav
 
 TRIAL_PACKETS = 4
-"""Packets of a stream that are written to memory to learn whether its container takes them."""
+"""Packets of a stream that are written to memory to test whether its container accepts them."""
 TRIAL_BYTES = 1 << 27
-"""Bytes of a clip in which these packets are looked for: a sparse track's may lie anywhere in it."""
+"""Bytes of a clip that are searched for these packets: those of a sparse track may lie anywhere."""
 TIMECODE = re.compile(r"(\d\d):(\d\d):(\d\d)([:;.])(\d\d)")
 DROPPED_PER_MINUTE = 2
 """Frame numbers that a drop-frame time code of 30 frames per second skips, except in every tenth minute."""
 
 
 def first_packets(source: Any, indices: Iterable[int], limit: int = TRIAL_BYTES) -> dict[int, list[Any]]:
-    """The first packets of each stream by its index, from one pass over the clip that ends after `limit` bytes.
+    """Return the first packets of each stream by its index, from one pass over the clip that ends after `limit` bytes.
 
-    A sparse track, such as subtitles of a few signs, may have none up to there.
+    A sparse track, such as subtitles of a few signs, may have none within the limit.
     """
     found: dict[int, list[Any]] = {index: [] for index in indices}
     with suppress(pyav().FFmpegError):  # the end of a truncated file
@@ -38,9 +38,9 @@ def first_packets(source: Any, indices: Iterable[int], limit: int = TRIAL_BYTES)
 
 
 def refusal(stream: Any, packets: Iterable[Any], suffix: str, open_target: Callable[..., Any]) -> str:
-    """Why the container that `suffix` names does not take a stream with these packets; empty where it does.
+    """Return why the container of `suffix` refuses a stream with these packets; empty where it accepts them.
 
-    Some containers accept a stream in their head and refuse its packets, so the first packets are written as well.
+    Some containers accept a stream in their header and refuse its packets, so the first packets are written as well.
     """
     try:
         with open_target(io.BytesIO(), suffix, {}) as made:
@@ -55,7 +55,7 @@ def refusal(stream: Any, packets: Iterable[Any], suffix: str, open_target: Calla
 
 
 def find_timecode(source: Any, video: Any) -> str | None:
-    """The time code of the first frame: QuickTime has it in a track, MXF in its head, Matroska in a tag."""
+    """Return the time code of the first frame: QuickTime has it in a track, MXF in its header, Matroska in a tag."""
     tracks = [stream for stream in source.streams if stream.type == "data"]
     for holder in (video, *tracks, source):
         for key, value in holder.metadata.items():
@@ -65,14 +65,15 @@ def find_timecode(source: Any, video: Any) -> str | None:
 
 
 def fits_track(timecode: str, rate: Fraction) -> bool:
-    """Whether a QuickTime track takes the code at that rate: FFmpeg drops frame numbers at multiples of 29.97 only."""
+    """Return whether a QuickTime track accepts the code at that rate: FFmpeg drops frame numbers at multiples of 29.97
+    only."""
     return timecode.count(":") == 3 or (rate / Fraction(30_000, 1001)).denominator == 1
 
 
 def later_timecode(timecode: str, frames: int, rate: Fraction) -> str:
-    """The time code that is `frames` frames after another one, at `rate` frames per second.
+    """Return the time code `frames` frames after another one, at `rate` frames per second.
 
-    With `;` or `.` before the frames it is SMPTE 12M's drop-frame count, which skips numbers to keep up with the clock.
+    With `;` or `.` before the frames it is SMPTE 12M's drop-frame count, which skips numbers to match the clock.
     """
     found = TIMECODE.fullmatch(timecode)
     assert found is not None, timecode

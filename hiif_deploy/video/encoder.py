@@ -1,4 +1,4 @@
-"""Frames → packets, and the file that keeps the packets of one segment."""
+"""Encodes frames to packets, and stores the packets of one segment in a file."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from hiif_deploy.video.pyav import pyav
 from hiif_deploy.video.task import Encoding
 
 MAGIC = b"hiifseg1"
-"""First bytes of a segment's file; then the length of a JSON header (4 bytes, little-endian), itself, the packets."""
+"""First bytes of a segment's file, followed by the length of a JSON header (4 bytes, little-endian), the header, the
+packets."""
 
 
 @dataclass(frozen=True)
 class EncodedFrame:
-    """One packet of the encoder."""
+    """One packet from the encoder, which is one frame."""
 
     time: int
-    """When it is shown, in units of the stream's time base."""
+    """Presentation time in units of the stream's time base."""
     is_key: bool
     """Whether decoding may start here."""
     data: bytes
-    """What the codec made."""
+    """Compressed data of the packet."""
 
 
 def configure(context: Any, encoding: Encoding) -> None:
-    """Set an encoder's context to `encoding`; it opens with the first frame or the container's header."""
+    """Apply `encoding` to an encoder's context; it opens with the first frame or the container's header."""
     av = pyav()
     context.height, context.width = encoding.size
     context.pix_fmt = encoding.pixel_format
@@ -46,15 +47,15 @@ def configure(context: Any, encoding: Encoding) -> None:
     if encoding.aspect[0]:
         context.sample_aspect_ratio = Fraction(*encoding.aspect)
     context.options = dict(encoding.options)
-    # Headers stand before the packets, as all containers that are written want it.
+    # All containers that are written expect the headers before the packets.
     context.flags |= av.codec.context.Flags.global_header
 
 
 class Encoder:
-    """One segment's encoder: its first packet is a key frame, and nothing refers to other segments."""
+    """Encoder of one segment: its first packet is a key frame, and no packet refers to other segments."""
 
     def __init__(self, encoding: Encoding) -> None:
-        """VideoError where the codec does not take such pictures or options."""
+        """VideoError where the codec does not accept such pictures or options."""
         self.encoding = encoding
         self.packets: list[EncodedFrame] = []
         self._context = pyav().CodecContext.create(encoding.codec, "w")
@@ -62,13 +63,13 @@ class Encoder:
         self._try(self._context.open)
 
     def add(self, frame: Any, time: int) -> None:
-        """Encode a frame to be shown at `time`."""
+        """Encode a frame with presentation time `time`."""
         frame.pts, frame.time_base = time, Fraction(*self.encoding.time_base)
         frame.pict_type = 0
         self._take(frame)
 
     def finish(self) -> bytes:
-        """End; the codec's headers."""
+        """Flush the encoder and return the codec's headers."""
         self._take(None)
         return bytes(self._context.extradata or b"")
 
@@ -88,7 +89,7 @@ class Encoder:
 
 
 def write_packets(file: BinaryIO, headers: bytes, packets: list[EncodedFrame]) -> None:
-    """A segment's file."""
+    """Write a segment's headers, table and packets to its file."""
     table = [[len(packet.data), packet.time, packet.is_key] for packet in packets]
     head = json.dumps({"headers": base64.b64encode(headers).decode(), "packets": table}).encode()
     file.write(MAGIC + struct.pack("<I", len(head)) + head)
@@ -97,19 +98,19 @@ def write_packets(file: BinaryIO, headers: bytes, packets: list[EncodedFrame]) -
 
 
 def read_table(path: Path) -> tuple[bytes, list[int]]:
-    """A segment's codec headers, and the times of its packets in the order of decoding."""
+    """Return a segment's codec headers, and the times of its packets in decoding order."""
     with path.open("rb") as file:
         head = _head(file, path)
     return base64.b64decode(head["headers"]), [time for _, time, _ in head["packets"]]
 
 
 def read_packets(path: Path) -> Iterator[EncodedFrame]:
-    """A segment's packets in the order of decoding."""
+    """Yield a segment's packets in decoding order."""
     with path.open("rb") as file:
         for size, time, is_key in _head(file, path)["packets"]:
             data = file.read(size)
             if len(data) != size:
-                raise VideoError(f"{path}: is shorter than it says; delete it and run the same command again")
+                raise VideoError(f"{path}: is shorter than its header says; delete it and run the same command again")
             yield EncodedFrame(time, is_key, data)
 
 

@@ -1,4 +1,4 @@
-"""The frames of one segment, decoded; what is damaged is found here and dealt with as the task says."""
+"""Decodes the frames of one segment, and handles damaged frames as the task says."""
 
 from __future__ import annotations
 
@@ -8,36 +8,37 @@ from dataclasses import dataclass
 from typing import Any
 
 from hiif_deploy.errors import VideoError
-from hiif_deploy.video.convert import Converter, Picture
+from hiif_deploy.video.convert import Converter, RgbFrame
 from hiif_deploy.video.probe import decoded, open_clip
 from hiif_deploy.video.task import SegmentTask
 
 DECODER_THREADS = 4
-"""The same everywhere: what a decoder makes of damage may depend on it."""
+"""Fixed number of decoder threads, because the decoder's concealment of damage may depend on it."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One frame to be enlarged."""
+    """One decoded frame to be upscaled."""
 
     number: int
-    """Over the whole clip."""
+    """Number of the frame in the whole clip."""
     time: int
-    """When it is shown."""
-    picture: Picture | None
-    """None: it is damaged, and left out."""
+    """Presentation time of the frame."""
+    picture: RgbFrame | None
+    """RGB frame; None where it is damaged and left out."""
     is_damaged: bool = False
-    """Whether it could not be decoded; then the picture is a neighbour's, the same array."""
+    """Whether it could not be decoded; then `picture` is a neighbour's, the same array."""
 
 
 def task_frames(task: SegmentTask) -> Iterator[Source]:
-    """Every frame of the task in order, exactly once. VideoError where one is damaged and the task says `stop`."""
+    """Yield every frame of the task in order, exactly once. VideoError where one is damaged and the task says
+    `stop`."""
     converter = Converter()
     missing: list[int] = []
-    last: Picture | None = None
+    last: RgbFrame | None = None
     before: Any = None
     number = task.first
-    for frame in _sound_frames(task):
+    for frame in _intact_frames(task):
         time = frame.pts
         if time < task.times[0]:
             before = frame
@@ -63,8 +64,8 @@ def task_frames(task: SegmentTask) -> Iterator[Source]:
         yield from _damaged(task, missing, last if last is not None or before is None else converter.to_rgb(before))
 
 
-def _damaged(task: SegmentTask, numbers: list[int], neighbour: Picture | None) -> Iterator[Source]:
-    """What stands for frames that cannot be decoded: the last sound one before them, else the first one after."""
+def _damaged(task: SegmentTask, numbers: list[int], neighbour: RgbFrame | None) -> Iterator[Source]:
+    """Yield substitutes for undecodable frames: the last intact one before them, else the first one after."""
     for number in numbers:
         time = task.times[number - task.first]
         if task.on_error == "stop":
@@ -80,8 +81,8 @@ def _damaged(task: SegmentTask, numbers: list[int], neighbour: Picture | None) -
         yield Source(number, time, neighbour if task.on_error == "repeat" else None, is_damaged=True)
 
 
-def _sound_frames(task: SegmentTask) -> Iterator[Any]:
-    """Undamaged frames from the task's key frame, or one before it, on."""
+def _intact_frames(task: SegmentTask) -> Iterator[Any]:
+    """Yield undamaged frames from the task's key frame, or an earlier one."""
     frames = _from_key(task)
     for frame in _counted(frames, task) if task.counted else frames:
         if frame.pts is None or frame.is_corrupt:
@@ -95,10 +96,10 @@ def _sound_frames(task: SegmentTask) -> Iterator[Any]:
 
 
 def _counted(frames: Iterator[Any], task: SegmentTask) -> Iterator[Any]:
-    """The frames with the times of their places. What a frame comes with is its packet's time in decoding order.
+    """Yield frames with the times of their places, as a frame comes with its packet's time in decoding order.
 
-    A key frame's place is certain: before it all packets are shown that come before it, and of the others those whose
-    frames came out already. From there on frames are counted; what is missing is noticed at the next key frame.
+    A key frame's place is certain: before it are shown all packets that precede it, and of the others those whose
+    frames were already output. From there on frames are counted; a missing one is detected at the next key frame.
     """
     place: int | None = None
     before: deque[int] = deque(maxlen=len(task.counted))

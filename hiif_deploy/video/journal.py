@@ -1,7 +1,7 @@
-"""What is already done of a video, so that the same command goes on after any end.
+"""Records the finished segments of a video, so that the same command resumes after any interruption.
 
-A folder beside the output: `run.json` says what is being made, `done.jsonl` gains a line for each finished segment,
-and the segments lie beside them. A line is written after its file is whole and on the disk.
+A folder beside the output: `run.json` describes the run, `done.jsonl` gains a line for each finished segment, and the
+segments lie beside them. A line is written after its file is complete and on the disk.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from hiif_deploy.video.task import Segment, SegmentTask
 
 RUN_FILE, DONE_FILE, LOCK_FILE = "run.json", "done.jsonl", "lock"
 WHOLE_FILE, COMPLETE_FILE = "whole", "complete.json"
-"""The file that becomes the output, and the note that it does."""
+"""File that becomes the output, and note that it has become it."""
 OWN_FILES = (RUN_FILE, DONE_FILE, WHOLE_FILE, LOCK_FILE, COMPLETE_FILE)
 SEGMENT_FILE = re.compile(r"\d{6,}\.segment")
 
 
 class Journal:
-    """An opened journal; a context manager that lets only one process work on it."""
+    """An open journal; a context manager that admits one process only."""
 
     def __init__(self, folder: Path, lock: FileLock) -> None:
         self.folder = folder
         self.done: dict[int, Segment] = {}
-        """Segments that are whole on the disk, by number."""
+        """Segments that are complete on the disk, by number."""
         self._lock = lock
 
     @classmethod
     def open(cls, output: Path, run: dict[str, Any], *, restart: bool = False) -> Self:
-        """The journal of `output`, new or to be continued. `run` is everything that the result depends on, as JSON.
+        """Open the journal of `output`, new or to be resumed. `run` is everything that the result depends on, as JSON.
 
-        VideoError where another process works on it, or where the journal belongs to another run, or the folder holds
-        what no journal writes, and not `restart`. Links are never followed. `restart` deletes a journal's files only:
-        a folder that holds anything else is renamed.
+        VideoError where another process uses it, or, without `restart`, where it belongs to another run or the folder
+        holds foreign files. Links are never followed. `restart` deletes a journal's files only: a folder that holds
+        anything else is renamed.
         """
         folder = journal_folder(output)
         if foreign := foreign_parts(folder):
@@ -71,11 +71,11 @@ class Journal:
         self._lock.release()
 
     def path(self, task: SegmentTask) -> Path:
-        """Where the segment of a task lies, or will."""
+        """Return the path of a task's segment, finished or not."""
         return self.folder / task.file_name
 
     def add(self, segment: Segment) -> None:
-        """The segment's file is whole in the folder: say so, durably."""
+        """Record durably that the segment's file is complete in the folder."""
         with (self.folder / DONE_FILE).open("ab") as file:
             file.write(json.dumps(asdict(segment)).encode() + b"\n")
             file.flush()
@@ -83,7 +83,7 @@ class Journal:
         self.done[segment.number] = segment
 
     def remove(self) -> None:
-        """The output is there: nothing is left to resume."""
+        """Delete the journal once the output exists."""
         self._lock.release()
         remove_files(self.folder)
 
@@ -92,8 +92,8 @@ class Journal:
         found = _read_run(path)
         if found is not None and found != run and not restart:
             raise VideoError(
-                f"{output}: {self.folder} holds unfinished work of another run ({_difference(found, run)}); give the "
-                "same command to go on with that, or --restart to throw it away"
+                f"{output}: {self.folder} holds unfinished work of another run ({_difference(found, run)}); run "
+                "that command again to resume it, or add --restart to discard it"
             )
         if found != run:
             for old in self.folder.iterdir():
@@ -105,7 +105,7 @@ class Journal:
         self.done = {segment.number: segment for segment in self._whole_segments()}
 
     def _whole_segments(self) -> list[Segment]:
-        """The last line may be torn, and a file may be gone or damaged: such segments are made again."""
+        """Return the intact segments; the last line may be torn, and a file may be missing or damaged."""
         try:
             lines = (self.folder / DONE_FILE).read_bytes().split(b"\n")[:-1]
         except FileNotFoundError:
@@ -115,13 +115,13 @@ class Journal:
 
 
 def journal_folder(output: Path) -> Path:
-    """Beside the output, hidden, named after it."""
+    """Return the hidden folder beside the output that is named after it."""
     target = output.resolve()
     return target.with_name(f".{target.name}.unfinished")
 
 
 def foreign_parts(folder: Path) -> list[str]:
-    """What no journal writes: names in the folder, or `.` for the folder itself where it is a link or a file."""
+    """Return names in the folder that no journal writes, or `.` where the folder itself is a link or a file."""
     if not os.path.lexists(folder):
         return []
     if folder.is_symlink() or not folder.is_dir():
@@ -131,11 +131,11 @@ def foreign_parts(folder: Path) -> list[str]:
 
 
 def remove_files(folder: Path) -> None:
-    """Delete the files of a journal, the note that it is complete last, and the folder if it is empty then."""
+    """Delete the files of a journal, the completion note last, and the folder if it is empty then."""
     for path in sorted(folder.iterdir(), key=lambda path: path.name == COMPLETE_FILE):
         if _is_own(path.name) and not path.is_dir():
             path.unlink()
-    # Whatever else came in meanwhile is not deleted.
+    # Files that others added meanwhile are not deleted.
     with contextlib.suppress(OSError):
         folder.rmdir()
 
@@ -147,13 +147,13 @@ def _is_own(name: str) -> bool:
 def _refused(output: Path, folder: Path, foreign: list[str]) -> str:
     names = "is no folder of its own" if foreign == ["."] else "holds " + ", ".join(foreign[:5])
     return (
-        f"{output}: {folder}, where unfinished work is kept, {names}; move that away to go on, or give --restart, "
-        "which renames it and begins anew"
+        f"{output}: {folder}, where unfinished work is kept, {names}; move that away to resume, or add --restart, "
+        "which renames it and starts again"
     )
 
 
 def _set_aside(output: Path, folder: Path) -> None:
-    """Rename what is under the journal's name, a link itself and not its target. VideoError where it is in use."""
+    """Rename whatever has the journal's name, a link itself and not its target. VideoError where it is in use."""
     lock = folder / LOCK_FILE
     if not folder.is_symlink() and lock.is_file() and not lock.is_symlink():
         _locked(output, folder).release()

@@ -1,7 +1,7 @@
-"""Luma and chroma ↔ red, green and blue of 16 bits, by the formulas of ITU-T H.273.
+"""Converts luma and chroma to 16-bit red, green and blue and back, by the formulas of ITU-T H.273.
 
-FFmpeg's scaler takes white of more than 8 bits for 255/256 of it, so its answer is darker than the clip, and full
-range does not come back as it was. These are exact to half a step.
+FFmpeg's scaler treats white of more than 8 bits as 255/256, so its output is darker than the clip, and full range is
+not restored exactly. These functions are exact to half a step.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hiif_deploy.errors import VideoError
 
 Planes = NDArray[Any]
-"""[3, H, W] luma, blue and red difference; [1, H, W] grey; uint8 or uint16."""
+"""Luma, blue and red difference [3, H, W], or grey [1, H, W]; uint8 or uint16."""
 WEIGHTS = {
     1: (0.2126, 0.0722),
     4: (0.30, 0.11),
@@ -23,14 +23,17 @@ WEIGHTS = {
     7: (0.212, 0.087),
     9: (0.2627, 0.0593),
 }
-"""H.273's number of a matrix → what red and blue weigh in luma; green weighs the rest."""
+"""H.273's number of a matrix → weights of red and blue in luma; green has the rest."""
 TOP = 65535
 ROWS = 32
-"""Rows that are converted at a time, so that they stay in the processor's cache."""
+"""Rows per step, so that the arrays stay in the processor's cache."""
 
 
 def to_rgb16(planes: Planes, bits: int, matrix: int, *, is_full_range: bool) -> NDArray[np.uint16]:
-    """[H, W, 3] uint16. VideoError for a matrix that is none of `WEIGHTS`; grey has none."""
+    """Convert planes [3, H, W] or [1, H, W] of `bits` bits to RGB [H, W, 3] uint16.
+
+    VideoError for a matrix that is not in `WEIGHTS`; grey needs none.
+    """
     low, luma, chroma, middle = _steps(bits, is_full_range)
     red, blue = (0.0, 0.0) if len(planes) == 1 else _weights(matrix)
     picture = np.empty((*planes.shape[1:], 3), dtype=np.uint16)
@@ -50,7 +53,10 @@ def to_rgb16(planes: Planes, bits: int, matrix: int, *, is_full_range: bool) -> 
 
 
 def from_rgb(picture: NDArray[Any], bits: int, matrix: int, *, is_full_range: bool, is_grey: bool = False) -> Planes:
-    """Planes of so many bits from [H, W, 3] uint8 or uint16. VideoError for a matrix that is none of `WEIGHTS`."""
+    """Convert RGB [H, W, 3], uint8 or uint16, to planes [3, H, W] or [1, H, W] of `bits` bits.
+
+    VideoError for a matrix that is not in `WEIGHTS`.
+    """
     red, blue = _weights(matrix)
     low, luma, chroma, middle = _steps(bits, is_full_range)
     top = (1 << bits) - 1
@@ -77,7 +83,7 @@ def _weights(matrix: int) -> tuple[float, float]:
 
 
 def _steps(bits: int, is_full_range: bool) -> tuple[int, int, int, int]:
-    """Black, luma from black to white, chroma from end to end, no chroma: in steps of so many bits."""
+    """Return black, luma range, chroma range and neutral chroma, in steps of `bits` bits."""
     unit = 1 << (bits - 8)
     top = (1 << bits) - 1
     return (0, top, top, 128 * unit) if is_full_range else (16 * unit, 219 * unit, 224 * unit, 128 * unit)

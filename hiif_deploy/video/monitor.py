@@ -1,4 +1,4 @@
-"""Progress of a video on stderr: a line that is renewed in a terminal, now and then one elsewhere, or JSON lines."""
+"""Shows a video's progress on stderr: one updated line in a terminal, a line now and then elsewhere, or JSON lines."""
 
 from __future__ import annotations
 
@@ -12,75 +12,75 @@ from hiif_deploy.support.messages import printable
 from hiif_deploy.video.segments import AHEAD, Fill
 
 INTERVALS = {"terminal": 0.5, "lines": 10.0, "json": 1.0, "none": float("inf")}
-"""Seconds between reports."""
+"""Style → seconds between two reports."""
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How far the work is."""
+class VideoProgress:
+    """Progress of a video; JSON lines contain these names."""
 
     done: int
-    """Frames."""
+    """Number of frames that are finished."""
     total: int
-    """Of so many."""
+    """Number of frames to finish."""
     seconds: float
-    """Since the work began or was resumed."""
+    """Seconds since the work began or was resumed."""
     fps: float
-    """Frames per second of that time."""
+    """Frames per second in that time."""
     megapixels_per_second: float
-    """Of the output."""
+    """Output megapixels per second in that time."""
     eta: float | None
-    """Seconds that are left; None before the first frame."""
+    """Estimated seconds left; None before the first frame."""
     decoded: int
-    """Frames that wait for the upscaler."""
+    """Decoded frames in the queue of the upscaler."""
     enlarged: int
-    """Frames that wait for the encoder."""
+    """Upscaled frames in the queue of the encoder."""
 
 
 class Monitor:
-    """Told of each finished frame, from one thread."""
+    """Counts finished frames and reports progress; called from one thread."""
 
     def __init__(self, title: str, total: int, pixels: int, *, done: int = 0, style: str | None = None) -> None:
         self.fill = Fill()
         self.title, self.total, self.pixels = title, total, pixels
         self.style = style or ("terminal" if sys.stderr.isatty() else "lines")
-        self._began = self._said = time.monotonic()
+        self._began = self._reported_at = time.monotonic()
         self._start = self.done = done
 
     def advance(self, count: int = 1) -> None:
-        """So many more frames are done."""
+        """Count `count` further finished frames."""
         self.done += count
         now = time.monotonic()
-        if now - self._said >= INTERVALS[self.style]:
-            self._said = now
-            self._say(self.pace())
+        if now - self._reported_at >= INTERVALS[self.style]:
+            self._reported_at = now
+            self._report(self.progress())
 
     def close(self) -> None:
-        """Leave the terminal's line clean; the last JSON line."""
+        """Clear the terminal's line, or print the last JSON line."""
         if self.style == "terminal":
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
         elif self.style == "json":
-            self._say(self.pace())
+            self._report(self.progress())
 
-    def pace(self) -> Pace:
-        """As of now."""
+    def progress(self) -> VideoProgress:
+        """Return the progress as of now."""
         made, seconds = self.done - self._start, max(time.monotonic() - self._began, 1e-9)
         fps = made / seconds
         eta = (self.total - self.done) / fps if made else None
-        return Pace(
+        return VideoProgress(
             self.done, self.total, round(seconds, 3), round(fps, 3), round(fps * self.pixels / 1e6, 3),
-            None if eta is None else round(eta, 1), self.fill.decoded, self.fill.enlarged,
+            None if eta is None else round(eta, 1), self.fill.decoded, self.fill.upscaled,
         )  # fmt: skip
 
-    def _say(self, pace: Pace) -> None:
+    def _report(self, progress: VideoProgress) -> None:
         if self.style == "json":
-            print(json.dumps({"file": self.title, **vars(pace)}), file=sys.stderr, flush=True)
+            print(json.dumps({"file": self.title, **vars(progress)}), file=sys.stderr, flush=True)
             return
-        rest = "?" if pace.eta is None else duration(pace.eta)
+        rest = "?" if progress.eta is None else duration(progress.eta)
         line = (
-            f"{printable(self.title)}: {pace.done}/{pace.total} frames, {frame_rate(pace.fps)}, "
-            f"{pixel_rate(pace.megapixels_per_second)}, "
-            f"queues {pace.decoded}/{AHEAD} {pace.enlarged}/{AHEAD}, ETA {rest}"
+            f"{printable(self.title)}: {progress.done}/{progress.total} frames, {frame_rate(progress.fps)}, "
+            f"{pixel_rate(progress.megapixels_per_second)}, "
+            f"queues {progress.decoded}/{AHEAD} {progress.enlarged}/{AHEAD}, ETA {rest}"
         )
         end = {"terminal": ""}.get(self.style, "\n")
         print(f"\r\x1b[K{line}" if not end else line, end=end, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Segments and everything else that the clip holds, into one file. Nothing is encoded here."""
+"""Writes segments and all other streams of the clip into one file. Nothing is encoded here."""
 
 from __future__ import annotations
 
@@ -20,47 +20,49 @@ from hiif_deploy.video.pyav import pyav
 from hiif_deploy.video.task import Encoding
 
 MADE_BY_WRITERS = {"encoder", "duration", "major_brand", "minor_version", "compatible_brands"}
-"""Metadata, in lower case, that the container's writer makes itself."""
+"""Metadata, in lower case, that the container's writer creates itself."""
 FORMATS = {".mkv": "matroska", ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".webm": "webm"}
-"""Suffixes that can be written → FFmpeg's formats."""
+"""Suffix that can be written → FFmpeg's format."""
 QUICKTIME_TAGS = {
     "title", "artist", "album_artist", "composer", "album", "date", "comment", "genre", "copyright", "grouping",
     "lyrics", "description", "synopsis", "show", "episode_id", "network", "keywords", "track", "disc", "creation_time",
 }  # fmt: skip
-"""Metadata that MP4 and QuickTime have places of their own for; any other is stored by its name."""
+"""Metadata that MP4 and QuickTime have dedicated fields for; any other is stored by its name."""
 TIMECODE_TRACKS = ("mp4", "mov")
-"""Formats whose writers make a time code track from the metadata of the video stream."""
+"""Formats whose writers create a time code track from the metadata of the video stream."""
 LATER = (".mkv", ".webm")
 """Containers whose times begin at zero at the earliest."""
 HALF = Fraction(1, 2)
 KEPT_TYPES = ("video", "audio", "subtitle", "attachment")
-"""Streams of other types are data: where the container does not take them they are left out, and that is reported."""
+"""Stream types that must be kept; other types are data: where the container refuses them they are left out and
+reported."""
 FIRST_PACKETS = 256
-"""Among so many is the earliest of every stream."""
+"""Number of packets among which the earliest of every stream is found."""
 
 Lost = frozenset[int]
-"""Indices of streams that a container does not take."""
+"""Indices of streams that the container does not accept."""
 NONE_LOST: Lost = frozenset()
 
 
 @dataclass(frozen=True)
-class Cut:
-    """The part of the clip that is made."""
+class TimeRange:
+    """Part of the clip that is upscaled, in units of its time base."""
 
     start: int
-    """Time of the first frame."""
+    """Presentation time of the first frame."""
     end: int
-    """Time where the last one ends."""
+    """Time at which the last frame ends."""
     is_whole: bool = True
-    """Whether it is all of the clip; then nothing is moved."""
+    """Whether it is the whole clip; then no time is shifted."""
 
 
 def write_clip(
-    clip: Clip, encoding: Encoding, segments: Sequence[Path], cut: Cut, lost: Lost, target: Path, suffix: str
+    clip: Clip, encoding: Encoding, segments: Sequence[Path], time_range: TimeRange, lost: Lost, target: Path,
+    suffix: str,
 ) -> None:  # fmt: skip
-    """Write the file of the container that `suffix` names, without the streams that `check_clip` calls lost.
+    """Write the file in the container of `suffix`, without the streams that `check_clip` reported as lost.
 
-    Raises VideoError where the container does not take a stream, OSError where the disk is full.
+    Raises VideoError where the container refuses a stream, OSError where the disk is full.
     """
     av = pyav()
     tables = [read_table(path) for path in segments]
@@ -68,13 +70,13 @@ def write_clip(
     try:
         with open_clip(clip.path) as source, _open_target(str(target), suffix, source.metadata) as made:
             streams = _add_streams(source, made, clip, encoding, lost)
-            _add_facts(source, made, clip, cut)
-            _add_timecode(source, streams[clip.stream], clip, cut)
+            _add_metadata(source, made, clip, time_range)
+            _add_timecode(source, streams[clip.stream], clip, time_range)
             made.start_encoding()
             video = streams[clip.stream]
             _check_headers(video, [headers for headers, part in tables if part])
-            packets = _video_packets(segments, times, clip, cut, video)
-            for packet in heapq.merge(packets, _copied(source, streams, clip, cut), key=_second):
+            packets = _video_packets(segments, times, clip, time_range, video)
+            for packet in heapq.merge(packets, _copied(source, streams, clip, time_range), key=_second):
                 made.mux(packet)
     except (av.FFmpegError, ValueError) as error:
         if isinstance(error, OSError) and error.errno:
@@ -85,20 +87,20 @@ def write_clip(
 
 
 def check_clip(clip: Clip, encoding: Encoding, times: Sequence[int], suffix: str) -> tuple[Lost, tuple[str, ...]]:
-    """Write the head of such a file to memory, to learn before the work what the container does not take.
+    """Write the header of such a file to memory, to find before the work what the container refuses.
 
-    `times` are those that its frames will have. The streams that are lost, and what is lost or moved, one sentence
-    each. VideoError where it does not go.
+    `times` are those that its frames will have. Returns the lost streams, and a sentence for everything that is lost or
+    shifted. VideoError where the file cannot be written.
     """
-    # Its refusals are about the encoder, not the container: they come first.
+    # The encoder's refusals come first: they are not about the container.
     Encoder(encoding)
     try:
         with open_clip(clip.path) as source, _open_target(io.BytesIO(), suffix, source.metadata) as made:
             lost = _lost_streams(clip, suffix)
             streams = _add_streams(source, made, clip, encoding, lost)
-            cut = Cut(clip.times[0], clip.end)
-            _add_facts(source, made, clip, cut)
-            _add_timecode(source, streams[clip.stream], clip, cut)
+            time_range = TimeRange(clip.times[0], clip.end)
+            _add_metadata(source, made, clip, time_range)
+            _add_timecode(source, streams[clip.stream], clip, time_range)
             made.start_encoding()
             notes = list(_losses(source, clip, lost, suffix))
             early = -_earliest(source)
@@ -118,9 +120,9 @@ def _other(suffix: str) -> str:
 
 
 def _lost_streams(clip: Clip, suffix: str) -> Lost:
-    """Indices of the data streams that the container does not take. VideoError for sound or subtitles that it does not.
+    """Return the data streams that the container refuses. VideoError where it refuses sound or subtitles.
 
-    QuickTime's time code track is left out as well: writers make it anew from the metadata.
+    QuickTime's time code track is left out as well: writers recreate it from the metadata.
     """
     lost = set()
     with open_clip(clip.path) as source:
@@ -151,7 +153,7 @@ def _losses(source: Any, clip: Clip, lost: Lost, suffix: str) -> Iterator[str]:
 
 
 def _rounding(clip: Clip, times: Sequence[int], suffix: str) -> Iterator[str]:
-    """VideoError where two frames would be shown at the same millisecond."""
+    """Report times that are rounded to milliseconds; VideoError where two frames would have the same one."""
     exact = [time * clip.time_base * 1000 for time in times]
     # As FFmpeg rounds: halves go up.
     if any(math.floor(one + HALF) == math.floor(other + HALF) for one, other in pairwise(exact)):
@@ -164,7 +166,8 @@ def _rounding(clip: Clip, times: Sequence[int], suffix: str) -> Iterator[str]:
 
 
 def _earliest(source: Any) -> Fraction:
-    """Of the times of the first packets, in seconds; 0 of Matroska, which calls what lies before a codec's delay."""
+    """Return the earliest time of the first packets in seconds; 0 for Matroska, where earlier packets are a codec's
+    delay."""
     if "matroska" in source.format.name:
         return Fraction(0)
     packets = islice(source.demux(), FIRST_PACKETS)
@@ -172,9 +175,9 @@ def _earliest(source: Any) -> Fraction:
 
 
 def decoding_times(times: Sequence[int]) -> list[int]:
-    """When packets are to be decoded, ascending and never after they are shown; `times` are those of showing.
+    """Return the decoding times of packets, ascending and never after presentation; `times` are presentation times.
 
-    The frames' own times, moved back by as many frames as packets come before their turn.
+    They are the frames' own times, shifted back by as many frames as packets precede their turn.
     """
     shown = sorted(times)
     rank = {time: number for number, time in enumerate(shown)}
@@ -194,7 +197,7 @@ def _open_target(target: str | BinaryIO, suffix: str, metadata: dict[str, str]) 
 def _add_streams(
     source: Any, made: Any, clip: Clip, encoding: Encoding, lost: Lost
 ) -> dict[int, Any]:  # fmt: skip
-    """A stream for each of the source but those that are lost, in its order; by the source's index."""
+    """Add a stream for each of the source's except the lost ones, in its order; return them by the source's index."""
     streams: dict[int, Any] = {}
     for stream in source.streams:
         if stream.index in lost or _is_chapters(source, stream):
@@ -217,31 +220,32 @@ def _add_streams(
 
 
 def _is_chapters(source: Any, stream: Any) -> bool:
-    """QuickTime keeps chapters as a track of text as well, which the writer makes itself; FFmpeg gives none of it."""
+    """Return whether a stream is QuickTime's text track of chapters, which the writer recreates and FFmpeg does not
+    read."""
     is_discarded = stream.discard == pyav().stream.Discard.all
     return stream.type == "data" and bool(source.chapters()) and bool(is_discarded)
 
 
-def _add_facts(source: Any, made: Any, clip: Clip, cut: Cut) -> None:
+def _add_metadata(source: Any, made: Any, clip: Clip, time_range: TimeRange) -> None:
     made.metadata.update(_kept(source.metadata))
     chapters = source.chapters()
-    if not cut.is_whole:
-        chapters = list(_cut_chapters(chapters, cut.start * clip.time_base, cut.end * clip.time_base))
+    if not time_range.is_whole:
+        chapters = list(_chapters_within(chapters, time_range.start * clip.time_base, time_range.end * clip.time_base))
     made.set_chapters(chapters)
 
 
-def _add_timecode(source: Any, video: Any, clip: Clip, cut: Cut) -> None:
-    """On the video stream, where all containers have a place for it; of a part, that of its first frame."""
+def _add_timecode(source: Any, video: Any, clip: Clip, time_range: TimeRange) -> None:
+    """Store the time code on the video stream, where all containers accept it; for a part, that of its first frame."""
     timecode = find_timecode(source, source.streams[clip.stream])
     if timecode is None:
         return
     for key in [key for key in video.metadata if key.lower() == "timecode"]:
         del video.metadata[key]
-    frames = round((cut.start - clip.times[0]) * clip.time_base * clip.rate)
+    frames = round((time_range.start - clip.times[0]) * clip.time_base * clip.rate)
     video.metadata["timecode"] = later_timecode(timecode, frames, clip.rate)
 
 
-def _cut_chapters(chapters: Iterable[Any], start: Fraction, end: Fraction) -> Iterator[Any]:
+def _chapters_within(chapters: Iterable[Any], start: Fraction, end: Fraction) -> Iterator[Any]:
     for chapter in chapters:
         base = chapter["time_base"]
         first, last = max(chapter["start"] * base, start), min(chapter["end"] * base, end)
@@ -264,12 +268,14 @@ def _check_headers(video: Any, found: Sequence[bytes]) -> None:
         )
 
 
-def _video_packets(segments: Sequence[Path], times: list[int], clip: Clip, cut: Cut, video: Any) -> Iterator[Any]:
+def _video_packets(
+    segments: Sequence[Path], times: list[int], clip: Clip, time_range: TimeRange, video: Any
+) -> Iterator[Any]:
     av = pyav()
     shown = sorted(times)
-    lasts = {time: after - time for time, after in zip(shown, [*shown[1:], cut.end], strict=True)}
+    lasts = {time: after - time for time, after in zip(shown, [*shown[1:], time_range.end], strict=True)}
     decoded = iter(decoding_times(times))
-    moved = 0 if cut.is_whole else cut.start
+    moved = 0 if time_range.is_whole else time_range.start
     for path in segments:
         for frame in read_packets(path):
             packet = av.Packet(frame.data)
@@ -279,13 +285,13 @@ def _video_packets(segments: Sequence[Path], times: list[int], clip: Clip, cut: 
             yield packet
 
 
-def _copied(source: Any, streams: dict[int, Any], clip: Clip, cut: Cut) -> Iterator[Any]:
-    """Packets of all other streams as they are; of a part, those that begin in it."""
+def _copied(source: Any, streams: dict[int, Any], clip: Clip, time_range: TimeRange) -> Iterator[Any]:
+    """Yield packets of all other streams unchanged; for a part, those that begin in it."""
     av = pyav()
     wanted = [s for s in source.streams if s.index in streams and s.index != clip.stream and s.type != "attachment"]
     if not wanted:
         return
-    start, end = cut.start * clip.time_base, cut.end * clip.time_base
+    start, end = time_range.start * clip.time_base, time_range.end * clip.time_base
     try:
         for packet in source.demux(wanted):
             if packet.size and packet.stream.disposition & av.stream.Disposition.attached_pic:
@@ -295,16 +301,16 @@ def _copied(source: Any, streams: dict[int, Any], clip: Clip, cut: Cut) -> Itera
                 continue
             if packet.dts is None and packet.pts is None:
                 continue
-            if not cut.is_whole and not _move(packet, start, end):
+            if not time_range.is_whole and not _move(packet, start, end):
                 continue
             packet.stream = streams[packet.stream_index]
             yield packet
     except av.InvalidDataError:
-        return  # The end of a truncated file; `probe` has told of it.
+        return  # The end of a truncated file; `probe` has reported it.
 
 
 def _move(packet: Any, start: Fraction, end: Fraction) -> bool:
-    """Whether the packet begins within the part; if so its times are counted from there."""
+    """Return whether the packet begins within the part, and shift its times to start there."""
     base = packet.time_base
     time = packet.pts if packet.pts is not None else packet.dts
     if not start <= time * base < end:

@@ -1,4 +1,4 @@
-"""What is asked of a video beside its size, and which encoder that leads to."""
+"""Options of a video beside its size, and the choice of the encoder and its settings."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from hiif_deploy.video.pyav import pyav
 from hiif_deploy.video.task import SEGMENT_FRAMES, Encoding, FrameStatistics, OnError
 
 MATRICES = (RGB_MATRIX, 1, UNSPECIFIED, 4, 5, 6, 7, 9)
-"""Those, by H.273, that colours are converted with."""
+"""H.273's numbers of the matrices that colours are converted with."""
 
 
 @dataclass(frozen=True)
 class VideoOptions:
-    """How a video is read, cut and written."""
+    """How a video is read, split and written."""
 
     codec: str | None = None
-    """FFmpeg's encoder; None: by container and depth."""
+    """FFmpeg's encoder; None selects it by container and depth."""
     crf: int | None = None
-    """The encoder's constant quality, lower is better; None: the table's."""
+    """Constant quality of the encoder, lower is better; None for the default in `RULES`."""
     preset: str | None = None
-    """The encoder's name for its speed."""
+    """Speed preset of the encoder; None for the default in `RULES`."""
     pixel_format: str | None = None
-    """FFmpeg's name; None: the clip's."""
+    """FFmpeg's name of the pixel format; None for the clip's."""
     encoder_options: tuple[tuple[str, str], ...] = ()
-    """More of the encoder's own."""
+    """Further options of the encoder."""
     frames: tuple[int, int | None] | None = None
-    """First frame, and one past the last; None: all."""
+    """First frame, and one past the last; None for all."""
     seconds: tuple[Fraction | None, Fraction | None] = (None, None)
     """Frames shown from this time on and before that one, in seconds after the first frame of the clip."""
     on_error: OnError = "stop"
-    """What a frame that cannot be decoded leads to."""
+    """Reaction to a frame that cannot be decoded."""
     statistics: FrameStatistics = "exact"
-    """Where the decoder's statistics come from."""
+    """Source of the decoder's statistics."""
     segment_frames: int = SEGMENT_FRAMES
-    """About so many frames are made, and kept, at a time."""
+    """Approximate number of frames that are computed, and saved, together."""
     restart: bool = False
-    """Throw away unfinished work of another run."""
+    """Discard unfinished work of another run."""
 
     def __post_init__(self) -> None:
         if self.segment_frames < 1:
@@ -54,16 +54,16 @@ class VideoOptions:
 
 @dataclass(frozen=True)
 class Rule:
-    """Defaults of an encoder."""
+    """Default options of one encoder."""
 
     quality: str
-    """Its option for constant quality."""
+    """Name of its option for constant quality."""
     level: int
-    """Of that option."""
+    """Default value of that option."""
     preset: str
-    """Of its option `preset`; empty: it has none."""
+    """Default of its option `preset`; empty where it has none."""
     fixed: tuple[tuple[str, str], ...] = ()
-    """More options."""
+    """Further options that are always set."""
 
 
 RULES = {
@@ -80,11 +80,11 @@ RULES = {
     "hevc_qsv": Rule("global_quality", 22, "medium"),
     "av1_qsv": Rule("global_quality", 24, "medium"),
 }
-"""Encoders with defaults; every other one of FFmpeg's may be named, and takes FFmpeg's defaults."""
+"""Encoders with defaults; any other encoder of FFmpeg may be named, and uses FFmpeg's defaults."""
 
 
 def default_codec(suffix: str, bits: int) -> str:
-    """AV1 in WebM, elsewhere H.264 for 8 bits and H.265 for more."""
+    """Return AV1 for WebM, elsewhere H.264 for 8 bits and H.265 for more."""
     if suffix == ".webm":
         return "libsvtav1"
     return "libx264" if bits <= 8 else "libx265"
@@ -93,9 +93,9 @@ def default_codec(suffix: str, bits: int) -> str:
 def choose_encoding(
     clip: Clip, size: Size, suffix: str, options: VideoOptions
 ) -> tuple[Encoding, tuple[str, ...]]:  # fmt: skip
-    """How the clip is written at about `size`, and what differs from what was asked, one sentence each.
+    """Return the encoding at about `size`, and a sentence for everything that differs from the request.
 
-    OptionError for an encoder or format that is not there; VideoError for colours that cannot be converted.
+    OptionError for an encoder or format that is missing; VideoError for colours that cannot be converted.
     """
     if suffix not in FORMATS:
         raise OptionError(
@@ -134,7 +134,7 @@ def _codec(name: str) -> Any:
 
 
 def _pixel_format(clip: Clip, codec: Any) -> str:
-    """The clip's own, or the nearest that the encoder takes without losing bits or chroma."""
+    """Return the clip's pixel format, or the nearest that the encoder accepts without losing bits or chroma."""
     known: list[str] = [f.name for f in codec.video_formats or ()]
     plain: str = clip.pixel_format.replace("yuvj", "yuv").replace("yuva", "yuv")
     if not known or plain in known:
@@ -142,7 +142,7 @@ def _pixel_format(clip: Clip, codec: Any) -> str:
     kind = pyav().VideoFormat(plain, 16, 16)
     chroma = "444" if kind.is_rgb or kind.chroma_width(16) == 16 else "420" if kind.chroma_height(16) == 8 else "422"
     same = f"yuv{chroma}p" + (f"{clip.bits}le" if clip.bits > 8 else "")
-    # What GPUs call 10 bits of 4:2:0.
+    # GPU encoders have names of their own for 4:2:0.
     alike = ["p010le"] if same == "yuv420p10le" else ["nv12"] if same == "yuv420p" else []
     for name in [same, *alike]:
         if name in known:
@@ -154,7 +154,7 @@ def _pixel_format(clip: Clip, codec: Any) -> str:
 
 
 def _even(size: Size, pixel_format: str) -> tuple[Size, tuple[str, ...]]:
-    """Up to the next even side where chroma is kept for every second pixel only; nothing is cut off."""
+    """Round sides up to even where chroma is subsampled; nothing is cropped."""
     kind = pyav().VideoFormat(pixel_format, 16, 16)
     down, across = (
         1 if kind.is_rgb else 16 // side for side in (kind.chroma_height(16) or 16, kind.chroma_width(16) or 16)
@@ -166,7 +166,7 @@ def _even(size: Size, pixel_format: str) -> tuple[Size, tuple[str, ...]]:
 
 
 def _aspect(clip: Clip, size: Size) -> tuple[tuple[int, int], tuple[str, ...]]:
-    """Width to height of a pixel, such that what is seen keeps its shape."""
+    """Return the width to height of a pixel that preserves the picture's shape."""
     (height, width), (rows, columns) = clip.size, size
     if abs(rows - height * columns / width) < 2:
         own = clip.aspect or Fraction(0)
@@ -178,7 +178,7 @@ def _aspect(clip: Clip, size: Size) -> tuple[tuple[int, int], tuple[str, ...]]:
 
 
 def _matrix(clip: Clip, size: Size, pixel_format: str) -> tuple[int, tuple[str, ...]]:
-    # Samples that are red, green and blue have no other matrix, told or not.
+    # Samples that are red, green and blue have no other matrix, whatever the file says.
     own = RGB_MATRIX if pyav().VideoFormat(clip.pixel_format, 16, 16).is_rgb else clip.colours.matrix
     if own not in MATRICES:
         raise VideoError(
@@ -190,7 +190,7 @@ def _matrix(clip: Clip, size: Size, pixel_format: str) -> tuple[int, tuple[str, 
         return likely_matrix(UNSPECIFIED, 1080), (f"RGB becomes {pixel_format}, BT.709",)
     found = likely_matrix(own, clip.size[0])
     if own == UNSPECIFIED and found != likely_matrix(own, size[0]):
-        # Players guess by size, and the size changes: what they would have guessed is now told.
+        # Players guess by size, and the size changes: the output names the matrix that they would have guessed.
         return found, ("the clip names no colour matrix; the output names the one that players assume for its size",)
     return own, ()
 
@@ -207,7 +207,7 @@ def _encoder_options(
     preset = options.preset or (rule.preset if rule else "")
     if preset:
         found["preset"] = preset
-    # An encoder's answer may depend on its threads: so many for this size, on every machine.
+    # An encoder's output may depend on its threads: their number follows from the size, on every machine.
     found["threads"] = str(min(8, max(1, size[0] * size[1] // 500_000)))
     own = dict(options.encoder_options)
     notes = _add_hdr(found, clip, size, name)
@@ -218,7 +218,7 @@ def _encoder_options(
 
 
 def _add_hdr(found: dict[str, str], clip: Clip, size: Size, name: str) -> tuple[str, ...]:
-    """Tell the encoder of HDR10's display and light levels, each in its own words."""
+    """Set HDR10's display and light levels in the encoder's own syntax; return a note where it has none."""
     display, light = clip.mastering, clip.light
     if name == "libx265":
         words = ["log-level=error", "frame-threads=2"]
@@ -239,7 +239,7 @@ def _add_hdr(found: dict[str, str], clip: Clip, size: Size, name: str) -> tuple[
 
 
 def _display(values: tuple[int, ...], unit: int = 1, light_unit: int = 1) -> str:
-    """As x265 writes it: green, blue, red, white point, luminance from most to least."""
+    """Return x265's syntax: green, blue, red, white point, luminance from most to least."""
     scaled = [value if unit == 1 else value / unit for value in values[:8]]
     least, most = (value if light_unit == 1 else value / light_unit for value in values[8:])
     rx, ry, gx, gy, bx, by, wx, wy = (f"{value:g}" if isinstance(value, float) else str(value) for value in scaled)

@@ -1,4 +1,4 @@
-"""From a clip and what is asked to the segments that will be made."""
+"""Plans the segments of a clip for the given options."""
 
 from __future__ import annotations
 
@@ -11,60 +11,60 @@ from pathlib import Path
 from hiif_deploy.errors import OptionError
 from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.geometry.target import Target
-from hiif_deploy.video.mux import NONE_LOST, Cut, Lost, check_clip
+from hiif_deploy.video.mux import NONE_LOST, Lost, TimeRange, check_clip
 from hiif_deploy.video.options import VideoOptions, choose_encoding
 from hiif_deploy.video.probe import Clip, probe
 from hiif_deploy.video.task import Encoding, SegmentTask
 
 KEYS_TO_COUNT = 2
-"""Key frames before a segment's own from where its frames are counted: of the first, frames that are shown before it
-cannot be decoded, so that only the second one's place is certain, and frames shown before the third one follow it."""
+"""Key frames before a segment's own at which counting starts: frames shown before the first one cannot be decoded, so
+only the second one's place is certain, and frames shown before the third one follow it."""
 REORDERED = 32
 """Packets beyond a segment whose frames may be shown within it: codecs reorder at most 16."""
 
 
 @dataclass(frozen=True)
 class VideoPlan:
-    """All that will be done to one clip."""
+    """Everything that will be done to one clip."""
 
     clip: Clip
-    """What is read."""
+    """The clip that is read."""
     encoding: Encoding
-    """How it is written."""
+    """Encoding of the output stream."""
     tasks: tuple[SegmentTask, ...]
-    """Its segments, in order."""
-    cut: Cut
-    """Which part of the clip they are."""
+    """Segments to compute, in order."""
+    time_range: TimeRange
+    """Part of the clip that the segments cover."""
     notes: tuple[str, ...] = ()
-    """What differs from what was asked, or is lost."""
+    """Everything that differs from the request or is lost, one sentence each."""
     lost: Lost = NONE_LOST
-    """Streams that the container does not take."""
+    """Streams that the container does not accept."""
 
     @property
     def frames(self) -> int:
-        """How many are made."""
+        """Number of frames of all segments."""
         return sum(len(task.times) for task in self.tasks)
 
 
 def plan_video(source: Path, output: Path, target: Target, options: VideoOptions) -> VideoPlan:
-    """Read the clip's times and plan. Raises VideoError, OptionError, ScaleError; nothing is written."""
+    """Read the clip's times and plan its segments. Raises VideoError, OptionError, ScaleError; writes nothing."""
     clip = probe(source)
     size: Size = target.size(clip.size)
     encoding, notes = choose_encoding(clip, size, output.suffix.lower(), options)
     first, stop = chosen_frames(clip, options)
     is_whole = (first, stop) == (0, clip.count)
-    cut = Cut(clip.times[first], clip.end if stop == clip.count else clip.times[stop], is_whole)
-    moved = 0 if is_whole else cut.start
+    time_range = TimeRange(clip.times[first], clip.end if stop == clip.count else clip.times[stop], is_whole)
+    moved = 0 if is_whole else time_range.start
     lost, losses = check_clip(clip, encoding, [time - moved for time in clip.times[first:stop]], output.suffix.lower())
     tasks = tuple(
         _task(clip, encoding, options, number, *bounds)
         for number, bounds in enumerate(segment_bounds(clip.keys, first, stop, options.segment_frames))
     )
-    return VideoPlan(clip, encoding, tasks, cut, (*clip.notes, *notes, *losses), lost)
+    return VideoPlan(clip, encoding, tasks, time_range, (*clip.notes, *notes, *losses), lost)
 
 
 def chosen_frames(clip: Clip, options: VideoOptions) -> tuple[int, int]:
-    """First and one past the last frame that are made. OptionError where there are none."""
+    """Return the first and one past the last requested frame. OptionError where there are none."""
     first, stop = options.frames or (0, None)
     stop = clip.count if stop is None else stop
     start, end = options.seconds
@@ -81,8 +81,8 @@ def chosen_frames(clip: Clip, options: VideoOptions) -> tuple[int, int]:
 
 
 def segment_bounds(keys: tuple[int, ...], first: int, stop: int, length: int) -> Iterator[tuple[int, int]]:
-    """(first, one past the last) of each segment: at a key frame of the clip where one is near, so that none of the
-    clip is decoded twice, else after `length` frames."""
+    """Yield (first, one past the last) of each segment: at a key frame of the clip where one is near, so that no part
+    of the clip is decoded twice, else after `length` frames."""
     while first < stop:
         end = min(first + length, stop)
         key = keys[bisect_right(keys, end) - 1]
@@ -105,7 +105,7 @@ def _task(
 
 
 def parse_frames(text: str | None) -> tuple[int, int | None] | None:
-    """`100:200`, `100:` or `:200`."""
+    """Parse `100:200`, `100:` or `:200` into (first, stop); None for None."""
     if text is None:
         return None
     first, colon, stop = text.partition(":")
@@ -118,7 +118,7 @@ def parse_frames(text: str | None) -> tuple[int, int | None] | None:
 
 
 def parse_time(option: str, text: str | None) -> Fraction | None:
-    """Seconds: `90.5`, `1:30.5` or `0:01:30.5`."""
+    """Parse `90.5`, `1:30.5` or `0:01:30.5` into seconds; None for None."""
     if text is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What a clip holds, found without decoding more than its first frame."""
+"""Reads a clip's properties without decoding more than its first frame."""
 
 from __future__ import annotations
 
@@ -20,82 +20,82 @@ LOST = {
     "A53_CC": "closed captions inside the picture",
     "S12M_TIMECODE": "time codes inside the picture",
 }
-"""What a frame carries that encoders are not given."""
+"""Side data of a frame that cannot be passed to encoders → its name in messages."""
 UNSPECIFIED = 2
-"""H.273's number for a matrix, primaries or transfer that is not told."""
+"""H.273's number for an unspecified matrix, primaries or transfer."""
 FULL_RANGE = 2
-"""FFmpeg's number."""
+"""FFmpeg's number of the full range."""
 GAP = Fraction(3, 2)
-"""A frame that lasts so many times as long as most others is followed by a gap."""
+"""A frame that lasts this many times as long as most others is followed by a gap."""
 ALIKE = Fraction(1, 10)
-"""Relative difference up to which two frames last equally long: containers round to milliseconds."""
+"""Relative difference up to which durations count as equal: containers round to milliseconds."""
 
 
 @dataclass(frozen=True)
 class Colours:
-    """How samples mean light, by ITU-T H.273."""
+    """Colour interpretation of the samples, by ITU-T H.273."""
 
     matrix: int = UNSPECIFIED
-    """Of luma and chroma."""
+    """Matrix between RGB and luma and chroma."""
     primaries: int = UNSPECIFIED
-    """Of red, green and blue."""
+    """Primaries of red, green and blue."""
     transfer: int = UNSPECIFIED
-    """From light to samples."""
+    """Transfer function from light to samples."""
     is_full_range: bool | None = None
     """Whether levels take all values; None where the clip does not say."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A video file."""
+    """Properties of a video file."""
 
     path: Path
-    """The file."""
+    """Path of the video file."""
     stream: int
-    """Index of the stream that is enlarged: the first one that is no cover picture."""
+    """Index of the upscaled stream: the first one that is no cover picture."""
     size: Size
     """(height, width) as coded, before any rotation."""
     time_base: Fraction
     """Seconds per unit of `times`."""
     times: tuple[int, ...]
-    """When each frame is shown, ascending."""
+    """Presentation time of each frame, ascending."""
     keys: tuple[int, ...]
-    """Numbers of the frames where decoding may start, ascending; the first is 0."""
+    """Numbers of the frames at which decoding may start, ascending; the first is 0."""
     end: int
-    """When the last frame ends."""
+    """Time at which the last frame ends."""
     rate: Fraction
-    """Frames per second, as the file tells or on average."""
+    """Frames per second, as the file reports or on average."""
     pixel_format: str
-    """FFmpeg's name."""
+    """FFmpeg's name of the pixel format."""
     bits: int
-    """Per sample."""
+    """Number of bits per sample."""
     colours: Colours
-    """What they mean."""
+    """Colour interpretation of the samples."""
     aspect: Fraction | None = None
     """Width to height of a pixel; None where the clip does not say."""
     matrix: tuple[int, ...] = ()
-    """How players turn and mirror the picture: FFmpeg's display matrix of nine numbers; empty: not at all."""
+    """FFmpeg's display matrix of nine numbers, by which players rotate and mirror; empty where there is none."""
     mastering: tuple[int, ...] = ()
     """HDR10's mastering display: x and y of red, green, blue and white in 1/50000, least and most luminance in
     1/10000 cd/m²; empty where the clip does not say."""
     light: tuple[int, ...] = ()
     """HDR10's content light level: of the brightest pixel, and of the brightest frame on average; or empty."""
     is_counted: bool = False
-    """Whether `times` are those of decoding, since the container stores no others: the n-th frame that is shown has the
-    n-th of them, and those of decoded frames do not count."""
+    """Whether `times` are decoding times, since the container stores no others: the n-th frame that is shown has the
+    n-th of them, and the times of decoded frames are ignored."""
     missing: int = 0
-    """Frames that seem to be missing between others, from gaps in the times."""
+    """Number of frames that seem to be missing, from gaps in the times."""
     notes: tuple[str, ...] = ()
-    """What is odd about the file, one sentence each."""
+    """Irregularities of the file, one sentence each."""
 
     @property
     def count(self) -> int:
-        """Frames."""
+        """Number of frames of the clip."""
         return len(self.times)
 
 
 def open_clip(path: Path) -> Any:
-    """An open input container. VideoError where it is none."""
+    """Open an input container. VideoError where the file is none."""
     av = pyav()
     if not path.is_file():
         raise VideoError(f"{path}: no such file")
@@ -107,7 +107,7 @@ def open_clip(path: Path) -> Any:
 
 
 def main_stream(container: Any, path: Path) -> Any:
-    """The first video stream that is no cover picture. VideoError where there is none."""
+    """Return the first video stream that is no cover picture. VideoError where there is none."""
     cover = pyav().stream.Disposition.attached_pic
     for stream in container.streams.video:
         if not stream.disposition & cover:
@@ -118,7 +118,7 @@ def main_stream(container: Any, path: Path) -> Any:
 def probe(path: Path) -> Clip:
     """Read all packets of the video stream and decode its first frame.
 
-    VideoError for a file without frames, with interlaced ones, or whose times are no times.
+    VideoError for a file without frames, with interlaced ones, or with invalid times.
     """
     with open_clip(path) as container:
         stream = main_stream(container, path)
@@ -127,7 +127,7 @@ def probe(path: Path) -> Clip:
         end = shown[-1][0] + max(1, _duration(shown, stream))
         base = stream.time_base
         rate = stream.average_rate or Fraction(len(times)) / ((end - times[0]) * base)
-        notes += _truncation(path, _told_duration(stream), end * base, rate)
+        notes += _truncation(path, _reported_duration(stream), end * base, rate)
         index, aspect = stream.index, stream.sample_aspect_ratio
         is_counted = container.format.name == "avi" and is_in_order
         missing, gap_notes = _gaps(path, times, base)
@@ -153,7 +153,7 @@ def probe(path: Path) -> Clip:
 
 
 def _read_times(container: Any, stream: Any, path: Path) -> tuple[list[tuple[int, bool]], bool, tuple[str, ...]]:
-    """(time, is key) of each frame in the order of times, whether that is the order of decoding, and notes."""
+    """Return (time, is key) of each frame sorted by time, whether that is decoding order, and notes."""
     found: list[tuple[int, bool]] = []
     notes: tuple[str, ...] = ()
     try:
@@ -173,11 +173,11 @@ def _read_times(container: Any, stream: Any, path: Path) -> tuple[list[tuple[int
     return shown, shown == found, notes
 
 
-def _told_duration(stream: Any) -> Fraction:
-    """Seconds that the file's head says the stream lasts; 0 where it does not say."""
+def _reported_duration(stream: Any) -> Fraction:
+    """Return the seconds that the file's header reports for the stream; 0 where it reports none."""
     if stream.duration is not None:
-        told: Fraction = stream.duration * stream.time_base
-        return told
+        reported: Fraction = stream.duration * stream.time_base
+        return reported
     try:
         hours, minutes, seconds = stream.metadata.get("DURATION", "").split(":")
         return 3600 * Fraction(hours) + 60 * Fraction(minutes) + Fraction(seconds)
@@ -185,15 +185,17 @@ def _told_duration(stream: Any) -> Fraction:
         return Fraction(0)
 
 
-def _truncation(path: Path, told: Fraction, found: Fraction, rate: Fraction) -> tuple[str, ...]:
-    # Writers differ about the length of the last frames, and tell it in rounded numbers.
-    if told - found <= max(5 / rate, told / 50):
+def _truncation(path: Path, reported: Fraction, found: Fraction, rate: Fraction) -> tuple[str, ...]:
+    # Writers differ in the duration of the last frames, and store it rounded.
+    if reported - found <= max(5 / rate, reported / 50):
         return ()
-    return (f"{path}: ends at {float(found):.4g} s of {float(told):.4g} s, it may be truncated; what is there is made",)
+    return (
+        f"{path}: ends at {float(found):.4g} s of {float(reported):.4g} s, it may be truncated; what is there is made",
+    )
 
 
 def _gaps(path: Path, times: tuple[int, ...], base: Fraction) -> tuple[int, tuple[str, ...]]:
-    """How many frames gaps in the times would hold; 0 where most frames do not last equally long: their rate varies."""
+    """Return how many frames the gaps in the times would hold; 0 where durations vary, as at a variable rate."""
     lasting = [after - before for before, after in pairwise(times)]
     usual = sorted(lasting)[len(lasting) // 2] if lasting else 0
     gaps = [(time, length) for time, length in zip(times, lasting, strict=False) if length > GAP * usual]
@@ -219,7 +221,7 @@ def _keys(shown: list[tuple[int, bool]]) -> tuple[int, ...]:
 
 
 def _duration(shown: list[tuple[int, bool]], stream: Any) -> int:
-    """Of the last frame: as long as the one before it, or by the rate."""
+    """Return the duration of the last frame: that of the one before it, or by the rate."""
     if len(shown) > 1:
         return shown[-1][0] - shown[-2][0]
     units: int = round(1 / (stream.average_rate or 25) / stream.time_base)
@@ -234,7 +236,7 @@ def _first_frame(path: Path) -> Any:
 
 
 def decoded(container: Any, stream: Any) -> Iterator[Any]:
-    """Frames from where the container stands; packets that cannot be decoded are left out."""
+    """Yield frames from the container's position on; packets that cannot be decoded are skipped."""
     av = pyav()
     try:
         for packet in container.demux(stream):
@@ -247,7 +249,7 @@ def decoded(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def _hdr(side: dict[str, bytes]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """See `Clip.mastering` and `Clip.light`; the layouts are those of FFmpeg's mastering_display_metadata.h."""
+    """Return `Clip.mastering` and `Clip.light` from side data laid out as in FFmpeg's mastering_display_metadata.h."""
     mastering: tuple[int, ...] = ()
     light: tuple[int, ...] = ()
     if data := side.get("MASTERING_DISPLAY_METADATA"):

@@ -1,4 +1,4 @@
-"""PyAV, loaded when video is first worked on."""
+"""Loads PyAV on first use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hiif_deploy.support.extras import require_extra
 
 
 def pyav() -> Any:
-    """The module `av`. MissingExtraError, which says how to install it, where it is absent."""
+    """Return the module `av`. MissingExtraError, which says how to install it, where it is missing."""
     require_extra("video")
     # SVT-AV1 prints its settings on stderr, past FFmpeg's log. 1: errors only; read when the library is first used.
     os.environ.setdefault("SVT_LOG", "1")

@@ -1,4 +1,4 @@
-"""One video from file to file: what is there already is kept, the rest is made, then all is put together."""
+"""Upscales one video file: keeps finished segments, computes the rest, then joins all of them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from hiif_deploy.video.task import Segment, SegmentTask
 
 logger = logging.getLogger(__name__)
 FORMAT = 2
-"""Of the journal and its segments; raised when older ones can no longer be continued."""
+"""Version of the journal and its segments; raised when older ones can no longer be resumed."""
 SAMPLE = 1 << 20
-"""Bytes of a clip's beginning and end that stand for its content."""
+"""Bytes at the clip's beginning and end that identify its content."""
 
 MakeSegments = Callable[[Sequence[SegmentTask], Path, Monitor], Iterator[Segment]]
 """(tasks, folder, monitor) → finished segments, in any order, whose files lie in the folder."""
@@ -37,30 +37,30 @@ MakeSegments = Callable[[Sequence[SegmentTask], Path, Monitor], Iterator[Segment
 
 @dataclass(frozen=True)
 class VideoResult:
-    """What came of a video."""
+    """Figures and notes of a finished video."""
 
     frames_in: int
-    """Of the clip, as many as were asked for."""
+    """Number of requested frames of the clip."""
     frames: int
-    """Written: as many, less those that were left out."""
+    """Number of written frames: the requested ones without those that were left out."""
     resumed: int
-    """Of these, found done already."""
+    """Frames that an earlier run had finished."""
     seconds: float
-    """That this run took for the others."""
+    """Seconds that this run took for the others."""
     damaged: tuple[int, ...]
     """Numbers of frames that could not be decoded, and were repeated or left out."""
     fallback_blocks: int
-    """Frames or blocks of queries that were made again in fp32."""
+    """Frames or blocks of queries that were recomputed in fp32."""
     deviation_db: float | None
     """Worst PSNR of reused statistics against exact ones, where they were compared."""
     resized: int
     """Frames that had another size than the clip's first."""
     notes: tuple[str, ...]
-    """What differs from what was asked, or is lost."""
+    """Everything that differs from the request or is lost, one sentence each."""
 
 
 def one_machine(upscaler: Upscaler) -> MakeSegments:
-    """Segments one after the other, in this process."""
+    """Return a function that computes segments one after the other in this process."""
 
     def make(tasks: Sequence[SegmentTask], folder: Path, monitor: Monitor) -> Iterator[Segment]:
         return make_segments(tasks, upscaler, folder, monitor.advance, monitor.fill)
@@ -72,9 +72,9 @@ def make_video(
     plan: VideoPlan, upscaler: Upscaler, output: Path, *, restart: bool = False, style: str | None = None,
     make: MakeSegments | None = None,
 ) -> VideoResult:  # fmt: skip
-    """Write `output`, or go on with what an earlier run left of it; `style` is the monitor's.
+    """Write `output`, or resume an earlier run; `style` is the monitor's.
 
-    Raises VideoError; KeyboardInterrupt tells what is kept. After any end the same call goes on where it stopped.
+    Raises VideoError; KeyboardInterrupt reports what is saved. After any interruption the same call resumes.
     """
     pixels = plan.encoding.size[0] * plan.encoding.size[1]
     with _opened(plan, upscaler, output, restart) as journal:
@@ -82,12 +82,12 @@ def make_video(
             rest = [task for task in plan.tasks if task.number not in journal.done]
             kept = sum(len(task.times) for task in plan.tasks) - sum(len(task.times) for task in rest)
             if kept:
-                logger.info("%s: %d of %d frames are done already; going on", output, kept, plan.frames)
+                logger.info("%s: %d of %d frames are finished already; resuming", output, kept, plan.frames)
             monitor = Monitor(plan.clip.path.name, plan.frames, pixels, done=kept, style=style)
             with closing(monitor), _resumable(journal, plan, output):
                 for segment in (make or one_machine(upscaler))(rest, journal.folder, monitor) if rest else ():
                     journal.add(segment)
-                seconds = monitor.pace().seconds
+                seconds = monitor.progress().seconds
                 _finish(plan, journal, output)
         except OSError as error:
             raise VideoError(_stopped(error, journal, plan, output)) from error
@@ -97,7 +97,7 @@ def make_video(
 
 
 def is_complete(output: Path) -> bool:
-    """Whether `output` was written by a run that was killed while tidying up; then that is done."""
+    """Return whether `output` was written by a run that was killed while cleaning up; then the cleanup is finished."""
     folder = journal_folder(output)
     if foreign_parts(folder):
         return False
@@ -112,8 +112,8 @@ def is_complete(output: Path) -> bool:
 
 
 def identity(plan: VideoPlan, upscaler: Upscaler) -> dict[str, Any]:
-    """All that the result depends on, as JSON: unfinished work is continued only where none of it changed."""
-    # The whole contract: normalisation, bits and passes change the pixels as the graphs do.
+    """Return everything that the result depends on, as JSON: unfinished work is resumed only if none of it changed."""
+    # Hash the whole contract: normalisation, bits and passes change the pixels as the graphs do.
     contract = json.dumps(to_json(upscaler.contract), sort_keys=True)
     tasks = "".join(repr((task.first, task.times)) for task in plan.tasks)
     run = {
@@ -141,7 +141,7 @@ def _opened(plan: VideoPlan, upscaler: Upscaler, output: Path, restart: bool) ->
 
 @contextmanager
 def _resumable(journal: Journal, plan: VideoPlan, output: Path) -> Iterator[None]:
-    """An interrupted run says how to go on."""
+    """Add to KeyboardInterrupt how to resume."""
     try:
         yield
     except KeyboardInterrupt as stop:
@@ -151,7 +151,8 @@ def _resumable(journal: Journal, plan: VideoPlan, output: Path) -> Iterator[None
 def _how_to_go_on(journal: Journal, plan: VideoPlan, output: Path) -> str:
     done = sum(len(task.times) for task in plan.tasks if task.number in journal.done)
     return (
-        f"{done} of {plan.frames} frames of {output} are kept in {journal.folder}; the same command goes on from there"
+        f"{done} of {plan.frames} frames of {output} are saved in {journal.folder}; "
+        "run the same command again to resume"
     )
 
 
@@ -161,10 +162,10 @@ def _stopped(error: OSError, journal: Journal, plan: VideoPlan, output: Path) ->
 
 
 def _finish(plan: VideoPlan, journal: Journal, output: Path) -> None:
-    """Put the segments together, in the journal's folder; then the file takes its place."""
+    """Join the segments in the journal's folder, then move the file to its place."""
     whole = journal.folder / WHOLE_FILE
     segments = [journal.path(task) for task in plan.tasks]
-    write_clip(plan.clip, plan.encoding, segments, plan.cut, plan.lost, whole, output.suffix.lower())
+    write_clip(plan.clip, plan.encoding, segments, plan.time_range, plan.lost, whole, output.suffix.lower())
     with whole.open("rb+") as file:
         os.fsync(file.fileno())
     note = json.dumps({"inode": whole.stat().st_ino}).encode()
@@ -186,7 +187,7 @@ def _result(
 
 
 def _fingerprint(path: Path) -> list[Any]:
-    """Size, and a hash of the beginning and the end: all of it would take long for a film."""
+    """Return size, time and a hash of the beginning and the end: hashing all of a film would take long."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(SAMPLE)

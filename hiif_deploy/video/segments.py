@@ -1,4 +1,4 @@
-"""Segments are made here, by one machine or by many: a task and an open upscaler give a file."""
+"""Computes segments from tasks with an open upscaler, on one machine or many."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from hiif_deploy.support.files import atomic_write
 from hiif_deploy.upscaler import Upscaler
 from hiif_deploy.video.convert import Converter
 from hiif_deploy.video.encoder import Encoder, write_packets
-from hiif_deploy.video.enlarge import Enlarger
+from hiif_deploy.video.frame_upscaler import FrameUpscaler
 from hiif_deploy.video.frames import task_frames
-from hiif_deploy.video.line import Channel, Line
+from hiif_deploy.video.pipeline import BoundedQueue, Pipeline
 from hiif_deploy.video.task import Segment, SegmentTask
 
 AHEAD = 4
-"""Frames that wait in front of the upscaler, and behind it, at most."""
+"""Largest number of frames in each of the queues before and after the upscaler."""
 
 
 @dataclass
 class Fill:
-    """How many frames wait where, for progress."""
+    """Number of frames in each queue, for progress."""
 
     decoded: int = 0
-    """In front of the upscaler: none means that decoding is what is waited for."""
-    enlarged: int = 0
-    """Behind it: `AHEAD` means that encoding is."""
+    """Frames before the upscaler: none means that decoding is the bottleneck."""
+    upscaled: int = 0
+    """Frames after the upscaler: `AHEAD` means that encoding is the bottleneck."""
 
 
 def make_segment(
     task: SegmentTask, upscaler: Upscaler, folder: Path, advance: Callable[[int], None] = lambda _: None
 ) -> Segment:
-    """Decode, enlarge and encode the frames of one task into `folder / task.file_name`, which appears whole.
+    """Decode, upscale and encode the frames of one task into `folder / task.file_name`, written atomically.
 
-    The file depends on the task and the model alone: not on the machine, nor on what was made before.
-    `advance(1)` is called for each finished frame. Raises VideoError, OSError where the disk is full.
+    The file depends on the task and the model alone, not on the machine or on earlier segments. `advance(1)` is called
+    for each finished frame. Raises VideoError, OSError where the disk is full.
     """
     with closing(make_segments([task], upscaler, folder, advance)) as made:
         return next(made)
@@ -48,26 +48,30 @@ def make_segments(
     tasks: Iterable[SegmentTask], upscaler: Upscaler, folder: Path, advance: Callable[[int], None] = lambda _: None,
     fill: Fill | None = None,
 ) -> Generator[Segment, None, None]:  # fmt: skip
-    """The same for many tasks, in order, with decoding, enlarging and encoding side by side; yields as they finish.
+    """Compute many segments in order, decoding, upscaling and encoding in parallel; yield each when it is finished.
 
-    Close the iterator if it is not used up, so that its threads end.
+    Arguments and errors as `make_segment`. Close the iterator if it is not exhausted, so that its threads end.
     """
     fill = fill or Fill()
-    with Line() as line, closing(Enlarger(upscaler)) as enlarger:
-        decoded, enlarged, finished = Channel(line, AHEAD), Channel(line, AHEAD), Channel(line, 0)
-        line.start("decode", lambda: _decode(tasks, decoded))
-        line.start("encode", lambda: _encode(enlarged, finished, folder, advance))
+    with Pipeline() as pipeline, closing(FrameUpscaler(upscaler)) as frames:
+        decoded, upscaled, finished = (
+            BoundedQueue(pipeline, AHEAD),
+            BoundedQueue(pipeline, AHEAD),
+            BoundedQueue(pipeline, 0),
+        )
+        pipeline.start("decode", lambda: _decode(tasks, decoded))
+        pipeline.start("encode", lambda: _encode(upscaled, finished, folder, advance))
         while (item := decoded.get()) is not None:
-            fill.decoded, fill.enlarged = decoded.fill, enlarged.fill
-            enlarged.put(_enlarge(enlarger, item))
+            fill.decoded, fill.upscaled = decoded.fill, upscaled.fill
+            upscaled.put(_upscale(frames, item))
             yield from finished.get_ready()
-        enlarged.put(None)
+        upscaled.put(None)
         while (segment := finished.get()) is not None:
             yield segment
 
 
-def _decode(tasks: Iterable[SegmentTask], decoded: Channel) -> None:
-    """Puts each task, then its frames, then None after all."""
+def _decode(tasks: Iterable[SegmentTask], decoded: BoundedQueue) -> None:
+    """Put each task, then its frames, then None after all."""
     for task in tasks:
         decoded.put(task)
         for source in task_frames(task):
@@ -75,25 +79,25 @@ def _decode(tasks: Iterable[SegmentTask], decoded: Channel) -> None:
     decoded.put(None)
 
 
-def _enlarge(enlarger: Enlarger, item: Any) -> Any:
-    """A task stays one; a frame becomes (time, picture, what came of the segment if it was the last)."""
+def _upscale(frames: FrameUpscaler, item: Any) -> Any:
+    """Pass a task on; turn a frame into (time, picture, the segment's figures after its last frame)."""
     if isinstance(item, SegmentTask):
-        enlarger.begin(item)
+        frames.begin(item)
         return item
     source, is_last = item
-    picture = enlarger.enlarge(source)
+    picture = frames.upscale(source)
     if not is_last:
         return source.time, picture, None
     found = Segment(
-        enlarger.task.number, "", 0, tuple(enlarger.damaged), enlarger.fallback_blocks, enlarger.deviation_db,
-        enlarger.resized,
+        frames.task.number, "", 0, tuple(frames.damaged), frames.fallback_blocks, frames.deviation_db,
+        frames.resized,
     )  # fmt: skip
     return source.time, picture, found
 
 
-def _encode(enlarged: Channel, finished: Channel, folder: Path, advance: Callable[[int], None]) -> None:
+def _encode(upscaled: BoundedQueue, finished: BoundedQueue, folder: Path, advance: Callable[[int], None]) -> None:
     converter = Converter()
-    while (item := enlarged.get()) is not None:
+    while (item := upscaled.get()) is not None:
         if isinstance(item, SegmentTask):
             task, encoder = item, Encoder(item.encoding)
             continue

@@ -1,4 +1,4 @@
-"""A segment: a run of frames that is made by itself, starting with a key frame, and what came of it."""
+"""A segment: a run of frames that starts with a key frame and is computed independently, and its result."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from hiif_deploy.errors import OptionError
 from hiif_deploy.geometry.sizes import Size
 
 OnError = Literal["stop", "repeat", "skip"]
-"""What a frame that cannot be decoded leads to."""
+"""Reaction to a frame that cannot be decoded."""
 SEGMENT_FRAMES = 48
-"""Frames of a segment, about: what a killed run loses at most."""
+"""Approximate number of frames of a segment, which a killed run loses at most."""
 FrameStatistics = Literal["exact", "reuse"]
-"""Where the decoder's statistics come from: this frame, or the first one since the last scene cut."""
+"""Source of the decoder's statistics: this frame, or the first one since the last scene cut."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How frames become packets. Equal encodings and frames give equal bytes, whatever the machine."""
+    """Settings of the encoder. Equal encodings and frames give equal bytes on every machine."""
 
     codec: str
-    """Name of FFmpeg's encoder, `libx264`."""
+    """Name of FFmpeg's encoder, such as `libx264`."""
     size: Size
     """(height, width) of the output."""
     pixel_format: str
-    """FFmpeg's name, `yuv420p10le`."""
+    """FFmpeg's name of the pixel format, such as `yuv420p10le`."""
     rate: tuple[int, int]
     """Nominal frames per second, as a fraction."""
     time_base: tuple[int, int]
@@ -36,43 +36,43 @@ class Encoding:
     aspect: tuple[int, int] = (0, 1)
     """Width to height of one pixel; (0, 1) where the clip does not say."""
     matrix: int = 2
-    """Of the colours, by ITU-T H.273; 2 where the clip does not say."""
+    """Colour matrix by ITU-T H.273; 2 where the clip does not say."""
     is_full_range: bool | None = None
     """Whether levels take all values of their type; None where the clip does not say."""
     primaries: int = 2
-    """By ITU-T H.273."""
+    """Colour primaries by ITU-T H.273; 2 where the clip does not say."""
     transfer: int = 2
-    """By ITU-T H.273."""
+    """Transfer function by ITU-T H.273; 2 where the clip does not say."""
 
 
 @dataclass(frozen=True)
 class SegmentTask:
-    """All that making one segment needs, beside the model. Small, and may be pickled."""
+    """Everything that one segment needs beside the model. Small, and can be pickled."""
 
     clip: Path
-    """The input file."""
+    """Path of the input file."""
     stream: int
     """Index of its video stream."""
     number: int
-    """Of the segment, from 0."""
+    """Number of the segment, from 0."""
     first: int
     """Number of its first frame, counted in the order of presentation over the whole clip."""
     times: tuple[int, ...]
     """Presentation time of each frame in units of the stream's time base."""
     key_frame: int
-    """Number of the frame where decoding starts: a key frame at or before `first`."""
+    """Number of the frame at which decoding starts: a key frame at or before `first`."""
     key_time: int | None
     """Presentation time of that frame; None where the clip's frames can only be counted from the start."""
     source_size: Size
-    """(height, width) of the clip's frames; one that has another is scaled to the same output, and counted."""
+    """(height, width) of the clip's frames; a frame of another size is scaled to the same output and counted."""
     encoding: Encoding
-    """How the frames are written."""
+    """Settings of the segment's encoder."""
     on_error: OnError = "stop"
-    """What a damaged frame leads to."""
+    """Reaction to a frame that cannot be decoded."""
     statistics: FrameStatistics = "exact"
-    """Where the decoder's statistics come from."""
+    """Source of the decoder's statistics."""
     counted: tuple[int, ...] = ()
-    """Times of all packets from `key_frame` on, in order, where frames are to be counted (`Clip.is_counted`)."""
+    """Times of all packets from `key_frame` on, in order, where frames must be counted (`Clip.is_counted`)."""
 
     def __post_init__(self) -> None:
         if self.on_error not in get_args(OnError):
@@ -84,29 +84,29 @@ class SegmentTask:
 
     @property
     def stop(self) -> int:
-        """One past the last frame."""
+        """Number one past the last frame."""
         return self.first + len(self.times)
 
     @property
     def file_name(self) -> str:
-        """Of the segment's file, in whatever folder it is made."""
+        """Name of the segment's file in whatever folder it is written to."""
         return f"{self.number:06d}.segment"
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A finished segment."""
+    """Figures of a finished segment."""
 
     number: int
-    """Which one."""
+    """Number of the segment, from 0."""
     sha256: str
-    """Of its file."""
+    """SHA-256 of the segment's file."""
     frames: int
-    """Packets in it, a frame each: as many as the task has frames, less those that were skipped."""
+    """Number of packets, one per frame: the task's frames without the skipped ones."""
     damaged: tuple[int, ...] = ()
     """Numbers of the frames that could not be decoded, and were repeated or skipped."""
     fallback_blocks: int = 0
-    """Frames, or blocks of queries, that were no pictures in half precision and were made again in fp32."""
+    """Frames, or blocks of queries, that overflowed in half precision and were recomputed in fp32."""
     deviation_db: float | None = None
     """Worst PSNR of reused statistics against exact ones on the frames where both were computed."""
     resized: int = 0

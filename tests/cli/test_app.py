@@ -138,7 +138,7 @@ def test_a_dry_run_plans_and_writes_nothing(run: Run, photo: Path, tiny_bundle: 
 
 def test_a_dry_run_tells_what_would_fail(run: Run, photo: Path, tiny_bundle: Path) -> None:
     result = run("upscale", photo, "-b", tiny_bundle, "--size", "5x5", "--dry-run")
-    assert (result.code, "this model only enlarges" in result.err) == (2, True)
+    assert (result.code, "this model only upscales" in result.err) == (2, True)
 
 
 def test_alpha_depth_orientation_and_profile_survive(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_what_a_format_cannot_hold_is_told(run: Run, tiny_bundle: Path, tmp_path
         (["--scale", "2", "--on-error", "stop"], 2, "--on-error: for videos"),
         (["--scale", "2", "--segment-frames", "48"], 2, "--segment-frames: for videos"),
         (["--scale", "2", "--restart"], 2, "--restart: for videos"),
-        (["--size", "5x5"], 2, "this model only enlarges"),
+        (["--size", "5x5"], 2, "this model only upscales"),
         (["--scale", "1e6"], 2, "over the limit of 1,073,741,824"),
         (["--scale", "2", "--memory", "0"], 2, "memory budget of 0 MiB is too small"),
         (["--scale", "2", "--threads", "-1"], 2, "threads is -1"),

@@ -52,7 +52,7 @@ def test_the_files_are_one_machines_though_a_worker_is_killed(
         for outcome in run_batch_on(pool, items, TARGET, WriteOptions()):
             if not outcomes:
                 assert pool.share.workers == 2
-                os.kill(pool.greetings[0].process, signal.SIGKILL)
+                os.kill(pool.worker_infos[0].process, signal.SIGKILL)
             outcomes.append(outcome)
     with Upscaler("hiif-video", engine=EngineOptions(threads=1)) as upscaler:
         plain = list(run_batch(upscaler, list_items([folder], tmp_path / "one", "x"), TARGET, WriteOptions()))
@@ -88,8 +88,8 @@ def test_a_picture_that_no_worker_survives_is_given_up_with_the_reason(folder: P
     def kill_all() -> None:
         with open_pool(attempts=1) as pool:
             for _ in run_batch_on(pool, list_items([folder], tmp_path / "out", "x"), TARGET, WriteOptions()):
-                for greeting in pool.greetings:
-                    os.kill(greeting.process, signal.SIGKILL)
+                for info in pool.worker_infos:
+                    os.kill(info.process, signal.SIGKILL)
 
     with pytest.raises(ClusterError, match=r"png: given up after 1 attempts, the last on worker \d+ on .*actor died"):
         kill_all()

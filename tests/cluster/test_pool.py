@@ -130,7 +130,7 @@ def test_a_worker_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_model_that_does_not_open_is_told_as_on_one_machine() -> None:
+def test_a_model_that_does_not_open_is_reported_as_on_one_machine() -> None:
     bundle = replace(open_bundle("hiif-video"), graphs={})
     pool = Pool(bundle, ClusterOptions("auto", attempts=1), EngineOptions(threads=1), RenderOptions())
     with pytest.raises(KeyError, match="encoder"), pool:
@@ -154,10 +154,10 @@ def test_a_killed_worker_leaves_no_folder() -> None:
     options = ClusterOptions("auto", workers=1)
     with Pool(open_bundle("hiif-video"), options, EngineOptions(threads=1), RenderOptions()) as pool:
         pool.wait_for(1)
-        (greeting,) = pool.greetings
-        folder = Path(greeting.folder)
+        (info,) = pool.worker_infos
+        folder = Path(info.folder)
         assert folder.is_dir()
-        os.kill(greeting.process, signal.SIGKILL)
+        os.kill(info.process, signal.SIGKILL)
         deadline = time.monotonic() + 60
         while folder.exists():
             assert time.monotonic() < deadline, f"{folder} is still there"

@@ -55,7 +55,7 @@ def killing(pool: Pool) -> MakeSegments:
     def make(tasks: Sequence[SegmentTask], folder: Path, monitor: Any) -> Iterator[Segment]:
         for number, segment in enumerate(make_segments_on(pool, tasks, folder, monitor.advance)):
             if number == 0:
-                os.kill(pool.greetings[-1].process, signal.SIGKILL)
+                os.kill(pool.worker_infos[-1].process, signal.SIGKILL)
             yield segment
 
     return make
@@ -119,7 +119,7 @@ def test_a_clip_that_workers_do_not_see_is_sent(
     assert caplog.messages == []
 
 
-def test_what_a_frame_leads_to_is_told_as_on_one_machine(upscaler: Upscaler, tmp_path: Path) -> None:
+def test_what_a_frame_leads_to_is_reported_as_on_one_machine(upscaler: Upscaler, tmp_path: Path) -> None:
     damaged, made = make_clip("damaged", tmp_path), tmp_path / "made.mkv"
     with open_pool(upscaler) as pool, pytest.raises(VideoError, match=r"frame \d+ cannot be decoded"):
         make_video(plan(damaged, made), upscaler, made, style="none", make=on_cluster(pool))

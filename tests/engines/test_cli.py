@@ -227,7 +227,7 @@ def test_blocks_that_are_no_numbers_are_healed_and_told(
     words = ("upscale", SAMPLE, "-b", half_bundle, "--scale", "1", "--engine", "tensorrt", "-o", tmp_path / "o.png")
     capsys.readouterr()
     assert run(*words) == 0
-    assert "1 blocks were no numbers in half precision and were decoded again in fp32" in capsys.readouterr().err
+    assert "1 blocks overflowed in fp16 and were recomputed in fp32" in capsys.readouterr().err
 
 
 def test_a_build_that_fails_tells_the_librarys_reason_and_leaves_nothing(

@@ -73,7 +73,7 @@ def test_halves_go_to_the_even_pixel() -> None:
 
 
 @pytest.mark.parametrize("reach", [0, 1, 3])
-def test_an_axis_reaches_as_far_as_it_is_told(reach: int) -> None:
+def test_an_axis_reaches_as_far_as_requested(reach: int) -> None:
     assert clit_axis(9, 20, reach=reach).tokens.shape == (2 * reach + 1, 20)
 
 

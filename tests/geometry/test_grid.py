@@ -188,7 +188,7 @@ def test_the_bit_rule_changes_nothing_but_bits_and_local_coordinate() -> None:
         ((0, 5), "axis of 0 → 5 pixels: both sizes must be at least 1"),
         ((5, 0), "axis of 5 → 0 pixels: both sizes must be at least 1"),
         ((-3, 5), "axis of -3 → 5 pixels: both sizes must be at least 1"),
-        ((10, 9), "output of 9 pixels for 10 input pixels: scale 0.9 is below 1; this model only enlarges"),
+        ((10, 9), "output of 9 pixels for 10 input pixels: scale 0.9 is below 1; this model only upscales"),
         ((4, 8, (0, 9)), "window 0:9 does not lie inside an axis of 8 pixels"),
         ((4, 8, (-1, 4)), "window -1:4 does not lie inside an axis of 8 pixels"),
         ((4, 8, (3, 3)), "window 3:3 does not lie inside an axis of 8 pixels"),

@@ -84,5 +84,5 @@ def test_sizes_below_one_are_refused(words: dict[str, Any]) -> None:
 
 
 def test_a_size_smaller_than_the_picture_is_refused() -> None:
-    with pytest.raises(ScaleError, match="only enlarges"):
+    with pytest.raises(ScaleError, match="only upscales"):
         parse(size="5x40").size((20, 10))

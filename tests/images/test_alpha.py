@@ -109,5 +109,5 @@ def test_alpha_that_does_not_fit_the_pixels_is_refused() -> None:
 
 
 def test_an_empty_size_is_refused() -> None:
-    with pytest.raises(ScaleError, match="0×10 pixels was asked for: both sizes must be at least 1"):
+    with pytest.raises(ScaleError, match="0×10 pixels was requested: both sizes must be at least 1"):
         upscale_alpha(np.zeros((4, 5), np.uint8), (0, 10))

@@ -43,20 +43,20 @@ def header_only_png(width: int, height: int) -> bytes:
     return PNG_SIGNATURE + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", pixels) + png_chunk(b"IEND", b"")
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     fails_to_read(tmp_path / "a.png", f"{tmp_path / 'a.png'} does not exist")
 
 
-def test_a_folder_is_told(tmp_path: Path) -> None:
+def test_a_folder_is_reported(tmp_path: Path) -> None:
     fails_to_read(tmp_path, f"{tmp_path} is a folder; expected a picture file")
 
 
-def test_an_empty_file_is_told(tmp_path: Path) -> None:
+def test_an_empty_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
     fails_to_read(tmp_path / "a.png", "a.png is empty (0 bytes)")
 
 
-def test_a_file_without_permission_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_permission_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: Path) -> bytes:
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -65,7 +65,7 @@ def test_a_file_without_permission_is_told(tmp_path: Path, monkeypatch: pytest.M
     fails_to_read(tmp_path / "a.png", "a.png cannot be read: Permission denied")
 
 
-def test_a_file_that_is_no_picture_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_no_picture_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("hello")
     fails_to_read(
         tmp_path / "a.png",
@@ -88,7 +88,7 @@ def test_a_known_but_unsupported_kind_is_named(tmp_path: Path, start: bytes, nam
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif", ".bmp"])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
-def test_a_truncated_file_is_told(tmp_path: Path, suffix: str, dtype: str, kept: float) -> None:
+def test_a_truncated_file_is_reported(tmp_path: Path, suffix: str, dtype: str, kept: float) -> None:
     path = tmp_path / f"a{suffix}"
     write_image(path, Picture(noise((60, 70, 3), dtype)))
     data = path.read_bytes()
@@ -96,7 +96,7 @@ def test_a_truncated_file_is_told(tmp_path: Path, suffix: str, dtype: str, kept:
     fails_to_read(path, "truncated")
 
 
-def test_a_png_with_a_wrong_checksum_is_told(tmp_path: Path) -> None:
+def test_a_png_with_a_wrong_checksum_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     write_image(path, Picture(noise((60, 70, 3), np.uint16)))
     data = bytearray(path.read_bytes())
@@ -146,7 +146,7 @@ def test_the_limit_of_pillow_does_not_count(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(("width", "height"), [(0, 5), (5, 0)])
-def test_a_picture_without_pixels_is_told(tmp_path: Path, width: int, height: int) -> None:
+def test_a_picture_without_pixels_is_reported(tmp_path: Path, width: int, height: int) -> None:
     (tmp_path / "a.png").write_bytes(header_only_png(width, height))
     fails_to_read(tmp_path / "a.png", f"the picture is {width}×{height}, which holds no pixels")
 
@@ -183,7 +183,7 @@ def test_16_bit_cmyk_is_refused(tmp_path: Path) -> None:
     fails_to_read(tmp_path / "a.tif", "16-bit TIFF of an unsupported layout; expected unsigned grey, RGB or RGBA")
 
 
-def test_what_reading_a_jpeg_leaves_out_is_told(tmp_path: Path) -> None:
+def test_what_reading_a_jpeg_leaves_out_is_reported(tmp_path: Path) -> None:
     image = Image.fromarray(noise((6, 8, 3)))
     image.save(tmp_path / "a.jpg", comment=b"hello")
     assert read_image(tmp_path / "a.jpg").notes == ("the JPEG comment is left out",)
@@ -232,7 +232,7 @@ def test_reading_in_several_threads_gives_the_same_pictures(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("suffix", "name"), [(".jpg", "JPEG"), (".webp", "WebP"), (".bmp", "BMP")])
-def test_reduction_to_8_bits_is_told_and_rounds(tmp_path: Path, suffix: str, name: str) -> None:
+def test_reduction_to_8_bits_is_reported_and_rounds(tmp_path: Path, suffix: str, name: str) -> None:
     levels = np.array([0, 128, 129, 385, 386, 65535], np.uint16)
     pixels = np.broadcast_to(levels[:, None], (6, 4)).repeat(8, axis=0)
     notes = write_image(tmp_path / f"a{suffix}", Picture(pixels), lossless=True)
@@ -242,7 +242,9 @@ def test_reduction_to_8_bits_is_told_and_rounds(tmp_path: Path, suffix: str, nam
 
 
 @pytest.mark.parametrize("channels", [(), (3,)])
-def test_alpha_is_laid_over_white_and_told_where_the_format_has_none(tmp_path: Path, channels: tuple[int, ...]) -> None:
+def test_alpha_is_laid_over_white_and_reported_where_the_format_has_none(
+    tmp_path: Path, channels: tuple[int, ...]
+) -> None:
     alpha = np.array([[0, 51, 255]], np.uint8)
     notes = write_image(tmp_path / "a.bmp", Picture(np.full((1, 3, *channels), 100, np.uint8), alpha))
     assert notes == ("transparent pixels were laid over white: BMP holds no alpha",)
@@ -250,13 +252,13 @@ def test_alpha_is_laid_over_white_and_told_where_the_format_has_none(tmp_path: P
     assert pixels[:, 0].tolist() == [255, 224, 100]
 
 
-def test_metadata_that_the_format_cannot_hold_is_told(tmp_path: Path) -> None:
+def test_metadata_that_the_format_cannot_hold_is_reported(tmp_path: Path) -> None:
     picture = Picture(noise((4, 5, 3)), icc=SRGB, exif=b"II*\0" + bytes(20), xmp=b"<x/>", dpi=(72, 72))
     wanted = "left out because BMP does not hold it: the colour profile, EXIF, XMP"
     assert write_image(tmp_path / "a.bmp", picture) == (wanted,)
 
 
-def test_png_text_and_colour_chunks_lost_elsewhere_are_told(tmp_path: Path) -> None:
+def test_png_text_and_colour_chunks_lost_elsewhere_are_reported(tmp_path: Path) -> None:
     gamma = (b"gAMA", struct.pack(">I", 100000))
     picture = Picture(noise((4, 5, 3)), text=(("Title", "x"),), colour_chunks=(gamma,))
     wanted = "left out because TIFF does not hold it: text entries, colour chunks"
@@ -265,13 +267,13 @@ def test_png_text_and_colour_chunks_lost_elsewhere_are_told(tmp_path: Path) -> N
     assert write_image(tmp_path / "a.tif", plain) == ()
 
 
-def test_a_profile_for_other_pixels_is_left_out_and_told(tmp_path: Path) -> None:
+def test_a_profile_for_other_pixels_is_left_out_and_reported(tmp_path: Path) -> None:
     notes = write_image(tmp_path / "a.png", Picture(noise((4, 5)), icc=SRGB))
     assert notes == ("the colour profile was left out: it is for RGB pixels, not for those written",)
     assert read_image(tmp_path / "a.png").icc is None
 
 
-def test_exif_too_large_for_jpeg_is_left_out_and_told(tmp_path: Path) -> None:
+def test_exif_too_large_for_jpeg_is_left_out_and_reported(tmp_path: Path) -> None:
     notes = write_image(tmp_path / "a.jpg", Picture(noise((4, 5)), exif=b"II*\0" + bytes(70000)))
     assert notes == ("EXIF of 70004 bytes was left out: JPEG holds at most 65000",)
 
@@ -299,35 +301,35 @@ def fails_to_write(path: Path, message: str, picture: Picture | None = None, **o
         write_image(path, picture or Picture(noise((4, 5, 3))), **options)
 
 
-def test_an_unsupported_suffix_is_told_with_those_supported(tmp_path: Path) -> None:
+def test_an_unsupported_suffix_is_reported_with_those_supported(tmp_path: Path) -> None:
     supported = "use one of .png, .jpg, .jpeg, .webp, .tif, .tiff, .bmp"
     fails_to_write(tmp_path / "a.gif", f"a.gif: cannot write pictures of type .gif; {supported}")
     fails_to_write(tmp_path / "a", f"a: cannot write pictures of type (no suffix); {supported}")
 
 
-def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     fails_to_write(tmp_path / "b" / "a.png", f"the folder {tmp_path / 'b'} does not exist; create it first")
 
 
-def test_a_folder_in_place_of_the_target_is_told(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_the_target_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.png").mkdir()
     fails_to_write(tmp_path / "a.png", "a.png is a folder; expected the name of a picture file")
 
 
-def test_a_read_only_target_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_target_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_bytes(b"old")
     monkeypatch.setattr(os, "access", lambda path, _: Path(path).is_dir())
     fails_to_write(tmp_path / "a.png", "a.png is read-only; change its permissions or choose another place")
     assert (tmp_path / "a.png").read_bytes() == b"old"
 
 
-def test_a_read_only_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_folder_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
     fails_to_write(tmp_path / "a.png", f"a.png: no permission to write in {tmp_path}")
 
 
 @pytest.mark.parametrize(("suffix", "side"), [(".webp", 16383), (".jpg", 65500)])
-def test_a_side_beyond_the_format_is_told(tmp_path: Path, suffix: str, side: int) -> None:
+def test_a_side_beyond_the_format_is_reported(tmp_path: Path, suffix: str, side: int) -> None:
     wide = Picture(np.zeros((1, side + 1), np.uint8))
     fails_to_write(tmp_path / f"a{suffix}", f"{side + 1}×1 pixels;", wide)
     with pytest.raises(ImageError, match=f"holds at most {side} on a side: write PNG"):
@@ -335,7 +337,7 @@ def test_a_side_beyond_the_format_is_told(tmp_path: Path, suffix: str, side: int
 
 
 @pytest.mark.parametrize("quality", [0, 101])
-def test_quality_out_of_range_is_told(tmp_path: Path, quality: int) -> None:
+def test_quality_out_of_range_is_reported(tmp_path: Path, quality: int) -> None:
     with pytest.raises(OptionError, match=f"quality {quality}: expected 1 to 100"):
         write_image(tmp_path / "a.jpg", Picture(noise((4, 5))), quality=quality)
 

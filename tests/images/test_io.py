@@ -250,7 +250,7 @@ def test_premultiplied_tiff_colours_are_divided_by_alpha(tmp_path: Path, dtype: 
     np.testing.assert_array_equal(picture.alpha, np.full((4, 5), top // 2))
 
 
-def test_a_fourth_tiff_channel_without_meaning_is_left_out_and_told(tmp_path: Path) -> None:
+def test_a_fourth_tiff_channel_without_meaning_is_left_out_and_reported(tmp_path: Path) -> None:
     samples = noise((4, 5, 4), np.uint16)
     picture = read(tmp_path, tiff(samples, t338=0))
     np.testing.assert_array_equal(picture.pixels, samples[..., :3])

@@ -11,12 +11,12 @@ import pytest
 from hiif_deploy import OptionError, RenderOptions, Upscaler
 from hiif_deploy.cli import app as cli
 from hiif_deploy.images.samples import sample
-from hiif_deploy.pictures.deviation import deviation, exact_twin
+from hiif_deploy.pictures.deviation import deviation, exact_reference
 
 
 def test_the_exact_twin_differs_in_what_is_approximate_alone(tiny_bundle: Path) -> None:
     options = RenderOptions(statistics="sampled", samples=500, memory=1 << 28)
-    with Upscaler(tiny_bundle, options=options) as upscaler, exact_twin(upscaler) as exact:
+    with Upscaler(tiny_bundle, options=options) as upscaler, exact_reference(upscaler) as exact:
         assert exact.options == RenderOptions(memory=1 << 28, samples=500)
         found = deviation(upscaler, exact, sample("astronaut")[:40, :40], (80, 80))
         assert 20 < found.psnr < 150
@@ -25,7 +25,7 @@ def test_the_exact_twin_differs_in_what_is_approximate_alone(tiny_bundle: Path) 
 
 def test_an_exact_run_has_none_to_report(tiny_bundle: Path) -> None:
     with Upscaler(tiny_bundle) as upscaler, pytest.raises(OptionError, match="nothing is approximate"):
-        exact_twin(upscaler)
+        exact_reference(upscaler)
 
 
 def test_the_command_tells_it_for_every_picture(

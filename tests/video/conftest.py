@@ -34,8 +34,8 @@ def video_upscaler() -> Iterator[Upscaler]:
 
 
 @pytest.fixture
-def enlarge(video_upscaler: Upscaler, tmp_path: Path) -> Callable[..., tuple[Path, VideoResult]]:
-    """(clip, scale, suffix, upscaler, options) → the enlarged clip, in segments of 5 frames, and its result."""
+def upscale(video_upscaler: Upscaler, tmp_path: Path) -> Callable[..., tuple[Path, VideoResult]]:
+    """(clip, scale, suffix, upscaler, options) → the upscaled clip, in segments of 5 frames, and its result."""
 
     def work(
         source: Path, scale: float = 2.0, suffix: str = "", upscaler: Upscaler = video_upscaler, **options: Any

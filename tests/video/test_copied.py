@@ -20,7 +20,7 @@ from hiif_deploy.video.plan import plan_video
 from hiif_deploy.video.probe import probe
 from hiif_deploy.video.run import VideoResult
 
-Enlarge = Callable[..., tuple[Path, VideoResult]]
+Upscale = Callable[..., tuple[Path, VideoResult]]
 FOUR = Video(frames=4)
 
 
@@ -82,32 +82,32 @@ def test_all_streams_are_tried_in_one_pass_of_bounded_length(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("suffix", [".mov", ".mp4"])
-def test_a_time_code_track_is_kept_where_there_are_such_tracks(enlarge: Enlarge, tmp_path: Path, suffix: str) -> None:
+def test_a_time_code_track_is_kept_where_there_are_such_tracks(upscale: Upscale, tmp_path: Path, suffix: str) -> None:
     source = with_timecode(tmp_path / "camera.mov")
-    output, result = enlarge(source, suffix=suffix)
+    output, result = upscale(source, suffix=suffix)
     assert result.notes == ()
     assert timecode(output) == "01:00:00:00"
     with av.open(str(output)) as made:
         assert [stream.type for stream in made.streams] == ["video", "data"]
 
 
-def test_a_time_code_becomes_metadata_elsewhere_and_that_is_reported(enlarge: Enlarge, tmp_path: Path) -> None:
-    output, result = enlarge(with_timecode(tmp_path / "camera.mov"), suffix=".mkv")
+def test_a_time_code_becomes_metadata_elsewhere_and_that_is_reported(upscale: Upscale, tmp_path: Path) -> None:
+    output, result = upscale(with_timecode(tmp_path / "camera.mov"), suffix=".mkv")
     assert timecode(output) == "01:00:00:00"
     assert result.notes == ("the time code 01:00:00:00 (stream 1) becomes metadata: .mkv has no track for it",)
-    back, result = enlarge(output, suffix=".mov")
+    back, result = upscale(output, suffix=".mov")
     assert timecode(back) == "01:00:00:00"
 
 
-def test_a_part_of_a_clip_has_the_time_code_of_its_first_frame(enlarge: Enlarge, tmp_path: Path) -> None:
-    output, _ = enlarge(with_timecode(tmp_path / "camera.mov"), frames=(3, None))
+def test_a_part_of_a_clip_has_the_time_code_of_its_first_frame(upscale: Upscale, tmp_path: Path) -> None:
+    output, _ = upscale(with_timecode(tmp_path / "camera.mov"), frames=(3, None))
     assert timecode(output) == "01:00:00:03"
 
 
-def test_a_time_code_that_does_not_fit_the_rate_is_lost_and_reported(enlarge: Enlarge, tmp_path: Path) -> None:
+def test_a_time_code_that_does_not_fit_the_rate_is_lost_and_reported(upscale: Upscale, tmp_path: Path) -> None:
     """Drop-frame codes are of 29.97 frames per second; a phone's rate varies."""
     source = with_timecode(tmp_path / "camera.mkv", "01:00:00;00")
-    output, result = enlarge(source, suffix=".mov")
+    output, result = upscale(source, suffix=".mov")
     assert timecode(output) is None
     assert result.notes == ("lost: the time code 01:00:00;00, which .mov does not take at 25 frames per second",)
 
@@ -119,8 +119,8 @@ def test_data_that_a_container_does_not_take_is_lost_and_reported_while_planning
     assert plan.notes == (f"lost: stream 1 (data), which {suffix} does not take",)
 
 
-def test_a_clip_with_data_is_enlarged(enlarge: Enlarge, tmp_path: Path) -> None:
-    output, result = enlarge(broadcast(tmp_path / "camera.ts"), suffix=".mkv")
+def test_a_clip_with_data_is_enlarged(upscale: Upscale, tmp_path: Path) -> None:
+    output, result = upscale(broadcast(tmp_path / "camera.ts"), suffix=".mkv")
     assert (result.frames, probe(output).count) == (4, 4)
 
 

@@ -143,7 +143,7 @@ def test_ctrl_c_says_how_to_go_on(clip: Clip, video_upscaler: Upscaler, tmp_path
     with pytest.raises(KeyboardInterrupt) as stop:
         make_video(plan, video_upscaler, output, style="none", make=stopping)
     assert str(stop.value).startswith(f"interrupted: 4 of 15 frames of {output} are kept")
-    assert str(stop.value).endswith("the same command goes on from there")
+    assert str(stop.value).endswith("run the same command again to resume")
 
 
 def test_ctrl_c_at_the_command_line_says_that_alone(clip: Clip, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from hiif_deploy.video.run import VideoResult
 from stream_compare import differences, read_pictures
 
 Clip = Callable[[str], Path]
-Enlarge = Callable[..., tuple[Path, VideoResult]]
+Upscale = Callable[..., tuple[Path, VideoResult]]
 
 
 def with_cover(path: Path) -> bytes:
@@ -48,10 +48,10 @@ def with_cover(path: Path) -> bytes:
 
 
 @pytest.mark.parametrize("options", [{}, {"frames": (3, 9)}])
-def test_a_cover_picture_is_kept(enlarge: Enlarge, tmp_path: Path, options: dict[str, Any]) -> None:
+def test_a_cover_picture_is_kept(upscale: Upscale, tmp_path: Path, options: dict[str, Any]) -> None:
     source = tmp_path / "cover.mp4"
     image = with_cover(source)
-    output, _ = enlarge(source, **options)
+    output, _ = upscale(source, **options)
     with av.open(str(output)) as made:
         cover = made.streams.video[1]
         assert cover.disposition == av.stream.Disposition.attached_pic
@@ -59,18 +59,18 @@ def test_a_cover_picture_is_kept(enlarge: Enlarge, tmp_path: Path, options: dict
 
 
 @pytest.mark.parametrize("suffix", [".mov", ".mp4"])
-def test_metadata_of_any_name_is_kept(enlarge: Enlarge, tmp_path: Path, suffix: str) -> None:
+def test_metadata_of_any_name_is_kept(upscale: Upscale, tmp_path: Path, suffix: str) -> None:
     source = tmp_path / f"phone{suffix}"
     with av.open(source, "w", container_options={"movflags": "use_metadata_tags"}) as container:
         container.metadata.update({"title": "T", "com.apple.quicktime.location.ISO6709": "+48.1+011.5/"})
         pictures = add_video(container, Video())
         container.start_encoding()
         container.mux(list(video_packets(pictures, Video())))
-    output, _ = enlarge(source)
+    output, _ = upscale(source)
     assert differences(source, output, scale=2) == []
 
 
-def test_a_truncated_file_is_told_with_what_is_missing(clip: Clip) -> None:
+def test_a_truncated_file_is_reported_with_what_is_missing(clip: Clip) -> None:
     (note,) = probe(clip("truncated")).notes
     assert "ends at 0.48 s of 0.8 s" in note
 
@@ -80,20 +80,20 @@ def test_a_whole_file_is_not_called_truncated(clip: Clip, name: str) -> None:
     assert probe(clip(name)).notes == ()
 
 
-def test_lost_transparency_is_told(enlarge: Enlarge, tmp_path: Path) -> None:
+def test_lost_transparency_is_reported(upscale: Upscale, tmp_path: Path) -> None:
     source = tmp_path / "alpha.mkv"
     plain(source, Video(frames=2, codec="ffv1", pixel_format="yuva420p", options=()))
-    assert enlarge(source)[1].notes == ("lost: transparency, which is not enlarged",)
+    assert upscale(source)[1].notes == ("lost: transparency, which is not upscaled",)
 
 
-def test_rgb_that_becomes_luma_and_chroma_is_told_and_tagged(enlarge: Enlarge, tmp_path: Path) -> None:
+def test_rgb_that_becomes_luma_and_chroma_is_reported_and_tagged(upscale: Upscale, tmp_path: Path) -> None:
     """Untagged RGB, which FFV1 writes."""
     source = tmp_path / "rgb.mkv"
     plain(source, Video(frames=2, codec="ffv1", pixel_format="bgr0", options=(), colours=(2, 2, 2, 0)))
-    output, result = enlarge(source, codec="libx264")
+    output, result = upscale(source, codec="libx264")
     assert result.notes == ("RGB becomes yuv444p, BT.709",)
     assert read_pictures(output).facts["matrix"] == 1
-    assert enlarge(source, codec="ffv1")[1].notes == ()
+    assert upscale(source, codec="ffv1")[1].notes == ()
 
 
 def fast(path: Path, rate: int) -> Path:
@@ -110,18 +110,18 @@ def fast(path: Path, rate: int) -> Path:
     return path
 
 
-def test_a_clock_that_is_too_coarse_is_told(enlarge: Enlarge, tmp_path: Path) -> None:
+def test_a_clock_that_is_too_coarse_is_reported(upscale: Upscale, tmp_path: Path) -> None:
     source = fast(tmp_path / "fast.mp4", 30)
-    assert "times are rounded to milliseconds" in " ".join(enlarge(source, suffix=".mkv")[1].notes)
-    assert enlarge(source)[1].notes == ()
+    assert "times are rounded to milliseconds" in " ".join(upscale(source, suffix=".mkv")[1].notes)
+    assert upscale(source)[1].notes == ()
 
 
-def test_frames_that_would_share_a_millisecond_are_refused_with_the_way_out(enlarge: Enlarge, tmp_path: Path) -> None:
+def test_frames_that_would_share_a_millisecond_are_refused_with_the_way_out(upscale: Upscale, tmp_path: Path) -> None:
     source = fast(tmp_path / "faster.mp4", 2400)
     with pytest.raises(VideoError, match=r"less than a millisecond apart.* choose \.mp4 or \.mov"):
-        enlarge(source, suffix=".mkv")
+        upscale(source, suffix=".mkv")
     assert [path.name for path in tmp_path.iterdir()] == ["faster.mp4"]
-    output, _ = enlarge(source)
+    output, _ = upscale(source)
     assert differences(source, output, scale=2) == []
 
 
@@ -155,7 +155,7 @@ def in_band(video: Video) -> Iterator[Any]:
     yield from context.encode(None)
 
 
-def test_frames_of_another_size_fill_the_same_output_and_are_told(
+def test_frames_of_another_size_fill_the_same_output_and_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, made = channel(tmp_path / "channel.ts", (36, 40)), tmp_path / "large.mkv"
@@ -169,7 +169,7 @@ def test_frames_of_another_size_fill_the_same_output_and_are_told(
     assert read_pictures(made).size == (48, 64)
 
 
-def test_frames_larger_than_the_output_are_refused_with_the_way_out(enlarge: Enlarge, tmp_path: Path) -> None:
+def test_frames_larger_than_the_output_are_refused_with_the_way_out(upscale: Upscale, tmp_path: Path) -> None:
     source = channel(tmp_path / "channel.ts", (96, 128))
     with pytest.raises(VideoError, match=r"frame 4 is 128x96, unlike the first one, .* --size of at least 128x96"):
-        enlarge(source, suffix=".mkv")
+        upscale(source, suffix=".mkv")

@@ -60,7 +60,7 @@ def _wide_stage(stage: StageQueries, target: Size) -> StageQueries:
     y, x = (clit_axis(n, m).weight.astype(np.float64) for n, m in zip(stage.size, target, strict=True))
     weight = np.stack([(y[a][:, None] * x[b]).flatten() for a, b in CORNERS])
     values = {name: _wide(value) for name, value in vars(stage).items()}
-    return StageQueries(**{**values, "question_weight": torch.from_numpy(weight)[None]})
+    return StageQueries(**{**values, "query_weight": torch.from_numpy(weight)[None]})
 
 
 def _wide(value: Any) -> Any:

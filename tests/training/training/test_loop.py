@@ -272,7 +272,7 @@ def test_ctrl_c_that_reaches_the_workers_as_well_keeps_the_step_it_came_in(
         return step(module, *rest)
 
     monkeypatch.setattr(TrainingModule, "training_step", signalled)
-    with pytest.raises(KeyboardInterrupt, match="5 of 6 steps are kept"):
+    with pytest.raises(KeyboardInterrupt, match="5 of 6 steps are saved"):
         train(recipe, tmp_path, machine=Machine("cpu", workers=1), show_progress=False)
     assert read_file(tmp_path / "state.pt")["global_step"] == 5
 

@@ -1,4 +1,4 @@
-"""Pictures of one clip through an upscaler, each looked at before it is believed."""
+"""Upscales the frames of one clip and validates each result."""
 
 from __future__ import annotations
 
@@ -8,59 +8,59 @@ from numpy.typing import NDArray
 from hiif_deploy.decoding.job import Statistics
 from hiif_deploy.decoding.output_check import NotAPictureError
 from hiif_deploy.errors import VideoError
-from hiif_deploy.pictures.deviation import fp32_twin
+from hiif_deploy.pictures.deviation import fp32_reference
 from hiif_deploy.pixels import to_unit
 from hiif_deploy.upscaler import Features, Upscaler
-from hiif_deploy.video.convert import Picture
+from hiif_deploy.video.convert import RgbFrame
 from hiif_deploy.video.frames import Source
 from hiif_deploy.video.task import SegmentTask
 
 SCENE_CUT = 0.08
-"""Mean change of a thumbnail's values, white being 1, from which statistics are not reused."""
+"""Mean change of a thumbnail's values, white being 1, above which statistics are not reused."""
 THUMBNAIL = 32
-"""About so many rows and columns are compared."""
+"""Approximate number of rows and columns that are compared."""
 CHECK_EVERY = 24
-"""Of the frames with reused statistics, one in so many is also made with its own, to measure the deviation."""
+"""Every n-th frame with reused statistics is also computed with its own, to measure the deviation."""
 
 
-class Enlarger:
-    """Frames of one segment after the other. For one thread; close it."""
+class FrameUpscaler:
+    """Upscales the frames of one segment after the other. For one thread; close it after use."""
 
     def __init__(self, upscaler: Upscaler) -> None:
         self._upscaler = upscaler
         self._exact: Upscaler | None = None
 
     def close(self) -> None:
-        """Close the fp32 engine, where it was needed."""
+        """Close the fp32 engine if it was opened."""
         if self._exact is not None:
             self._exact.close()
 
     def begin(self, task: SegmentTask) -> None:
-        """Forget the segment before: each depends on itself alone."""
+        """Start a segment and reset all state: each segment depends on itself alone."""
         self.task = task
         self.fallback_blocks = self.resized = 0
         self.deviation_db: float | None = None
         self.damaged: list[int] = []
-        self._last: tuple[Picture, Picture] | None = None
+        self._last: tuple[RgbFrame, RgbFrame] | None = None
         self._kept: Statistics | None = None
         self._thumbnail: NDArray[np.float32] | None = None
         self._age = 0
 
-    def enlarge(self, source: Source) -> Picture | None:
-        """The frame in the output's size, in the source's dtype; None where it is left out.
+    def upscale(self, source: Source) -> RgbFrame | None:
+        """Return the frame [H, W, 3] at the output's size in the source's dtype; None where it is left out.
 
-        NotAPictureError where even fp32 answers no picture and the task says `stop`; VideoError for a frame that is
-        larger than the output.
+        NotAPictureError where even the fp32 output is no picture and the task says `stop`; VideoError for a frame that
+        is larger than the output.
         """
         if source.is_damaged:
             self.damaged.append(source.number)
         if source.picture is None:
             return None
-        self._look_at_size(source.number, source.picture)
+        self._check_size(source.number, source.picture)
         if self._last is not None and self._last[0] is source.picture:
             return self._last[1]
         try:
-            made = self._sound(source)
+            made = self._intact(source)
         except NotAPictureError:
             if self.task.on_error == "stop" or (self.task.on_error == "repeat" and self._last is None):
                 raise
@@ -70,8 +70,8 @@ class Enlarger:
         self._last = source.picture, made
         return made
 
-    def _look_at_size(self, number: int, picture: Picture) -> None:
-        """Broadcasts change their size; the output cannot."""
+    def _check_size(self, number: int, picture: RgbFrame) -> None:
+        """Count frames of another size, which broadcasts contain; the output has one size only."""
         (rows, columns), (height, width) = picture.shape[:2], self.task.encoding.size
         if (rows, columns) == self.task.source_size:
             return
@@ -82,7 +82,7 @@ class Enlarger:
             )
         self.resized += 1
 
-    def _sound(self, source: Source) -> Picture:
+    def _intact(self, source: Source) -> RgbFrame:
         assert source.picture is not None
         before = self._upscaler.fallback_blocks
         try:
@@ -92,17 +92,17 @@ class Enlarger:
         except NotAPictureError as error:
             if self._upscaler.precision == "fp32":
                 where = f"{self.task.clip}: frame {source.number}: the engine"
-                raise NotAPictureError(f"{error.what} in fp32 (--on-error repeat goes on)", where) from error
+                raise NotAPictureError(f"{error.what} in fp32 (--on-error repeat continues)", where) from error
         self.fallback_blocks += 1
         exact = self._in_fp32()
         return self._render(exact, exact.encode(source.picture), None)
 
     def _in_fp32(self) -> Upscaler:
         if self._exact is None:
-            self._exact = fp32_twin(self._upscaler, self._upscaler.options)
+            self._exact = fp32_reference(self._upscaler, self._upscaler.options)
         return self._exact
 
-    def _make(self, picture: Picture) -> Picture:
+    def _make(self, picture: RgbFrame) -> RgbFrame:
         features = self._upscaler.encode(picture)
         statistics = self._reused(features, picture)
         made = self._render(self._upscaler, features, statistics)
@@ -112,12 +112,12 @@ class Enlarger:
             self.deviation_db = found if self.deviation_db is None else min(found, self.deviation_db)
         return made
 
-    def _render(self, upscaler: Upscaler, features: Features, statistics: Statistics | None) -> Picture:
-        made: Picture = upscaler.render(features, size=self.task.encoding.size, statistics=statistics)
+    def _render(self, upscaler: Upscaler, features: Features, statistics: Statistics | None) -> RgbFrame:
+        made: RgbFrame = upscaler.render(features, size=self.task.encoding.size, statistics=statistics)
         return made
 
-    def _reused(self, features: Features, picture: Picture) -> Statistics | None:
-        """Statistics of the first frame since the last cut; None: the frame's own."""
+    def _reused(self, features: Features, picture: RgbFrame) -> Statistics | None:
+        """Return the statistics of the first frame since the last cut; None for the frame's own."""
         if self.task.statistics == "exact" or self._upscaler.contract.decoder.statistics_passes == 0:
             return None
         thumbnail, before = _thumbnail(picture), self._thumbnail
@@ -128,8 +128,8 @@ class Enlarger:
         return self._kept
 
 
-def psnr(one: Picture, other: Picture) -> float:
-    """In dB of the type's largest value, at most 200."""
+def psnr(one: RgbFrame, other: RgbFrame) -> float:
+    """Return the PSNR in dB of two RGB frames [H, W, 3] of one dtype, at most 200."""
     top = float(np.iinfo(one.dtype).max)
     error = float(np.square((one.astype(np.float32) - other) / top).mean())
     return 200.0 if error <= 1e-20 else float(-10 * np.log10(error))
@@ -139,6 +139,6 @@ def _is_cut(before: NDArray[np.float32], after: NDArray[np.float32]) -> bool:
     return before.shape != after.shape or float(np.abs(after - before).mean()) > SCENE_CUT
 
 
-def _thumbnail(picture: Picture) -> NDArray[np.float32]:
+def _thumbnail(picture: RgbFrame) -> NDArray[np.float32]:
     rows, columns = (max(1, side // THUMBNAIL) for side in picture.shape[:2])
     return to_unit(picture[::rows, ::columns])

@@ -1,4 +1,4 @@
-"""Every enlarged frame is looked at; statistics may be reused within a scene."""
+"""Every upscaled frame is looked at; statistics may be reused within a scene."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hiif_deploy.upscaler import Upscaler
 from hiif_deploy.video.run import VideoResult
 
 Clip = Callable[[str], Path]
-Enlarge = Callable[..., tuple[Path, VideoResult]]
+Upscale = Callable[..., tuple[Path, VideoResult]]
 
 
 class Faulty(HostBackend):
@@ -58,36 +58,36 @@ def frames_of(path: Path) -> list[Any]:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 0.0])
 def test_a_frame_that_half_precision_spoils_is_made_again_in_fp32(
-    clip: Clip, enlarge: Enlarge, tmp_path: Path, value: float
+    clip: Clip, upscale: Upscale, tmp_path: Path, value: float
 ) -> None:
-    sound, _ = enlarge(clip("constant"))
+    sound, _ = upscale(clip("constant"))
     sound = sound.rename(tmp_path / "sound.mkv")
     with Upscaler("hiif-video", backend=Faulty(value, {7}, "fp16"), engine=EngineOptions(threads=1)) as upscaler:
-        output, result = enlarge(clip("constant"), upscaler=upscaler)
+        output, result = upscale(clip("constant"), upscaler=upscaler)
     assert result.fallback_blocks == 1
     assert output.read_bytes() == sound.read_bytes()
 
 
-def test_a_frame_that_fp32_spoils_is_an_error(clip: Clip, enlarge: Enlarge) -> None:
+def test_a_frame_that_fp32_spoils_is_an_error(clip: Clip, upscale: Upscale) -> None:
     with (
         Upscaler("hiif-video", backend=Faulty(np.nan, {3}, "fp32")) as upscaler,
         pytest.raises(EngineError, match=r"frame 3: the engine answered no numbers \(NaN or infinite\) in fp32"),
     ):
-        enlarge(clip("constant"), upscaler=upscaler)
+        upscale(clip("constant"), upscaler=upscaler)
 
 
-def test_or_it_is_repeated_and_told(clip: Clip, enlarge: Enlarge) -> None:
+def test_or_it_is_repeated_and_reported(clip: Clip, upscale: Upscale) -> None:
     with Upscaler("hiif-video", backend=Faulty(np.nan, {3}, "fp32")) as upscaler:
-        output, result = enlarge(clip("constant"), upscaler=upscaler, on_error="repeat", codec="ffv1")
+        output, result = upscale(clip("constant"), upscaler=upscaler, on_error="repeat", codec="ffv1")
     assert (result.frames, result.damaged) == (12, (3,))
     frames = frames_of(output)
     assert np.array_equal(frames[2], frames[3])
 
 
-def test_a_damaged_frame_is_listed_once_though_its_neighbour_is_spoiled(clip: Clip, enlarge: Enlarge) -> None:
+def test_a_damaged_frame_is_listed_once_though_its_neighbour_is_spoiled(clip: Clip, upscale: Upscale) -> None:
     """Frames 5 and 6 cannot be decoded and show frame 4, which never becomes a picture."""
     with Upscaler("hiif-video", backend=Faulty(np.nan, {1, 2, 3}, "fp32")) as upscaler:
-        _, result = enlarge(clip("damaged"), upscaler=upscaler, frames=(3, 9), on_error="repeat")
+        _, result = upscale(clip("damaged"), upscaler=upscaler, frames=(3, 9), on_error="repeat")
     assert (result.frames, result.damaged) == (6, (4, 5, 6))
 
 
@@ -105,13 +105,13 @@ def two_scenes(path: Path) -> Path:
 
 
 def test_reused_statistics_are_renewed_at_a_cut_and_their_deviation_is_measured(
-    enlarge: Enlarge, tmp_path: Path
+    upscale: Upscale, tmp_path: Path
 ) -> None:
     source = two_scenes(tmp_path / "scenes.mkv")
     with Upscaler("hiif-compact", engine=EngineOptions(threads=1)) as upscaler:
-        output, exact = enlarge(source, upscaler=upscaler, codec="ffv1")
+        output, exact = upscale(source, upscaler=upscaler, codec="ffv1")
         own = frames_of(output)
-        output, result = enlarge(source, upscaler=upscaler, codec="ffv1", statistics="reuse")
+        output, result = upscale(source, upscaler=upscaler, codec="ffv1", statistics="reuse")
         reused = frames_of(output)
     assert exact.deviation_db is None
     assert result.deviation_db is not None

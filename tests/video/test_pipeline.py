@@ -17,9 +17,9 @@ from clips import Video, plain
 from hiif_deploy.errors import VideoError
 from hiif_deploy.geometry.target import Target
 from hiif_deploy.upscaler import Upscaler
-from hiif_deploy.video.line import Channel, Line, StoppedError
 from hiif_deploy.video.monitor import Monitor
 from hiif_deploy.video.options import VideoOptions
+from hiif_deploy.video.pipeline import BoundedQueue, Pipeline, StoppedError
 from hiif_deploy.video.plan import plan_video
 from hiif_deploy.video.segments import make_segments
 
@@ -36,8 +36,8 @@ def test_the_first_error_of_a_thread_ends_all_and_is_the_one_that_is_raised() ->
         raise VideoError("the first")
 
     def work() -> None:
-        with Line() as line:
-            empty, full = Channel(line, 1), Channel(line, 1)
+        with Pipeline() as line:
+            empty, full = BoundedQueue(line, 1), BoundedQueue(line, 1)
             line.start("encode", lambda: [full.put(n) for n in range(9)] and None)
             line.start("decode", fail)
             empty.get()
@@ -48,8 +48,8 @@ def test_the_first_error_of_a_thread_ends_all_and_is_the_one_that_is_raised() ->
 
 
 def test_a_queue_is_bounded() -> None:
-    with Line() as line:
-        channel = Channel(line, 2)
+    with Pipeline() as line:
+        channel = BoundedQueue(line, 2)
         line.start("decode", lambda: [channel.put(n) for n in range(9)] and None)
         time.sleep(0.05)
         assert channel.fill == 2
@@ -58,14 +58,16 @@ def test_a_queue_is_bounded() -> None:
         channel.put(0)
 
 
-@pytest.mark.parametrize("where", ["decode", "encode", "enlarge"])
+@pytest.mark.parametrize("where", ["decode", "encode", "upscale"])
 def test_an_error_anywhere_ends_the_work_and_leaves_no_thread(
     clip: Clip, video_upscaler: Upscaler, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = plan_video(clip("constant"), tmp_path / "large.mkv", Target(scale=2.0), VideoOptions(segment_frames=4))
     name = {
-        "decode": "frames.Converter.to_rgb", "encode": "encoder.Encoder.add", "enlarge": "enlarge.Enlarger._render",
-    }[where]  # fmt: skip
+        "decode": "frames.Converter.to_rgb",
+        "encode": "encoder.Encoder.add",
+        "upscale": "frame_upscaler.FrameUpscaler._render",
+    }[where]
 
     def fail(*_: object, **__: object) -> None:
         raise VideoError(f"{where} failed")

@@ -1,4 +1,4 @@
-"""Threads that work side by side, joined by bounded queues; the first error ends all of them."""
+"""Threads joined by bounded queues; the first error ends all of them."""
 
 from __future__ import annotations
 
@@ -9,45 +9,45 @@ from types import TracebackType
 from typing import Any, Self
 
 WAIT = 0.1
-"""Seconds after which a waiting thread looks whether work has ended."""
+"""Seconds between a waiting thread's checks whether work has ended."""
 
 
 class StoppedError(Exception):
     """Another thread has ended the work."""
 
 
-class Channel:
-    """A bounded queue that does not outlive its line."""
+class BoundedQueue:
+    """A queue of limited length that raises StoppedError when its pipeline ends."""
 
-    def __init__(self, line: Line, size: int) -> None:
-        self._line = line
+    def __init__(self, pipeline: Pipeline, size: int) -> None:
+        self._pipeline = pipeline
         self._queue: queue.Queue[Any] = queue.Queue(size)
 
     @property
     def fill(self) -> int:
-        """Items that wait in it."""
+        """Number of items in the queue."""
         return self._queue.qsize()
 
     def put(self, item: Any) -> None:
-        """Waits while it is full. StoppedError where the line ended."""
+        """Append an item, waiting while the queue is full. StoppedError where the pipeline ended."""
         while True:
-            self._line.check()
+            self._pipeline.check()
             try:
                 return self._queue.put(item, timeout=WAIT)
             except queue.Full:
                 continue
 
     def get(self) -> Any:
-        """Waits while it is empty. StoppedError where the line ended."""
+        """Return the next item, waiting while the queue is empty. StoppedError where the pipeline ended."""
         while True:
-            self._line.check()
+            self._pipeline.check()
             try:
                 return self._queue.get(timeout=WAIT)
             except queue.Empty:
                 continue
 
     def get_ready(self) -> list[Any]:
-        """What is there now, without waiting."""
+        """Return all items that are in the queue now, without waiting."""
         found = []
         while True:
             try:
@@ -56,14 +56,14 @@ class Channel:
                 return found
 
 
-class Line:
-    """Context manager: whatever happens inside, its threads end with it."""
+class Pipeline:
+    """Context manager that joins its threads on exit, after an error too."""
 
     def __init__(self) -> None:
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
         self.error: BaseException | None = None
-        """The first that one of the threads raised."""
+        """First exception that one of the threads raised."""
 
     def __enter__(self) -> Self:
         return self
@@ -74,18 +74,18 @@ class Line:
         self._ended.set()
         for thread in self._threads:
             thread.join()
-        # The thread that waits learns only that another one failed; the reason is what the caller wants.
+        # The waiting thread got StoppedError only; the caller needs the error of the thread that failed.
         if isinstance(error, StoppedError) and self.error is not None:
             raise self.error
 
     def start(self, name: str, work: Callable[[], None]) -> None:
-        """Run `work` in a thread."""
+        """Run `work` in a thread of the pipeline."""
         thread = threading.Thread(target=self._run, args=(work,), name=f"hiif-{name}", daemon=True)
         self._threads.append(thread)
         thread.start()
 
     def check(self) -> None:
-        """StoppedError where the work has ended."""
+        """Raise StoppedError where the work has ended."""
         if self._ended.is_set():
             raise StoppedError
 
