@@ -22,7 +22,7 @@ class EngineOptions:
 
     engine: Engine = "onnxruntime"
     """A name of `engines.ENGINES`; `native` is code made for this processor when the bundle is opened. `auto` takes the
-    first that works of `engines.auto_attempts`, GPUs first, and says which and why."""
+    first that works of `choice.auto_attempts`, GPUs first, and says which and why."""
     provider: str = "cpu"
     """ONNX Runtime execution provider: `cpu`, `cuda`, `tensorrt`, … or its full name."""
     threads: int = 0

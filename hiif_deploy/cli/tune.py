@@ -14,6 +14,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
+from hiif_deploy.backends.engines import ENGINES
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.errors import OptionError
@@ -39,7 +40,8 @@ def measure(
     from hiif_deploy.rendering.renderer import Renderer, RenderOptions
 
     if not is_tunable(engine):
-        raise OptionError(f"engine {engine.engine} has nothing to tune: expected onnxruntime on the cpu, or openvino")
+        tunable = " or ".join(name for name, spec in ENGINES.items() if spec.is_tunable)
+        raise OptionError(f"engine {engine.engine} has nothing to tune: expected {tunable}, on the processor")
     image = np.asarray(cv2.resize(sample("astronaut"), (SOURCE, SOURCE), interpolation=cv2.INTER_AREA), np.uint8)
     seconds: dict[CallConfig, list[float]] = {call: [] for call in candidates}
     for inside in sorted({call.call_threads for call in candidates}):
