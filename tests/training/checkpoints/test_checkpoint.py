@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -14,46 +13,14 @@ from typing import Any, BinaryIO
 import pytest
 import safetensors.torch
 import torch
-from torch import Tensor
 
+from checkpoint_files import SPEC, public, refusal, saved, weights
 from hiif_deploy.errors import CheckpointError
 from hiif_training.checkpoints.checkpoint import load_checkpoint, load_weights, read_file, save_checkpoint, write_whole
 from hiif_training.models.hiif import HiifConfig
 from hiif_training.models.registry import make_encoder, make_model
 
 GOLDEN = Path(__file__).parents[3] / ".." / "shared" / "data" / "golden"
-SPEC: dict[str, Any] = {
-    "name": "hiif",
-    "args": {
-        "encoder_spec": {"name": "edsr-mini", "args": {"no_upsampling": True}},
-        "blocks": 2,
-        "hidden_dim": 8,
-        "bits": "exact",
-    },
-}
-
-
-def weights() -> dict[str, Tensor]:
-    torch.manual_seed(0)
-    return make_model(SPEC).state_dict()
-
-
-def public(sd: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """A file of the LIIF family as its trainer writes it."""
-    model = {**SPEC, "sd": OrderedDict(sd), **changes}
-    return {"model": model, "optimizer": {"name": "adam", "args": {"lr": 1e-4}, "sd": {}}, "epoch": 7}
-
-
-def saved(path: Path, content: Any, **options: Any) -> Path:
-    torch.save(content, path, **options)
-    return path
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(CheckpointError) as caught:
-        load_checkpoint(path)
-    assert str(path.parent) in str(caught.value)
-    return str(caught.value)
 
 
 class Trap:
@@ -339,93 +306,3 @@ def test_any_plain_dictionary_can_be_read_for_resuming(tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
     write_whole(path, lambda file: torch.save({"step": 5, "average": None, "weights": weights()}, file))
     assert read_file(path)["step"] == 5
-
-
-def described(**encoder: Any) -> dict[str, Any]:
-    return {"name": "liif", "args": {"encoder_spec": {"name": "edsr-baseline", "args": encoder}}}
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        (described(n_resblocks=2**31), "edsr-baseline: n_resblocks is 2147483648: expected at most 128"),
-        (described(n_feats=10**300), "edsr-baseline: n_feats is a number of 997 bits: expected at most 4096"),
-        (described(n_feats=4096), "weights: expected at most 268,435,456"),
-        (described(res_scale=float("nan")), "res_scale is nan: expected a number between ±1000"),
-        ({"name": "ciaosr", "args": {**described()["args"], "hidden_list": [1] * 99}},
-         "hidden_list has 99 entries: expected at most 32"),
-        ({"name": "hiif", "args": {**described()["args"], "levels": 10**6}}, "levels is 1000000: expected at most 30"),
-        (described(n_feats=torch.ones(2)), "not plain data"),
-    ],
-    ids=["blocks", "width", "weights", "nan", "list", "levels", "tensor"],
-)  # fmt: skip
-def test_a_model_far_larger_than_any_is_refused_before_it_is_built(
-    tmp_path: Path, spec: dict[str, Any], message: str
-) -> None:
-    assert message in refusal(saved(tmp_path / "m.pth", public({}, **spec)))
-
-
-def test_a_model_is_built_from_the_same_random_numbers_as_before() -> None:
-    # The first build, which only counts, takes none of them.
-    torch.manual_seed(3)
-    state = torch.get_rng_state()
-    encoder = make_encoder(SPEC["args"]["encoder_spec"])
-    torch.set_rng_state(state)
-    assert make_model(SPEC).encoder.state_dict()["head.0.weight"].equal(encoder.state_dict()["head.0.weight"])
-
-
-@pytest.mark.parametrize(
-    ("tensor", "message"),
-    [
-        (torch.empty(128, 64, 3, 3, device="meta"), "has no values (it is on the meta device)"),
-        (torch.zeros(2).to(torch.float8_e4m3fn), "is torch.float8_e4m3fn: expected a floating-point tensor"),
-        (torch.zeros(2, 2).to_sparse(), "is stored as torch.sparse_coo: expected a dense tensor"),
-    ],
-    ids=["meta", "float8", "sparse"],
-)
-def test_a_tensor_without_usual_values_is_named(tmp_path: Path, tensor: Tensor, message: str) -> None:
-    sd = {**weights(), "freq.bias": tensor}
-    assert f"freq.bias {message}" in refusal(saved(tmp_path / "m.pth", public(sd)))
-
-
-def deep(levels: int) -> Any:
-    value: Any = 1
-    for _ in range(levels):
-        value = [value]
-    return value
-
-
-def doubled(times: int) -> Any:
-    """Lists that hold the one before twice: small in the file, without end for whoever prints it."""
-    value: Any = [1]
-    for _ in range(times):
-        value = [value, value]
-    return value
-
-
-@pytest.mark.parametrize("value", [deep(100), doubled(40)], ids=["deep", "doubled"])
-def test_data_that_unfolds_without_end_is_refused(tmp_path: Path, value: Any) -> None:
-    path = saved(tmp_path / "m.pth", {**public(weights()), "history": value})
-    assert refusal(path).endswith("nested deeper than 64 levels, or with more than 1048576 values")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[" * 100_000, "not a JSON file"),
-        ('{"model": {}, "metadata": {"a": ' + "[" * 100 + "]" * 100 + "}}", "nested deeper than 64 levels"),
-        (" " * (5 << 20), "so it is no description of a model"),
-    ],
-    ids=["unread", "read", "large"],
-)
-def test_a_description_that_is_deep_or_huge_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    safetensors.torch.save_file(weights(), tmp_path / "m.safetensors")
-    (tmp_path / "m.json").write_text(text, encoding="utf-8")
-    assert message in refusal(tmp_path / "m.safetensors")
-
-
-def test_a_compressed_archive_is_refused_packed(tmp_path: Path) -> None:
-    path = tmp_path / "m.pth"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("m/data/0", bytes(1 << 24))
-    assert "a compressed archive: expected one that torch.save wrote" in refusal(path)
