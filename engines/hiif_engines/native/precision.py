@@ -36,7 +36,7 @@ FACTORS = 4
 SCALE, STEP, LOW, TOTAL = 0, 1, 2, 3
 """its LayerNorm's scale; in 8 bits its step and its lowest value; a sum that is kept until the scale is known."""
 TINY = 2.0**-126
-"""Smallest normal float32 value."""
+"""Smallest normal value of float32."""
 STEPS = 255.0
 """Steps of int8 from a row's lowest value to its highest."""
 

@@ -43,7 +43,7 @@ class Product:
     weight: Array
     """Weights of shape [inputs, outputs]."""
     bias: Array
-    """Bias of shape [outputs]."""
+    """Bias added to the product, [outputs]."""
     table: Array | None = None
     """Table [4, outputs] by code of two bits, where the layer reads bits."""
 
@@ -125,7 +125,7 @@ class SumWeights:
     projection: Product
     """Product to keys and then values, head by head."""
     sizes: KeyValueSums
-    """Sizes of the sums."""
+    """Sizes of the sums that they give."""
 
     def __post_init__(self) -> None:
         expected = self.sizes.inputs, self.sizes.outputs

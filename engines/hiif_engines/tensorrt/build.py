@@ -62,7 +62,7 @@ DEFAULT_FLAGS = BuildFlags()
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """Results of a build."""
+    """Results of building one engine."""
 
     data: bytes
     """Bytes of the serialised engine."""

@@ -33,7 +33,7 @@ class BuildRequest:
     sizes: BuildSizes = PRESETS["1080p"]
     """Picture sizes that the engines serve."""
     flags: BuildFlags = DEFAULT_FLAGS
-    """Settings of the build."""
+    """Settings of the TensorRT builder."""
 
 
 def build_bundle(

@@ -76,7 +76,7 @@ def test_the_fastest_that_runs_is_taken_and_stays_for_later_runs(caplog: pytest.
     assert caplog.messages == []
 
 
-def test_where_no_cut_runs_that_is_an_error() -> None:
+def test_where_no_configuration_runs_that_is_an_error() -> None:
     def clock(_: Callable[[], object]) -> float:
         raise RuntimeError("no")
 
@@ -99,8 +99,8 @@ def test_a_damaged_file_is_told_and_not_used(content: str, caplog: pytest.LogCap
 
 
 @pytest.mark.parametrize("values", [(48, 32, 1, 8), (64, 8, 1, 8), (64, 32, 0, 8), (64, 32, 1, 3)])
-def test_a_cut_that_no_kernel_has_is_refused(values: tuple[int, int, int, int]) -> None:
-    with pytest.raises(EngineError, match="config Cut"):
+def test_a_configuration_that_no_kernel_has_is_refused(values: tuple[int, int, int, int]) -> None:
+    with pytest.raises(EngineError, match="kernel configuration KernelConfig"):
         KernelConfig(*values)
 
 

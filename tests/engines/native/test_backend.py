@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from hiif_deploy import EngineError, EngineOptions, OptionError, RenderOptions, Upscaler
 from hiif_deploy.bundle.loader import Bundle, open_bundle
-from hiif_deploy.decoding.session import MatrixPrecision
+from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.images.samples import sample
 from hiif_deploy.rendering.verify import measure
 from hiif_engines.native import compile as native_compile
@@ -29,14 +29,14 @@ TERMS = 256
 SIZE = (131, 90)
 
 
-def engine(precision: MatrixPrecision | None = None) -> EngineOptions:
+def engine(precision: ComputePrecision | None = None) -> EngineOptions:
     return EngineOptions(engine="native", precision=precision, threads=2)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("name", ["hiif-compact", "hiif-video"])
 @pytest.mark.parametrize("statistics", ["exact", "sampled"])
-def test_a_picture_is_the_same_within_the_arithmetic(precision: MatrixPrecision, name: str, statistics: Any) -> None:
+def test_a_picture_is_the_same_within_the_arithmetic(precision: ComputePrecision, name: str, statistics: Any) -> None:
     image = sample("astronaut")[:40, :28]
     options = RenderOptions(statistics=statistics, samples=2000)
     with (
@@ -52,7 +52,7 @@ def test_a_picture_is_the_same_within_the_arithmetic(precision: MatrixPrecision,
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
-def test_a_picture_does_not_depend_on_how_it_is_cut(precision: MatrixPrecision) -> None:
+def test_a_picture_does_not_depend_on_how_it_is_cut(precision: ComputePrecision) -> None:
     image = sample("astronaut")[:30, :20]
     answers = []
     for block, memory in ((64, 2 << 20), (4096, 1 << 30)):
