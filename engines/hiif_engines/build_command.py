@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 BUILD_ONLY = ("store", "device_layer", "force")
-"""Parameters of `build` that are for building."""
+"""Parameters of `build` that apply only where engines are built."""
 
 
 def build(
@@ -33,7 +33,7 @@ def build(
     bundle: Annotated[str, typer.Argument(help="Bundle folder, or name of a shipped model.")],
     precision: Annotated[Precision, typer.Option(help="Of the graphs, and so of the engines.")] = "fp16",
     preset: Annotated[str | None, typer.Option(help="Largest input picture: 720p, 1080p (default) or 4k.")] = None,
-    max_input: Annotated[str | None, typer.Option(help="The same as WIDTHxHEIGHT; larger pictures are cut.")] = None,
+    max_input: Annotated[str | None, typer.Option(help="The same as WIDTHxHEIGHT; larger pictures are config.")] = None,
     queries: Annotated[int | None, typer.Option(help="Most queries per decoder call (default 65536).")] = None,
     scale: Annotated[float | None, typer.Option(help="Scale to be fastest for (default 2); others work too.")] = None,
     library: Annotated[LibraryName, typer.Option(help="TensorRT, or TensorRT-RTX.")] = "tensorrt",
@@ -79,7 +79,7 @@ def build(
     if emit_ is not None and (emit_ != "triton" or backend == "onnxruntime"):
         _emit(open_bundle(bundle), request, EmitOptions(emit_, output, scale, overwrite))
         return
-    # The library first: without it nothing else is worth doing.
+    # Load the library first: without it no other work is useful.
     loaded = load_library(library)
     opened = open_bundle(bundle)
     engines = _build(opened, request, loaded, store, device_layer, force=force, show_progress=not quiet)
@@ -89,7 +89,7 @@ def build(
 
 
 def _triton_backend(library: LibraryName) -> Literal["tensorrt", "onnxruntime"]:
-    """TensorRT where it is installed; otherwise the ONNX graphs are served as they are, and that is reported."""
+    """Return `tensorrt` where it is installed; otherwise `onnxruntime`, which is logged."""
     try:
         load_library(library)
     except EngineAbsentError as error:
@@ -103,7 +103,7 @@ def tune_kernels(
     precision: Annotated[Precision, typer.Option(help="Of the kernels.")] = "fp16",
     device: Annotated[str, typer.Option(help="cuda or cuda:N.")] = "cuda",
 ) -> None:
-    """Measure how engine torch's fused kernels are cut best on this GPU, and store that for later runs."""
+    """Measure how engine torch's fused kernels are config best on this GPU, and store that for later runs."""
     from hiif_deploy.bundle.loader import open_bundle
     from hiif_deploy.support.extras import require_extra
 
@@ -114,10 +114,10 @@ def tune_kernels(
     if not device.startswith("cuda"):
         raise OptionError(f"device {device!r}: kernels run on a GPU: expected cuda or cuda:N")
     for name, measured in tune(open_bundle(bundle), precision, open_device(device)).items():
-        for cut, seconds in sorted(measured.seconds.items(), key=lambda pair: pair[1]):
-            print(f"{name}: {1000 * seconds:.3f} ms, {cut}")
-        for cut, reason in measured.failed.items():
-            print(f"{name}: {cut}: {reason}")
+        for config, seconds in sorted(measured.seconds.items(), key=lambda pair: pair[1]):
+            print(f"{name}: {1000 * seconds:.3f} ms, {config}")
+        for config, reason in measured.failed.items():
+            print(f"{name}: {config}: {reason}")
 
 
 def _build(

@@ -1,4 +1,4 @@
-"""The sub-commands of this area. Nothing else is imported before one of them runs."""
+"""Registers the sub-commands `build`, `tune-kernels` and `engines`; their modules are imported when one runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ COMMANDS = (
     ),
     LazyCommand(
         "tune-kernels", "hiif_engines.build_command:tune_kernels",
-        "Measure how engine torch's fused kernels are cut best on this GPU, and store that for later runs.", EXPERT,
+        "Find the fastest configuration of engine torch's fused kernels on this GPU, and store it for later runs.",
+        EXPERT,
     ),
     LazyCommand(
         "engines", "hiif_engines.store_command:engines", "List, inspect and remove stored engines.", EXPERT,
@@ -23,5 +24,5 @@ COMMANDS = (
 
 
 def register(app: typer.Typer) -> None:
-    """Add this area's sub-commands."""
+    """Add this area's sub-commands to `app`."""
     add_commands(app, *COMMANDS)

@@ -1,4 +1,4 @@
-"""A bundle's ONNX file as a graph: data, of which nothing is executed."""
+"""Parses a bundle's ONNX file as data, of which nothing is executed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hiif_deploy.errors import BundleError
 
 
 def parse_graph(key: str, model: bytes) -> onnx.GraphProto:
-    """BundleError naming the bundle's graph `key` where the file is damaged."""
+    """Return the graph of an ONNX file; BundleError naming the bundle's graph `key` where the file is damaged."""
     try:
         return onnx.load_from_string(model).graph
     except Exception as error:  # protobuf's own, which is not public

@@ -22,7 +22,7 @@ from hiif_deploy.support.messages import json_text, printable
 logger = logging.getLogger(__name__)
 COLUMNS = ("bundle", "graph", "precision", "built by", "GPU", "size", "state", "verified")
 MAX_FIGURES = 3
-"""Numbers of a report that fit into a line of the list."""
+"""Largest number of a report's figures in a line of the list."""
 
 StoreOption = Annotated[
     Path | None,
@@ -38,7 +38,7 @@ def list_engines(store: StoreOption = None, as_json: JsonOption = False) -> None
     opened = EngineStore.open(store)
     entries = opened.entries()
     if as_json:
-        print(json_text({"store": str(opened.root), "engines": [entry_facts(entry) for entry in entries]}))
+        print(json_text({"store": str(opened.root), "engines": [entry_metadata(entry) for entry in entries]}))
     elif entries:
         _print_table([_row(entry) for entry in entries], *COLUMNS, title=escape(str(opened.root)))
         for entry in entries:
@@ -60,9 +60,9 @@ def inspect(
     if not isinstance(entry, StoredEngine):
         raise EngineError(f"{path if entry is None else entry.path}: {'gone' if entry is None else entry.reason}")
     if as_json:
-        print(json_text(entry_facts(entry)))
+        print(json_text(entry_metadata(entry)))
     else:
-        _print_table([[printable(name), printable(value)] for name, value in engine_facts(entry).items()])
+        _print_table([[printable(name), printable(value)] for name, value in engine_metadata(entry).items()])
 
 
 def prune(
@@ -81,7 +81,7 @@ def prune(
 
 
 def choose(store: EngineStore, prefix: str) -> Entry:
-    """The one engine whose file name or key has that prefix; OptionError where none or several do."""
+    """Return the one engine whose file name or key has that prefix; OptionError where none or several do."""
     entries = store.entries()
     found = [entry for entry in entries if prefix and any(name.startswith(prefix) for name in _names(entry))]
     if len(found) == 1:
@@ -91,16 +91,16 @@ def choose(store: EngineStore, prefix: str) -> Entry:
     raise OptionError(f"{prefix!r}: {problem} (in {store.root}: {names})")
 
 
-def entry_facts(entry: Entry) -> dict[str, Any]:
-    """All that is known of it, for JSON."""
-    facts: dict[str, Any] = {"file": str(entry.path), "state": _state(entry)}
+def entry_metadata(entry: Entry) -> dict[str, Any]:
+    """Return everything that is known of an entry, for JSON."""
+    metadata: dict[str, Any] = {"file": str(entry.path), "state": _state(entry)}
     if isinstance(entry, RefusedEngine):
-        return {**facts, "reason": entry.reason, "identity": to_json(entry.identity)}
-    return {**facts, "key": entry.identity.key, **to_json(entry.sidecar)}
+        return {**metadata, "reason": entry.reason, "identity": to_json(entry.identity)}
+    return {**metadata, "key": entry.identity.key, **to_json(entry.sidecar)}
 
 
-def engine_facts(engine: StoredEngine) -> dict[str, str]:
-    """All that is known of it, for people."""
+def engine_metadata(engine: StoredEngine) -> dict[str, str]:
+    """Return everything that is known of an engine, as label → text for people."""
     identity, sidecar = engine.identity, engine.sidecar
     return {
         "file": str(engine.path),
@@ -119,7 +119,7 @@ def engine_facts(engine: StoredEngine) -> dict[str, str]:
 
 
 def size_text(size: int) -> str:
-    """`12.3 MiB`."""
+    """Format bytes as `12.3 MiB` or `12.3 KiB`."""
     return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 2**10:.1f} KiB"
 
 
@@ -153,7 +153,7 @@ def _names(entry: Entry) -> list[str]:
 
 
 def _print_table(rows: list[list[str]], *columns: str, title: str | None = None) -> None:
-    """With `columns` as headings, or two columns without."""
+    """Print rows with `columns` as headings, or as two columns without headings."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

@@ -109,7 +109,7 @@ def choose_encoding(
         raise OptionError(f"--pixel-format {pixel_format}: {name} takes {known}")
     even, notes = _even(size, pixel_format)
     if any(part.is_alpha for part in pyav().VideoFormat(clip.pixel_format, 16, 16).components):
-        notes += ("lost: transparency, which is not enlarged",)
+        notes += ("lost: transparency, which is not upscaled",)
     aspect, aspect_notes = _aspect(clip, even)
     matrix, matrix_notes = _matrix(clip, even, pixel_format)
     given, hdr_notes = _encoder_options(clip, even, name, options)

@@ -62,7 +62,7 @@ def test_the_files_are_one_machines_though_a_worker_is_killed(
     (failed,) = (outcome for outcome in outcomes if outcome.status == "failed")
     assert failed.error == next(outcome.error for outcome in plain if outcome.status == "failed")
     (line,) = caplog.messages
-    assert "was lost (The actor died unexpectedly before finishing this task); it is made again" in line
+    assert "was lost (The actor died unexpectedly before finishing this task); it is repeated on another worker" in line
     assert sorted(path.name for path in tmp_path.rglob(".*")) == []
 
 

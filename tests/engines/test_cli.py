@@ -321,7 +321,7 @@ def test_a_fused_graph_is_written_and_its_deviation_printed(
     assert run("build", half_bundle, "--emit", "vs-mlrt", "--scale", "2.5", "-o", path) == 2
     assert run("build", half_bundle, "--emit", "vs-mlrt", "--scale", "2", "-o", path) == 0
     said = capsys.readouterr()
-    assert "dB from the exact answer" in said.out
+    assert "dB from the exact output" in said.out
     assert f"{path}: one ONNX file of" in said.err
     assert path.stat().st_size > 10_000
 

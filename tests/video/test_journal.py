@@ -142,7 +142,7 @@ def test_ctrl_c_says_how_to_go_on(clip: Clip, video_upscaler: Upscaler, tmp_path
     stopping = stop_after(2, video_upscaler, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt) as stop:
         make_video(plan, video_upscaler, output, style="none", make=stopping)
-    assert str(stop.value).startswith(f"interrupted: 4 of 15 frames of {output} are kept")
+    assert str(stop.value).startswith(f"interrupted: 4 of 15 frames of {output} are saved")
     assert str(stop.value).endswith("run the same command again to resume")
 
 
@@ -158,7 +158,7 @@ def test_ctrl_c_at_the_command_line_says_that_alone(clip: Clip, tmp_path: Path) 
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     (told,) = error.strip().splitlines()
-    assert f"of 12 frames of {output} are kept" in told
+    assert f"of 12 frames of {output} are saved" in told
 
 
 def test_a_full_disk_stops_cleanly_and_the_rest_follows(

@@ -1,4 +1,4 @@
-"""Files for other runtimes: Triton Inference Server, vs-mlrt, trtexec, Polygraphy.
+"""Writes files for other runtimes: Triton Inference Server, vs-mlrt, trtexec, Polygraphy.
 
 May import: `tensorrt` and `hiif_deploy`.
 """

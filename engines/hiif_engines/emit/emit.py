@@ -1,4 +1,4 @@
-"""What `build --emit` writes: commands for other tools, a server's model repository, a fused graph for VapourSynth."""
+"""`build --emit`: commands for other tools, a server's model repository, or a fused graph for VapourSynth."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from hiif_engines.tensorrt.profiles import make_profiles
 
 logger = logging.getLogger(__name__)
 Emit = Literal["trtexec", "polygraphy", "triton", "vs-mlrt"]
-"""Kinds of what can be written."""
+"""Kinds of output that can be written."""
 
 
 @dataclass(frozen=True)
 class EmitOptions:
-    """What to write, where."""
+    """Kind, place and settings of the output."""
 
     kind: Emit
-    """Of what sort."""
+    """Kind of output that is written."""
     output: Path | None
-    """File or folder; None prints, where it is text."""
+    """File or folder to write; None prints text to the terminal."""
     scale: float | None
-    """Of the fused graph."""
+    """Scale factor of the fused graph."""
     overwrite: bool
-    """Whether something there may be replaced."""
+    """Whether an existing file or folder may be replaced."""
     engines: Mapping[str, bytes] | None = None
-    """Graph name → serialised engine, for a server; None: it runs the ONNX graphs."""
+    """Graph name → serialised engine, for a server; None where it runs the ONNX graphs."""
 
 
 def emit(bundle: Bundle, request: BuildRequest, options: EmitOptions) -> str | None:
-    """Write it, or return the text to print. OptionError where an option is missing or does not go with the kind."""
+    """Write the output, or return the text to print. OptionError where an option is missing or does not apply."""
     if options.kind in ("trtexec", "polygraphy"):
         text = _script(bundle, request, options)
         if options.output is not None:
@@ -62,9 +62,9 @@ def emit(bundle: Bundle, request: BuildRequest, options: EmitOptions) -> str | N
 
 def _script(bundle: Bundle, request: BuildRequest, options: EmitOptions) -> str | None:
     from hiif_engines.emit.polygraphy import polygraphy_script
-    from hiif_engines.emit.trtexec import Recipe, trtexec_script
+    from hiif_engines.emit.trtexec import BuildRecipe, trtexec_script
 
-    recipe = Recipe(
+    recipe = BuildRecipe(
         name=bundle.contract.name,
         models=bundle.folder,
         engines=Path("engines"),
@@ -101,7 +101,7 @@ def _vs_mlrt(bundle: Bundle, path: Path, options: EmitOptions) -> str:
         raise OptionError(f"--scale {scale:g}: a fused graph has a whole factor, such as 2")
     found = write_vs_mlrt(bundle, int(scale), path, overwrite=options.overwrite)
     lines = [
-        f"{name}: {difference.psnr:.1f} dB from the exact answer, largest deviation {difference.largest:.2e}"
+        f"{name}: {difference.psnr:.1f} dB from the exact output, largest deviation {difference.largest:.2e}"
         for name, difference in found.items()
     ]
     return "\n".join(lines) + "\n"

@@ -9,7 +9,7 @@ from typing import Literal
 
 from hiif_deploy.bundle.contract import GraphContract, Precision, TensorContract, is_fold
 from hiif_deploy.errors import OptionError
-from hiif_engines.emit.trtexec import Recipe, is_dynamic, profile_shapes, shell_command
+from hiif_engines.emit.trtexec import BuildRecipe, is_dynamic, profile_shapes, shell_command
 from hiif_engines.tensorrt.profiles import Profile, Shape, check_profile
 
 HEADER = """\
@@ -19,7 +19,7 @@ HEADER = """\
 set -e
 """
 PSNR: Mapping[Precision, int] = {"fp32": 80, "fp16": 50}
-"""Least PSNR in dB of an engine's outputs. Random inputs excite rounding more than pictures do."""
+"""Minimum PSNR in dB of an engine's outputs. Random inputs cause larger rounding errors than pictures do."""
 BIT = (0, 1)
 RANGES: Mapping[str, tuple[float, float]] = {
     "image": (-1, 1),
@@ -33,16 +33,16 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "cell": (0.5, 1),
     "moments": (0.5, 1),
 }
-"""Input name → values that it may have; taps depend on the size of the maps."""
+"""Input name → range of its values; taps depend on the size of the maps."""
 OTHER = (-0.5, 0.5)
-"""For any other input: maps and folded attention."""
+"""Range of any other input: maps and folded attention."""
 COMPARED = {"pixels": 4096}
-"""Dynamic axis → largest size of the random inputs, which are kept in a file; any other axis ends at COMPARED_SIDE."""
+"""Dynamic axis → largest size of the random inputs, which are stored in a file; COMPARED_SIDE for any other axis."""
 COMPARED_SIDE = 64
 
 
-def polygraphy_script(recipe: Recipe, graphs: Iterable[GraphContract], profiles: Mapping[str, Profile]) -> str:
-    """Shell script with three Polygraphy commands per graph: build, answer in ONNX Runtime, compare.
+def polygraphy_script(recipe: BuildRecipe, graphs: Iterable[GraphContract], profiles: Mapping[str, Profile]) -> str:
+    """Return a shell script with three Polygraphy commands per graph: build, run ONNX Runtime, compare.
 
     `profiles` is by graph name; fold graphs are left out. OptionError where a profile does not fit its graph.
     """
@@ -59,8 +59,8 @@ def polygraphy_script(recipe: Recipe, graphs: Iterable[GraphContract], profiles:
     return "\n".join(lines)
 
 
-def convert_command(recipe: Recipe, graph: GraphContract, profile: Profile) -> list[str]:
-    """Words of the command that builds one graph's engine."""
+def convert_command(recipe: BuildRecipe, graph: GraphContract, profile: Profile) -> list[str]:
+    """Return the words of the command that builds one graph's engine."""
     words = ["polygraphy", "convert", str(recipe.models / graph.file), "--convert-to", "trt"]
     words += ["-o", str(recipe.engine(graph)), "--strongly-typed"]
     for end in ("min", "opt", "max"):
@@ -75,27 +75,28 @@ def convert_command(recipe: Recipe, graph: GraphContract, profile: Profile) -> l
     return words
 
 
-def reference_command(recipe: Recipe, graph: GraphContract, profile: Profile) -> list[str]:
-    """Words of the command that makes random inputs and keeps ONNX Runtime's answer to them."""
-    inputs, answers = _kept(recipe, graph)
+def reference_command(recipe: BuildRecipe, graph: GraphContract, profile: Profile) -> list[str]:
+    """Return the words of the command that makes random inputs and stores ONNX Runtime's outputs for them."""
+    inputs, outputs = _kept(recipe, graph)
     words = ["polygraphy", "run", str(recipe.models / graph.file), "--onnxrt", "--seed", "0"]
     shapes = compared_shapes(graph, profile)
     listed = [f"{tensor.name}:{_listed(shapes[tensor.name])}" for tensor in graph.inputs if is_dynamic(tensor)]
     words += _option("--input-shapes", listed)
     ranges = [f"{tensor.name}:{_listed(value_range(graph, shapes, tensor))}" for tensor in graph.inputs]
-    return [*words, *_option("--val-range", ranges), "--save-inputs", str(inputs), "--save-outputs", str(answers)]
+    return [*words, *_option("--val-range", ranges), "--save-inputs", str(inputs), "--save-outputs", str(outputs)]
 
 
-def compare_command(recipe: Recipe, graph: GraphContract) -> list[str]:
-    """Words of the command that runs the engine on those inputs; it fails where an answer is too far off."""
-    inputs, answers = _kept(recipe, graph)
+def compare_command(recipe: BuildRecipe, graph: GraphContract) -> list[str]:
+    """Return the words of the command that runs the engine on those inputs; it fails where an output deviates too
+    far."""
+    inputs, outputs = _kept(recipe, graph)
     words = ["polygraphy", "run", str(recipe.engine(graph)), "--model-type", "engine", "--trt"]
-    words += ["--load-inputs", str(inputs), "--load-outputs", str(answers), "--validate"]
+    words += ["--load-inputs", str(inputs), "--load-outputs", str(outputs), "--validate"]
     return [*words, "--compare", "psnr", "--psnr-threshold", str(PSNR[graph.precision])]
 
 
 def compared_shapes(graph: GraphContract, profile: Profile) -> dict[str, Shape]:
-    """Shapes of the random inputs: within the profile, and small enough to be kept."""
+    """Return the shapes of the random inputs: within the profile, and small enough to be stored."""
 
     def size(axis: int | str, low: int, opt: int) -> int:
         if isinstance(axis, int):
@@ -111,7 +112,7 @@ def compared_shapes(graph: GraphContract, profile: Profile) -> dict[str, Shape]:
 
 
 def value_range(graph: GraphContract, shapes: Mapping[str, Shape], tensor: TensorContract) -> tuple[float, float]:
-    """Lowest and highest value of an input that the graph can be run with; both ends are drawn."""
+    """Return the lowest and highest value of an input that the graph accepts; both ends occur."""
     if tensor.name not in ("row_tap", "column_tap"):
         return RANGES.get(tensor.name, OTHER)
     pixels = [shapes[t.name][0] for t in graph.inputs if t.shape[0] == "pixels"]
@@ -133,6 +134,6 @@ def _option(name: str, values: list[str]) -> list[str]:
     return [name, *values] if values else []
 
 
-def _kept(recipe: Recipe, graph: GraphContract) -> tuple[Path, Path]:
-    """Files of the inputs and of ONNX Runtime's answers, beside the engine."""
+def _kept(recipe: BuildRecipe, graph: GraphContract) -> tuple[Path, Path]:
+    """Return the files of the inputs and of ONNX Runtime's outputs, beside the engine."""
     return recipe.engines / f"{graph.key}.inputs.json", recipe.engines / f"{graph.key}.outputs.json"

@@ -1,4 +1,4 @@
-"""Pictures cut to what a set of engines takes, for runtimes that run engines through plain sessions."""
+"""Splits pictures into parts that a set of engines accepts, for runtimes that run engines through plain sessions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Limits = Mapping[str, int]
 
 
 def axis_limits(graphs: Mapping[str, GraphContract], profiles: Mapping[str, Profile]) -> dict[str, int]:
-    """What every one of the engines takes; both mappings are by graph name."""
+    """Return the largest size of every dynamic axis that all engines accept; both mappings are by graph name."""
     limits: dict[str, int] = {}
     for name, graph in graphs.items():
         for tensor in graph.inputs:
@@ -33,7 +33,7 @@ def axis_limits(graphs: Mapping[str, GraphContract], profiles: Mapping[str, Prof
 
 
 def fit_plan(plan: Plan, contract: Contract, source: Size, limits: Limits) -> Plan:
-    """The plan with tiles that the encoder's and the maps' engines take. OptionError where none would do."""
+    """Return the plan with tiles that the encoder's and the maps' engines accept. OptionError where none fits."""
     field, multiple = contract.encoder.receptive_field, contract.encoder.size_multiple
     overlap = BLEND_OVERLAP if field is None else field
     most = [limits[axis] // multiple * multiple for axis in ("height", "width")]
@@ -61,8 +61,8 @@ def fit_plan(plan: Plan, contract: Contract, source: Size, limits: Limits) -> Pl
     )
 
 
-class PortionedSession:
-    """A statistics or decoder graph whose calls are cut to so many rows and columns of queries."""
+class ChunkedSession:
+    """Runs a statistics or decoder graph in chunks of limited rows and columns of queries."""
 
     def __init__(self, session: Session, graph: GraphContract, limits: Limits) -> None:
         self._session = session
@@ -70,7 +70,7 @@ class PortionedSession:
         self._per_query = {tensor.name for tensor in graph.outputs if "queries" in tensor.shape}
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
-        """Answers per query are put together; sums over queries are added up, in float64 where there are parts."""
+        """Run all chunks: outputs per query [N, …] are concatenated, sums over queries are added in float64."""
         size = feeds["row_tap"].shape[1], feeds["column_tap"].shape[2]
         if size[0] <= self._most[0] and size[1] <= self._most[1]:
             return self._session.run(feeds)
@@ -89,6 +89,6 @@ class PortionedSession:
 
 
 def _part(feeds: Tensors, rows: slice, columns: slice) -> Tensors:
-    """Geometry of some rows [·, R, 1] and columns [·, 1, W]."""
+    """Return the geometry of some rows [·, R, 1] and columns [·, 1, W]."""
     row_part = {name: value[:, rows] for name, value in feeds.items() if name.startswith("row_")}
     return {**row_part, **{n: value[:, :, columns] for n, value in feeds.items() if n.startswith("column_")}}

@@ -1,6 +1,6 @@
-"""`--emit triton DIR`: a model repository for NVIDIA's Triton Inference Server.
+"""`--emit triton DIR`: writes a model repository for NVIDIA's Triton Inference Server.
 
-One model per graph, and one Python model that clients ask: it does what `Upscaler` does and calls the others.
+It has one model per graph, and one Python model for clients, which does what `Upscaler` does and calls the others.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from hiif_engines.tensorrt.profiles import Profile
 TYPES = {"float16": "TYPE_FP16", "float32": "TYPE_FP32", "int32": "TYPE_INT32", "uint8": "TYPE_UINT8"}
 """Element type of the contract → Triton's name for it."""
 ENGINE_MEMORY = 4 << 30
-"""Bytes of the server's own memory for one picture's maps, where engines do the work."""
+"""Bytes of the server's own memory for one picture's maps, where engines run the graphs."""
 DYNAMIC = -1
-"""A size that Triton leaves open."""
+"""Triton's number for a dynamic size."""
 
 
 def write_triton(
@@ -44,9 +44,9 @@ def write_triton(
     """Write a model repository to `folder`; its models are NAME and NAME_encoder, NAME_maps, …
 
     `engines` are serialised TensorRT engines by graph name, and `profiles` those that they were built with; without
-    them the graphs are served by ONNX Runtime. `options` say how the work is cut; by default, as suits the engines.
-    OptionError where the folder holds something already, or an engine or profile is missing; EngineError where it
-    cannot be written. Then the folder is as it was.
+    them ONNX Runtime serves the graphs. `options` say how the work is split; the default suits the engines. OptionError
+    where the folder is not empty, or an engine or profile is missing; EngineError where it cannot be written. Then the
+    folder is unchanged.
     """
     graphs = {key: graph for key, graph in bundle.contract.chain(precision).items() if not is_fold(key)}
     missing = [key for key in graphs if engines is not None and (key not in engines or key not in (profiles or {}))]
@@ -68,19 +68,19 @@ def write_triton(
         write_front(bundle, aside / name, precision, options or default_options(limits), limits)
         write_template("client.py", aside / "client.py", {"MODEL": name})
         served = "ONNX Runtime" if engines is None else "TensorRT"
-        facts = {"MODEL": name, "BUNDLE": bundle.contract.name, "PRECISION": precision, "SERVED": served}
-        write_template("README.md", aside / "README.md", {**facts, "VERSION": hiif_deploy.__version__})
+        metadata = {"MODEL": name, "BUNDLE": bundle.contract.name, "PRECISION": precision, "SERVED": served}
+        write_template("README.md", aside / "README.md", {**metadata, "VERSION": hiif_deploy.__version__})
 
 
 def default_options(limits: Limits) -> RenderOptions:
-    """As for the processor, or with calls as large as the engines take."""
+    """Return the options for the CPU, or with calls as large as the engines accept."""
     if not limits:
         return RenderOptions()
     return RenderOptions(query_block=limits["rows"] * limits["columns"], memory=ENGINE_MEMORY)
 
 
 def write_front(bundle: Bundle, model: Path, precision: Precision, options: RenderOptions, limits: Limits) -> None:
-    """The Python model that clients ask, with the bundle that it reads."""
+    """Write the Python model for clients, with the bundle that it reads."""
     (model / "1" / "bundle").mkdir(parents=True)
     for file in [CONTRACT_FILE, *(graph.file for graph in bundle.contract.graphs)]:
         shutil.copyfile(bundle.folder / file, model / "1" / "bundle" / file)
@@ -89,7 +89,7 @@ def write_front(bundle: Bundle, model: Path, precision: Precision, options: Rend
 
 
 def graph_config(name: str, graph: GraphContract, platform: str) -> str:
-    """config.pbtxt of one graph; every axis is written out, because no axis is a batch."""
+    """Return config.pbtxt of one graph; every axis is written out, because no axis is a batch."""
     return (
         f"name: {_text(name)}\nplatform: {_text(platform)}\nmax_batch_size: 0\n"
         + "".join(_tensor("input", tensor.name, _kind(graph, tensor), _sizes(tensor)) for tensor in graph.inputs)
@@ -98,7 +98,7 @@ def graph_config(name: str, graph: GraphContract, platform: str) -> str:
 
 
 def front_config(name: str, precision: Precision, options: RenderOptions, limits: Limits) -> str:
-    """config.pbtxt of the Python model."""
+    """Return config.pbtxt of the Python model."""
     settings = {
         "precision": precision,
         "memory": str(options.memory),
@@ -122,7 +122,7 @@ def front_config(name: str, precision: Precision, options: RenderOptions, limits
 
 
 def write_template(file: str, target: Path, values: Mapping[str, str]) -> None:
-    """Copy a file of `triton_template`, every @NAME@ of `values` replaced."""
+    """Copy a file of `triton_template`, replacing every @NAME@ of `values`."""
     text = (files("hiif_engines") / "triton_template" / file).read_text(encoding="utf-8")
     for key, value in values.items():
         text = text.replace(f"@{key}@", value)
@@ -130,13 +130,13 @@ def write_template(file: str, target: Path, values: Mapping[str, str]) -> None:
 
 
 def check_name(name: str) -> None:
-    """OptionError unless the name can be one of a model and of its folder."""
+    """Raise OptionError unless the name is valid for a model and its folder."""
     if not re.fullmatch(r"\w[\w-]*", name, re.ASCII):
         raise OptionError(f"model name {name!r}: expected letters, digits, - and _")
 
 
 def check_folder(folder: Path, name: str, overwrite: bool) -> None:
-    """OptionError where writing a repository would destroy something else."""
+    """Raise OptionError where writing a repository would destroy something else."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not overwrite:

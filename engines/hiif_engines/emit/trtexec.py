@@ -1,4 +1,4 @@
-"""`--emit trtexec`: the commands that build the same engines with NVIDIA's own tool."""
+"""`--emit trtexec`: writes the commands that build the same engines with NVIDIA's own tool."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ HARDWARE = {"ampere_plus": "ampere+", "same_compute_capability": "sameComputeCap
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Where the files are and how TensorRT shall build them; both emitted scripts take it."""
+class BuildRecipe:
+    """Folders and build settings of an emitted script, for trtexec and Polygraphy."""
 
     name: str
-    """Of the model, for people."""
+    """Name of the model in comments."""
     models: Path
-    """Folder of the ONNX files, a bundle's."""
+    """Folder of the bundle's ONNX files."""
     engines: Path
-    """Folder for the engines."""
+    """Folder for the built engines."""
     timing_cache: Path | None = None
-    """File that keeps kernel timings between builds; None keeps none."""
+    """File that keeps kernel timings between builds; None for no cache."""
     flags: BuildFlags = field(default_factory=BuildFlags)
-    """As for an engine that is built here."""
+    """Build settings, as for an engine that is built here."""
 
     def __post_init__(self) -> None:
         if self.flags.target is not None:
             raise OptionError(f"target {self.flags.target}: TensorRT's tools build for the GPU at hand; leave it out")
 
     def engine(self, graph: GraphContract) -> Path:
-        """Where the engine of a graph goes."""
+        """Return the path of a graph's engine."""
         return self.engines / f"{graph.key}.plan"
 
 
-def trtexec_script(recipe: Recipe, graphs: Iterable[GraphContract], profiles: Mapping[str, Profile]) -> str:
-    """Shell script with one trtexec command per graph; fold graphs, which TensorRT never runs, are left out.
+def trtexec_script(recipe: BuildRecipe, graphs: Iterable[GraphContract], profiles: Mapping[str, Profile]) -> str:
+    """Return a shell script with one trtexec command per graph; fold graphs, which run on the CPU, are left out.
 
     `profiles` is by graph name. OptionError where a profile does not fit its graph.
     """
@@ -63,8 +63,8 @@ def trtexec_script(recipe: Recipe, graphs: Iterable[GraphContract], profiles: Ma
     return "\n".join(lines)
 
 
-def trtexec_command(recipe: Recipe, graph: GraphContract, profile: Profile) -> list[str]:
-    """Words of the command that builds one graph's engine."""
+def trtexec_command(recipe: BuildRecipe, graph: GraphContract, profile: Profile) -> list[str]:
+    """Return the words of the command that builds one graph's engine."""
     words = ["trtexec", f"--onnx={recipe.models / graph.file}", f"--saveEngine={recipe.engine(graph)}"]
     words += ["--stronglyTyped", "--noTF32", "--skipInference"]
     for end in ("min", "opt", "max"):
@@ -84,7 +84,7 @@ def trtexec_command(recipe: Recipe, graph: GraphContract, profile: Profile) -> l
 
 
 def profile_shapes(graph: GraphContract, profile: Profile, end: Literal["min", "opt", "max"]) -> dict[str, Shape]:
-    """Smallest, fastest or largest shape of every input that has a dynamic axis; the others have but one shape.
+    """Return the min, opt or max shape of every input with a dynamic axis; the others have a fixed shape.
 
     OptionError where the profile does not fit the graph.
     """
@@ -93,12 +93,12 @@ def profile_shapes(graph: GraphContract, profile: Profile, end: Literal["min", "
 
 
 def is_dynamic(tensor: TensorContract) -> bool:
-    """Whether an axis is left open."""
+    """Return whether a tensor has a dynamic axis."""
     return any(isinstance(size, str) for size in tensor.shape)
 
 
 def shell_command(words: list[str]) -> str:
-    """The words quoted for a POSIX shell, one option with its values to a line."""
+    """Return the words quoted for a POSIX shell, one option with its values per line."""
     lines: list[list[str]] = [[]]
     for word in words:
         if word.startswith("-"):

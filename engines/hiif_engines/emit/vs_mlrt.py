@@ -1,7 +1,7 @@
-"""`--emit vs-mlrt`: one fixed-scale ONNX file for VapourSynth's vs-mlrt, with statistics taken from a few pictures.
+"""`--emit vs-mlrt`: writes one fixed-scale ONNX file for VapourSynth's vs-mlrt, with calibrated statistics.
 
-The runtime takes attention statistics from every picture anew. A file that must answer in one call cannot, so the mean
-over calibration pictures is stored in it; how far that moves the picture is measured, told, and kept in the file.
+The runtime computes attention statistics for every picture. A single graph cannot, so the mean over calibration
+pictures is stored in it; how far that changes the picture is measured, reported, and stored in the file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from hiif_engines.emit.vs_mlrt_graph import fused_graph
 
 logger = logging.getLogger(__name__)
 MEASURED_QUERIES = 1 << 16
-"""Output pixels of the part of a picture on which the deviation is measured: the file computes them all at once."""
+"""Output pixels of the crop on which the deviation is measured: the file computes them in one call."""
 
 
 def write_vs_mlrt(
@@ -39,12 +39,12 @@ def write_vs_mlrt(
     pictures: Mapping[str, Frame] | None = None,
     overwrite: bool = False,
 ) -> dict[str, Difference]:
-    """Write the fused graph; returns how far each calibration picture moves against the runtime's own statistics.
+    """Write the fused graph; return each calibration picture's deviation from the runtime with its own statistics.
 
-    `pictures` are frames by name, in place of the package's samples. Both answers are clamped to [0, 1]; they are
-    compared on the middle of each picture, whose own statistics the runtime then takes. For a bundle with reference
-    bits the deviation includes that of the exact rule, which the file follows.
-    Raises ScaleError, OptionError for an existing file, FrameError; after any failure no file has appeared.
+    `pictures` are frames by name, instead of the package's samples. Both outputs are clamped to [0, 1]; they are
+    compared on the middle of each picture. For a bundle with reference bits the deviation includes that of the exact
+    rule, which the file follows. Raises ScaleError, OptionError for an existing file, FrameError; after any failure no
+    file is written.
     """
     import onnx
 
@@ -56,15 +56,15 @@ def write_vs_mlrt(
         check_frame(frame)
     logger.debug("taking statistics at x%d from %s", scale, ", ".join(frames))
     folded = calibrate(bundle, scale, frames)
-    facts = describe(bundle, scale, frames)
-    model = fused_graph(bundle, scale, folded, facts)
+    metadata = describe(bundle, scale, frames)
+    model = fused_graph(bundle, scale, folded, metadata)
     found = compare(bundle, scale, model.SerializeToString(), frames)
     for name, difference in found.items():
         logger.debug(
-            "%s: %.1f dB from the runtime's answer, at most %.4f of white", name, difference.psnr, difference.largest
+            "%s: %.1f dB from the runtime's output, at most %.4f of white", name, difference.psnr, difference.largest
         )
-    told = {name: asdict(difference) for name, difference in found.items()}
-    onnx.helper.set_model_props(model, {**facts, "hiif.deviation": json.dumps(told)})
+    deviations = {name: asdict(difference) for name, difference in found.items()}
+    onnx.helper.set_model_props(model, {**metadata, "hiif.deviation": json.dumps(deviations)})
     try:
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as file:
@@ -75,7 +75,7 @@ def write_vs_mlrt(
 
 
 def check_request(scale: int, path: Path, overwrite: bool) -> None:
-    """ScaleError unless the scale is a whole number of at least 1; OptionError where the file exists already."""
+    """Raise ScaleError unless the scale is an integer of at least 1; OptionError where the file exists already."""
     if not isinstance(scale, int) or scale < 1:
         raise ScaleError(f"scale {scale}: a file for vs-mlrt has one whole-number scale of at least 1")
     if path.exists() and not overwrite:
@@ -83,26 +83,26 @@ def check_request(scale: int, path: Path, overwrite: bool) -> None:
 
 
 def calibrate(bundle: Bundle, scale: int, frames: Mapping[str, Frame]) -> Tensors:
-    """The decoder's folded attention by input name, its mean over the pictures; bits by the exact rule."""
+    """Return the decoder's folded attention by input name, averaged over frames [h, w, 3]; bits by the exact rule."""
     found: list[Tensors] = []
     with Upscaler(with_exact_bits(bundle)) as upscaler:
         for frame in frames.values():
             features = upscaler.encode(frame)
             size = (features.size[0] * scale, features.size[1] * scale)
             found.append(upscaler.statistics(features, size).folded)
-    # Folding is affine in the mean of KᵀV, so the mean of what is folded is what the mean folds to.
+    # Folding is affine in the mean of KᵀV, so the mean of the folded matrices is the folded mean.
     means = {name: np.mean([one[name] for one in found], axis=0, dtype=np.float64) for name in found[0]}
     return {name: np.asarray(mean, dtype=np.float32) for name, mean in means.items()}
 
 
 def with_exact_bits(bundle: Bundle) -> Bundle:
-    """The same bundle, its bits computed by the exact rule."""
+    """Return a copy of the bundle whose bits follow the exact rule."""
     decoder = replace(bundle.contract.decoder, bits="exact")
     return replace(bundle, contract=replace(bundle.contract, decoder=decoder))
 
 
 def describe(bundle: Bundle, scale: int, frames: Mapping[str, Frame]) -> dict[str, str]:
-    """What a user of the file must know, for its metadata."""
+    """Return the file's metadata for users: limits and settings, and the names of the frames [h, w, 3]."""
     encoder = bundle.contract.encoder
     multiple, field = encoder.size_multiple, encoder.receptive_field
     overlap = (
@@ -121,7 +121,7 @@ def describe(bundle: Bundle, scale: int, frames: Mapping[str, Frame]) -> dict[st
 
 
 def compare(bundle: Bundle, scale: int, model: bytes, frames: Mapping[str, Frame]) -> dict[str, Difference]:
-    """The fused model in ONNX Runtime against the runtime, on the middle of each picture."""
+    """Compare the fused model in ONNX Runtime with the runtime, on the middle of each frame [h, w, 3]."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -140,7 +140,8 @@ def compare(bundle: Bundle, scale: int, model: bytes, frames: Mapping[str, Frame
 
 
 def middle(image: NDArray[np.float32], scale: int, multiple: int) -> NDArray[np.float32]:
-    """The largest middle part [h, w, 3] with sides that are multiples and at most MEASURED_QUERIES output pixels."""
+    """Crop the middle [h, w, 3] with sides that are multiples of `multiple` and at most MEASURED_QUERIES output
+    pixels."""
     side = max(multiple, int(MEASURED_QUERIES**0.5) // scale // multiple * multiple)
     height, width = (min(side, length // multiple * multiple) for length in image.shape[:2])
     if height == 0 or width == 0:

@@ -1,8 +1,8 @@
-"""One ONNX graph for one whole-number scale: picture in, enlarged picture out.
+"""Builds one ONNX graph for one integer scale: picture in, upscaled picture out.
 
-The bundle's encoder, maps and decoder graphs are joined by a few operators that do what the runtime does between them.
-At a whole-number scale s the s pixels over a source pixel look the same everywhere, so taps and bits are small tables
-that the graph repeats for whatever size arrives: integers, which no compiler can round.
+The bundle's encoder, maps and decoder graphs are connected by a few operators that do the runtime's work between them.
+At an integer scale s the s pixels over every source pixel have the same pattern, so taps and bits are small integer
+tables that the graph repeats for any input size; no compiler can round them.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET = 20
-"""The newest opset that this project writes; the bundle's graphs have it."""
+"""Opset of the bundle's graphs and of the result."""
 AXES = {"row": 2, "column": 3}
 """Name of an axis in the geometry inputs → its place in [1, 3, H, W]."""
 
 
 def fused_graph(bundle: Bundle, scale: int, folded: Tensors, metadata: Mapping[str, str]) -> onnx.ModelProto:
-    """`input` [1, 3, height, width] → `output` [1, 3, scale·height, scale·width], float32 RGB in [0, 1].
+    """Return a model from `input` [1, 3, height, width] to `output` [1, 3, scale·height, scale·width], float32 RGB in
+    [0, 1].
 
     `folded` holds the folded attention by input name of the decoder. Bits follow the exact rule, whatever the bundle's.
     """
@@ -50,36 +51,38 @@ def fused_graph(bundle: Bundle, scale: int, folded: Tensors, metadata: Mapping[s
 
 
 def axis_pattern(scale: int, levels: int) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
-    """Of the `scale` output pixels over source pixel 0: taps [2, scale] before clamping, bits [levels, scale],
-    local position [scale]; over source pixel n the taps are n more, the rest is the same."""
+    """Return the pattern over source pixel 0: taps [2, scale] before clamping, bits [levels, scale], local [scale].
+
+    Over source pixel n the taps are n more; bits and local positions are the same.
+    """
     index = np.arange(scale, dtype=np.int64)
     low = (2 * index + 1 - scale) // (2 * scale)
     return np.stack([low, low + 1]), exact_bits(1, scale, index, levels), exact_local(1, scale, index)
 
 
 class _GraphBuilder:
-    """Nodes and constants in the making; every tensor is named once."""
+    """Collects nodes and constants; every tensor is named once."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
 
     def add(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        """Append a node with one output; returns the output's name."""
+        """Append a node with one output; return the output's name."""
         import onnx
 
         self.nodes.append(onnx.helper.make_node(operator, inputs, [output], name=output, **attributes))
         return output
 
     def constant(self, name: str, value: Any) -> str:
-        """A stored tensor; equal names must mean equal values."""
+        """Store a tensor; equal names must mean equal values."""
         import onnx
 
         self.constants[name] = onnx.numpy_helper.from_array(np.asarray(value, order="C"), name)
         return name
 
     def integers(self, *values: int) -> str:
-        """An int64 list, stored once."""
+        """Store an int64 list once; return its name."""
         return self.constant("int_" + "_".join(map(str, values)), np.array(values, np.int64))
 
     def graft(self, bundle: Bundle, name: str, joins: Mapping[str, str]) -> None:
@@ -96,7 +99,7 @@ class _GraphBuilder:
         self.constants |= {tensor.name: tensor for tensor in model.graph.initializer}
 
     def model(self, name: str, metadata: Mapping[str, str]) -> onnx.ModelProto:
-        """The finished model, checked."""
+        """Return the finished model, checked by ONNX."""
         import onnx
 
         shapes = {"input": (1, 3, "height", "width"), "output": (1, 3, "out_height", "out_width")}
@@ -111,7 +114,7 @@ class _GraphBuilder:
 
 
 def check_joinable(name: str, model: onnx.ModelProto, joins: Mapping[str, str]) -> None:
-    """BundleError where a graph of the bundle cannot become a part of a larger one."""
+    """Raise BundleError where a graph of the bundle cannot become a part of a larger one."""
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     if opsets != {"": OPSET} or model.functions:
         raise BundleError(
@@ -123,7 +126,7 @@ def check_joinable(name: str, model: onnx.ModelProto, joins: Mapping[str, str]) 
 
 
 def _geometry(graph: _GraphBuilder, contract: Contract, scale: int) -> dict[str, str]:
-    """Geometry inputs of the decoder → names of the tensors that hold them, for one tile: the whole picture."""
+    """Return geometry inputs of the decoder → names of their tensors, for one tile: the whole picture."""
     graph.add("Shape", ["input"], "shape")
     tables = {name: tensor for axis in AXES for name, tensor in _axis(graph, contract, scale, axis).items()}
     # The decoder adds row and column tap: rows come multiplied by the picture's width.
@@ -135,7 +138,7 @@ def _geometry(graph: _GraphBuilder, contract: Contract, scale: int) -> dict[str,
 
 
 def _axis(graph: _GraphBuilder, contract: Contract, scale: int, axis: str) -> dict[str, str]:
-    """The axis table of `grid.axis_table(size, scale · size, bits="exact")` as tensors."""
+    """Add the axis table of `grid.axis_table(size, scale · size, bits="exact")` as tensors."""
     taps, bits, local = axis_pattern(scale, contract.decoder.levels)
     size = graph.add("Slice", ["shape", graph.integers(AXES[axis]), graph.integers(AXES[axis] + 1)], f"{axis}/size")
     count = graph.add("Mul", [size, graph.integers(scale)], f"{axis}/count")
@@ -150,9 +153,9 @@ def _axis(graph: _GraphBuilder, contract: Contract, scale: int, axis: str) -> di
     distance = _distance(graph, axis, size, count, tap)
     tap = graph.add("Cast", [tap], f"{axis}/taps_32", to=_type("int32"))
     tables = {"tap": tap, "distance": distance}
-    asked = contract.graph("decoder").geometry
+    requested = contract.graph("decoder").geometry
     for name, values in (("bits", bits), ("local", local[None])):
-        if f"{axis}_{name}" in asked:
+        if f"{axis}_{name}" in requested:
             tables[name] = _repeated(graph, axis, size, name, values)
     # Rows are [·, R, 1], columns [·, 1, W].
     place = graph.integers(2 if axis == "row" else 1)
@@ -163,7 +166,7 @@ def _axis(graph: _GraphBuilder, contract: Contract, scale: int, axis: str) -> di
 
 
 def _distance(graph: _GraphBuilder, axis: str, size: str, count: str, tap: str) -> str:
-    """[2, count] |query − tap| by `grid.axis_table`'s float32 operations, in their order."""
+    """Add [2, count] |query − tap| with `grid.axis_table`'s float32 operations, in their order."""
     source = graph.add("Cast", [size], f"{axis}/source", to=_type("float32"))
     target = graph.add("Cast", [count], f"{axis}/target", to=_type("float32"))
     query = _centres(graph, axis, target, _index(graph, count, f"{axis}/target_index"), "step", "query")
@@ -175,7 +178,7 @@ def _distance(graph: _GraphBuilder, axis: str, size: str, count: str, tap: str) 
 
 
 def _centres(graph: _GraphBuilder, axis: str, count: str, index: str, step_name: str, name: str) -> str:
-    """Normalised pixel centres as `grid.pixel_centres` computes them; (1 − n) / n is its −1 + 1/n rounded once."""
+    """Add pixel centres as `grid.pixel_centres` computes them; (1 − n) / n is its −1 + 1/n rounded once."""
     one = graph.constant("one", np.array([1], np.float32))
     two = graph.constant("two", np.array([2], np.float32))
     step = graph.add("Div", [two, count], f"{axis}/{step_name}")
@@ -187,14 +190,14 @@ def _centres(graph: _GraphBuilder, axis: str, count: str, index: str, step_name:
 
 
 def _index(graph: _GraphBuilder, count: str, name: str) -> str:
-    """0, 1, …, count − 1 in int64."""
+    """Add 0, 1, …, count − 1 in int64."""
     limit = graph.add("Squeeze", [count], f"{name}_limit")
     zero, one = (graph.constant(f"scalar_{n}", np.array(n, np.int64)) for n in (0, 1))
     return graph.add("Range", [zero, limit, one], name)
 
 
 def _repeated(graph: _GraphBuilder, axis: str, size: str, name: str, pattern: NDArray[Any]) -> str:
-    """[k, scale] → [k, size · scale], the pattern once per source pixel."""
+    """Add [k, scale] → [k, size · scale]: the pattern once per source pixel."""
     k, scale = pattern.shape
     stored = graph.constant(f"{name}_pattern_{scale}", pattern[:, None, :])
     shape = graph.add("Concat", [graph.integers(k), size, graph.integers(scale)], f"{axis}/{name}_shape", axis=0)
@@ -203,7 +206,7 @@ def _repeated(graph: _GraphBuilder, axis: str, size: str, name: str, pattern: ND
 
 
 def _finish(graph: _GraphBuilder, contract: Contract, scale: int) -> None:
-    """Colours [N, 3] → `output`, as `decode.finish` does, clamped."""
+    """Add colours [N, 3] → `output`, as `compose.finish` does, clamped."""
     shape = graph.add("Concat", ["row/count", "column/count", graph.integers(3)], "colour_shape", axis=0)
     picture = graph.add("Reshape", ["decoder/colour", shape], "colour_picture")
     planes = graph.add("Transpose", [picture], "colour_planes", perm=[2, 0, 1])

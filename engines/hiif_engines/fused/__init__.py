@@ -1,4 +1,4 @@
-"""Fused Triton kernels of the HIIF decoder, and how they are tuned.
+"""Fused Triton kernels of the HIIF decoder, and their tuning.
 
 May import: `torch_graph` and `hiif_deploy`.
 """

@@ -1,7 +1,8 @@
-"""HIIF's decoder and statistics graphs as one Triton kernel each; their readable twins are the graphs themselves.
+"""HIIF's decoder and statistics graphs as one Triton kernel each; their readable references are the graphs themselves.
 
-Weights are those of the fp32 graph, brought to the type of the maps: products add in float32 and are never stored, so
-the graph's own scaling for half precision is not needed. Only the form with bit tables and two projections is fused.
+Weights are those of the fp32 graph, converted to the dtype of the maps: products accumulate in float32 and are never
+stored, so the graph's own scaling for half precision is not needed. Only the variant with bit tables and two
+projections is fused.
 """
 
 from __future__ import annotations
@@ -18,52 +19,56 @@ from hiif_engines.fused.kernels import COLOURS, colour_kernel, sum_kernel
 from hiif_engines.torch_graph.interpreter import TorchGraph
 
 BITS = 2
-"""Position values of a level: one digit per axis."""
+"""Position values of a level: one bit per axis."""
 
 
 @dataclass(frozen=True)
-class Cut:
-    """How a kernel cuts its work; a test shows that the answer does not depend on it."""
+class KernelConfig:
+    """How a kernel divides its work; a test shows that the output does not depend on it."""
 
     block: int = 64
-    """Queries of a block, a power of two."""
+    """Queries per block, a power of two."""
     slice: int = 32
-    """Hidden channels between two products at once, a power of two."""
+    """Hidden channels per slice between the two products, a power of two."""
     programs: int = 132
     """Programs that share the blocks: as many as the GPU has multiprocessors."""
     warps: int = 8
-    """Groups of 32 threads in a program; at width 256 a compiled block takes all registers of as many."""
+    """Groups of 32 threads per program; at width 256 a compiled block uses all their registers."""
 
     def __post_init__(self) -> None:
         sizes = self.block, self.slice, self.warps
         if any(type(n) is not int or n < 1 or n & (n - 1) for n in sizes) or min(self.block, self.slice) < 16:
-            raise EngineError(f"cut {self}: expected powers of two, of at least 16 queries and hidden channels")
+            raise EngineError(
+                f"kernel configuration {self}: expected powers of two, of at least 16 queries and hidden channels"
+            )
         if type(self.programs) is not int or self.programs < 1:
-            raise EngineError(f"cut {self}: expected at least one program")
+            raise EngineError(f"kernel configuration {self}: expected at least one program")
 
     def grid(self, queries: int) -> int:
-        """How many programs run: no more than there are blocks."""
+        """Return how many programs run: no more than there are blocks."""
         return min(self.programs, -(-queries // self.block))
 
 
 class FusedLevels:
-    """What both kernels share: level 0 and the attention blocks, in the kernels' layout, on one device."""
+    """Level 0 and the attention blocks, which both kernels share, in the kernels' layout on one device."""
 
     def __init__(self, graph: TorchGraph, dtype: torch.dtype, width: int, norms: int) -> None:
-        """An fp32 graph with so many LayerNorms. EngineError where its form is another."""
+        """Read an fp32 graph with `norms` LayerNorms. EngineError where its architecture differs."""
         weights = graph.weights
         if "first.position.table" not in weights:
-            raise EngineError("this decoder is not of the form that the fused kernels have: bit tables at every level")
+            raise EngineError(
+                "this decoder does not have the architecture of the fused kernels: bit tables at every level"
+            )
         self.attentions = _attentions(graph)
         self.epsilons = _epsilons(graph, norms)
-        """Of the LayerNorms, in the order of the graph."""
+        """Epsilons of the LayerNorms, in the order of the graph."""
         self.width, self.hidden, self.dtype = width, weights["first.bias"].shape[0], dtype
         for size in (self.width, self.hidden):
             if size < 16 or size & (size - 1):
                 raise EngineError(f"a decoder of width {size} does not fit the fused kernels: expected 16, 32, 64, …")
         self._cell_weight = weights["first.cell_weight"]
         self._first = _vectors(weights["first.position.table"], weights["first.bias"])
-        # Absent in the first statistics graph, whose keys and values are composed with it.
+        # Absent in the first statistics graph, whose keys and values are composed with this layer.
         has_second = "second.weight" in weights
         self._second = weights["second.weight"].T.to(dtype).contiguous() if has_second else self._first.to(dtype)
         self._second_bias = weights["second.bias"] if has_second else self._first
@@ -72,7 +77,8 @@ class FusedLevels:
         self._attention_bias = _stack([weights[f"attention.{n}.second.bias"] for n in attentions], self._first)
 
     def arguments(self, feeds: Mapping[str, Tensor]) -> list[Tensor | int | float]:
-        """The kernels' arguments up to the attention blocks, from the graph's inputs."""
+        """Return the kernels' arguments up to the attention blocks, from the graph's inputs (maps [P, M], axis tables,
+        cell [2])."""
         cell, first = feeds["cell"], self._first.clone()
         first[0] = cell @ self._cell_weight
         axes = [
@@ -80,7 +86,7 @@ class FusedLevels:
             for name in ("tap", "distance", "bits")
             for axis in ("row", "column")
         ]  # fmt: skip
-        # A number would have to come to the host first, and the GPU would wait: sums of `cell` stay where they are.
+        # Sums of `cell` stay on the device: reading a number on the host would make the GPU wait.
         return [
             *(feeds[f"map_{k}"] for k in range(4)), feeds["map_0"].stride(0), feeds["moments"].contiguous(), *axes,
             torch.stack([cell.sum(), (cell * cell).sum()]), first, self._second, self._second_bias,
@@ -89,13 +95,13 @@ class FusedLevels:
             self._attention, self._attention_bias,
         ]  # fmt: skip
 
-    def slice_of(self, cut: Cut) -> int:
-        """Hidden channels at once, no more than there are."""
-        return min(cut.slice, self.width, self.hidden)
+    def slice_of(self, config: KernelConfig) -> int:
+        """Return the hidden channels per slice, no more than there are."""
+        return min(config.slice, self.width, self.hidden)
 
     @property
     def shapes(self) -> dict[str, int | float]:
-        """What a kernel is compiled for."""
+        """Sizes and constants that a kernel is compiled for."""
         return {
             "CHANNELS": self.hidden, "FIRST_INPUTS": 4 * self.width + 2 + BITS, "FIRST_EPSILON": self.epsilons[0],
             "ATTENTIONS": self.attentions, "WIDTH": self.width, "HIDDEN": self.hidden,
@@ -103,14 +109,16 @@ class FusedLevels:
 
 
 class FusedDecoder(FusedLevels):
-    """The decoder graph: inputs → colours."""
+    """Kernel of the decoder graph: inputs → colours."""
 
     def __init__(self, graph: TorchGraph, dtype: torch.dtype) -> None:
-        """The fp32 decoder graph. EngineError where its form is another."""
+        """Read the fp32 decoder graph. EngineError where its architecture differs."""
         weights = graph.weights
         later = range(_count(set(weights), r"levels\.(\d+)\.position\.table"))
         if not later or len(later) != _count(set(weights), r"levels\.(\d+)\.weight"):
-            raise EngineError("this decoder is not of the form that the fused kernels have: bit tables at every level")
+            raise EngineError(
+                "this decoder does not have the architecture of the fused kernels: bit tables at every level"
+            )
         super().__init__(graph, dtype, weights["second.weight"].shape[0], 1 + len(later))
         self.levels = 1 + len(later)
         if len(set(self.epsilons[1:])) > 1:
@@ -122,33 +130,34 @@ class FusedDecoder(FusedLevels):
         self._level_bias = _stack([weights[f"levels.{n}.second.bias"] for n in later[:-1]], self._first)
         self._last, self._last_bias = _last(weights, later[-1], dtype)
 
-    def __call__(self, feeds: Mapping[str, Tensor], cut: Cut) -> dict[str, Tensor]:
-        """`colour` [R · W, 3] float32, given the decoder graph's inputs."""
+    def __call__(self, feeds: Mapping[str, Tensor], config: KernelConfig) -> dict[str, Tensor]:
+        """Return `colour` [R · W, 3] float32 for the decoder graph's inputs."""
         rows, columns = feeds["row_tap"].shape[1], feeds["column_tap"].shape[2]
         colour = torch.empty((rows * columns, 3), dtype=torch.float32, device=feeds["cell"].device)
-        colour_kernel[(cut.grid(rows * columns),)](
+        colour_kernel[(config.grid(rows * columns),)](
             *self.arguments(feeds), self._level_1, self._vectors, self._level_2, self._level_bias, self._last,
             self._last_bias, colour, rows, columns, **self.shapes, INPUTS=self.width + BITS, EPSILON=self.epsilons[1],
-            LEVELS=self.levels, SLICE=self.slice_of(cut), BLOCK=cut.block, num_warps=cut.warps,
+            LEVELS=self.levels, SLICE=self.slice_of(config), BLOCK=config.block, num_warps=config.warps,
         )  # fmt: skip
         return {"colour": colour}
 
 
 class FusedStatistics(FusedLevels):
-    """A statistics graph: inputs → sums, in two stages whose order is fixed, so that equal calls give equal bits."""
+    """Kernel of a statistics graph: inputs → sums, in two stages of fixed order, so that equal calls give equal
+    bits."""
 
     def __init__(self, graph: TorchGraph, dtype: torch.dtype) -> None:
-        """The fp32 graph. EngineError where its form is another."""
+        """Read the fp32 graph. EngineError where its architecture differs."""
         weights = graph.weights
         self.heads, self.head = (int(size) for size in graph.contract.outputs[0].shape[:2])
         super().__init__(graph, dtype, self.heads * self.head, 2)
         self._projection = weights["key_value.projection.weight"].T.to(dtype).contiguous()
         self._bias = weights["unsqueeze"].flatten()
 
-    def __call__(self, feeds: Mapping[str, Tensor], cut: Cut) -> dict[str, Tensor]:
-        """`outer` [heads, d, d], `key` and `value` [heads, d], float64, given the statistics graph's inputs."""
+    def __call__(self, feeds: Mapping[str, Tensor], config: KernelConfig) -> dict[str, Tensor]:
+        """Return `outer` [heads, d, d], `key` and `value` [heads, d], float64, for the statistics graph's inputs."""
         rows, columns = feeds["row_tap"].shape[1], feeds["column_tap"].shape[2]
-        programs = cut.grid(rows * columns)
+        programs = config.grid(rows * columns)
         at_once = min(self.heads, max(1, 16 // self.head))
         side = at_once * self.head
 
@@ -159,9 +168,9 @@ class FusedStatistics(FusedLevels):
         sum_kernel[(programs,)](
             *self.arguments(feeds), self._projection, self._bias, outer, key, value, rows, columns, **self.shapes,
             HEAD=self.head, HEAD_EPSILON=self.epsilons[1], HEADS_AT_ONCE=at_once, PRECISION="ieee",
-            SLICE=self.slice_of(cut), BLOCK=cut.block, num_warps=cut.warps,
+            SLICE=self.slice_of(config), BLOCK=config.block, num_warps=config.warps,
         )  # fmt: skip
-        # Heads of one product met each other too: only their own squares are wanted.
+        # One product multiplies several heads with each other: only the squares of each head with itself are kept.
         squares = outer.sum(0, dtype=torch.float64).reshape(-1, at_once, self.head, at_once, self.head)
         own = squares.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2).reshape(self.heads, self.head, self.head)
         sums = {"key": key, "value": value}
@@ -170,7 +179,7 @@ class FusedStatistics(FusedLevels):
 
 
 def _attentions(graph: TorchGraph) -> int:
-    """Attention blocks with a folded matrix, in front of what the graph answers."""
+    """Return how many attention blocks with a folded matrix precede the graph's output."""
     blocks = _count({tensor.name for tensor in graph.contract.inputs}, r"attention_(\d+)_weight")
     if _count(set(graph.weights), r"attention\.(\d+)\.second\.weight") != blocks:
         raise EngineError("attention with a single projection is not fused: the kernels have two, proj1 and proj2")
@@ -192,12 +201,12 @@ def _count(names: set[str], pattern: str) -> int:
 
 
 def _vectors(table: Tensor, bias: Tensor) -> Tensor:
-    """[4, M]: what is added without digits, for the row's, for the column's, and after scaling."""
+    """Return [4, M]: the base, the row bit's part, the column bit's part, and the bias after scaling."""
     return torch.stack([table[0], table[2] - table[0], table[1] - table[0], bias])
 
 
 def _last(weights: Mapping[str, Tensor], n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The product to colours and its bias, padded to what a matrix unit takes."""
+    """Return the product to colours and its bias, padded to the width of a matrix unit."""
     weight, bias = weights[f"levels.{n}.second.weight"], weights[f"levels.{n}.second.bias"]
     padded = torch.zeros((weight.shape[1], COLOURS.value), dtype=dtype, device=weight.device)
     padded[:, : len(weight)] = weight.T.to(dtype)
@@ -205,5 +214,5 @@ def _last(weights: Mapping[str, Tensor], n: int, dtype: torch.dtype) -> tuple[Te
 
 
 def _stack(parts: list[Tensor], like: Tensor) -> Tensor:
-    """One tensor; where there are no parts, something that lies on the same device and is never read."""
+    """Stack tensors; without any, return an unread placeholder on the same device."""
     return torch.stack(parts).contiguous() if parts else torch.zeros(1, device=like.device)

@@ -1,11 +1,12 @@
 """HIIF's decoder as two Triton kernels: colours of queries, and the sums of a statistics pass (design/gpu.md).
 
-A program takes a block of queries through all levels and keeps their values [BLOCK, width] on the chip. Weights stream
-by in slices: a slice of a level's first product, its GELU, and the part of the second product that this slice feeds.
-Matrix products take the weights' type and add in float32; moments, tables, LayerNorm, GELU, k̂ and v̂ are float32.
+A program processes a block of queries through all levels and keeps their values [BLOCK, width] on the chip. Weights are
+streamed in slices: a slice of a level's first product, its GELU, and the part of the second product that this slice
+feeds. Matrix products use the weights' dtype and accumulate in float32; moments, tables, LayerNorm, GELU, k̂ and v̂ are
+float32.
 
-The readable twins are the graphs of the bundle, run operation by operation (`torch_graph.py`). `fused_decoder.py`
-lays out the arguments.
+The readable references are the graphs of the bundle, run operation by operation (`torch_graph/interpreter.py`).
+`decoder.py` lays out the arguments.
 """
 
 # Triton reads these annotations itself: no `from __future__ import annotations` here.
@@ -14,7 +15,7 @@ import triton
 import triton.language as tl
 
 AREA_SCALE = tl.constexpr(2.0**30)
-"""As in the exported graphs: a power of two, so that no bit of a ratio changes."""
+"""Scale of the areas as in the exported graphs: a power of two, so that no bit of a ratio changes."""
 AREA_EPSILON = tl.constexpr(1.0737418240000000)
 """float32(1e-9) · 2³⁰, rounded as the graphs round it (a test compares)."""
 COLOURS = tl.constexpr(16)
@@ -23,13 +24,13 @@ COLOURS = tl.constexpr(16)
 
 @triton.jit
 def gelu(x):
-    """x · Φ(x), by erf."""
+    """Return x · Φ(x), computed with erf."""
     return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
 
 
 @triton.jit
 def corners(q, row_tap, column_tap, row_distance, column_distance, rows, columns):
-    """Four map rows and four area weights of queries q (design/model.md C5)."""
+    """Return four map rows and four area weights of queries q (design/model.md C5)."""
     r, c = q // columns, q % columns
     top, bottom = tl.load(row_tap + r), tl.load(row_tap + rows + r)
     left, right = tl.load(column_tap + c), tl.load(column_tap + columns + c)
@@ -46,14 +47,14 @@ def corners(q, row_tap, column_tap, row_distance, column_distance, rows, columns
 
 @triton.jit
 def bits_of(q, row_bits, column_bits, rows, columns, level):
-    """The two digits of a level, float32."""
+    """Return the two bits of a level as float32."""
     row = tl.load(row_bits + level * rows + q // columns).to(tl.float32)
     return row, tl.load(column_bits + level * columns + q % columns).to(tl.float32)
 
 
 @triton.jit
 def positioned(hidden, s, row, column, scale, vectors, WIDTH: tl.constexpr):
-    """GELU((hidden + table of two digits) · scale + bias) on channels s; `vectors`: base, row, column, bias."""
+    """Return GELU((hidden + table of two bits) · scale + bias) on channels s; `vectors`: base, row, column, bias."""
     base, row_part = tl.load(vectors + s), tl.load(vectors + WIDTH + s)
     column_part, bias = tl.load(vectors + 2 * WIDTH + s), tl.load(vectors + 3 * WIDTH + s)
     place = base[None, :] + row[:, None] * row_part[None, :] + column[:, None] * column_part[None, :]
@@ -62,13 +63,13 @@ def positioned(hidden, s, row, column, scale, vectors, WIDTH: tl.constexpr):
 
 @triton.jit
 def moment(moments, i, weight):
-    """Σ and Σ² that one corner adds to the first level's input."""
+    """Return Σ and Σ² that one corner adds to the first level's input."""
     return weight * tl.load(moments + 2 * i), weight * weight * tl.load(moments + 2 * i + 1)
 
 
 @triton.jit
 def first_scale(c, moments, row, column, cell_sum, cell_square, INPUTS: tl.constexpr, EPSILON: tl.constexpr):
-    """1 / σ of the first level's LayerNorm."""
+    """Return 1 / σ of the first level's LayerNorm."""
     mean_0, square_0 = moment(moments, c[0], c[4])
     mean_1, square_1 = moment(moments, c[1], c[5])
     mean_2, square_2 = moment(moments, c[2], c[6])
@@ -83,7 +84,7 @@ def first_place(
     q, moments, row_tap, column_tap, row_distance, column_distance, row_bits, column_bits, cell_sums, rows, columns,
     INPUTS: tl.constexpr, EPSILON: tl.constexpr,
 ):  # fmt: skip
-    """Where level 0 of queries q reads and how it scales: corners with weights, two digits, 1 / σ."""
+    """Return the corners with weights, the two bits and 1 / σ of level 0 for queries q."""
     c = corners(q, row_tap, column_tap, row_distance, column_distance, rows, columns)
     row, column = bits_of(q, row_bits, column_bits, rows, columns, 0)
     scale = first_scale(c, moments, row, column, tl.load(cell_sums), tl.load(cell_sums + 1), INPUTS, EPSILON)
@@ -92,7 +93,7 @@ def first_place(
 
 @triton.jit
 def gathered(map_k, i, weight, s, stride, CHANNELS: tl.constexpr, WIDTH: tl.constexpr):
-    """Channels s of one corner's map, weighted, float32; zero beyond the map's channels."""
+    """Return channels s of one corner's map, weighted, float32; zero beyond the map's channels."""
     place = map_k + i.to(tl.int64)[:, None] * stride + s[None, :]
     if CHANNELS == WIDTH:  # noqa: SIM108  Triton decides it when it compiles
         values = tl.load(place)
@@ -105,7 +106,7 @@ def gathered(map_k, i, weight, s, stride, CHANNELS: tl.constexpr, WIDTH: tl.cons
 def first_hidden(
     c, s, map_0, map_1, map_2, map_3, stride, row, column, scale, vectors, CHANNELS: tl.constexpr, WIDTH: tl.constexpr
 ):
-    """Channels s of level 0 after its GELU, float32."""
+    """Return channels s of level 0 after its GELU, float32."""
     hidden = gathered(map_0, c[0], c[4], s, stride, CHANNELS, WIDTH)
     hidden += gathered(map_1, c[1], c[5], s, stride, CHANNELS, WIDTH)
     hidden += gathered(map_2, c[2], c[6], s, stride, CHANNELS, WIDTH)
@@ -115,20 +116,20 @@ def first_hidden(
 
 @triton.jit
 def product(x, weight, s, FROM: tl.constexpr, TO: tl.constexpr):
-    """x @ weight[:, s] in float32."""
+    """Return x @ weight[:, s] in float32."""
     return tl.dot(x, tl.load(weight + tl.arange(0, FROM)[:, None] * TO + s[None, :]), input_precision="ieee")
 
 
 @triton.jit
 def add_product(total, part, weight, s, TO: tl.constexpr):
-    """total + part @ weight[s, :] in float32."""
+    """Return total + part @ weight[s, :] in float32."""
     w = tl.load(weight + s[:, None] * TO + tl.arange(0, TO)[None, :])
     return tl.dot(part.to(w.dtype), w, total, input_precision="ieee")
 
 
 @triton.jit
 def attention(x, w1, b1, w2, b2, WIDTH: tl.constexpr, SLICE: tl.constexpr, BLOCK: tl.constexpr):
-    """x + GELU(x @ w1 + b1) @ w2 + b2: one attention block with its folded matrix w1."""
+    """Return x + GELU(x @ w1 + b1) @ w2 + b2: one attention block with its folded matrix w1."""
     y = tl.zeros((BLOCK, WIDTH), tl.float32)
     for start in range(0, WIDTH, SLICE):
         s = start + tl.arange(0, SLICE)
@@ -143,7 +144,7 @@ def level(
     x, row, column, w1, vectors, w2, b2, INPUTS: tl.constexpr, EPSILON: tl.constexpr,
     WIDTH: tl.constexpr, HIDDEN: tl.constexpr, TO: tl.constexpr, SLICE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """LayerNorm over [x | digits], product, GELU, product → float32 [BLOCK, TO]."""
+    """Apply LayerNorm over [x | bits], product, GELU, product → float32 [BLOCK, TO]."""
     wide = x.to(tl.float32)
     mean = (tl.sum(wide, 1) + row + column) / INPUTS
     power = (tl.sum(wide * wide, 1) + row + column) / INPUTS
@@ -161,7 +162,7 @@ def first_level(
     c, map_0, map_1, map_2, map_3, stride, row, column, scale, vectors, w2, b2, CHANNELS: tl.constexpr,
     WIDTH: tl.constexpr, HIDDEN: tl.constexpr, SLICE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Level 0, gathered slice by slice → [BLOCK, WIDTH] of the maps' type."""
+    """Compute level 0, gathered slice by slice → [BLOCK, WIDTH] in the maps' dtype."""
     x = tl.zeros((BLOCK, WIDTH), tl.float32)
     for start in range(0, HIDDEN, SLICE):
         s = start + tl.arange(0, SLICE)
@@ -179,7 +180,7 @@ def colour_kernel(
     EPSILON: tl.constexpr, ATTENTIONS: tl.constexpr, LEVELS: tl.constexpr, WIDTH: tl.constexpr,
     HIDDEN: tl.constexpr, SLICE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """`colour` [rows · columns, 3] float32 of all queries; programs share the blocks. See `FusedDecoder`."""
+    """Write `colour` [rows · columns, 3] float32 of all queries; programs share the blocks (`FusedDecoder`)."""
     queries = rows * columns
     for block in range(tl.program_id(0), tl.cdiv(queries, BLOCK), tl.num_programs(0)):
         place = block * BLOCK + tl.arange(0, BLOCK)
@@ -217,7 +218,7 @@ def colour_kernel(
 
 @triton.jit
 def normalised(x, inside, HEAD: tl.constexpr, EPSILON: tl.constexpr, BLOCK: tl.constexpr, COLUMNS: tl.constexpr):
-    """Centred k or v by LayerNorm over each head, without the affine; zero for places without a query."""
+    """Normalise centred k or v over each head, without the affine; zero for places without a query."""
     heads = tl.reshape(x, (BLOCK, COLUMNS // HEAD, HEAD))
     scale = tl.rsqrt(tl.sum(heads * heads, 2) / HEAD + EPSILON)
     scale = tl.where(inside[:, None], scale, 0.0)
@@ -293,5 +294,5 @@ def sum_kernel(
                 x, place < queries, key_value, key_value_bias, outer, key, value,
                 WIDTH, WIDTH, HEAD, HEAD_EPSILON, HEADS_AT_ONCE, PRECISION, BLOCK,
             )  # fmt: skip
-        # The next block's additions may be other threads' of this program.
+        # Other threads of this program may do the next block's additions: wait until the stores are visible.
         tl.debug_barrier()

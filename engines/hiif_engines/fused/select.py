@@ -1,4 +1,4 @@
-"""Which graphs of a bundle have a fused kernel, and how that is cut on this device."""
+"""Selects the graphs of a bundle that have a fused kernel, and their configurations on this device."""
 
 from __future__ import annotations
 
@@ -23,15 +23,18 @@ if TYPE_CHECKING:
 def fused_kernels(
     bundle: Bundle, precision: Precision, device: torch.device
 ) -> dict[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]]:
-    """Decoder and statistics kernels by their graphs' names. EngineError where the decoder has another form."""
+    """Return graph name → kernel from input tensors [...] to output tensors [...].
+
+    EngineError where the decoder has another architecture.
+    """
     kernels = open_kernels(decoder_graphs(bundle, device), precision)
     from hiif_engines.fused.tune import find
 
-    return {name: partial(kernel, cut=find(kernel, device)) for name, kernel in kernels.items()}
+    return {name: partial(kernel, config=find(kernel, device)) for name, kernel in kernels.items()}
 
 
 def tune_kernels(bundle: Bundle, precision: Precision, device: torch.device) -> dict[str, Measured]:
-    """Measure every cut of every kernel and store the fastest; by the graphs' names."""
+    """Measure every configuration of every kernel and store the fastest; return the results by graph name."""
     graphs = decoder_graphs(bundle, device)
     kernels = open_kernels(graphs, precision)
     from hiif_engines.fused.tune import MEASURED, candidates, measure, random_feeds, seconds_on, store
@@ -46,7 +49,7 @@ def tune_kernels(bundle: Bundle, precision: Precision, device: torch.device) -> 
 
 
 def decoder_graphs(bundle: Bundle, device: torch.device) -> dict[str, TorchGraph]:
-    """Decoder and statistics graphs in fp32, whose weights the kernels take."""
+    """Return the decoder and statistics graphs in fp32, from which the kernels read their weights."""
     return {
         name: TorchGraph(graph, bundle.graphs[graph.key], device)
         for name, graph in bundle.contract.chain("fp32").items()
@@ -55,7 +58,7 @@ def decoder_graphs(bundle: Bundle, device: torch.device) -> dict[str, TorchGraph
 
 
 def open_kernels(graphs: Mapping[str, TorchGraph], precision: Precision) -> dict[str, Kernel]:
-    """Kernels by their graphs' names; MissingExtraError without Triton, EngineError for another form."""
+    """Return kernels by graph name; MissingExtraError without Triton, EngineError for another architecture."""
     if find_spec("triton") is None:
         raise missing_extra("triton", "cuda-torch")
     from hiif_engines.fused.decoder import FusedDecoder, FusedStatistics

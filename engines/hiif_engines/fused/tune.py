@@ -1,7 +1,7 @@
-"""How the fused kernels are cut on this GPU: measured once when asked for, stored, used from then on.
+"""Configurations of the fused kernels on this GPU: measured by a command, stored, used from then on.
 
-Never measured by itself: a cut decides the order of sums, and equal calls are to give equal bits from one run to the
-next. What is stored belongs to one GPU, one version of Triton, one kernel's widths and one type.
+They are never measured automatically: a configuration determines the order of sums, and equal calls must give equal
+bits from run to run. A stored result is valid for one GPU, one version of Triton, one kernel's sizes and one dtype.
 """
 
 from __future__ import annotations
@@ -26,72 +26,77 @@ from hiif_deploy.geometry.grid import relative_cell
 from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.geometry.tiling import decoder_tiles
 from hiif_deploy.support.cache_dir import keep_measured, measured_path
-from hiif_engines.fused.decoder import Cut, FusedDecoder, FusedStatistics
+from hiif_engines.fused.decoder import FusedDecoder, FusedStatistics, KernelConfig
 from hiif_engines.torch_graph.device import describe
 from hiif_engines.torch_graph.interpreter import TorchGraph
 
 logger = logging.getLogger(__name__)
 Kernel = FusedDecoder | FusedStatistics
 FOLDER = "kernels"
-"""Below the store's root."""
+"""Folder of the results below the store's root."""
 MEASURED: tuple[Size, Size] = (128, 128), (256, 256)
-"""(height, width) from and to: as many queries as a block of a large picture has."""
+"""(height, width) of source and output: as many queries as a block of a large picture has."""
 SIZES = (
     (32, 32, 4), (32, 32, 8), (64, 16, 8), (64, 32, 4), (64, 32, 8), (64, 64, 8), (128, 16, 16), (128, 32, 8),
 )  # fmt: skip
-"""Queries, hidden channels at once, warps: what a compiler fits on a chip at some width or other (design/gpu.md)."""
+"""Queries, hidden channels per slice, warps: sizes that fit on a chip at some width (design/gpu.md)."""
 WARM_UP, TURNS = 3, 10
-"""Calls before and in one measurement."""
+"""Calls before a measurement, and calls per measurement."""
 
 
-def default_cut(device: torch.device) -> Cut:
-    """What is used where nothing was measured."""
-    return Cut(programs=multiprocessors(device))
+def default_config(device: torch.device) -> KernelConfig:
+    """Return the configuration that is used where nothing was measured."""
+    return KernelConfig(programs=multiprocessors(device))
 
 
-def candidates(device: torch.device) -> list[Cut]:
-    """All that are measured. Where values or weights do not fit the chip, that is found out by trying."""
+def candidates(device: torch.device) -> list[KernelConfig]:
+    """Return all configurations to measure. Those that do not fit the chip fail when they are tried."""
     processors = multiprocessors(device)
-    return [Cut(block, part, n * processors, warps) for block, part, warps in SIZES for n in (1, 2)]
+    return [KernelConfig(block, part, n * processors, warps) for block, part, warps in SIZES for n in (1, 2)]
 
 
 def multiprocessors(device: torch.device) -> int:
-    """Of the GPU; an H100's on the processor."""
+    """Return the number of the GPU's multiprocessors; an H100's for a CPU device."""
     if device.type != "cuda":
-        return Cut().programs
+        return KernelConfig().programs
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found out about one kernel."""
+    """Results of one kernel's measurement."""
 
-    cut: Cut
-    """The fastest."""
+    config: KernelConfig
+    """The fastest configuration that was measured."""
     seconds: dict[str, float]
-    """Of every cut that runs, by its numbers."""
+    """Configuration as text → seconds per call, of those that run."""
     failed: dict[str, str]
-    """Why the others do not."""
+    """Configuration as text → reason why it does not run."""
 
 
 def measure(
-    kernel: Kernel, feeds: dict[str, Tensor], cuts: Iterable[Cut], seconds: Callable[[Callable[[], object]], float]
+    kernel: Kernel,
+    feeds: dict[str, Tensor],
+    configs: Iterable[KernelConfig],
+    seconds: Callable[[Callable[[], object]], float],
 ) -> Measured:
-    """Time every cut by `seconds`. EngineError where none runs."""
-    found: dict[Cut, float] = {}
+    """Time every configuration with `seconds` on inputs [...]. EngineError where none runs."""
+    found: dict[KernelConfig, float] = {}
     failed: dict[str, str] = {}
-    for cut in cuts:
+    for config in configs:
         try:
-            found[cut] = seconds(lambda cut=cut: kernel(feeds, cut))  # type: ignore[misc]
-        except Exception as error:  # Triton raises several, none of them public
-            failed[_name(cut)] = (str(error).splitlines() or [type(error).__name__])[0]
+            found[config] = seconds(lambda config=config: kernel(feeds, config))  # type: ignore[misc]
+        except Exception as error:  # Triton raises several exceptions, none of them public
+            failed[_name(config)] = (str(error).splitlines() or [type(error).__name__])[0]
     if not found:
-        raise EngineError(f"no cut of the fused kernel runs: {failed}")
-    return Measured(min(found, key=found.__getitem__), {_name(cut): value for cut, value in found.items()}, failed)
+        raise EngineError(f"no configuration of the fused kernel runs: {failed}")
+    return Measured(
+        min(found, key=found.__getitem__), {_name(config): value for config, value in found.items()}, failed
+    )
 
 
 def seconds_on(device: torch.device) -> Callable[[Callable[[], object]], float]:
-    """A clock for `measure`: seconds of one call, the first ones, which compile, left out."""
+    """Return a timer for `measure`: seconds per call, without the first calls, which compile."""
 
     def clock(work: Callable[[], object]) -> float:
         for _ in range(WARM_UP):
@@ -106,28 +111,33 @@ def seconds_on(device: torch.device) -> Callable[[Callable[[], object]], float]:
     return clock
 
 
-def find(kernel: Kernel, device: torch.device) -> Cut:
-    """The stored cut of this kernel on this device, or the default. A damaged file is reported and not used."""
-    path = measured_path(FOLDER, _facts(kernel, device))
+def find(kernel: Kernel, device: torch.device) -> KernelConfig:
+    """Return the stored configuration of this kernel on this device, or the default. A damaged file is reported."""
+    path = measured_path(FOLDER, _metadata(kernel, device))
     if path is None or not path.is_file():
-        return default_cut(device)
+        return default_config(device)
     try:
-        return Cut(**json.loads(path.read_text(encoding="utf-8"))["cut"])
+        return KernelConfig(**json.loads(path.read_text(encoding="utf-8"))["cut"])
     except (OSError, ValueError, TypeError, KeyError, EngineError) as error:
-        logger.warning("%s: not a cut (%s); it is not used: remove it, or run tune-kernels again", path, error)
-        return default_cut(device)
+        logger.warning(
+            "%s: not a kernel configuration (%s); it is not used: remove it, or run tune-kernels again", path, error
+        )
+        return default_config(device)
 
 
 def store(kernel: Kernel, device: torch.device, measured: Measured) -> Path:
-    """Keep it for later runs; EngineError where there is no place for it."""
-    facts = _facts(kernel, device)
-    return keep_measured(measured_path(FOLDER, facts), {**facts, **asdict(measured)})
+    """Store a result for later runs and return its path; EngineError where it cannot be written."""
+    metadata = _metadata(kernel, device)
+    # `cut` is the configuration's name in stored files, those of earlier versions included.
+    content = {"cut": asdict(measured.config), "seconds": measured.seconds, "failed": measured.failed}
+    return keep_measured(measured_path(FOLDER, metadata), {**metadata, **content})
 
 
 def random_feeds(
     contract: Contract, graph: TorchGraph, source: Size, target: Size, device: torch.device
 ) -> dict[str, Tensor]:
-    """Inputs of a decoder or statistics graph: random maps and folded matrices, real geometry of a whole picture."""
+    """Return inputs of a decoder or statistics graph: random maps [P, M] and matrices, real geometry of a whole
+    picture."""
     rows, columns = query_axes(contract, source, target, Window((0, target[0]), (0, target[1])))
     (tile,) = decoder_tiles(rows, columns, source, 1 << 62)
     host = dict(geometry_inputs(graph.contract.geometry, rows, columns, tile, relative_cell(source, target)))
@@ -137,14 +147,14 @@ def random_feeds(
             shape = [source[0] * source[1] if isinstance(size, str) else size for size in tensor.shape]
             values = random.normal(size=shape) / 8
             if tensor.name == "moments":
-                # Σf and Σf²: the second is what makes the first possible.
+                # Σf and Σf²: the variance must be positive.
                 values = np.stack([values[:, 0], 20 + np.abs(values[:, 1])], axis=1)
             host[tensor.name] = values.astype(tensor.dtype)
     return {name: torch.tensor(value).to(device) for name, value in host.items()}
 
 
-def _name(cut: Cut) -> str:
-    return f"{cut.block} queries, slices of {cut.slice}, {cut.programs} programs, {cut.warps} warps"
+def _name(config: KernelConfig) -> str:
+    return f"{config.block} queries, slices of {config.slice}, {config.programs} programs, {config.warps} warps"
 
 
 def _wait(device: torch.device) -> None:
@@ -152,6 +162,6 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _facts(kernel: Kernel, device: torch.device) -> dict[str, object]:
+def _metadata(kernel: Kernel, device: torch.device) -> dict[str, object]:
     versions = {"gpu": describe(device), "triton": version("triton")}
     return {**versions, "kernel": type(kernel).__name__, "type": str(kernel.dtype), **kernel.shapes}

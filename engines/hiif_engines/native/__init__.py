@@ -1,4 +1,4 @@
-"""The engine `native`: machine code for this processor, made by LLVM when a bundle is opened.
+"""The engine `native`: machine code for this processor, compiled by LLVM when a bundle is opened.
 
 May import: `hiif_deploy`.
 """

@@ -1,4 +1,4 @@
-"""The processor's backend with native code for the decoder; the encoder and the maps run as elsewhere."""
+"""The CPU backend with native code for the decoder; the encoder and the maps run in a library as usual."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.decoding.session import Session
 from hiif_deploy.decoding.staged import joined_stages
 from hiif_deploy.errors import EngineError
-from hiif_engines.native.arithmetic import ARITHMETICS, FP32
 from hiif_engines.native.check import COARSE, EXACT, check_kernels
 from hiif_engines.native.compile import Compiled, require_processor
 from hiif_engines.native.compose import composed
 from hiif_engines.native.kernel import Kernel, emit_kernels
-from hiif_engines.native.layer import Scratch
+from hiif_engines.native.layer import ScratchLayout
+from hiif_engines.native.precision import FP32, PRECISIONS
 from hiif_engines.native.session import NativeSession, ThreadMemory
 from hiif_engines.native.stage import Stage, join_stages, read_stage
 
 
 class NativeBackend(HostBackend):
-    """ONNX Runtime, or OpenVINO for lower precisions, up to the maps; behind them one kernel per pass."""
+    """Runs encoder and maps in ONNX Runtime, or in OpenVINO for lower precisions, then one kernel per pass."""
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
-        """EngineError where the decoder has another form, or this processor lacks the instructions."""
-        require_processor(ARITHMETICS[options.precision or "fp32"], options.precision or "fp32")
+        """EngineError where the decoder has another architecture, or this processor lacks instructions."""
+        require_processor(PRECISIONS[options.precision or "fp32"], options.precision or "fp32")
         if not bundle.contract.stages:
             raise EngineError(
                 f"native code needs a decoder in stages, and bundle {bundle.contract.name} has none: use --engine "
@@ -49,10 +49,10 @@ class NativeBackend(HostBackend):
             graphs[name] = joined(name, parts)
             read[name] = join_stages([read[part.name] for part in parts])
         for stage in read.values():
-            self._kernel(stage)  # refuses layers that do not fit each other, which cannot be composed
+            self._kernel(stage)  # refuses layers of contradicting sizes, which cannot be composed
         read = {name: replace(stage, layers=composed(stage.layers)) for name, stage in read.items()}
         kernels = {name: self._kernel(stage) for name, stage in read.items()}
-        scratch = Scratch(max(width for kernel in kernels.values() for width in kernel.widths))
+        scratch = ScratchLayout(max(width for kernel in kernels.values() for width in kernel.widths))
         code, memory = Compiled(emit_kernels(kernels, scratch)), ThreadMemory(scratch)
         sessions: dict[str, Session] = {
             name: NativeSession(graphs[name], read[name], kernel, code.function(name), memory)
@@ -62,10 +62,10 @@ class NativeBackend(HostBackend):
         return sessions
 
     def _kernel(self, stage: Stage) -> Kernel:
-        """What sums are of stays in fp32 in every arithmetic."""
-        return stage.kernel(FP32 if stage.sums is not None else ARITHMETICS[self.precision])
+        """Return the stage's kernel. Statistics sums always use fp32."""
+        return stage.kernel(FP32 if stage.sums is not None else PRECISIONS[self.precision])
 
 
 def open_native(bundle: Bundle, options: EngineOptions) -> NativeBackend:
-    """The entry point of `hiif_deploy.backends`."""
+    """Open the backend; entry point of `hiif_deploy.backends`."""
     return NativeBackend(bundle, options)

@@ -1,4 +1,4 @@
-"""Kernels against the graphs that they stand for, on random inputs: another form than seemed is found out here."""
+"""Validates each kernel against its graph on random inputs, and so rejects misidentified architectures."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from hiif_deploy.decoding.session import Session, Tensors
 from hiif_deploy.errors import EngineError
 
 SIZES = {"pixels": 20, "rows": 5, "columns": 7, "queries": 35}
-"""Of the inputs' open axes."""
+"""Sizes of the inputs' dynamic axes."""
 EXACT, COARSE = 1e-4, 0.1
-"""Largest deviation, as a share of the answer's own size, of fp32 and of other arithmetics. Another form is off by more
-than half."""
+"""Largest deviation, relative to the output's own norm, of fp32 and of other precisions. A misidentified architecture
+deviates by more than half."""
 
 
 def check_kernels(
     bundle: Bundle, graphs: Mapping[str, GraphContract], sessions: Mapping[str, Session], allowed: float
 ) -> None:
-    """EngineError naming the first graph that is answered otherwise than by ONNX Runtime."""
+    """Raise EngineError naming the first graph whose output differs from ONNX Runtime's."""
     random = np.random.default_rng(0)
     for name, graph in graphs.items():
         feeds = {tensor.name: _values(random, tensor.name, tensor.shape) for tensor in graph.inputs}
@@ -33,19 +33,19 @@ def check_kernels(
         deviation = _deviation(sessions[name].run(feeds), whole.run(feeds))
         if not deviation <= allowed:
             raise EngineError(
-                f"graph {graph.key} of {bundle.contract.name} is not of the form that native code has: its answers "
-                f"are off by {deviation:.1%}; use --engine onnxruntime"
+                f"graph {graph.key} of {bundle.contract.name} does not have the architecture of the native code: its "
+                f"outputs deviate by {deviation:.1%}; use --engine onnxruntime"
             )
 
 
-def _deviation(answers: Tensors, expected: Tensors) -> float:
-    """Root mean square of the largest one."""
-    shares = [np.linalg.norm(answers[name] - value) / np.linalg.norm(value) for name, value in expected.items()]
+def _deviation(outputs: Tensors, expected: Tensors) -> float:
+    """Return the largest relative root mean square deviation of the outputs."""
+    shares = [np.linalg.norm(outputs[name] - value) / np.linalg.norm(value) for name, value in expected.items()]
     return float(max(shares))
 
 
 def _values(random: np.random.Generator, name: str, shape: tuple[int | str, ...]) -> NDArray[Any]:
-    """Of the kind that this input has."""
+    """Return random values in the range of this input."""
     sizes = [SIZES[size] if isinstance(size, str) else size for size in shape]
     if name.endswith("_tap"):
         return random.integers(0, SIZES["pixels"] // 2, sizes)
@@ -53,7 +53,7 @@ def _values(random: np.random.Generator, name: str, shape: tuple[int | str, ...]
         return random.integers(0, 2, sizes)
     values = random.standard_normal(sizes)
     if name == "moments":
-        # Σ² is as large as it is of many values, and positive.
+        # Σ² must be positive and as large as for many values, or the variance would be negative.
         values = np.abs(values) * [1, 400]
     elif name.endswith("_distance"):
         values = np.abs(values)

@@ -1,4 +1,4 @@
-"""LLVM's intermediate code → this processor's machine code."""
+"""Compiles LLVM's intermediate code to this processor's machine code."""
 
 from __future__ import annotations
 
@@ -10,41 +10,39 @@ from llvmlite import binding as llvm
 from llvmlite import ir
 
 from hiif_deploy.errors import EngineError
-from hiif_engines.native.arithmetic import ComputePrecision
+from hiif_engines.native.precision import MatrixPrecision
 
 OPTIMISATION = 2
-"""Of registers and of the order of instructions."""
+"""LLVM's level for register allocation and instruction order."""
 
 
 class Compiled:
-    """A module's functions, each of one pointer. They may run on several threads at once, without Python's lock."""
+    """The functions of a module, each with one pointer. They run without Python's lock, on several threads at once."""
 
     def __init__(self, module: ir.Module) -> None:
-        """EngineError where LLVM does not take it, as another version may not."""
+        """EngineError where LLVM rejects the code, as another version may."""
         try:
             parsed = llvm.parse_assembly(str(module))
             parsed.verify()
-            # No passes over the module: they take as long as all else, and find nothing in code that is written so.
+            # No optimisation passes: they take as long as everything else, and gain nothing on code that is written so.
             self._engine = llvm.create_mcjit_compiler(parsed, _machine())
             self._engine.finalize_object()
         except RuntimeError as error:
             version = ".".join(map(str, llvm.llvm_version_info))
             reason = str(error).strip().splitlines()[-1]
-            raise EngineError(
-                f"LLVM {version} does not take native code ({reason}): use --engine onnxruntime"
-            ) from error
+            raise EngineError(f"LLVM {version} rejects native code ({reason}): use --engine onnxruntime") from error
 
     def function(self, name: str) -> Callable[[int], None]:
-        """It takes an address, and keeps the code alive."""
+        """Return a function of an address, which keeps the code alive."""
         return partial(self._call, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._engine.get_function_address(name)))
 
     def _call(self, function: Callable[[int], None], arguments: int) -> None:
         function(arguments)
 
 
-def require_processor(arithmetic: ComputePrecision, name: str) -> None:
-    """EngineError where this processor lacks instructions that the arithmetic's code consists of."""
-    lacking = sorted(arithmetic.flags - _features())
+def require_processor(precision: MatrixPrecision, name: str) -> None:
+    """Raise EngineError where this processor lacks instructions of the precision's code."""
+    lacking = sorted(precision.flags - _features())
     if lacking:
         raise EngineError(
             f"native code in {name} needs instructions that {llvm.get_host_cpu_name()} does not have "

@@ -1,9 +1,9 @@
-"""Levels whose rows between them are never built.
+"""Composes pairs of levels, so that the rows between them are never built.
 
-Between two levels x = g·S + s is read by the second level's LayerNorm and its first product W only. The product is
-g·(S·W) + s·W, one matrix. The LayerNorm's scale needs Σx and Σx². Σx is a product with one vector. For Σx², S without
-its part along (1, …, 1) is L·Q with L lower triangular and Q orthogonal, so that Σ (x − mean)² = Σ (g·L + c)² exactly:
-no square of a difference, and half a matrix to multiply with.
+Between two levels only the second level's LayerNorm and its first product W read x = g·S + s. The product is g·(S·W) +
+s·W, one matrix. The LayerNorm's scale needs Σx and Σx². Σx is a product with one vector. For Σx², S without its part
+along (1, …, 1) is L·Q with L lower triangular and Q orthogonal, so that Σ (x − mean)² = Σ (g·L + c)² exactly: no square
+of a difference, and half a matrix to multiply with.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hiif_engines.native.stage import LayerWeights, Product, Rest
 
 
 def composed(layers: Sequence[LayerWeights]) -> tuple[LayerWeights, ...]:
-    """The same answers, with every pair of levels joined; float64 in between."""
+    """Return equivalent layers with every pair of levels composed, where that saves work; computed in float64."""
     found: list[LayerWeights] = []
     for layer in layers:
         before = found[-1] if found else None
@@ -31,7 +31,7 @@ def composed(layers: Sequence[LayerWeights]) -> tuple[LayerWeights, ...]:
 
 
 def _is_joinable(second: Product, before: LayerWeights, layer: LayerWeights) -> bool:
-    """Two levels, a triangle that is one, and fewer multiplications than before."""
+    """Return whether two levels can be composed with fewer multiplications than before."""
     if not isinstance(before.first, Product) or not isinstance(layer.first, Product):
         return False
     (inputs, width), hidden = second.weight.shape, layer.first.weight.shape[1]
@@ -49,7 +49,7 @@ def _joined(before: Product, layer: LayerWeights) -> LayerWeights:
 
 
 def _rest(weight: NDArray[np.float64], bias: NDArray[np.float64]) -> Rest:
-    """What Σx and Σ (x − mean)² are products with."""
+    """Return the matrices whose products are Σx and Σ (x − mean)²."""
     centred = weight - weight.mean(axis=1, keepdims=True)
     orthogonal, upper = np.linalg.qr(centred.T)
     triangle = Product(upper.T.astype(np.float32), ((bias - bias.mean()) @ orthogonal).astype(np.float32))

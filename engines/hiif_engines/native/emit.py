@@ -1,4 +1,5 @@
-"""LLVM's intermediate code, written in the few words that the kernels need: vectors of 16 values, loops, addresses."""
+"""Writes LLVM's intermediate code in the few operations that the kernels need: vectors of 16 values, loops,
+addresses."""
 
 from __future__ import annotations
 
@@ -11,19 +12,19 @@ from typing import Any
 from llvmlite import ir
 
 Value = Any
-"""A value of the code that is written, of an `ir` type."""
+"""A value of the generated code, of an `ir` type."""
 
 LANES = 16
-"""Values of a vector: 512 bits of float32."""
+"""Values per vector: 512 bits of float32."""
 FLOAT, I8, I32, I64 = ir.FloatType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 POINTER = ir.PointerType()
 FLOATS, WORDS = ir.VectorType(FLOAT, LANES), ir.VectorType(I32, LANES)
 WORD = 4
-"""Bytes of a float32, of an int32, and of the pairs and quadruples that a product takes at once."""
+"""Bytes of a float32, of an int32, and of the pairs and quadruples that a product multiplies at once."""
 
 
 class BrainFloat(ir.types.Type):  # type: ignore[misc]
-    """bfloat16, which llvmlite has no name for."""
+    """The type bfloat16, which llvmlite lacks."""
 
     def _to_string(self) -> str:
         return "bfloat"
@@ -36,22 +37,22 @@ class BrainFloat(ir.types.Type):  # type: ignore[misc]
 
     @property
     def intrinsic_name(self) -> str:
-        """As LLVM spells it within names."""
+        """LLVM's spelling of the type within names."""
         return "bf16"
 
 
 @dataclass
 class Loop:
-    """The loop that is being written, and what it left behind once it has been."""
+    """The loop that is being written; afterwards its final values."""
 
     index: Value
-    """0, step, 2 · step, …"""
+    """Loop counter: 0, step, 2 · step, …"""
     values: list[Value] = field(default_factory=list)
-    """Carried from turn to turn: to be set to the next ones."""
+    """Loop-carried values: to be set to those of the next iteration."""
 
 
 class Emitter:
-    """Writes one function."""
+    """Writes the code of one function."""
 
     def __init__(self, module: ir.Module, name: str, arguments: Sequence[ir.Type]) -> None:
         self.module = module
@@ -61,7 +62,7 @@ class Emitter:
 
     @contextmanager
     def loop(self, end: Value, step: int = 1, carried: Sequence[Value] = ()) -> Iterator[Loop]:
-        """At least one turn. `end` is a number or a value."""
+        """Write a loop with at least one iteration. `end` is a number or a value."""
         b, before = self.builder, self.builder.block
         body = self.function.append_basic_block("turn")
         b.branch(body)
@@ -82,11 +83,11 @@ class Emitter:
         b.position_at_end(behind)
 
     def finish(self) -> None:
-        """End the function."""
+        """End the function with a return."""
         self.builder.ret_void()
 
     def at(self, pointer: Value, *offsets: Value | int) -> Value:
-        """So many bytes behind `pointer`."""
+        """Return the address that many bytes after `pointer`."""
         for offset in offsets:
             pointer = self.builder.gep(
                 pointer, [number(offset) if isinstance(offset, int) else offset], source_etype=I8
@@ -94,29 +95,29 @@ class Emitter:
         return pointer
 
     def times(self, value: Value, factor: int) -> Value:
-        """value · factor, in 64 bits."""
+        """Return value · factor, in 64 bits."""
         return self.builder.mul(value, number(factor))
 
     def load(self, kind: ir.Type, pointer: Value, *offsets: Value | int) -> Value:
-        """What lies so many bytes behind `pointer`."""
+        """Load a value from that many bytes after `pointer`."""
         return self.builder.load(self.at(pointer, *offsets), typ=kind, align=WORD)
 
     def store(self, value: Value, pointer: Value, *offsets: Value | int) -> None:
-        """The reverse of `load`."""
+        """Store a value that many bytes after `pointer`."""
         self.builder.store(value, self.at(pointer, *offsets), align=1)
 
     def spread(self, value: Value) -> Value:
-        """One value in all lanes."""
+        """Return one value in all lanes."""
         b = self.builder
         one = b.insert_element(ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined), value, _word(0))
         return b.shuffle_vector(one, one, ir.Constant(WORDS, [0] * LANES))
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
-        """a · b + c, rounded once; of vectors or of single values."""
+        """Return a · b + c, rounded once; of vectors or of single values."""
         return self.call("llvm.fma", a.type, a, b, c)
 
     def call(self, name: str, result: ir.Type, *values: Value, overloaded: bool = True, loose: bool = False) -> Value:
-        """One of LLVM's own functions, by its name without types; `loose` lets a sum be added in any order."""
+        """Call one of LLVM's intrinsics by its name without types; `loose` lets a sum be added in any order."""
         full = f"{name}.{_suffix(values[-1].type)}" if overloaded else name
         function = self.module.globals.get(full) or ir.Function(
             self.module, ir.FunctionType(result, [value.type for value in values]), full
@@ -124,65 +125,65 @@ class Emitter:
         return self.builder.call(function, values, fastmath=("reassoc",) if loose else ())
 
     def total(self, vector: Value) -> Value:
-        """Σ over the lanes."""
+        """Return the sum over the lanes."""
         return self.call("llvm.vector.reduce.fadd", FLOAT, real(0.0), vector, loose=True)
 
     def totals(self, vectors: Sequence[Value]) -> Value:
-        """Lane n: Σ over the lanes of vector n; as many vectors as there are lanes."""
+        """Return in lane n the sum over the lanes of vector n; there are as many vectors as lanes."""
         found = list(vectors)
         while len(found) > 1:
             found = [self._neighbours(a, b) for a, b in zip(found[::2], found[1::2], strict=True)]
         return found[0]
 
     def _neighbours(self, a: Value, b: Value) -> Value:
-        """a₀ + a₁, a₂ + a₃, …, b₀ + b₁, …"""
+        """Return a₀ + a₁, a₂ + a₃, …, b₀ + b₁, …"""
         even, odd = (
             self.builder.shuffle_vector(a, b, ir.Constant(WORDS, list(range(first, 2 * LANES, 2)))) for first in (0, 1)
         )
         return self.builder.fadd(even, odd)
 
     def lane(self, vector: Value, n: int) -> Value:
-        """One of its values, in all lanes."""
+        """Return one lane's value in all lanes."""
         return self.builder.shuffle_vector(vector, vector, ir.Constant(WORDS, [n] * LANES))
 
     def lowest(self, vectors: Sequence[Value]) -> Value:
-        """Of all lanes of all vectors."""
+        """Return the minimum over all lanes of all vectors."""
         return self.call("llvm.vector.reduce.fmin", FLOAT, reduce(self.minimum, vectors))
 
     def highest(self, vectors: Sequence[Value]) -> Value:
-        """Of all lanes of all vectors."""
+        """Return the maximum over all lanes of all vectors."""
         return self.call("llvm.vector.reduce.fmax", FLOAT, reduce(self.maximum, vectors))
 
     def between(self, x: Value, low: float, high: float) -> Value:
-        """Lanes brought into [low, high]."""
+        """Return lanes clamped to [low, high]."""
         return self.minimum(self.maximum(x, reals(low)), reals(high))
 
     def minimum(self, a: Value, b: Value) -> Value:
-        """Lane by lane."""
+        """Return the minimum, lane by lane."""
         return self.builder.select(self.builder.fcmp_ordered("<", a, b), a, b)
 
     def maximum(self, a: Value, b: Value) -> Value:
-        """Lane by lane."""
+        """Return the maximum, lane by lane."""
         return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
 
     def inverse_root(self, value: Value) -> Value:
-        """1 / √value, each rounded correctly; of vectors or of single values."""
+        """Return 1 / √value, each rounded correctly; of vectors or of single values."""
         one = reals(1.0) if value.type == FLOATS else real(1.0)
         return self.builder.fdiv(one, self.call("llvm.sqrt", value.type, value))
 
 
 def number(value: int) -> Value:
-    """A constant of 64 bits."""
+    """Return a constant of 64 bits."""
     return ir.Constant(I64, value)
 
 
 def real(value: float) -> Value:
-    """A constant float32."""
+    """Return a constant of type float32."""
     return ir.Constant(FLOAT, value)
 
 
 def reals(value: float) -> Value:
-    """The same one in all lanes."""
+    """Return a vector with a constant in all lanes."""
     return ir.Constant(FLOATS, [value] * LANES)
 
 

@@ -1,7 +1,4 @@
-"""Level 0 in front of its second product: four map rows of a query, weighted, normalised, through GELU.
-
-See design/decoding.md §3a.
-"""
+"""Level 0 up to its second product: four map rows of a query, weighted, normalised, through GELU (decoding.md §3a)."""
 
 from __future__ import annotations
 
@@ -15,29 +12,29 @@ from hiif_engines.native.layer import Norm, bits, inverse_deviation
 MAPS = tuple(f"map_{k}" for k in range(4))
 TAPS, DISTANCES = ("row_tap", "column_tap"), ("row_distance", "column_distance")
 GATHERED = (*MAPS, "moments", *TAPS, *DISTANCES, "rows", "columns", "cell_moments", "level_0")
-"""Arguments: the graph's inputs; how many rows and columns; Σ and Σ² of `cell`; level 0's bias and table with it."""
+"""Arguments: the graph's inputs; number of rows and columns; Σ and Σ² of `cell`; level 0's bias and table with it."""
 TAP = 8
-"""Bytes of an index."""
+"""Number of bytes of an index."""
 AREA_SCALE = 2.0**30
-"""As in the exported graphs: a power of two, so that no bit of a ratio changes."""
+"""Scale of the areas as in the exported graphs: a power of two, so that no bit of a ratio changes."""
 AREA_EPSILON = 1.0737418240000000
 """float32(1e-9) · 2³⁰, rounded as the graphs round it (design/model.md C5)."""
 
 
 @dataclass(frozen=True)
 class Gather:
-    """Sizes."""
+    """Sizes of level 0's first part."""
 
     width: int
-    """Values of a map's row."""
+    """Number of values in a map's row."""
     norm: Norm
-    """Over four rows of features, cell and bits."""
+    """LayerNorm over four rows of features, cell and bits."""
 
 
 def emit_gather(
     e: Emitter, front: Gather, slots: Mapping[str, Value], first: Value, count: Value, rows: Value, row_bytes: int
 ) -> None:
-    """Queries first, …, first + count − 1 of rows × columns → `rows`, in float32."""
+    """Write queries first, …, first + count − 1 of rows × columns to `rows`, in float32."""
     b = e.builder
     size = front.width * WORD
     columns = b.ptrtoint(slots["columns"], I64)
@@ -59,7 +56,7 @@ def emit_gather(
 
 
 def _corners(e: Emitter, slots: Mapping[str, Value], place: tuple[Value, Value]) -> tuple[list[Value], list[Value]]:
-    """Four pixels and the weights of their areas."""
+    """Emit four pixels and the weights of their areas."""
     b = e.builder
     counts = [b.ptrtoint(slots[name], I64) for name in ("rows", "columns")]
     pairs = [[index, b.add(index, count)] for index, count in zip(place, counts, strict=True)]
@@ -77,7 +74,7 @@ def _corners(e: Emitter, slots: Mapping[str, Value], place: tuple[Value, Value])
 def _scale(
     e: Emitter, front: Gather, slots: Mapping[str, Value], pixels: list[Value], weights: list[Value], code: Value
 ) -> Value:
-    """1 / σ of what level 0 sees."""
+    """Emit 1 / σ of level 0's input."""
     b = e.builder
     ones = bits(e, code)
     total, square = (b.fadd(ones, e.load(FLOAT, slots["cell_moments"], n * WORD)) for n in range(2))

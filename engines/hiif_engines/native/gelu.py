@@ -1,7 +1,7 @@
 """GELU(x) = x · Φ(x), in vectors.
 
-Φ(x) − ½ = c · P(c²) / Q(c²), c being x brought into [−L, L]. The coefficients were fitted to the least greatest error
-of x · Φ(x); a test holds them to it.
+Φ(x) − ½ = c · P(c²) / Q(c²), c being x clamped to [−L, L]. The coefficients minimise the largest error of x · Φ(x); a
+test checks it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ class Normal:
     limit: float
     """L: beyond it Φ is 0 or 1."""
     above: tuple[float, ...]
-    """Coefficients of P, of falling powers."""
+    """Coefficients of P, by falling powers."""
     below: tuple[float, ...] = ()
-    """Coefficients of Q; none where nothing is divided."""
+    """Coefficients of Q, by falling powers; empty where there is no division."""
 
 
 EXACT = Normal(
@@ -28,7 +28,7 @@ EXACT = Normal(
     (1.1448873e-10, -2.3101460e-08, 3.5253138e-06, 1.8970617e-04, 4.6219178e-03, 3.7628222e-02, 3.9894170e-01),
     (6.9486479e-05, 1.9356502e-03, 3.0091466e-02, 2.6098025e-01, 1.0),
 )
-"""Errors below 10⁻⁶ in float32, as in PyTorch's own."""
+"""Errors below 10⁻⁶ in float32, as in PyTorch's own GELU."""
 COARSE = Normal(
     4.0,
     (
@@ -36,11 +36,11 @@ COARSE = Normal(
         -6.7996331e-02, 3.9971700e-01,
     ),
 )  # fmt: skip
-"""Errors below 2 · 10⁻⁴: less than bfloat16 rounds."""
+"""Errors below 2 · 10⁻⁴, less than bfloat16's rounding."""
 
 
 def gelu(e: Emitter, x: Value, normal: Normal) -> Value:
-    """Lane by lane."""
+    """Emit GELU of a vector, lane by lane."""
     c = e.between(x, -normal.limit, normal.limit)
     square = e.builder.fmul(c, c)
     ratio = _polynomial(e, square, normal.above)

@@ -1,6 +1,6 @@
-"""Kernels: blocks of queries from maps or a kept state, through layers, to the next state, to colours or to sums.
+"""Kernels: blocks of queries from maps or a state, through layers, to the next state, to colours or to sums.
 
-Every query's answer is computed by itself, in one order: it does not depend on how the queries are cut.
+Every query's result is computed independently, in one order: it does not depend on how the queries are split.
 """
 
 from __future__ import annotations
@@ -14,49 +14,49 @@ from llvmlite import ir
 from hiif_deploy.errors import EngineError
 from hiif_engines.native.emit import FLOAT, FLOATS, I64, LANES, POINTER, WORD, Emitter, Value, number
 from hiif_engines.native.gather import GATHERED, MAPS, Gather, emit_gather
-from hiif_engines.native.layer import ROWS, Layer, Scratch, emit_layer
-from hiif_engines.native.sums import KeyValue, emit_sums
+from hiif_engines.native.layer import ROWS, Layer, ScratchLayout, emit_layer
+from hiif_engines.native.sums import KeyValueSums, emit_sums
 
 BLOCK = 16 * ROWS
-"""Queries that go through a layer before the next one begins: their rows and both of its matrices fit the second
+"""Queries that go through a layer before the next one begins: their rows and both of its matrices fit the second-level
 cache."""
 COLOURS = 3
-COMMON = ("queries", "scratch", "codes", "answer")
-"""Arguments of every kernel."""
+COMMON = ("queries", "scratch", "codes", "output")
+"""Arguments that every kernel has."""
 LAYER = ("first", "first_vectors", "second", "second_vectors", "triangle", "triangle_vectors", "mean")
-"""Arguments for each layer, behind its number."""
+"""Arguments of each layer, prefixed with its number."""
 SUMS = ("projection", "projection_bias")
-"""Arguments for sums."""
+"""Arguments of the projection for sums."""
 SLOT = 8
 """Bytes of an argument, a pointer or a number."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A layer's place."""
+    """A layer and its level in the decoder."""
 
     layer: Layer
-    """Sizes and kind."""
+    """Sizes and kind of the layer."""
     level: int
-    """Whose bits it takes."""
+    """Level whose bits the layer reads."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """What one kernel does."""
+    """Source, layers and result of one kernel."""
 
     front: Gather | int
-    """Where rows come from; a number: from a state of so many values."""
+    """Source of the rows; a number means a state of that many values."""
     steps: tuple[Step, ...]
-    """In order; there may be none."""
-    answer: Literal["state", "colour"] | KeyValue
-    """What comes out."""
+    """Layers in order; there may be none."""
+    result: Literal["state", "colour"] | KeyValueSums
+    """Kind of the result: a state, colours or sums."""
 
     def __post_init__(self) -> None:
-        sizes = [self.inputs, *(step.layer.answer for step in self.steps)]
+        sizes = [self.inputs, *(step.layer.output_width for step in self.steps)]
         wanted = [step.layer.inputs for step in self.steps]
-        if isinstance(self.answer, KeyValue):
-            wanted.append(self.answer.inputs)
+        if isinstance(self.result, KeyValueSums):
+            wanted.append(self.result.inputs)
         if sizes[: len(wanted)] != wanted or any(size % LANES for size in self.widths):
             raise EngineError(
                 f"layers take {wanted} values and get {sizes}: expected the same, in multiples of {LANES}"
@@ -67,44 +67,44 @@ class Kernel:
         """Names of its arguments in their order."""
         front = GATHERED if isinstance(self.front, Gather) else ("state",)
         layers = (f"{n}.{name}" for n in range(len(self.steps)) for name in LAYER)
-        return (*COMMON, *front, *layers, *(SUMS if isinstance(self.answer, KeyValue) else ()))
+        return (*COMMON, *front, *layers, *(SUMS if isinstance(self.result, KeyValueSums) else ()))
 
     @property
     def inputs(self) -> int:
-        """Values of a row in front of the first layer."""
+        """Number of values in a row before the first layer."""
         return self.front.width if isinstance(self.front, Gather) else self.front
 
     @property
     def outputs(self) -> int:
-        """Values of a row behind the last one."""
-        return self.steps[-1].layer.answer if self.steps else self.inputs
+        """Number of values in a row after the last layer."""
+        return self.steps[-1].layer.output_width if self.steps else self.inputs
 
     @property
     def macs(self) -> int:
-        """Multiplications of a query's matrix products."""
+        """Multiplications per query in matrix products."""
         products = sum(step.layer.macs for step in self.steps)
         gathered = len(MAPS) * self.front.width if isinstance(self.front, Gather) else 0
-        return products + gathered + (self.answer.macs if isinstance(self.answer, KeyValue) else 0)
+        return products + gathered + (self.result.macs if isinstance(self.result, KeyValueSums) else 0)
 
     @property
     def widths(self) -> set[int]:
-        """Of all rows."""
+        """Sizes of all rows that the kernel holds."""
         layers = [step.layer for step in self.steps]
-        keys = {self.answer.outputs // 2} if isinstance(self.answer, KeyValue) else set()
+        keys = {self.result.outputs // 2} if isinstance(self.result, KeyValueSums) else set()
         sizes = {size for layer in layers for size in (layer.inputs, layer.hidden, layer.outputs, layer.factored)}
         return ({self.inputs} | sizes | keys) - {0}
 
 
-def emit_kernels(kernels: Mapping[str, Kernel], scratch: Scratch) -> ir.Module:
-    """A function for each, (its arguments); equal layers are written once."""
+def emit_kernels(kernels: Mapping[str, Kernel], scratch: ScratchLayout) -> ir.Module:
+    """Return a module with a function for each kernel; equal layers are written once."""
     module = ir.Module("hiif")
-    functions: dict[Layer | KeyValue, ir.Function] = {}
+    functions: dict[Layer | KeyValueSums, ir.Function] = {}
     for kernel in kernels.values():
         for layer in [step.layer for step in kernel.steps]:
             if layer not in functions:
                 functions[layer] = _internal(emit_layer(module, f"part_{len(functions)}", layer, scratch))
-        if isinstance(kernel.answer, KeyValue) and kernel.answer not in functions:
-            functions[kernel.answer] = _internal(emit_sums(module, f"part_{len(functions)}", kernel.answer, scratch))
+        if isinstance(kernel.result, KeyValueSums) and kernel.result not in functions:
+            functions[kernel.result] = _internal(emit_sums(module, f"part_{len(functions)}", kernel.result, scratch))
     for name, kernel in kernels.items():
         _emit_kernel(module, name, kernel, scratch, functions)
     return module
@@ -117,7 +117,11 @@ def _internal(function: ir.Function) -> ir.Function:
 
 
 def _emit_kernel(
-    module: ir.Module, name: str, kernel: Kernel, scratch: Scratch, functions: Mapping[Layer | KeyValue, ir.Function]
+    module: ir.Module,
+    name: str,
+    kernel: Kernel,
+    scratch: ScratchLayout,
+    functions: Mapping[Layer | KeyValueSums, ir.Function],
 ) -> None:
     e = Emitter(module, name, [POINTER])
     b = e.builder
@@ -137,30 +141,30 @@ def _emit_kernel(
             codes = e.at(slots["codes"], _codes(e, queries, step.level), e.times(block.index, WORD))
             arguments = [slots["scratch"], codes, tiles, *(slots[f"{n}.{part}"] for part in LAYER)]
             b.call(functions[step.layer], arguments)
-        _emit_answer(e, kernel, scratch, slots, functions, block.index, count)
+        _emit_output(e, kernel, scratch, slots, functions, block.index, count)
     e.finish()
 
 
 def _codes(e: Emitter, queries: Value, level: int) -> Value:
-    """Where a level's codes begin, in bytes: there are some more than queries, so that tiles are whole."""
+    """Return the byte offset of a level's codes: there are more codes than queries, so that tiles are complete."""
     return e.times(e.builder.add(queries, number(ROWS)), level * WORD)
 
 
-def _emit_answer(
-    e: Emitter, kernel: Kernel, scratch: Scratch, slots: Mapping[str, Value],
-    functions: Mapping[Layer | KeyValue, ir.Function], first: Value, count: Value,
+def _emit_output(
+    e: Emitter, kernel: Kernel, scratch: ScratchLayout, slots: Mapping[str, Value],
+    functions: Mapping[Layer | KeyValueSums, ir.Function], first: Value, count: Value,
 ) -> None:  # fmt: skip
     rows = e.at(slots["scratch"], scratch.block)
-    if isinstance(kernel.answer, KeyValue):
-        arguments = [slots["scratch"], count, *(slots[name] for name in SUMS), slots["answer"]]
-        e.builder.call(functions[kernel.answer], arguments)
+    if isinstance(kernel.result, KeyValueSums):
+        arguments = [slots["scratch"], count, *(slots[name] for name in SUMS), slots["output"]]
+        e.builder.call(functions[kernel.result], arguments)
         return
-    width = WORD * (COLOURS if kernel.answer == "colour" else kernel.outputs)
-    _copy(e, rows, scratch.row, e.at(slots["answer"], e.times(first, width)), width, count, width)
+    width = WORD * (COLOURS if kernel.result == "colour" else kernel.outputs)
+    _copy(e, rows, scratch.row, e.at(slots["output"], e.times(first, width)), width, count, width)
 
 
 def _copy(e: Emitter, source: Value, source_row: int, target: Value, target_row: int, count: Value, size: int) -> None:
-    """So many bytes of `count` rows."""
+    """Copy `size` bytes of each of `count` rows."""
     kind, step = (FLOATS, LANES * WORD) if size % (LANES * WORD) == 0 else (FLOAT, WORD)
     with e.loop(count) as row:
         for n in range(0, size, step):

@@ -1,11 +1,11 @@
-"""A layer of the decoder for a block of queries: x → second(GELU(first(x))), all between on the chip.
+"""A layer of the decoder for a block of queries: x → second(GELU(first(x))), without memory in between.
 
-A tile of rows goes through the products while it lies in the first cache; the matrices stay in the second one for the
-whole block. What follows a product is done on its sums before they leave the registers.
+A tile of rows goes through the products while it is in the first-level cache; the matrices stay in the second-level
+cache for the whole block. Operations after a product are applied to its sums before they leave the registers.
 
-Between two levels nothing but the second level's LayerNorm and first product reads x. There the second product of one
-level and the first one of the next are composed to one, and the LayerNorm's scale comes from a triangular product,
-which gives numbers of the same sum of squares (`compose.py`): three quarters of the multiplications.
+Between two levels only the second level's LayerNorm and first product read x. There the second product of one level and
+the first one of the next are composed into one, and the LayerNorm's scale comes from a triangular product, which gives
+numbers with the same sum of squares (`compose.py`): three quarters of the multiplications.
 """
 
 from __future__ import annotations
@@ -14,140 +14,143 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from hiif_engines.native.arithmetic import FACTORS, FP32, SCALE, TOTAL, ComputePrecision
 from hiif_engines.native.emit import FLOAT, FLOATS, I32, I64, LANES, POINTER, WORD, Emitter, Value, number, real, reals
 from hiif_engines.native.gelu import gelu
+from hiif_engines.native.precision import FACTORS, FP32, SCALE, TOTAL, MatrixPrecision
 
 ROWS = 12
-"""Of a tile: with two vectors of outputs that is 24 of 32 registers in sums."""
+"""Rows per tile: with two vectors of outputs the sums use 24 of 32 registers."""
 PANEL = 2 * LANES
-"""Outputs at once, where there are so many."""
+"""Outputs per panel, where the matrix has as many."""
 UNROLL = 2
-"""Elements of a product in one turn of its loop."""
+"""Elements of a product per iteration of its loop."""
 
 
 @dataclass(frozen=True)
 class Norm:
-    """A LayerNorm over [x | two bits], its mean taken out of the weights (decoding.md §3d)."""
+    """A LayerNorm over [x | two bits], its mean removed from the weights (decoding.md §3d)."""
 
     inputs: int
-    """Values that it is over, the bits included."""
+    """Number of values that it normalises, the bits included."""
     epsilon: float
-    """Added to the variance."""
+    """Value that is added to the variance."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Sizes and kind."""
+    """Sizes and precisions of one layer."""
 
     inputs: int
-    """Values of a row in front."""
+    """Number of values in an input row."""
     hidden: int
-    """Values between the two products; 0 where there is the second one alone."""
+    """Number of values between the two products; 0 where there is the second one alone."""
     outputs: int
-    """Values of a row behind; three colours are padded to a vector. 0 where there is the first one alone."""
+    """Number of values in an output row; three colours are padded to a vector. 0 where there is the first product
+    alone."""
     norm: Norm | None
-    """Behind the first product; None: an attention block, or no first product."""
+    """LayerNorm after the first product; None for an attention block, or without a first product."""
     is_added: bool
-    """Whether the row in front is added to what comes out."""
-    first: ComputePrecision
-    """Of the first product."""
-    second: ComputePrecision
-    """Of the second one."""
+    """Whether the input row is added to the output."""
+    first: MatrixPrecision
+    """Precision of the first product."""
+    second: MatrixPrecision
+    """Precision of the second product."""
     factored: int = 0
-    """Values that the LayerNorm is over, the bits left out, where a triangular product tells of them; else 0."""
+    """Number of values that the LayerNorm normalises, without the bits, where a triangular product is used; else 0."""
 
     @property
-    def answer(self) -> int:
-        """Values of a row behind."""
+    def output_width(self) -> int:
+        """Number of values in an output row."""
         return self.outputs or self.hidden
 
     @property
     def macs(self) -> int:
-        """Multiplications of a query."""
+        """Multiplications per query of the layer."""
         products = self.inputs * self.hidden + (self.hidden or self.inputs) * self.outputs
         return products + triangle_macs(self.inputs, self.factored)
 
 
 @dataclass(frozen=True)
-class Scratch:
-    """A thread's memory: where a tile's values lie, in bytes, and behind them the block's rows."""
+class ScratchLayout:
+    """Layout of a thread's memory: byte offsets of a tile's values, and after them the block's rows."""
 
     width: int
-    """Values of the widest row."""
+    """Number of values in the widest row."""
 
     @property
     def row(self) -> int:
-        """Bytes of a row, of whatever it is."""
+        """Bytes of a row of any kind."""
         return WORD * self.width
 
     @property
     def operand(self) -> int:
-        """The tile's rows in front of the first product."""
+        """Offset of the tile's rows before the first product."""
         return 0
 
     @property
     def hidden(self) -> int:
-        """The tile's rows in front of the second product."""
+        """Offset of the tile's rows before the second product."""
         return ROWS * self.row
 
     @property
     def values(self) -> int:
-        """The same in float32, where they are brought to another arithmetic as a whole."""
+        """Offset of those rows in float32, where they are converted to another precision as a whole."""
         return 2 * ROWS * self.row
 
     @property
     def factors(self) -> int:
-        """The tile's factors."""
+        """Offset of the tile's factors."""
         return 3 * ROWS * self.row
 
     @property
     def squares(self) -> int:
-        """A sum of squares for each of the tile's rows."""
+        """Offset of a sum of squares for each of the tile's rows."""
         return self.factors + WORD * FACTORS * ROWS
 
     @property
     def block(self) -> int:
-        """The block's rows."""
+        """Offset of the block's rows."""
         return self.squares + WORD * LANES
 
     def size(self, block: int) -> int:
-        """Bytes for a block of so many rows, a multiple of a tile's."""
+        """Return the bytes for a block of that many rows, a multiple of a tile's."""
         return self.block + block * self.row
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """One of a layer's products while it is written."""
+    """One of a layer's products while its code is written."""
 
-    arithmetic: ComputePrecision
+    precision: MatrixPrecision
     inputs: int
     outputs: int
     weights: Value
-    """Packed in panels."""
+    """Pointer to the weights, packed in panels."""
     vectors: Value
-    """float32 [1 + constants + …, outputs]: bias, what the arithmetic reads, a table of bits."""
+    """Pointer to float32 [1 + constants + …, outputs]: bias, the precision's constants, a table of bits."""
 
     @property
     def panel(self) -> int:
-        """Outputs at once."""
+        """Number of outputs per panel."""
         return panel_of(self.outputs)
 
 
 def triangle_macs(inputs: int, outputs: int) -> int:
-    """Multiplications of a query with a lower triangular matrix: what is left out is left out panel by panel."""
+    """Return the multiplications per query with a lower triangular matrix, whose zeros are skipped panel by panel."""
     step = panel_of(outputs)
     return sum((inputs - first) * step for first in range(0, outputs, step))
 
 
 def panel_of(outputs: int) -> int:
-    """Outputs at once of so many."""
+    """Return the outputs per panel for a number of outputs."""
     return PANEL if outputs % PANEL == 0 else LANES
 
 
-def emit_layer(module: ir.Module, name: str, layer: Layer, scratch: Scratch) -> ir.Function:
-    """(scratch, the block's codes of bits, its tiles; matrix and vectors of first, second and triangular product; what
-    the mean is a product with)."""
+def emit_layer(module: ir.Module, name: str, layer: Layer, scratch: ScratchLayout) -> ir.Function:
+    """Write a function of (scratch, the block's codes, its tiles; matrix and vectors of three products; mean vector).
+
+    The products are the first, the second and the triangular one.
+    """
     e = Emitter(module, name, [POINTER, POINTER, I64, *[POINTER] * 7])
     memory, all_codes, tiles, *given, mean = e.arguments
     first = Matrix(layer.first, layer.inputs, layer.hidden, *given[:2])
@@ -163,23 +166,23 @@ def emit_layer(module: ir.Module, name: str, layer: Layer, scratch: Scratch) -> 
         if layer.hidden:
             rows = tile.hidden(first, rows, x, codes)
         if layer.outputs:
-            tile.answer(second, rows, x)
+            tile.second_product(second, rows, x)
     e.finish()
     return e.function
 
 
 class TileWriter:
-    """Writes what is done with one tile."""
+    """Writes the code for one tile."""
 
-    def __init__(self, e: Emitter, layer: Layer, scratch: Scratch, memory: Value, mean: Value) -> None:
+    def __init__(self, e: Emitter, layer: Layer, scratch: ScratchLayout, memory: Value, mean: Value) -> None:
         self.e, self.layer, self.scratch, self.memory, self.mean = e, layer, scratch, memory, mean
         self.factors = e.at(memory, scratch.factors)
 
-    def operands(self, arithmetic: ComputePrecision, inputs: int, x: Value, place: int, codes: Value | None) -> Value:
-        """Rows of float32 as operands, at `place` of the scratch; with codes of bits, what their LayerNorm needs."""
+    def operands(self, precision: MatrixPrecision, inputs: int, x: Value, place: int, codes: Value | None) -> Value:
+        """Emit rows of float32 as operands, at `place` of the scratch; with codes, also what their LayerNorm needs."""
         e, target = self.e, self.e.at(self.memory, place)
         # A layer of one product writes over the rows it reads.
-        is_kept = arithmetic.inputs > 1 or not self.layer.hidden or not self.layer.outputs
+        is_kept = precision.inputs > 1 or not self.layer.hidden or not self.layer.outputs
         has_norm = codes is not None and self.layer.norm is not None
         if not has_norm and not is_kept:
             return x
@@ -193,11 +196,11 @@ class TileWriter:
                 total, square = _moments(e, values)
                 self._keep_scale(row.index, codes, total, square)
             if is_kept:
-                arithmetic.keep(e, values, e.at(target, offset), factors)
+                precision.keep(e, values, e.at(target, offset), factors)
         return target if is_kept else x
 
     def scale(self, matrix: Matrix, rows: Value, codes: Value) -> None:
-        """LayerNorm's scale of rows that are not at hand, from the triangular product and the sum that was kept."""
+        """Emit LayerNorm's scale of rows that are not built, from the triangular product and the stored sum."""
         e, b, zero = self.e, self.e.builder, reals(0.0)
         with e.loop(matrix.outputs, matrix.panel, [zero] * ROWS) as panel:
             # Above the diagonal there are zeros.
@@ -214,7 +217,7 @@ class TileWriter:
             self._keep_scale(row.index, codes, total, square)
 
     def _keep_scale(self, row: Value, codes: Value, total: Value, square: Value) -> None:
-        """1 / σ of [x | bits], given Σ and Σ² of x."""
+        """Emit 1 / σ of [x | bits], given Σ and Σ² of x."""
         e, norm = self.e, self.layer.norm
         assert norm is not None
         ones = bits(e, e.load(I32, codes, e.times(row, WORD)))
@@ -222,23 +225,25 @@ class TileWriter:
         e.store(scale, self.factors, e.times(row, WORD * FACTORS), WORD * SCALE)
 
     def hidden(self, matrix: Matrix, rows: Value, x: Value, codes: Value) -> Value:
-        """The first product, its table of bits, LayerNorm and GELU, over `x` where that is all; returns operands of the
-        second product."""
+        """Emit the first product, its table of bits, LayerNorm and GELU; return operands of the second product.
+
+        The result overwrites `x` where there is no second product.
+        """
         e, is_all = self.e, not self.layer.outputs
         second = FP32 if is_all else self.layer.second
         target = x if is_all else e.at(self.memory, self.scratch.values if second.by_row else self.scratch.hidden)
         with e.loop(matrix.outputs, matrix.panel) as panel:
             for r, v, value in self._sums(matrix, rows, panel.index):
                 vectors = e.at(matrix.vectors, e.times(panel.index, WORD), v * WORD)
-                value = gelu(e, self._normalised(matrix, value, r, vectors, codes), matrix.arithmetic.normal)
+                value = gelu(e, self._normalised(matrix, value, r, vectors, codes), matrix.precision.normal)
                 size = WORD if second.by_row else second.value_bytes
                 e.store(second.narrowed(e, value), target, r * self.scratch.row, e.times(panel.index, size), v * size)
         if second.by_row:
             return self.operands(second, matrix.outputs, target, self.scratch.hidden, None)
         return target
 
-    def answer(self, matrix: Matrix, rows: Value, x: Value) -> None:
-        """The second product, over the rows in front or added to them."""
+    def second_product(self, matrix: Matrix, rows: Value, x: Value) -> None:
+        """Emit the second product, replacing the input rows or added to them."""
         e = self.e
         with e.loop(matrix.outputs, matrix.panel) as panel:
             for r, v, value in self._sums(matrix, rows, panel.index):
@@ -248,13 +253,13 @@ class TileWriter:
                 e.store(e.builder.fadd(value, e.load(FLOATS, target)) if self.layer.is_added else value, target)
 
     def _normalised(self, matrix: Matrix, value: Value, r: int, vectors: Value, codes: Value) -> Value:
-        """(value + the bits' row of the table) · LayerNorm's scale + bias; of an attention block the bias alone."""
+        """Emit (value + the bits' row of the table) · LayerNorm's scale + bias; for attention the bias alone."""
         e, row = self.e, matrix.outputs * WORD
         bias = e.load(FLOATS, vectors)
         if self.layer.norm is None:
             return e.builder.fadd(value, bias)
         code = e.builder.zext(e.load(I32, codes, r * WORD), I64)
-        table = e.load(FLOATS, vectors, (1 + matrix.arithmetic.constants) * row, e.times(code, row))
+        table = e.load(FLOATS, vectors, (1 + matrix.precision.constants) * row, e.times(code, row))
         scale = e.spread(e.load(FLOAT, self.factors, WORD * (FACTORS * r + SCALE)))
         return e.fma(e.builder.fadd(value, table), scale, bias)
 
@@ -265,36 +270,36 @@ class TileWriter:
 def sums(
     e: Emitter, matrix: Matrix, rows: Value, row_bytes: int, first: Value, factors: Value, start: Value | int = 0
 ) -> list[tuple[int, int, Value]]:
-    """A tile's products with the panel that begins at output `first`: row, output within the panel, float32 vector.
+    """Emit a tile's products with the panel at output `first`: (row, output within the panel, float32 vector).
 
-    Inputs in front of `start` do not count.
+    Inputs before `start` are skipped.
     """
-    arithmetic, vectors = matrix.arithmetic, matrix.panel // LANES
-    elements: Value | int = matrix.inputs // arithmetic.inputs
-    weights = e.at(matrix.weights, e.times(first, WORD * matrix.inputs // arithmetic.inputs))
+    precision, vectors = matrix.precision, matrix.panel // LANES
+    elements: Value | int = matrix.inputs // precision.inputs
+    weights = e.at(matrix.weights, e.times(first, WORD * matrix.inputs // precision.inputs))
     if not isinstance(start, int):
-        skipped = e.builder.udiv(start, number(arithmetic.inputs))
-        elements = e.builder.sub(number(matrix.inputs // arithmetic.inputs), skipped)
+        skipped = e.builder.udiv(start, number(precision.inputs))
+        elements = e.builder.sub(number(matrix.inputs // precision.inputs), skipped)
         rows, weights = e.at(rows, e.times(skipped, WORD)), e.at(weights, e.times(skipped, WORD * matrix.panel))
-    with e.loop(elements, UNROLL, [arithmetic.zero] * (ROWS * vectors)) as turn:
+    with e.loop(elements, UNROLL, [precision.zero] * (ROWS * vectors)) as turn:
         at, column = e.at(rows, e.times(turn.index, WORD)), e.at(weights, e.times(turn.index, WORD * matrix.panel))
         for n in range(UNROLL):
-            some = [e.load(arithmetic.elements, column, WORD * (n * matrix.panel + v * LANES)) for v in range(vectors)]
+            some = [e.load(precision.elements, column, WORD * (n * matrix.panel + v * LANES)) for v in range(vectors)]
             for r in range(ROWS):
-                row = e.spread(e.load(arithmetic.element, at, r * row_bytes + WORD * n))
+                row = e.spread(e.load(precision.element, at, r * row_bytes + WORD * n))
                 for v, element in enumerate(some):
-                    turn.values[r * vectors + v] = arithmetic.add_product(e, turn.values[r * vectors + v], row, element)
+                    turn.values[r * vectors + v] = precision.add_product(e, turn.values[r * vectors + v], row, element)
     found = []
     for v in range(vectors):
-        offsets = (WORD * (v * LANES + (1 + n) * matrix.outputs) for n in range(arithmetic.constants))
+        offsets = (WORD * (v * LANES + (1 + n) * matrix.outputs) for n in range(precision.constants))
         constants = [e.load(FLOATS, matrix.vectors, e.times(first, WORD), offset) for offset in offsets]
         for r in range(ROWS):
-            found.append((r, v * LANES, arithmetic.real(e, turn.values[r * vectors + v], factors, r, constants)))
+            found.append((r, v * LANES, precision.real(e, turn.values[r * vectors + v], factors, r, constants)))
     return found
 
 
 def _moments(e: Emitter, values: list[Value]) -> tuple[Value, Value]:
-    """Σ and Σ² of a row."""
+    """Emit Σ and Σ² of a row."""
     total = square = reals(0.0)
     for value in values:
         total, square = e.builder.fadd(total, value), e.fma(value, value, square)
@@ -302,7 +307,7 @@ def _moments(e: Emitter, values: list[Value]) -> tuple[Value, Value]:
 
 
 def _dot(e: Emitter, values: list[Value], other: Value) -> Value:
-    """Σ of a row times as many values, and one more value behind them."""
+    """Emit the dot product of a row with a vector, plus the value after that vector."""
     total = reals(0.0)
     for n, value in enumerate(values):
         total = e.fma(value, e.load(FLOATS, other, n * LANES * WORD), total)
@@ -310,13 +315,13 @@ def _dot(e: Emitter, values: list[Value], other: Value) -> Value:
 
 
 def bits(e: Emitter, code: Value) -> Value:
-    """How many of the two are set: their sum, and that of their squares."""
+    """Emit how many of the two bits are set: their sum, and that of their squares."""
     b, one = e.builder, ir.Constant(I32, 1)
     return b.uitofp(b.add(b.and_(code, one), b.lshr(code, one)), FLOAT)
 
 
 def inverse_deviation(e: Emitter, norm: Norm, total: Value, square: Value) -> Value:
-    """1 / σ, given Σ and Σ²."""
+    """Emit 1 / σ, given Σ and Σ²."""
     b = e.builder
     mean, power = (b.fdiv(value, real(norm.inputs)) for value in (total, square))
     return e.inverse_root(b.fadd(b.fsub(power, b.fmul(mean, mean)), real(norm.epsilon)))

@@ -1,4 +1,4 @@
-"""A kernel as a session: tensors of a stage graph in, its answer out."""
+"""A kernel as a session: tensors of a stage graph in, its output out."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.decoding.session import Tensors
 from hiif_deploy.errors import EngineError
-from hiif_engines.native.arithmetic import FP32, ComputePrecision
 from hiif_engines.native.emit import WORD
 from hiif_engines.native.gather import DISTANCES, MAPS, TAPS
 from hiif_engines.native.kernel import BLOCK, COLOURS, Kernel
-from hiif_engines.native.layer import ROWS, Scratch, panel_of
+from hiif_engines.native.layer import ROWS, ScratchLayout, panel_of
+from hiif_engines.native.precision import FP32, MatrixPrecision
 from hiif_engines.native.stage import FirstWeights, Folded, Product, Stage
-from hiif_engines.native.sums import HEAD, KeyValue
+from hiif_engines.native.sums import HEAD, KeyValueSums
 
 Slots = dict[str, NDArray[Any]]
 
 
 class NativeSession:
-    """One kernel. `run` may be called from several threads; each works in its own, and has memory of its own."""
+    """Runs one kernel. `run` may be called from several threads, each of which has its own memory."""
 
     def __init__(
         self, graph: GraphContract, stage: Stage, kernel: Kernel, call: Callable[[int], None], memory: ThreadMemory
@@ -37,7 +37,10 @@ class NativeSession:
         self._folded: dict[str, tuple[Any, Slots]] = {}
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
-        """See `Session`. EngineError where an input is not of the contract's shape."""
+        """Run the kernel on the stage graph's inputs and return its outputs, [queries, …] or sums [heads, …].
+
+        EngineError where an input does not have the contract's shape.
+        """
         self._require_shapes(feeds)
         slots: Slots = {**self._packed, "scratch": self._memory.bytes}
         queries = self._queries(feeds)
@@ -52,19 +55,19 @@ class NativeSession:
         for n, layer in enumerate(self._stage.layers):
             if isinstance(layer.first, Folded):
                 slots |= self._fold(n, layer.first, feeds)
-        answer = slots["answer"] = self._answer(queries)
-        # Kept in names until the call is over: the kernel knows nothing but addresses.
+        output = slots["output"] = self._output(queries)
+        # `slots` keeps the arrays alive during the call: the kernel has their addresses only.
         arguments = np.array(
             [numbers[name] if name in numbers else _address(slots, name) for name in self.kernel.slots], np.uint64
         )
         self._call(arguments.ctypes.data)
-        return self._named(answer)
+        return self._named(output)
 
     def work(self, feeds: Tensors) -> tuple[int, int]:
-        """Multiplications of a call, and its bytes: rows in front and behind once, matrices once for each block."""
+        """Return the multiplications of a call, and its bytes: rows once, matrices once for each block."""
         queries = self._queries(feeds)
         matrices = sum(array.nbytes for array in self._packed.values())
-        behind = 0 if isinstance(self.kernel.answer, KeyValue) else self.kernel.outputs
+        behind = 0 if isinstance(self.kernel.result, KeyValueSums) else self.kernel.outputs
         rows = queries * WORD * (self.kernel.inputs * (1 if self._state else len(MAPS)) + behind)
         return queries * self.kernel.macs, rows + -(-queries // BLOCK) * matrices
 
@@ -72,7 +75,7 @@ class NativeSession:
         return len(feeds[self._state]) if self._state else feeds["row_tap"].shape[1] * feeds["column_tap"].shape[2]
 
     def _require_sizes(self) -> None:
-        """EngineError where the contract promises inputs of other sizes than the weights have: addresses know none."""
+        """Raise EngineError where the contract and the weights disagree on sizes: the kernel cannot check them."""
         levels = 1 + max((step.level for step in self.kernel.steps), default=0)
         known: dict[str, tuple[int, ...]] = dict.fromkeys((*TAPS, *DISTANCES, "cell", "moments"), (2,))
         known |= dict.fromkeys((self._state, *MAPS), (self.kernel.inputs,))
@@ -87,7 +90,7 @@ class NativeSession:
                 raise EngineError(f"graph {self.graph.key}: {tensor.name} is {tensor.shape}, the weights want another")
 
     def _require_shapes(self, feeds: Tensors) -> None:
-        """EngineError where an input is not what the contract promises, or a tap beyond the maps."""
+        """Raise EngineError where an input differs from the contract, or a tap lies beyond the maps."""
         sizes: dict[str, int] = {}
         for tensor in self.graph.inputs:
             shape = feeds[tensor.name].shape
@@ -95,10 +98,10 @@ class NativeSession:
             expected = tuple(sizes.setdefault(size, found) if isinstance(size, str) else size for size, found in pairs)
             if len(shape) != len(tensor.shape) or shape != expected:
                 raise EngineError(f"graph {self.graph.name}: {tensor.name} is {shape}, expected {expected}")
-        asked = sizes.get("rows", 0) * sizes.get("columns", 0)
-        if asked and self._state and asked != sizes["queries"]:
+        expected_queries = sizes.get("rows", 0) * sizes.get("columns", 0)
+        if expected_queries and self._state and expected_queries != sizes["queries"]:
             raise EngineError(
-                f"graph {self.graph.name}: {self._state} is of {sizes['queries']} queries, expected {asked}"
+                f"graph {self.graph.name}: {self._state} is of {sizes['queries']} queries, expected {expected_queries}"
             )
         if self._stage.front is not None:
             rows, columns = (feeds[name] for name in TAPS)
@@ -121,7 +124,7 @@ class NativeSession:
         return slots
 
     def _fold(self, n: int, names: Folded, feeds: Tensors) -> Slots:
-        """A folded matrix, packed once for all calls that bring the same array."""
+        """Return a folded matrix, packed once for all calls with the same array."""
         weight = feeds[names.weight]
         known, packed = self._folded.get(names.weight, (None, {}))
         if known is not weight:
@@ -130,36 +133,36 @@ class NativeSession:
             self._folded[names.weight] = weight, packed
         return packed
 
-    def _answer(self, queries: int) -> NDArray[Any]:
-        kind = self.kernel.answer
-        if isinstance(kind, KeyValue):
+    def _output(self, queries: int) -> NDArray[Any]:
+        kind = self.kernel.result
+        if isinstance(kind, KeyValueSums):
             return np.zeros(kind.size, np.float32)
         return np.empty((queries, COLOURS if kind == "colour" else self.kernel.outputs), np.float32)
 
-    def _named(self, answer: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        kind = self.kernel.answer
+    def _named(self, output: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        kind = self.kernel.result
         names = [tensor.name for tensor in self.graph.outputs]
-        if not isinstance(kind, KeyValue):
-            return {names[0]: answer}
+        if not isinstance(kind, KeyValueSums):
+            return {names[0]: output}
         outer = kind.heads * HEAD * HEAD
-        parts = answer[:outer].reshape(kind.heads, HEAD, HEAD), *answer[outer:].reshape(2, kind.heads, HEAD)
+        parts = output[:outer].reshape(kind.heads, HEAD, HEAD), *output[outer:].reshape(2, kind.heads, HEAD)
         return dict(zip(names, parts, strict=True))
 
 
 class ThreadMemory(threading.local):
-    """Scratch of the calling thread, the same for all sessions."""
+    """Scratch memory of the calling thread, shared by all sessions."""
 
-    def __init__(self, scratch: Scratch) -> None:
+    def __init__(self, scratch: ScratchLayout) -> None:
         self.bytes = np.zeros(scratch.size(BLOCK), np.uint8)
 
 
-def _packed(name: str, product: Product, arithmetic: ComputePrecision) -> Slots:
-    """Panels, and the vectors that go with them."""
-    vectors = [product.bias[None], arithmetic.scales(product.weight)]
+def _packed(name: str, product: Product, precision: MatrixPrecision) -> Slots:
+    """Return the panels of a product, and the vectors that belong to them."""
+    vectors = [product.bias[None], precision.scales(product.weight)]
     if product.table is not None:
         vectors.append(product.table)
     return {
-        name: arithmetic.pack(product.weight, panel_of(product.weight.shape[1])),
+        name: precision.pack(product.weight, panel_of(product.weight.shape[1])),
         f"{name}_vectors": np.concatenate(vectors).astype(np.float32),
     }
 
@@ -176,7 +179,7 @@ def _gathered(front: FirstWeights, feeds: Tensors) -> Slots:
 
 
 def _codes(rows: NDArray[Any], columns: NDArray[Any]) -> NDArray[np.int32]:
-    """[levels, queries + ROWS]: 2 · row bit + column bit of every level, some more so that tiles are whole."""
+    """Return [levels, queries + ROWS]: 2 · row bit + column bit of every level, padded so that tiles are complete."""
     levels, queries = len(rows), rows.shape[1] * columns.shape[2]
     codes = np.zeros((levels, queries + ROWS), np.int32)
     codes[:, :queries] = (2 * rows + columns).reshape(levels, queries)

@@ -1,4 +1,4 @@
-"""Stage graphs of a bundle as kernels: their form, recognised by the names of their weights, and those weights."""
+"""Reads stage graphs of a bundle for kernels: recognises their architecture by the names of their weights."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from onnx import numpy_helper
 
 from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.errors import EngineError
-from hiif_engines.native.arithmetic import FP32, ComputePrecision
 from hiif_engines.native.emit import LANES
 from hiif_engines.native.gather import Gather
 from hiif_engines.native.kernel import COLOURS, Kernel, Step
 from hiif_engines.native.layer import Layer, Norm
-from hiif_engines.native.sums import HEAD, KeyValue
+from hiif_engines.native.precision import FP32, MatrixPrecision
+from hiif_engines.native.sums import HEAD, KeyValueSums
 from hiif_engines.onnx_graph import parse_graph
 
 Array = NDArray[np.float32]
 CODES = 4
-"""Values of two bits."""
+"""Number of values that two bits can have."""
 
 
 @dataclass(frozen=True)
 class Folded:
-    """A matrix that is an input of the graph: attention with the statistics in it."""
+    """A matrix that is an input of the graph: attention with the statistics folded in."""
 
     weight: str
-    """Name of [inputs, outputs]."""
+    """Name of the input [inputs, outputs]."""
     bias: str
-    """Name of [outputs]."""
+    """Name of the input [outputs]."""
 
 
 @dataclass(frozen=True)
 class Product:
-    """A matrix for rows, and what is added behind it."""
+    """A matrix for rows, and the values added to the product."""
 
     weight: Array
-    """[inputs, outputs]."""
+    """Weights of shape [inputs, outputs]."""
     bias: Array
-    """[outputs]."""
+    """Bias added to the product, [outputs]."""
     table: Array | None = None
-    """[4, outputs] by code of two bits, where they are."""
+    """Table [4, outputs] by code of two bits, where the layer reads bits."""
 
     def __post_init__(self) -> None:
         outputs = self.weight.shape[1:]
@@ -56,61 +56,61 @@ class Product:
 
 @dataclass(frozen=True)
 class Rest:
-    """What a LayerNorm needs of rows that are not built (`compose.py`)."""
+    """Matrices for the LayerNorm of rows that are not built (`compose.py`)."""
 
     triangle: Product
-    """Lower triangular [inputs, width]: to numbers of the same sum of squares as the rows without their mean."""
+    """Lower triangular [inputs, width]: gives numbers with the same sum of squares as the rows without their mean."""
     mean: Array
-    """[inputs + 1]: to the rows' sum, and what is added to it."""
+    """[inputs + 1]: gives the rows' sum; the last value is added to it."""
 
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """A layer: x → second(GELU(first(x)))."""
+    """Weights of a layer x → second(GELU(first(x)))."""
 
     first: Product | Folded | None
-    """None: the second product alone."""
+    """First product; None for the second product alone."""
     second: Product | None
-    """To the next row; None: the first product alone."""
+    """Product to the next row; None for the first product alone."""
     norm: Norm | None = None
-    """Where there is a table."""
+    """LayerNorm, where the first product has a table."""
     level: int = 0
-    """Whose bits the table is for."""
+    """Level whose bits the table is for."""
     is_last: bool = False
     """Whether the next row is a colour, padded to a vector."""
     rest: Rest | None = None
-    """Where the first product is composed with the second one of the level before."""
+    """LayerNorm matrices, where the first product is composed with the second one of the level before."""
 
     def __post_init__(self) -> None:
         if isinstance(self.first, Product) and self.second and self.first.weight.shape[1] != len(self.second.weight):
             raise EngineError(f"layer of {self.first.weight.shape} and {self.second.weight.shape}: they do not fit")
 
-    def step(self, arithmetic: ComputePrecision) -> Step:
-        """Sizes and kind."""
+    def step(self, precision: MatrixPrecision) -> Step:
+        """Return the layer's sizes and precisions."""
         hidden, outputs = self.second.weight.shape if self.second else (0, 0)
         if isinstance(self.first, Product):
             inputs, hidden = self.first.weight.shape
             factored = self.rest.triangle.weight.shape[1] if self.rest else 0
-            # Colours are hardly any work, and show most.
-            last = FP32 if arithmetic.by_row and self.is_last else arithmetic
-            layer = Layer(inputs, hidden, outputs, self.norm, False, arithmetic, last, factored)
+            # The last product stays in fp32: it is little work, and its errors are the most visible.
+            last = FP32 if precision.by_row and self.is_last else precision
+            layer = Layer(inputs, hidden, outputs, self.norm, False, precision, last, factored)
             return Step(layer, self.level)
         inputs, hidden = hidden, hidden if self.first else 0
-        return Step(Layer(inputs, hidden, outputs, None, hidden > 0, arithmetic, arithmetic), 0)
+        return Step(Layer(inputs, hidden, outputs, None, hidden > 0, precision, precision), 0)
 
 
 @dataclass(frozen=True)
 class FirstWeights:
-    """Level 0 up to its GELU."""
+    """Weights of level 0 up to its GELU."""
 
     cell: Array
-    """[2, M]."""
+    """Weights of the cell, [2, M]."""
     table: Array
-    """[4, M]."""
+    """Table by code of two bits, [4, M]."""
     bias: Array
-    """[M]."""
+    """Bias of the level, [M]."""
     gather: Gather
-    """Sizes."""
+    """Sizes of the gathered rows."""
 
     def __post_init__(self) -> None:
         width = self.gather.width
@@ -120,12 +120,12 @@ class FirstWeights:
 
 @dataclass(frozen=True)
 class SumWeights:
-    """Keys and values."""
+    """Weights of keys and values."""
 
     projection: Product
-    """To keys and then values, head by head."""
-    sizes: KeyValue
-    """Of the sums."""
+    """Product to keys and then values, head by head."""
+    sizes: KeyValueSums
+    """Sizes of the sums that they give."""
 
     def __post_init__(self) -> None:
         expected = self.sizes.inputs, self.sizes.outputs
@@ -135,18 +135,18 @@ class SumWeights:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage graph, or several one behind the other."""
+    """One stage graph, or several in sequence."""
 
     front: FirstWeights | None
-    """None: it begins with a state."""
+    """Weights of level 0; None where the stage begins with a state."""
     layers: tuple[LayerWeights, ...]
-    """In order."""
+    """Weights of the layers, in order."""
     sums: SumWeights | None
-    """What it answers, if not a state or colours."""
+    """Weights of keys and values, where the stage returns sums."""
 
-    def kernel(self, arithmetic: ComputePrecision) -> Kernel:
-        """Its kernel's description."""
-        steps = tuple(layer.step(arithmetic) for layer in self.layers)
+    def kernel(self, precision: MatrixPrecision) -> Kernel:
+        """Return the description of the stage's kernel."""
+        steps = tuple(layer.step(precision) for layer in self.layers)
         if self.sums is not None:
             return Kernel(self.sums.sizes.inputs, steps, self.sums.sizes)
         front = self.front.gather if self.front else steps[0].layer.inputs
@@ -154,7 +154,7 @@ class Stage:
 
 
 def read_stage(graph: GraphContract, model: bytes) -> Stage:
-    """EngineError where it is of another form."""
+    """Read a stage graph; EngineError where it has another architecture."""
     found = _Graph(graph.key, model)
     try:
         layers = tuple(_layers(found))
@@ -170,12 +170,12 @@ def read_stage(graph: GraphContract, model: bytes) -> Stage:
 
 
 def join_stages(stages: Sequence[Stage]) -> Stage:
-    """One behind the other."""
+    """Return several stages as one, in sequence."""
     return Stage(stages[0].front, tuple(layer for stage in stages for layer in stage.layers), stages[-1].sums)
 
 
 class _Graph:
-    """A graph's weights by name, its inputs; of its LayerNorms in order what they are over, and their epsilons."""
+    """A graph's weights by name, its inputs, and the sizes and epsilons of its LayerNorms in order."""
 
     def __init__(self, key: str, model: bytes) -> None:
         self.key = key
@@ -190,14 +190,14 @@ class _Graph:
         self.counts = [int(self.weights[name].item()) for name in means[::2]]
 
     def product(self, name: str) -> Product:
-        """A torch layer's weight [outputs, inputs] and bias."""
+        """Return a torch layer's weight [outputs, inputs], transposed, and its bias."""
         return Product(self.weights[f"{name}.weight"].T, self.weights[f"{name}.bias"])
 
     def other_form(self) -> EngineError:
-        """What to say."""
+        """Return the error for another architecture."""
         return EngineError(
-            f"graph {self.key} is not of the form that native code has (a HIIF decoder in stages, with tables of two "
-            "bits and two projections per attention block): use --engine onnxruntime"
+            f"graph {self.key} does not have the architecture of the native code (a HIIF decoder in stages, with "
+            "tables of two bits and two projections per attention block): use --engine onnxruntime"
         )
 
 
@@ -221,7 +221,7 @@ def _layers(graph: _Graph) -> Iterator[LayerWeights]:
 
 
 def _padded(product: Product) -> Product:
-    """Three colours as a vector."""
+    """Return the product to three colours padded to a vector."""
     missing = LANES - COLOURS
     return Product(np.pad(product.weight, ((0, 0), (0, missing))), np.pad(product.bias, (0, missing)))
 
@@ -241,5 +241,5 @@ def _sums(graph: _Graph, contract: GraphContract) -> SumWeights:
     if head != HEAD or len(graph.epsilons) != 1:
         raise graph.other_form()
     return SumWeights(
-        Product(weight, graph.weights["unsqueeze"].flatten()), KeyValue(len(weight), heads, graph.epsilons[0])
+        Product(weight, graph.weights["unsqueeze"].flatten()), KeyValueSums(len(weight), heads, graph.epsilons[0])
     )

@@ -1,4 +1,4 @@
-"""Building TensorRT engines: network, optimization profiles, a whole bundle.
+"""Builds TensorRT engines: network, optimisation profiles, a whole bundle.
 
 May import: `torch_graph` and `hiif_deploy`.
 """

@@ -1,4 +1,4 @@
-"""One graph → one serialised engine, in the precision that its ONNX file is written in."""
+"""Builds a serialised engine from one graph, in the precision of its ONNX file."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ HardwareLevel = Literal["none", "ampere_plus", "same_compute_capability"]
 
 @dataclass(frozen=True)
 class BuildFlags:
-    """How an engine is built, beside its graph and its profile."""
+    """Settings of a build, beside its graph and its profile."""
 
     optimization_level: int = 3
     """0 builds at once, 5 tries every kernel; 3 is TensorRT's own default."""
     hardware: HardwareLevel = "none"
-    """On which other GPUs the engine shall run, at the cost of speed."""
+    """On which other GPUs the engine can run, at the cost of speed."""
     version_compatible: bool = False
-    """Whether newer versions of the library shall run it, at the cost of speed. Not in TensorRT-RTX."""
+    """Whether newer versions of the library can run it, at the cost of speed. Not in TensorRT-RTX."""
     target: str | None = None
     """TensorRT-RTX only: compute capability to build for without a GPU, such as `8.9`. None: the GPU at hand."""
 
@@ -45,11 +45,11 @@ class BuildFlags:
         if self.hardware not in HARDWARE_LEVELS:
             raise OptionError(f"hardware compatibility {self.hardware!r}: expected {' or '.join(HARDWARE_LEVELS)}")
 
-    def facts(self) -> dict[str, Any]:
-        """As the engine's identity keeps them."""
+    def metadata(self) -> dict[str, Any]:
+        """Return the settings as the engine's identity stores them."""
         return {
             "optimization_level": self.optimization_level,
-            # Built for a capability and no particular GPU, it runs on every one that has it.
+            # An engine that is built for a capability runs on every GPU with that capability.
             HARDWARE_COMPATIBILITY: self.hardware if self.target is None else "same_compute_capability",
             VERSION_COMPATIBLE: self.version_compatible,
             "tf32": False,
@@ -62,14 +62,14 @@ DEFAULT_FLAGS = BuildFlags()
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """What a build gave."""
+    """Results of building one engine."""
 
     data: bytes
-    """The serialised engine."""
+    """Bytes of the serialised engine."""
     timing_cache: bytes
-    """What the builder learnt; empty where it learnt nothing."""
+    """Updated timing cache of the builder; empty where it has none."""
     seconds: float
-    """How long it took."""
+    """Seconds that the build took."""
 
 
 def build_engine(
@@ -82,7 +82,8 @@ def build_engine(
     timing_cache: bytes = b"",
     show_progress: bool = False,
 ) -> BuiltEngine:
-    """Build. EngineError with the library's own reason where that fails, OptionError for a wrong profile or flag.
+    """Build an engine. EngineError with the library's own reason where that fails, OptionError for a wrong profile or
+    flag.
 
     Ctrl-C ends the build at the builder's next step.
     """
@@ -98,7 +99,7 @@ def build_engine(
 
 
 class _Build:
-    """Everything that the library holds pointers into, alive until the build is done."""
+    """Keeps alive everything that the library holds pointers into until the build is done."""
 
     def __init__(
         self, library: Library, graph: GraphContract, file: Path, profile: Profile, flags: BuildFlags,
@@ -111,7 +112,7 @@ class _Build:
         self.messages = Messages(library)
 
     def run(self) -> tuple[bytes, bytes]:
-        """Engine and timing cache."""
+        """Return the serialised engine and the timing cache."""
         builder = self.library.module.Builder(self.messages.logger)
         network = parse_network(self.library, builder, self.messages, self.graph, self.file)
         config = self._configure(builder)
@@ -129,7 +130,8 @@ class _Build:
         return bytes(data), self._timings(config)
 
     def _take_up_timings(self, config: trt.IBuilderConfig) -> None:
-        """A cache that does not fit gives way to an empty one. TensorRT-RTX has none: it compiles where it runs."""
+        """Load the timing cache, or an empty one where it does not fit. TensorRT-RTX has none: it compiles at run
+        time."""
         if self.library.name == "tensorrt-rtx":
             return
         for content in (self.timing_cache, b""):
@@ -152,7 +154,7 @@ class _Build:
         flags = self.flags
         config = builder.create_builder_config()
         config.builder_optimization_level = flags.optimization_level
-        # On by default: ten bits of mantissa under the name of float32.
+        # TF32 is on by default: it would compute float32 products with ten bits of mantissa.
         config.clear_flag(trt.BuilderFlag.TF32)
         if flags.version_compatible:
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
@@ -176,7 +178,7 @@ class _Build:
 
 
 def set_target(library: Library, config: Any, capability: str) -> None:
-    """Build for another GPU than the one at hand; OptionError where the library cannot, naming what it can."""
+    """Build for another GPU than the one at hand; OptionError where the library cannot, listing what it supports."""
     kinds = getattr(library.module, "ComputeCapability", None)
     if kinds is None:
         raise OptionError(f"{library.name} builds for the GPU at hand only; --target is for tensorrt-rtx")
@@ -189,10 +191,10 @@ def set_target(library: Library, config: Any, capability: str) -> None:
 
 
 def make_monitor(library: Library, progress: Progress, stop: threading.Event) -> trt.IProgressMonitor:
-    """What the builder tells of its steps; it stops the build once `stop` is set."""
+    """Return a monitor that shows the builder's progress, and stops the build once `stop` is set."""
     base = library.module.IProgressMonitor
 
-    class Monitor(base):  # type: ignore[misc, valid-type]
+    class BuildMonitor(base):  # type: ignore[misc, valid-type]
         """Called from the builder's threads. Phases nest; only the outermost is shown."""
 
         def __init__(self) -> None:
@@ -200,29 +202,29 @@ def make_monitor(library: Library, progress: Progress, stop: threading.Event) ->
             self._outer: str | None = None
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            """A phase of so many steps begins."""
+            """A phase of `num_steps` steps begins."""
             if not parent_phase and self._outer is None:
                 self._outer = phase_name
                 progress.total = max(1, num_steps)
 
         def phase_finish(self, phase_name: str) -> None:
-            """It ends."""
+            """The phase of that name ends."""
             if phase_name == self._outer:
                 self._outer = None
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            """Whether to go on."""
+            """Return whether the build continues."""
             del step
             if phase_name == self._outer:
                 progress.advance(1)
             return not stop.is_set()
 
-    monitor: trt.IProgressMonitor = Monitor()
+    monitor: trt.IProgressMonitor = BuildMonitor()
     return monitor
 
 
 def _interruptible(build: _Build) -> tuple[bytes, bytes]:
-    """Run it in a thread: the main one must be free to take Ctrl-C while the library works."""
+    """Run the build in a thread, so that the main thread can handle Ctrl-C while the library works."""
     outcome: Future[tuple[bytes, bytes]] = Future()
 
     def work() -> None:
@@ -231,7 +233,7 @@ def _interruptible(build: _Build) -> tuple[bytes, bytes]:
         except BaseException as error:
             outcome.set_exception(error)
 
-    # No executor: one that is interrupted while it starts its thread forgets to wait for it.
+    # Not an executor: when it is interrupted while starting its thread, it does not wait for it.
     thread = threading.Thread(target=work, name="hiif-build")
     try:
         thread.start()

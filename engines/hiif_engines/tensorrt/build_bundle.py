@@ -1,4 +1,4 @@
-"""A bundle → stored engines for every graph. `rendering.verify_engines` runs and verifies them."""
+"""Builds and stores engines for every graph of a bundle. `rendering.verify_engines` runs and verifies them."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ Engines = dict[str, StoredEngine]
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What engines are wanted."""
+    """Precision, sizes and settings of the requested engines."""
 
     precision: Precision = "fp16"
-    """Of the graphs; the engine has it or is not built."""
+    """Precision of the graphs, which the engine must have."""
     sizes: BuildSizes = PRESETS["1080p"]
-    """For which pictures."""
+    """Picture sizes that the engines serve."""
     flags: BuildFlags = DEFAULT_FLAGS
-    """How."""
+    """Settings of the TensorRT builder."""
 
 
 def build_bundle(
     bundle: Bundle, request: BuildRequest, library: Library, environment: EngineEnvironment, store: EngineStore,
     *, show_progress: bool = True,
 ) -> Engines:  # fmt: skip
-    """Graph name → engine from the store, built where it is not there yet. Nothing is verified."""
+    """Return graph name → engine from the store, built where it is missing. Nothing is verified."""
     ENGINES["tensorrt"].check(bundle.contract)
     profiles = make_profiles(bundle.contract, request.precision, request.sizes)
     cache = store.timing_cache(environment)
@@ -59,7 +59,7 @@ def build_bundle(
 def identify(
     bundle: Bundle, name: str, profile: Profile, request: BuildRequest, environment: EngineEnvironment
 ) -> EngineIdentity:
-    """Everything that the engine of graph `name` would depend on."""
+    """Return everything that the engine of graph `name` would depend on."""
     return EngineIdentity(
         bundle=bundle.contract.name,
         graph=name,
@@ -67,12 +67,12 @@ def identify(
         onnx_sha256=bundle.contract.graph(name, request.precision).sha256,
         **asdict(environment),
         profiles={tensor: (bounds.min, bounds.opt, bounds.max) for tensor, bounds in profile.items()},
-        flags=request.flags.facts(),
+        flags=request.flags.metadata(),
     )
 
 
 class _Builder:
-    """Called by the store, under its lock, if the engine is not there."""
+    """Builds one engine; called by the store, under its lock, if the engine is missing."""
 
     def __init__(
         self, bundle: Bundle, name: str, profile: Profile, request: BuildRequest, library: Library, cache: Any,
@@ -101,5 +101,5 @@ class _Builder:
 def build_missing(
     bundle: Bundle, precision: Precision, library: Library, environment: EngineEnvironment, store: EngineStore
 ) -> None:
-    """Build with the defaults and no questions: what the runtime calls where it finds no engine (entry point)."""
+    """Build with the defaults and no questions: the runtime calls this where it finds no engine (entry point)."""
     build_bundle(bundle, BuildRequest(precision), library, environment, store)

@@ -1,4 +1,4 @@
-"""ONNX file → TensorRT network, with proof that the network computes in the precision that its name says."""
+"""Parses an ONNX file to a TensorRT network, and checks that it computes in the stated precision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import tensorrt as trt
 
 SMALL_PRODUCT = 16
-"""Inner length below which a product is a table of positions, which stays float32 (its cost is nothing)."""
+"""Inner length below which a product is a table of positions, which stays float32 (its cost is negligible)."""
 
 
 def parse_network(
@@ -26,16 +26,16 @@ def parse_network(
         trt = library.module
     # Needed on TensorRT 10, harmless on 11, where every network is strongly typed.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    # Not before the network: its end would be the process's.
+    # Set the recorder only after the network exists: before, the builder crashes the process.
     builder.error_recorder = messages.recorder
     parser = trt.OnnxParser(network, messages.logger)
-    # By file and not by bytes: only then are weights in a second file found.
+    # Parse by file and not by bytes: only then does the parser find weights in a second file.
     if not parser.parse_from_file(str(file)):
         errors = [str(parser.get_error(n)) for n in range(parser.num_errors)]
         reason = "; ".join(" ".join(error.split()) for error in errors) or messages.reason()
         raise EngineError(f"graph {graph.key}: {library.name} {library.version} cannot parse {file.name}: {reason}")
     if network.num_outputs == 0:
-        # The parser takes bytes that are no model for an empty one.
+        # The parser accepts bytes that are no model as an empty one.
         raise EngineError(f"graph {graph.key}: {file.name} holds no graph: it is damaged; export the bundle again")
     check_inputs(network, graph)
     check_types(library, network, graph)
@@ -43,7 +43,7 @@ def parse_network(
 
 
 def check_inputs(network: trt.INetworkDefinition, graph: GraphContract) -> None:
-    """EngineError where the network's inputs are not those that the contract promises."""
+    """Raise EngineError where the network's inputs differ from the contract."""
     found = {}
     for n in range(network.num_inputs):
         tensor = network.get_input(n)
@@ -59,9 +59,9 @@ def check_inputs(network: trt.INetworkDefinition, graph: GraphContract) -> None:
 
 
 def check_types(library: Library, network: trt.INetworkDefinition, graph: GraphContract) -> None:
-    """EngineError naming the first convolution or matrix product of an fp16 graph that is not half.
+    """Raise EngineError naming the first convolution or matrix product of an fp16 graph that is not half.
 
-    An fp32 file built strongly typed is an fp32 engine, whatever it is called, and nothing says so.
+    TensorRT builds an fp32 file, strongly typed, as an fp32 engine under any name, without a warning.
     """
     wanted = "HALF" if graph.precision == "fp16" else "FLOAT"
     products = [layer for layer in _layers(network) if _is_large_product(library, layer)]
@@ -81,7 +81,8 @@ def _layers(network: trt.INetworkDefinition) -> list[trt.ILayer]:
 
 
 def _is_large_product(library: Library, layer: trt.ILayer) -> bool:
-    """Convolutions, and matrix products over queries or pixels; not tables, nor the statistics' sum over queries."""
+    """Return whether a layer is a convolution, or a matrix product over queries or pixels (not tables, nor statistics
+    sums)."""
     if TYPE_CHECKING:
         import tensorrt as trt
     else:

@@ -1,6 +1,6 @@
-"""Optimisation profiles: for which sizes an engine is built.
+"""Optimisation profiles: the sizes for which an engine is built.
 
-They are checked before TensorRT sees them, because it neither raises nor returns anything for a wrong one.
+They are checked before TensorRT receives them, because it accepts a wrong profile without an error.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from hiif_deploy.geometry.target import parse_size
 
 Shape = tuple[int, ...]
 
-MOST_PIXELS = 1 << 22
-"""Most source pixels whose maps are one tensor: TensorRT's tensors end at 2³¹ elements."""
+MAX_PIXELS = 1 << 22
+"""Largest number of source pixels whose maps are one tensor: TensorRT's tensors are limited to 2³¹ elements."""
 MAPS_ROWS = 128
-"""Most source rows per call of the maps graph: its inner layers cost 0.5 KB per pixel of scratch memory."""
+"""Largest number of source rows per call of the maps graph: its inner layers need 0.5 KB per pixel of scratch
+memory."""
 
 
 @dataclass(frozen=True)
 class ShapeRange:
-    """Smallest, fastest and largest shape of one input."""
+    """Smallest, optimal and largest shape of one input."""
 
     min: Shape
     """Smallest size of every axis."""
     opt: Shape
-    """The shape that TensorRT's kernels are chosen for."""
+    """Shape that TensorRT selects its kernels for."""
     max: Shape
     """Largest size of every axis."""
 
@@ -39,18 +40,18 @@ Profile = Mapping[str, ShapeRange]
 
 @dataclass(frozen=True)
 class BuildSizes:
-    """What pictures an engine set shall serve, and in what portions."""
+    """Picture sizes that a set of engines serves, and the block sizes of its calls."""
 
     max_input: tuple[int, int]
-    """Largest (height, width) of one encoder call and of the maps that are kept; larger pictures are cut."""
+    """Largest (height, width) of one encoder call and of the cached maps; larger pictures are split."""
     opt_input: tuple[int, int]
-    """(height, width) for which the encoder is fastest."""
+    """(height, width) for which the encoder is optimised."""
     queries: int = 65536
-    """Most queries per decoder call: so many that the GPU is full and their activations stay in its L2 cache."""
+    """Largest number of queries per decoder call: enough to fill the GPU, with activations that fit its L2 cache."""
     scale: float = 2.0
-    """For which the decoder is fastest; others work as well."""
+    """Scale for which the decoder is optimised; others work as well."""
     max_scale: float = 4.0
-    """Up to which whole output rows of the widest picture fit one call; wider rows are cut."""
+    """Scale up to which whole output rows of the widest picture fit one call; wider rows are split."""
 
     def __post_init__(self) -> None:
         if min(self.max_input) < 1 or any(o > m for o, m in zip(self.opt_input, self.max_input, strict=True)):
@@ -64,12 +65,12 @@ class BuildSizes:
 
     @property
     def columns(self) -> int:
-        """Most query columns per call."""
+        """Largest number of query columns per call."""
         return min(math.ceil(self.max_input[1] * self.max_scale), self.queries)
 
     @property
     def rows(self) -> int:
-        """Most query rows per call, so that rows × columns stay within `queries`."""
+        """Largest number of query rows per call, so that rows × columns stay within `queries`."""
         return max(1, self.queries // self.columns)
 
 
@@ -78,11 +79,11 @@ PRESETS: dict[str, BuildSizes] = {
     "1080p": BuildSizes(max_input=(1080, 1920), opt_input=(1080, 1920)),
     "4k": BuildSizes(max_input=(2160, 3840), opt_input=(2160, 3840), max_scale=2.0),
 }
-"""By the largest input picture."""
+"""Name of the largest input size → build sizes."""
 
 
 def parse_sizes(preset: str | None, max_input: str | None, queries: int | None, scale: float | None) -> BuildSizes:
-    """From a command line's words: a preset, or WIDTHxHEIGHT, and what shall differ from it."""
+    """Return the build sizes for a preset, or WIDTHxHEIGHT, with the given values replaced."""
     if preset is not None and preset not in PRESETS:
         raise OptionError(f"--preset {preset!r}: expected one of {', '.join(PRESETS)}")
     if preset is not None and max_input is not None:
@@ -98,7 +99,7 @@ def parse_sizes(preset: str | None, max_input: str | None, queries: int | None, 
 
 
 def make_profiles(contract: Contract, precision: Precision, sizes: BuildSizes) -> dict[str, Profile]:
-    """Graph name → profile, checked, for every graph that TensorRT runs (folds stay on the processor)."""
+    """Return graph name → checked profile for every graph that TensorRT runs (folds run on the CPU)."""
     axes = _axes(contract, sizes)
     profiles: dict[str, Profile] = {
         name: {tensor.name: _range(tensor, axes) for tensor in graph.inputs}
@@ -111,7 +112,7 @@ def make_profiles(contract: Contract, precision: Precision, sizes: BuildSizes) -
 
 
 def check_profile(graph: GraphContract, profile: Profile) -> None:
-    """OptionError naming the input whose range is impossible, missing, unknown, or contradicts another's."""
+    """Raise OptionError naming the input whose range is impossible, missing, unknown, or contradicts another's."""
     known = {tensor.name: tensor for tensor in graph.inputs}
     if profile.keys() != known.keys():
         missing, unknown = known.keys() - profile.keys(), profile.keys() - known.keys()
@@ -132,10 +133,10 @@ def check_profile(graph: GraphContract, profile: Profile) -> None:
 
 
 def _axes(contract: Contract, sizes: BuildSizes) -> dict[str, tuple[int, int, int]]:
-    """Dynamic axis → its smallest, fastest and largest size."""
+    """Return dynamic axis → its smallest, optimal and largest size."""
     multiple, halo = contract.encoder.size_multiple, 2 * contract.decoder.halo
     high, opt = ([-(-side // multiple) * multiple for side in s] for s in (sizes.max_input, sizes.opt_input))
-    pixels = max(min(high[0] * high[1], MOST_PIXELS), 2 * high[1])
+    pixels = max(min(high[0] * high[1], MAX_PIXELS), 2 * high[1])
     columns = min(round(opt[1] * sizes.scale), sizes.columns)
     return {
         "height": (multiple, opt[0], high[0]),

@@ -1,4 +1,4 @@
-"""ONNX graphs as PyTorch operations.
+"""Runs ONNX graphs as PyTorch operations.
 
 May import: `hiif_deploy`.
 """

@@ -1,4 +1,4 @@
-"""The device that PyTorch computes on, and the arithmetic that its libraries are held to."""
+"""The device that PyTorch computes on, and the precision of its products."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from hiif_deploy.errors import EngineAbsentError, OptionError
 
 HOST_BYTES = 4 << 30
-"""Taken as the processor's memory where that stands in for a GPU."""
+"""Assumed memory of a CPU that stands in for a GPU."""
 
 
 def open_device(name: str) -> torch.device:
-    """`cuda`, `cuda:1`, … or `cpu`. EngineAbsentError where PyTorch sees no such GPU."""
+    """Return the device `cuda`, `cuda:1`, … or `cpu`. EngineAbsentError where PyTorch sees no such GPU."""
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -30,18 +30,18 @@ def open_device(name: str) -> torch.device:
 
 
 def describe(device: torch.device) -> str:
-    """For people."""
+    """Return the device's name for people."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def memory_of(device: torch.device) -> int:
-    """Bytes that the device has."""
+    """Return the device's memory in bytes."""
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else HOST_BYTES
 
 
 @contextmanager
 def exact_products() -> Iterator[None]:
-    """Products of float32 without TF32, sums of float16 products in float32; what was set before is set again."""
+    """Within the block, compute float32 products without TF32 and accumulate float16 products in float32."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, matmul.allow_fp16_reduced_precision_reduction, cudnn.allow_tf32
     matmul.allow_tf32, matmul.allow_fp16_reduced_precision_reduction, cudnn.allow_tf32 = False, False, False

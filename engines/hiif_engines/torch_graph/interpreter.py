@@ -1,6 +1,6 @@
-"""An ONNX graph, run operation by operation in PyTorch on any device: readable twin of what is fused (design/gpu.md).
+"""Runs an ONNX graph operation by operation in PyTorch: the readable reference of the fused kernels (design/gpu.md).
 
-Tensors stay on their device between graphs. Weights are read from the graph's initialisers: data, never code.
+Tensors stay on their device between graphs. Weights are read from the graph's initialisers as data, never as code.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from hiif_engines.torch_graph.operations import OPERATIONS
 
 
 @dataclass(frozen=True)
-class Step:
-    """One operation."""
+class GraphStep:
+    """One operation of a graph."""
 
     kind: str
-    """Its name in ONNX."""
+    """ONNX's name of the operation."""
     inputs: tuple[str, ...]
-    """Tensor names."""
+    """Names of the input tensors."""
     outputs: tuple[str, ...]
-    """Tensor names."""
+    """Names of the output tensors."""
     attributes: Mapping[str, Any]
-    """By name."""
+    """Name of an attribute → its value."""
     forget: tuple[str, ...]
     """Tensors that no later operation reads."""
 
@@ -49,7 +49,10 @@ class TorchGraph:
         self._outputs = [tensor.name for tensor in graph.outputs]
 
     def __call__(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Outputs by name for inputs of the contract's types; other feeds are ignored. EngineError says what failed."""
+        """Return outputs by name for inputs of the contract's types [...]; other feeds are ignored.
+
+        EngineError names the failed operation.
+        """
         values = {tensor.name: feeds[tensor.name] for tensor in self.contract.inputs} | self.weights
         with torch.inference_mode():
             for step in self._steps:
@@ -59,13 +62,14 @@ class TorchGraph:
         return {name: values[name] for name in self._outputs}
 
     def constants(self, kind: str, before: str) -> tuple[float, ...]:
-        """Constants of the operations `kind` whose results go into an operation `before`, in the order of the graph."""
+        """Return the constants of operations `kind` whose results feed an operation `before`, in the order of the
+        graph."""
         read = {name for step in self._steps if step.kind == before for name in step.inputs}
         found = [step for step in self._steps if step.kind == kind and step.outputs[0] in read]
         names = [[name for name in step.inputs if name in self.weights] for step in found]
         return tuple(float(self.weights[constant[0]]) for constant in names if constant)
 
-    def _run(self, step: Step, values: Mapping[str, Tensor]) -> Sequence[Tensor]:
+    def _run(self, step: GraphStep, values: Mapping[str, Tensor]) -> Sequence[Tensor]:
         inputs = [values[name] for name in step.inputs]
         try:
             found = OPERATIONS[step.kind](inputs, step.attributes)
@@ -82,7 +86,7 @@ def _weight(tensor: onnx.TensorProto, device: torch.device) -> Tensor:
     return value if value.dtype == torch.int64 else value.to(device)
 
 
-def _steps(key: str, graph: onnx.GraphProto) -> list[Step]:
+def _steps(key: str, graph: onnx.GraphProto) -> list[GraphStep]:
     unknown = sorted({node.op_type for node in graph.node} - OPERATIONS.keys())
     if unknown:
         raise EngineError(
@@ -91,7 +95,7 @@ def _steps(key: str, graph: onnx.GraphProto) -> list[Step]:
     kept = {tensor.name for tensor in graph.output} | {tensor.name for tensor in graph.initializer}
     last = {name: n for n, node in enumerate(graph.node) for name in node.input if name not in kept}
     return [
-        Step(
+        GraphStep(
             node.op_type, tuple(node.input), tuple(node.output),
             {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute},
             tuple({name for name in node.input if last.get(name) == n}),

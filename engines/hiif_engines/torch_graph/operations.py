@@ -20,11 +20,11 @@ TYPES = {
     1: torch.float32, 2: torch.uint8, 6: torch.int32, 7: torch.int64, 9: torch.bool, 10: torch.float16,
     11: torch.float64, 16: torch.bfloat16,
 }  # fmt: skip
-"""ONNX's numbers of element types."""
+"""ONNX's number of an element type → PyTorch dtype."""
 
 
 def convolution(x: Sequence[Tensor], attributes: Attributes) -> Tensor:
-    """2-D convolution with the same padding before and after, as PyTorch knows it; ValueError otherwise."""
+    """Convolve [B, C, h, w] with equal padding before and after, as PyTorch supports; ValueError otherwise."""
     pads = attributes.get("pads", [0, 0, 0, 0])
     if pads[:2] != pads[2:] or attributes.get("auto_pad", b"NOTSET") != b"NOTSET":
         raise ValueError(f"Conv with pads {pads}: expected explicit ones, equal before and after")
@@ -35,7 +35,7 @@ def convolution(x: Sequence[Tensor], attributes: Attributes) -> Tensor:
 
 
 def gemm(x: Sequence[Tensor], attributes: Attributes) -> Tensor:
-    """alpha · A @ B + beta · C."""
+    """Return alpha · A @ B + beta · C for A [n, k], B [k, m]."""
     a = x[0].T if attributes.get("transA", 0) else x[0]
     b = x[1].T if attributes.get("transB", 0) else x[1]
     alpha, beta = attributes.get("alpha", 1.0), attributes.get("beta", 1.0)
@@ -45,7 +45,7 @@ def gemm(x: Sequence[Tensor], attributes: Attributes) -> Tensor:
 
 
 def gather(x: Sequence[Tensor], attributes: Attributes) -> Tensor:
-    """Slices of the first tensor, by non-negative indices."""
+    """Return slices of the first tensor [...] by non-negative indices [...]."""
     data, index, axis = x[0], x[1], attributes.get("axis", 0)
     if index.ndim == 0 and index.device.type == "cpu":
         return data.select(axis, int(index))
@@ -57,7 +57,7 @@ def gather(x: Sequence[Tensor], attributes: Attributes) -> Tensor:
 
 
 def reshape(x: Sequence[Tensor], attributes: Attributes) -> Tensor:
-    """0 keeps a size, unless `allowzero`; one −1 is what is left."""
+    """Reshape [...]: 0 keeps a size, unless `allowzero`; one −1 is inferred."""
     sizes = x[1].tolist()
     if not attributes.get("allowzero", 0):
         sizes = [x[0].shape[n] if size == 0 else size for n, size in enumerate(sizes)]
@@ -65,7 +65,7 @@ def reshape(x: Sequence[Tensor], attributes: Attributes) -> Tensor:
 
 
 def sliced(x: Sequence[Tensor], _: Attributes) -> Tensor:
-    """Starts, ends, axes and positive steps as tensors; ValueError for backward steps."""
+    """Slice [...] by tensors of starts, ends, axes and positive steps; ValueError for backward steps."""
     y, starts, ends = x[0], x[1].tolist(), x[2].tolist()
     axes = x[3].tolist() if len(x) > 3 else range(len(starts))
     steps = x[4].tolist() if len(x) > 4 else [1] * len(starts)
@@ -77,7 +77,7 @@ def sliced(x: Sequence[Tensor], _: Attributes) -> Tensor:
 
 
 def split(x: Sequence[Tensor], attributes: Attributes) -> Sequence[Tensor]:
-    """By a list of sizes, or into a number of equal parts."""
+    """Split [...] by a list of sizes, or into a number of equal parts."""
     axis = attributes.get("axis", 0)
     if len(x) > 1:
         return torch.split_with_sizes(x[0], x[1].tolist(), axis)
@@ -87,7 +87,7 @@ def split(x: Sequence[Tensor], attributes: Attributes) -> Sequence[Tensor]:
 
 
 def reduced(function: Callable[..., Tensor]) -> Operation:
-    """Sum, mean, least or largest over the axes of the second tensor, all where there is none."""
+    """Return a reduction of [...] over the axes of the second tensor, or over all without one."""
 
     def reduce(x: Sequence[Tensor], attributes: Attributes) -> Tensor:
         axes = x[1].tolist() if len(x) > 1 else list(range(x[0].ndim))
@@ -97,7 +97,7 @@ def reduced(function: Callable[..., Tensor]) -> Operation:
 
 
 def unsqueeze(x: Sequence[Tensor], _: Attributes) -> Tensor:
-    """New axes of size 1, counted in the result."""
+    """Insert axes of size 1 into [...], counted in the result."""
     y, rank = x[0], x[0].ndim + x[1].numel()
     for axis in sorted(axis % rank for axis in x[1].tolist()):
         y = y.unsqueeze(axis)
@@ -105,23 +105,23 @@ def unsqueeze(x: Sequence[Tensor], _: Attributes) -> Tensor:
 
 
 def transpose(x: Sequence[Tensor], attributes: Attributes) -> Tensor:
-    """Axes in the order of `perm`, reversed where it is absent."""
+    """Permute [...] by `perm`; reverse the axes without it."""
     return x[0].permute(attributes.get("perm", list(reversed(range(x[0].ndim)))))
 
 
 def gelu(x: Sequence[Tensor], attributes: Attributes) -> Tensor:
-    """x · Φ(x), by erf unless the graph says `tanh`."""
+    """Return x · Φ(x) for [...], by erf unless the graph says `tanh`."""
     return functional.gelu(x[0], approximate=attributes.get("approximate", b"none").decode())
 
 
 def layer_norm(x: Sequence[Tensor], attributes: Attributes) -> Tensor:
-    """Over the last axes, from `axis` on."""
+    """Normalise [...] over the last axes, from `axis` on."""
     shape = x[0].shape[attributes.get("axis", -1) :]
     return functional.layer_norm(x[0], shape, x[1], x[2] if len(x) > 2 else None, attributes.get("epsilon", 1e-5))
 
 
 def pick(function: Callable[..., Tensor]) -> Operation:
-    """An operation of tensors alone."""
+    """Return an operation that applies `function` to its tensors [...] alone."""
     return lambda x, _: function(*x)
 
 
@@ -164,4 +164,4 @@ OPERATIONS: dict[str, Operation] = {
     "Transpose": transpose,
     "Unsqueeze": unsqueeze,
 }
-"""Every operation that is understood."""
+"""Name of each supported operation → its function."""

@@ -1,4 +1,4 @@
-"""Enlarge a picture on a Triton server: python client.py IN.png OUT.png --scale 3.3 (or --size HEIGHT WIDTH)
+"""Upscale a picture on a Triton server: python client.py IN.png OUT.png --scale 3.3 (or --size HEIGHT WIDTH)
 
 Needs: pip install 'tritonclient[http]' pillow
 """
@@ -15,8 +15,8 @@ from tritonclient.http import InferenceServerClient, InferInput  # type: ignore[
 
 
 def main() -> None:
-    """Parse the command line, ask the server, save the answer."""
-    parser = argparse.ArgumentParser(description="enlarge a picture on a Triton Inference Server")
+    """Parse the command line, send the picture to the server, save the result."""
+    parser = argparse.ArgumentParser(description="upscale a picture on a Triton Inference Server")
     parser.add_argument("picture", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--url", default="localhost:8000", help="HOST:PORT of the server's HTTP service")
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def upscale(client: Any, model: str, pixels: Any, scale: float | None, size: list[int] | None) -> Any:
-    """[H, W, 3] uint8 RGB → the enlarged picture, likewise."""
+    """Send an RGB picture [h, w, 3] uint8 to the server and return the upscaled one [H, W, 3]."""
     inputs = [tensor("image", pixels, "UINT8")]
     if scale is not None:
         inputs.append(tensor("scale", np.array([scale], np.float32), "FP32"))
@@ -42,7 +42,7 @@ def upscale(client: Any, model: str, pixels: Any, scale: float | None, size: lis
 
 
 def tensor(name: str, values: Any, kind: str) -> Any:
-    """One input of the request."""
+    """Return one input of the request."""
     made = InferInput(name, list(values.shape), kind)
     made.set_data_from_numpy(np.ascontiguousarray(values))
     return made

@@ -1,7 +1,7 @@
-"""Triton Python model: a picture in, an enlarged picture out.
+"""Triton Python model: a picture in, an upscaled picture out.
 
-hiif_deploy works here as it does anywhere else; only its graphs are run by other models of the same server (business
-logic scripting). Each graph is the model NAME_GRAPH, NAME being this model's own name.
+hiif_deploy works here as everywhere else, except that other models of the same server run its graphs (business logic
+scripting). Each graph is the model NAME_GRAPH, NAME being this model's own name.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from hiif_deploy.errors import EngineError, HiifError
 from hiif_deploy.geometry.grid import relative_cell
 from hiif_deploy.geometry.sizes import check_output, output_size
 from hiif_deploy.pixels import check_frame
-from hiif_engines.emit.portions import PortionedSession, fit_plan
+from hiif_engines.emit.portions import ChunkedSession, fit_plan
 
 
 class BlsSession:
-    """One graph, run by the model of this server that holds it."""
+    """Runs one graph through the server's model that contains it."""
 
     def __init__(self, model: str, graph: GraphContract) -> None:
         self.model = model
         self.graph = graph
 
     def run(self, feeds: Tensors) -> dict[str, Any]:
-        """EngineError names the model and the server's reason."""
+        """Send the inputs and return the outputs; EngineError names the model and the server's reason."""
         request = pb_utils.InferenceRequest(
             model_name=self.model,
             requested_output_names=[tensor.name for tensor in self.graph.outputs],
@@ -52,15 +52,15 @@ class BlsSession:
         response = request.exec()
         if response.has_error():
             raise EngineError(f"model {self.model} failed: {response.error().message()}")
-        # Copied: the server's shared memory is small and goes with the response.
+        # Copy: the server's shared memory is small and freed with the response.
         return {tensor.name(): np.array(tensor.as_numpy()) for tensor in response.output_tensors()}
 
 
 class TritonPythonModel:
-    """What the Python backend asks for."""
+    """Implements the interface of Triton's Python backend."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Open the bundle beside this file; config.pbtxt says how the work is cut, and what the engines take."""
+        """Open the bundle beside this file; config.pbtxt has the block sizes, and the limits of the engines."""
         config = json.loads(args["model_config"])
         self.settings = {key: value["string_value"] for key, value in config["parameters"].items()}
         self.limits = json.loads(self.settings["limits"])
@@ -73,21 +73,21 @@ class TritonPythonModel:
                 continue
             self.sessions[name] = session = BlsSession(f"{args['model_name']}_{name}", graph)
             if self.limits and graph.geometry:
-                self.sessions[name] = PortionedSession(session, graph, self.limits)
+                self.sessions[name] = ChunkedSession(session, graph, self.limits)
         self.converter = FrameConverter(self.contract, open_shared)
         self.executor = SessionExecutor(self.contract, self.sessions, self.converter, threads=1)
         self.decoder = Decoder(self.contract, self.executor, "Triton Inference Server")
 
     def finalize(self) -> None:
-        """End the threads."""
+        """Close the threads of the executor."""
         self.executor.close()
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response per request; a refused one carries the reason."""
+        """Return one response per request; that of a refused request contains the reason."""
         return [self.respond(request) for request in requests]
 
     def respond(self, request: Any) -> Any:
-        """`image` and either `scale` or `size` → `frame`."""
+        """Upscale `image` by either `scale` or `size`, and return `frame` as a response."""
         values = {}
         for name in ("image", "scale", "size"):
             tensor = pb_utils.get_input_tensor_by_name(request, name)
@@ -99,10 +99,10 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor("frame", frame)])
 
     def upscale(self, image: Any, scale: Any, size: Any) -> Any:
-        """[H, W, 3] uint8 and scale [1] float32 or size [2] int32 (height, width) → the enlarged picture."""
+        """Upscale [h, w, 3] uint8 by scale [1] float32 or to size [2] int32 (height, width)."""
         check_frame(image)
         source = (image.shape[0], image.shape[1])
-        # The decimal digits that were meant: 3.3 becomes 3.2999999 in float32, which can cost a row.
+        # Recover the decimal digits: 3.3 is 3.2999999 in float32, which can cost an output row.
         factor = None if scale is None else float(str(np.float32(scale[0])))
         target = output_size(source, scale=factor, size=None if size is None else (int(size[0]), int(size[1])))
         check_output(source, target, int(self.settings["max_output_pixels"]))

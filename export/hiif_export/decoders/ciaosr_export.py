@@ -100,5 +100,6 @@ class _Encoder(nn.Module):
         self.encoder, self.branch = encoder, branch
 
     def forward(self, image: Tensor) -> Tensor:
+        """Picture [1, 3, h, w] → local and non-local features [1, 2·C, h, w]."""
         features: Tensor = self.encoder(image)
         return torch.cat([features, self.branch(features)], dim=1)

@@ -109,5 +109,6 @@ class _Encoder(nn.Module):
         self.layers = layers
 
     def forward(self, image: Tensor) -> Tensor:
+        """Picture [1, 3, h, w] → features [1, width, h, w]."""
         features: Tensor = self.layers(image)
         return features

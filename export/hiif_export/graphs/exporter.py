@@ -148,6 +148,7 @@ class _Encoder(nn.Module):
         self.encoder = typed_encoder(encoder, compute)
 
     def forward(self, image: Tensor) -> Tensor:
+        """Picture [1, 3, h, w] float32 → features [1, C, h, w] in the graph's dtype."""
         features: Tensor = self.encoder(image.to(self.compute))
         return features
 

@@ -15,7 +15,7 @@ from hiif_deploy.bundle.contract import GraphContract, TensorContract
 from hiif_deploy.bundle.loader import Bundle, open_bundle
 from hiif_deploy.errors import OptionError
 from hiif_engines.emit.polygraphy import compared_shapes, polygraphy_script, value_range
-from hiif_engines.emit.trtexec import Recipe
+from hiif_engines.emit.trtexec import BuildRecipe
 from hiif_engines.tensorrt.build import BuildFlags
 from hiif_engines.tensorrt.profiles import PRESETS, Profile, ShapeRange, make_profiles
 
@@ -38,7 +38,7 @@ def profile(graph: GraphContract) -> Profile:
 
 
 def script_for(bundle: Bundle, folder: Path) -> str:
-    recipe = Recipe("sample", bundle.folder, folder, folder / "timing.cache", BuildFlags(optimization_level=2))
+    recipe = BuildRecipe("sample", bundle.folder, folder, folder / "timing.cache", BuildFlags(optimization_level=2))
     contract = bundle.contract
     graphs = [*contract.chain("fp32").values(), *contract.chain("fp16").values()]
     return polygraphy_script(recipe, graphs, {graph.name: profile(graph) for graph in graphs})
@@ -93,7 +93,7 @@ def test_half_precision_is_allowed_more_error() -> None:
     features = TensorContract("features", "float16", (1, 4, "h", "w"))
     half = GraphContract("maps", "maps.fp16.onnx", "0" * 64, (features,), (), "fp16")
     full = GraphContract("maps", "maps.onnx", "0" * 64, (features,), ())
-    recipe = Recipe("m", Path("m"), Path("e"))
+    recipe = BuildRecipe("m", Path("m"), Path("e"))
     script = polygraphy_script(recipe, [full, half], {"maps": profile(full)})
     found = commands(script)
     assert [float(words[-1]) for words in found[2::3]] == [80, 50]

@@ -15,7 +15,7 @@ from hiif_deploy.decoding.queries import geometry_inputs
 from hiif_deploy.errors import OptionError
 from hiif_deploy.geometry.grid import axis_table, relative_cell
 from hiif_deploy.geometry.tiling import Tile
-from hiif_engines.emit.portions import PortionedSession, axis_limits, fit_plan
+from hiif_engines.emit.portions import ChunkedSession, axis_limits, fit_plan
 from hiif_engines.tensorrt.profiles import PRESETS, make_profiles
 from sample_contract import make_contract
 
@@ -86,7 +86,7 @@ def test_calls_in_portions_answer_what_one_call_answers(bundle: Bundle, name: st
             return session.run(feeds)
 
     whole = session.run(feeds)
-    found = PortionedSession(Watched(), graph, LIMITS).run(feeds)
+    found = ChunkedSession(Watched(), graph, LIMITS).run(feeds)
     assert calls == [(4, 9), (4, 9), (4, 2), (4, 9), (4, 9), (4, 2), (2, 9), (2, 9), (2, 2)]
     assert found.keys() == whole.keys()
     for output, value in whole.items():
@@ -94,7 +94,7 @@ def test_calls_in_portions_answer_what_one_call_answers(bundle: Bundle, name: st
         # Float32 sums over 200 queries, added in another order.
         np.testing.assert_allclose(found[output], value, rtol=1e-4, atol=1e-3 if name != "decoder" else 1e-5)
     calls.clear()
-    PortionedSession(Watched(), graph, {"rows": 10, "columns": 20}).run(feeds)
+    ChunkedSession(Watched(), graph, {"rows": 10, "columns": 20}).run(feeds)
     assert calls == [(10, 20)]
 
 

@@ -11,7 +11,7 @@ import pytest
 from hiif_deploy.bundle.contract import GraphContract, TensorContract
 from hiif_deploy.bundle.loader import Bundle, open_bundle
 from hiif_deploy.errors import OptionError
-from hiif_engines.emit.trtexec import Recipe, trtexec_command, trtexec_script
+from hiif_engines.emit.trtexec import BuildRecipe, trtexec_command, trtexec_script
 from hiif_engines.tensorrt.build import BuildFlags
 from hiif_engines.tensorrt.profiles import PRESETS, Profile, ShapeRange, make_profiles
 
@@ -44,7 +44,7 @@ def commands(script: str) -> list[dict[str, str]]:
 
 
 def test_every_graph_but_the_folds_has_one_command(bundle: Bundle) -> None:
-    recipe = Recipe("sample", bundle.folder, Path("engines"))
+    recipe = BuildRecipe("sample", bundle.folder, Path("engines"))
     found = commands(trtexec_script(recipe, bundle.contract.graphs, profiles(bundle)))
     wanted = [g for g in bundle.contract.graphs if not g.name.startswith("fold")]
     assert [options["--onnx"] for options in found] == [str(bundle.folder / graph.file) for graph in wanted]
@@ -53,7 +53,7 @@ def test_every_graph_but_the_folds_has_one_command(bundle: Bundle) -> None:
 
 def test_shapes_are_those_of_the_profile_and_static_inputs_have_none(bundle: Bundle) -> None:
     graph = bundle.contract.graph("decoder")
-    script = trtexec_script(Recipe("sample", bundle.folder, Path("engines")), [graph], profiles(bundle))
+    script = trtexec_script(BuildRecipe("sample", bundle.folder, Path("engines")), [graph], profiles(bundle))
     (options,) = commands(script)
     dynamic = {t.name for t in graph.inputs if any(isinstance(size, str) for size in t.shape)}
     assert "cell" not in dynamic
@@ -65,7 +65,9 @@ def test_shapes_are_those_of_the_profile_and_static_inputs_have_none(bundle: Bun
 
 
 def test_precision_comes_from_the_file_and_nothing_is_run(bundle: Bundle) -> None:
-    script = trtexec_script(Recipe("sample", bundle.folder, Path("engines")), bundle.contract.graphs, profiles(bundle))
+    script = trtexec_script(
+        BuildRecipe("sample", bundle.folder, Path("engines")), bundle.contract.graphs, profiles(bundle)
+    )
     for options in commands(script):
         assert {"--stronglyTyped", "--skipInference", "--noTF32"} <= options.keys()
         assert not {"--fp16", "--bf16", "--int8", "--best", "--workspace"} & options.keys()
@@ -73,10 +75,10 @@ def test_precision_comes_from_the_file_and_nothing_is_run(bundle: Bundle) -> Non
 
 def test_options_of_the_recipe_are_passed_on(bundle: Bundle) -> None:
     graph = bundle.contract.graph("maps")
-    plain = trtexec_command(Recipe("m", Path("m"), Path("e")), graph, small_profile(graph))
+    plain = trtexec_command(BuildRecipe("m", Path("m"), Path("e")), graph, small_profile(graph))
     assert not any(word.startswith(("--timingCacheFile", "--hardware", "--version")) for word in plain)
     flags = BuildFlags(optimization_level=5, hardware="ampere_plus", version_compatible=True)
-    recipe = Recipe("m", Path("m"), Path("e"), Path("kept.cache"), flags)
+    recipe = BuildRecipe("m", Path("m"), Path("e"), Path("kept.cache"), flags)
     full = trtexec_command(recipe, graph, small_profile(graph))
     assert {
         "--timingCacheFile=kept.cache",
@@ -96,7 +98,7 @@ def test_the_script_can_be_pasted_into_a_shell_whatever_the_paths(bundle: Bundle
     tool.chmod(0o755)
     folder = tmp_path / "it's my engines; $HOME"
     graph = bundle.contract.graph("encoder")
-    script = trtexec_script(Recipe("sample", bundle.folder, folder), [graph], profiles(bundle))
+    script = trtexec_script(BuildRecipe("sample", bundle.folder, folder), [graph], profiles(bundle))
     environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
     done = subprocess.run(["sh"], input=script, env=environment, capture_output=True, text=True, check=True)
     assert f"--saveEngine={folder / 'encoder.plan'}" in done.stdout.splitlines()
@@ -108,7 +110,7 @@ def test_a_graph_of_half_precision_has_its_own_file_and_engine() -> None:
     half = GraphContract(
         "maps", "maps.fp16.onnx", "0" * 64, (TensorContract("features", "float16", (1, 4, "h", "w")),), (), "fp16"
     )
-    words = trtexec_command(Recipe("m", Path("models"), Path("e")), half, small_profile(half))
+    words = trtexec_command(BuildRecipe("m", Path("models"), Path("e")), half, small_profile(half))
     assert "--onnx=models/maps.fp16.onnx" in words
     assert "--saveEngine=e/maps.fp16.plan" in words
 
@@ -128,12 +130,12 @@ def test_a_profile_that_does_not_fit_its_graph_is_refused(bundle: Bundle, change
     graph = bundle.contract.graph("maps")
     changed = {k: v for k, v in {**small_profile(graph), **change}.items() if v is not None}
     with pytest.raises(OptionError, match=f"profile of graph maps:? {message}"):
-        trtexec_command(Recipe("m", Path("m"), Path("e")), graph, changed)
+        trtexec_command(BuildRecipe("m", Path("m"), Path("e")), graph, changed)
 
 
 def test_the_profiles_of_every_preset_are_taken(bundle: Bundle) -> None:
     for sizes in PRESETS.values():
-        recipe = Recipe("sample", bundle.folder, Path("engines"))
+        recipe = BuildRecipe("sample", bundle.folder, Path("engines"))
         made = make_profiles(bundle.contract, "fp32", sizes)
         found = commands(trtexec_script(recipe, bundle.contract.chain().values(), made))
         height, width = sizes.max_input
@@ -143,4 +145,4 @@ def test_the_profiles_of_every_preset_are_taken(bundle: Bundle) -> None:
 
 def test_a_target_of_tensorrt_rtx_is_refused() -> None:
     with pytest.raises(OptionError, match=r"target 8\.9: TensorRT's tools build for the GPU at hand"):
-        Recipe("m", Path("m"), Path("e"), flags=BuildFlags(target="8.9"))
+        BuildRecipe("m", Path("m"), Path("e"), flags=BuildFlags(target="8.9"))

@@ -14,7 +14,7 @@ from hiif_deploy.errors import EngineError
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton", reason="Triton is not installed")
-from hiif_engines.fused.decoder import Cut, FusedDecoder, FusedStatistics  # noqa: E402
+from hiif_engines.fused.decoder import FusedDecoder, FusedStatistics, KernelConfig  # noqa: E402
 from hiif_engines.fused.kernels import AREA_EPSILON  # noqa: E402
 from hiif_engines.fused.select import fused_kernels  # noqa: E402
 from hiif_engines.fused.tune import random_feeds  # noqa: E402
@@ -41,18 +41,18 @@ def test_the_kernel_answers_as_the_graph(name: str, precision: Precision, tolera
     decoder = graph_of(name, "decoder", precision)
     feeds = feeds_of(name, decoder)
     fused = FusedDecoder(graph_of(name, "decoder", "fp32"), feeds["map_0"].dtype)
-    expected, found = decoder(feeds)["colour"], fused(feeds, Cut(block=32, slice=32, programs=2))["colour"]
+    expected, found = decoder(feeds)["colour"], fused(feeds, KernelConfig(block=32, slice=32, programs=2))["colour"]
     # Half precision rounds values of about 1 by 5e-4, a few times in a row.
     assert (found - expected).abs().max() < tolerance
     assert expected.abs().max() > 10 * tolerance
 
 
-@pytest.mark.parametrize("cut", [Cut(16, 32, 1), Cut(64, 128, 5)])
-def test_the_kernel_does_not_depend_on_its_cut(cut: Cut) -> None:
+@pytest.mark.parametrize("config", [KernelConfig(16, 32, 1), KernelConfig(64, 128, 5)])
+def test_the_kernel_does_not_depend_on_its_cut(config: KernelConfig) -> None:
     decoder = graph_of("hiif-compact", "decoder", "fp32")
     feeds = feeds_of("hiif-compact", decoder)
     fused = FusedDecoder(decoder, torch.float32)
-    assert (fused(feeds, cut)["colour"] - fused(feeds, Cut(32, 64, 2))["colour"]).abs().max() < 1e-5
+    assert (fused(feeds, config)["colour"] - fused(feeds, KernelConfig(32, 64, 2))["colour"]).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("n", [0, 1])
@@ -61,13 +61,13 @@ def test_the_statistics_kernel_sums_as_the_graph(n: int, precision: Precision, t
     statistics = graph_of("hiif-compact", f"statistics_{n}", precision)
     feeds = feeds_of("hiif-compact", statistics)
     fused = FusedStatistics(graph_of("hiif-compact", f"statistics_{n}", "fp32"), feeds["map_0"].dtype)
-    expected, found = statistics(feeds), fused(feeds, Cut(block=32, slice=32, programs=2))
+    expected, found = statistics(feeds), fused(feeds, KernelConfig(block=32, slice=32, programs=2))
     queries = TARGET[0] * TARGET[1]
     for name, value in expected.items():
         # Sums of values of about 1 over all queries, hence per query.
         assert (found[name] - value).abs().max() / queries < tolerance
         assert value.abs().max() / queries > 10 * tolerance
-    again = fused(feeds, Cut(block=32, slice=32, programs=2))
+    again = fused(feeds, KernelConfig(block=32, slice=32, programs=2))
     assert all(torch.equal(again[name], value) for name, value in found.items())
 
 
@@ -85,7 +85,7 @@ def test_the_epsilon_of_a_layer_norm_is_that_of_the_graph(name: str, outputs: li
     fused = (FusedDecoder if name == "decoder" else FusedStatistics)(graph, torch.float32)
     assert set(fused.epsilons) == {0.5}
     feeds = feeds_of("hiif-compact", graph)
-    expected, found = graph(feeds), fused(feeds, Cut(block=32, slice=32, programs=2))
+    expected, found = graph(feeds), fused(feeds, KernelConfig(block=32, slice=32, programs=2))
     for output in outputs:
         assert (found[output] - expected[output]).abs().max() < 1e-5 * max(1, expected[output].abs().max())
     other = graph_of("hiif-compact", name, "fp32")(feeds)

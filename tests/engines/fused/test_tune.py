@@ -1,4 +1,4 @@
-"""How the fused kernels are cut: every choice answers the same, the fastest is kept, nothing is measured unasked."""
+"""How the fused kernels are config: every choice answers the same, the fastest is kept, nothing is measured unasked."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from hiif_deploy.support import cache_dir as store_root
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton", reason="Triton is not installed")
 from hiif_engines.fused import tune as fused_cuts  # noqa: E402
-from hiif_engines.fused.decoder import Cut  # noqa: E402
+from hiif_engines.fused.decoder import KernelConfig  # noqa: E402
 from hiif_engines.fused.select import decoder_graphs, fused_kernels, open_kernels, tune_kernels  # noqa: E402
-from hiif_engines.fused.tune import Kernel, Measured, candidates, default_cut, find, measure, store  # noqa: E402
+from hiif_engines.fused.tune import Kernel, Measured, candidates, default_config, find, measure, store  # noqa: E402
 
 CPU = torch.device("cpu")
 SOURCE, TARGET = (3, 3), (8, 17)
-"""136 queries: more than one block of every cut, and an end that fits none."""
+"""136 queries: more than one block of every config, and an end that fits none."""
 
 
 @pytest.fixture(autouse=True)
@@ -42,47 +42,47 @@ def kernel_of(name: str) -> tuple[Kernel, dict[str, torch.Tensor]]:
 @pytest.mark.parametrize("name", [pytest.param("decoder", marks=pytest.mark.slow), "statistics_1"])
 def test_every_candidate_answers_the_same(name: str) -> None:
     kernel, feeds = kernel_of(name)
-    expected = kernel(feeds, Cut(16, 16, 1, 4))
+    expected = kernel(feeds, KernelConfig(16, 16, 1, 4))
     # The interpreter knows no warps.
-    for cut in {replace(cut, warps=1) for cut in candidates(CPU)}:
-        for part, value in kernel(feeds, cut).items():
+    for config in {replace(config, warps=1) for config in candidates(CPU)}:
+        for part, value in kernel(feeds, config).items():
             # Sums of values of about 1 over all queries; colours of about 1.
             assert (value - expected[part]).abs().max() < 1e-5 * max(1, expected[part].abs().max())
 
 
 def test_the_fastest_that_runs_is_taken_and_stays_for_later_runs(caplog: pytest.LogCaptureFixture) -> None:
     kernel, feeds = kernel_of("decoder")
-    assert find(kernel, CPU) == default_cut(CPU)
+    assert find(kernel, CPU) == default_config(CPU)
     times = {32: 3.0, 64: 1.0, 128: 2.0}
 
     def clock(work: Callable[[], object]) -> float:
-        cut: Cut = work.__defaults__[0]  # type: ignore[attr-defined]
-        if cut.block == 16:
+        config: KernelConfig = work.__defaults__[0]  # type: ignore[attr-defined]
+        if config.block == 16:
             raise RuntimeError("out of resource: shared memory\nmore")
-        return times[cut.block]
+        return times[config.block]
 
-    cuts = [Cut(block, 32, 7, 4) for block in (16, 32, 64, 128)]
-    found = measure(kernel, feeds, cuts, clock)
-    assert found.cut == Cut(64, 32, 7, 4)
+    configs = [KernelConfig(block, 32, 7, 4) for block in (16, 32, 64, 128)]
+    found = measure(kernel, feeds, configs, clock)
+    assert found.config == KernelConfig(64, 32, 7, 4)
     assert sorted(found.seconds.values()) == [1, 2, 3]
     assert found.failed == {"16 queries, slices of 32, 7 programs, 4 warps": "out of resource: shared memory"}
     store(kernel, CPU, found)
-    assert find(kernel, CPU) == found.cut
+    assert find(kernel, CPU) == found.config
     assert fused_kernels(open_bundle("hiif-compact"), "fp32", CPU)["decoder"].keywords == {  # type: ignore[attr-defined]
-        "cut": found.cut
+        "config": found.config
     }
     other, _ = kernel_of("statistics_0")
-    assert find(other, CPU) == default_cut(CPU)
+    assert find(other, CPU) == default_config(CPU)
     assert caplog.messages == []
 
 
-def test_where_no_cut_runs_that_is_an_error() -> None:
+def test_where_no_configuration_runs_that_is_an_error() -> None:
     def clock(_: Callable[[], object]) -> float:
         raise RuntimeError("no")
 
     kernel, feeds = kernel_of("decoder")
-    with pytest.raises(EngineError, match="no cut of the fused kernel runs"):
-        measure(kernel, feeds, [Cut()], clock)
+    with pytest.raises(EngineError, match="no configuration of the fused kernel runs"):
+        measure(kernel, feeds, [KernelConfig()], clock)
 
 
 @pytest.mark.parametrize(
@@ -90,18 +90,18 @@ def test_where_no_cut_runs_that_is_an_error() -> None:
 )
 def test_a_damaged_file_is_told_and_not_used(content: str, caplog: pytest.LogCaptureFixture) -> None:
     kernel, _ = kernel_of("decoder")
-    path = store(kernel, CPU, Measured(Cut(), {}, {}))
+    path = store(kernel, CPU, Measured(KernelConfig(), {}, {}))
     assert json.loads(path.read_text())["gpu"] == "cpu"
     path.write_text(content)
-    assert find(kernel, CPU) == default_cut(CPU)
+    assert find(kernel, CPU) == default_config(CPU)
     (line,) = caplog.messages
-    assert f"{path}: not a cut" in line
+    assert f"{path}: not a kernel configuration" in line
 
 
 @pytest.mark.parametrize("values", [(48, 32, 1, 8), (64, 8, 1, 8), (64, 32, 0, 8), (64, 32, 1, 3)])
-def test_a_cut_that_no_kernel_has_is_refused(values: tuple[int, int, int, int]) -> None:
-    with pytest.raises(EngineError, match="cut Cut"):
-        Cut(*values)
+def test_a_configuration_that_no_kernel_has_is_refused(values: tuple[int, int, int, int]) -> None:
+    with pytest.raises(EngineError, match="kernel configuration KernelConfig"):
+        KernelConfig(*values)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -109,16 +109,16 @@ def test_all_kernels_of_a_bundle_are_measured_and_stored(precision: Precision, m
     # Real kernels and a real clock, at a size that the interpreter bears.
     for name, value in (("MEASURED", ((3, 3), (4, 6))), ("WARM_UP", 0), ("TURNS", 1)):
         monkeypatch.setattr(fused_cuts, name, value)
-    cuts = [Cut(16, 32, 3, 4), Cut(32, 64, 2, 4)]
-    monkeypatch.setattr(fused_cuts, "candidates", lambda _: cuts)
+    configs = [KernelConfig(16, 32, 3, 4), KernelConfig(32, 64, 2, 4)]
+    monkeypatch.setattr(fused_cuts, "candidates", lambda _: configs)
     bundle = open_bundle("hiif-compact")
     found = tune_kernels(bundle, precision, CPU)
     assert set(found) == {"decoder", "statistics_0", "statistics_1"}
     for measured in found.values():
         assert (len(measured.seconds), measured.failed) == (2, {})
     for name, kernel in fused_kernels(bundle, precision, CPU).items():
-        assert kernel.keywords["cut"] == found[name].cut  # type: ignore[attr-defined]
-        assert found[name].cut in cuts
+        assert kernel.keywords["config"] == found[name].config  # type: ignore[attr-defined]
+        assert found[name].config in configs
 
 
 @pytest.mark.parametrize(("device", "reason"), [("cpu", "kernels run on a GPU"), ("cuda:99", "PyTorch")])

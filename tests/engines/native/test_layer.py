@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from hiif_deploy.bundle.contract import GraphContract, TensorContract
-from hiif_engines.native.arithmetic import ARITHMETICS, FP32, INT8
 from hiif_engines.native.compile import Compiled
 from hiif_engines.native.compose import composed
 from hiif_engines.native.kernel import BLOCK, emit_kernels
-from hiif_engines.native.layer import ROWS, Norm, Scratch
+from hiif_engines.native.layer import ROWS, Norm, ScratchLayout
+from hiif_engines.native.precision import FP32, INT8, PRECISIONS
 from hiif_engines.native.session import NativeSession, ThreadMemory
 from hiif_engines.native.stage import Folded, LayerWeights, Product, Stage
 from tolerances import rounding_error
@@ -37,10 +37,10 @@ def level(random: np.random.Generator, inputs: int, hidden: int, outputs: int) -
     return LayerWeights(first, second, Norm(inputs + 2, 1e-5), 1)
 
 
-def session_of(layers: Sequence[LayerWeights], arithmetic: str) -> NativeSession:
+def session_of(layers: Sequence[LayerWeights], precision: str) -> NativeSession:
     stage = Stage(None, tuple(layers), None)
-    kernel = stage.kernel(ARITHMETICS[arithmetic])
-    scratch = Scratch(max(kernel.widths))
+    kernel = stage.kernel(PRECISIONS[precision])
+    scratch = ScratchLayout(max(kernel.widths))
     code = Compiled(emit_kernels({"test": kernel}, scratch))
     inputs = (TensorContract("state_0", "float32", ("queries", kernel.inputs)),)
     outputs = (TensorContract("state_1", "float32", ("queries", kernel.outputs)),)
@@ -90,27 +90,27 @@ def deviation(answer: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(answer - expected) / np.linalg.norm(expected))
 
 
-@pytest.mark.parametrize("arithmetic", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("width", [16, 48, 64, 256])
-def test_layers_answer_as_they_do_in_float64(arithmetic: str, width: int) -> None:
+def test_layers_answer_as_they_do_in_float64(precision: str, width: int) -> None:
     random = np.random.default_rng(width)
     attention = LayerWeights(Folded("attention_0_weight", "attention_0_bias"), product(random, width, width))
     layers = [attention, level(random, width, 64, width), LayerWeights(None, product(random, width, 32))]
     feeds = feeds_of(random, 11, 19, width)
-    answer = session_of(layers, arithmetic).run(feeds)["state_1"]
-    assert 1e-9 < deviation(answer, twin(layers, feeds)) < rounding_error(arithmetic, 5, width)
+    answer = session_of(layers, precision).run(feeds)["state_1"]
+    assert 1e-9 < deviation(answer, twin(layers, feeds)) < rounding_error(precision, 5, width)
 
 
-@pytest.mark.parametrize("arithmetic", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("width", [48, 64, 256])
-def test_composed_levels_answer_as_the_levels_do(arithmetic: str, width: int) -> None:
+def test_composed_levels_answer_as_the_levels_do(precision: str, width: int) -> None:
     random = np.random.default_rng(width)
     layers = [*(level(random, width, width, width) for _ in range(3)), level(random, width, width, 16)]
     joined = composed(layers)
     assert [layer.second is None for layer in joined] == [True, True, True, False]
     feeds = feeds_of(random, 11, 19, width)
-    answer = session_of(joined, arithmetic).run(feeds)["state_1"]
-    assert 1e-9 < deviation(answer, twin(layers, feeds)) < rounding_error(arithmetic, 8, width)
+    answer = session_of(joined, precision).run(feeds)["state_1"]
+    assert 1e-9 < deviation(answer, twin(layers, feeds)) < rounding_error(precision, 8, width)
     assert session_of(joined, "fp32").kernel.macs < session_of(layers, "fp32").kernel.macs
 
 
@@ -137,12 +137,12 @@ def test_any_number_of_queries_is_answered(queries: int) -> None:
     assert deviation(answer, twin(layers, feeds)) < rounding_error("fp32", 5, 48)
 
 
-@pytest.mark.parametrize("arithmetic", ["fp32", "bf16", "int8"])
-def test_a_querys_answer_does_not_depend_on_the_queries_beside_it(arithmetic: str) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_a_querys_answer_does_not_depend_on_the_queries_beside_it(precision: str) -> None:
     random = np.random.default_rng(1)
     layers = [level(random, 32, 64, 32), level(random, 32, 32, 32)]
     feeds = feeds_of(random, 1, 500, 32)
-    session = session_of(layers, arithmetic)
+    session = session_of(layers, precision)
     whole = session.run(feeds)["state_1"]
     for part in (slice(0, 7), slice(7, 300), slice(300, 500)):
         some = {**feeds, "state_0": feeds["state_0"][part], "column_bits": feeds["column_bits"][:, :, part]}
@@ -167,13 +167,13 @@ def test_a_folded_matrix_that_changes_is_packed_again() -> None:
         assert deviation(session.run(feeds)["state_1"], twin(layers, feeds)) < rounding_error("fp32", 5, 48)
 
 
-@pytest.mark.parametrize("arithmetic", ["int8"])
-def test_rows_of_equal_values_survive_8_bits(arithmetic: str) -> None:
+@pytest.mark.parametrize("precision", ["int8"])
+def test_rows_of_equal_values_survive_8_bits(precision: str) -> None:
     random = np.random.default_rng(6)
     layers = [LayerWeights(None, product(random, 32, 32))]
     feeds = feeds_of(random, 1, 3, 32)
     feeds["state_0"][:] = np.array([[0.0], [1.0], [-3.0]], np.float32)
-    answer = session_of(layers, arithmetic).run(feeds)["state_1"]
+    answer = session_of(layers, precision).run(feeds)["state_1"]
     # What is left is the rounding of the matrix.
     assert deviation(answer, twin(layers, feeds)) < rounding_error("int8", 1)
 

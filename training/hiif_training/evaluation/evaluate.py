@@ -97,7 +97,7 @@ class Evaluation:
     """Figures of one model over all sets and scales."""
 
     model: str
-    """Name of the model."""
+    """Name of the evaluated model."""
     engine: str
     """Description of the engine that ran the model."""
     spec: Mapping[str, Any]

@@ -29,7 +29,7 @@ class Evaluator(Protocol):
     """Upscales pictures as the published evaluation does: the cell is clipped (design/model.md E3)."""
 
     name: str
-    """Name of the model."""
+    """Name of the evaluated model."""
     spec: Mapping[str, Any]
     """`{name, args}` of the model; empty for bicubic."""
     engine: str

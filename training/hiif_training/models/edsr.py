@@ -67,6 +67,7 @@ class _ResidualBlock(nn.Module):
         self.body = nn.Sequential(_conv3(features, features), nn.ReLU(), _conv3(features, features))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C, h, w] to the same shape."""
         branch: Tensor = self.body(x)
         return x + (branch if self.scale == 1 else branch * self.scale)
 

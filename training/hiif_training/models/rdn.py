@@ -84,6 +84,7 @@ class _DenseBlock(nn.Module):
         self.LFF = _conv(widths[-1], config.features, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C, h, w] to the same shape."""
         fused: Tensor = self.LFF(self.convs(x))
         return fused + x
 
@@ -94,6 +95,7 @@ class _DenseLayer(nn.Module):
         self.conv = nn.Sequential(_conv(inputs, growth, kernel), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
+        """Append `growth` channels to [B, C, h, w]."""
         return torch.cat([x, self.conv(x)], dim=1)
 
 

@@ -124,6 +124,7 @@ class _ResidualGroup(nn.Module):
         self.conv = _conv3(config.embed, config.embed)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Map [B, H, W, C] to the same shape; `mask` as `shift_mask` returns it."""
         deep = self.conv(_channels_first(self.residual_group(x, mask)))
         return x + _channels_last(deep)
 
@@ -134,6 +135,7 @@ class _Blocks(nn.Module):
         self.blocks = nn.ModuleList(_Block(config, heads, shifted=n % 2 == 1) for n in range(depth))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Map [B, H, W, C] to the same shape; `mask` as `shift_mask` returns it."""
         for block in self.blocks:
             x = block(x, mask)
         return x
@@ -155,6 +157,7 @@ class _Block(nn.Module):
             self.register_buffer("attn_mask", mask)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Map [B, H, W, C] to the same shape; `mask` as `shift_mask` returns it."""
         x = x + (self._attend_shifted(self.norm1(x), mask) if self.shift else self._attend(self.norm1(x)))
         y: Tensor = self.mlp(self.norm2(x))
         return x + y
@@ -206,6 +209,7 @@ class _Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [..., C] to the same shape."""
         y: Tensor = self.fc2(nn.functional.gelu(self.fc1(x)))
         return y
 

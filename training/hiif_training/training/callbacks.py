@@ -44,12 +44,12 @@ class MeanLoss:
         self.total, self.parts = torch.zeros(()), 0
 
     def add(self, loss: Tensor) -> None:
-        """Add the loss [] of one part, which Lightning has divided by the number of parts of a step."""
+        """Add the scalar loss [ ] of one part, which Lightning has divided by the number of parts of a step."""
         self.total = self.total.to(loss.device) + loss.detach().float()
         self.parts += 1
 
     def take(self) -> Tensor:
-        """Return the mean loss [] of this process, and start again."""
+        """Return the mean loss as a scalar [ ] of this process, and start again."""
         mean = self.total / max(1, self.parts / self._accumulate)
         self.total, self.parts = torch.zeros(()), 0
         return mean
@@ -92,7 +92,7 @@ class ShowProgress(StepCallback):
 
     @override
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Open the progress bar."""
+        """Open the progress bar on stderr."""
         super().on_train_start(trainer, module)
         self._progress.__enter__()
 

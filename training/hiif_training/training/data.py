@@ -43,7 +43,7 @@ class Sample:
 
     @staticmethod
     def concatenate(samples: list[Sample]) -> Sample:
-        """Join samples along B."""
+        """Join samples along B into one."""
         return Sample(
             torch.cat([sample.image for sample in samples]),
             type(samples[0].queries).concatenate([sample.queries for sample in samples]),

@@ -43,7 +43,7 @@ class TrainingPlan:
     share: int
     """Crops that one process computes at once."""
     processes: int
-    """Number of training processes."""
+    """Number of training processes on all nodes."""
     device: str
     """Device that trains: `cpu` or `cuda`."""
     memory: int

@@ -30,7 +30,7 @@ class Recipe:
     seed: int = 0
     """Seed of the initial weights and of every sample."""
     steps: int = 10_000
-    """Number of optimizer steps."""
+    """Number of optimizer steps in all."""
     batch: int = 16
     """Crops per optimizer step, over all processes."""
     accumulate: int = 1

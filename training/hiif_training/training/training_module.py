@@ -26,7 +26,7 @@ class TrainingModule(LightningModule):
         self.model = make_model(recipe.model).train()
 
     def training_step(self, sample: Sample, number: int) -> Tensor:
-        """Return the L1 loss [] of one part of a step."""
+        """Return the L1 loss of one part of a step, a scalar [ ]."""
         del number
         output = self.model(sample.image, sample.queries)
         return nn.functional.l1_loss(output.float(), sample.colours)
@@ -45,5 +45,5 @@ class TrainingModule(LightningModule):
         checkpoint["random_state"] = torch.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the random state."""
+        """Restore the random state from the state file."""
         torch.set_rng_state(checkpoint["random_state"])

@@ -1,7 +1,7 @@
-"""What matrix products are computed in: how operands lie in memory, how they meet, and how results become float32.
+"""Precisions of matrix products: the layout of operands, the multiplication, and the conversion to float32.
 
 An operand is a row of 4-byte elements: one float32, two bfloat16 or four 8-bit values, of neighbouring inputs. A matrix
-[inputs, outputs] is cut into panels of outputs, in each of which the elements of the same inputs lie side by side.
+[inputs, outputs] is split into panels of outputs, in each of which the elements of the same inputs lie side by side.
 """
 
 from __future__ import annotations
@@ -32,138 +32,138 @@ Array = NDArray[np.float32]
 BRAIN_FLOATS, BRAIN_PAIRS = ir.VectorType(BrainFloat(), LANES), ir.VectorType(BrainFloat(), 2 * LANES)
 BYTES, QUADRUPLES = ir.VectorType(I8, LANES), ir.VectorType(I8, 4 * LANES)
 FACTORS = 4
-"""float32 values kept of a row, among them:"""
+"""float32 values stored per row:"""
 SCALE, STEP, LOW, TOTAL = 0, 1, 2, 3
 """its LayerNorm's scale; in 8 bits its step and its lowest value; a sum that is kept until the scale is known."""
 TINY = 2.0**-126
-"""Smallest normal float32."""
+"""Smallest normal value of float32."""
 STEPS = 255.0
-"""From a row's lowest value to its highest."""
+"""Steps of int8 from a row's lowest value to its highest."""
 
 
-class ComputePrecision:
-    """float32, and what the others have otherwise."""
+class MatrixPrecision:
+    """fp32 products; subclasses override what differs."""
 
     inputs = 1
-    """Of an element."""
+    """Number of values in an element."""
     normal: Normal = EXACT
-    """Good enough for its GELU."""
+    """Approximation of Φ that is accurate enough for its GELU."""
     flags: frozenset[str] = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
-    """What LLVM calls the instructions that a processor must have."""
+    """LLVM's names of the instructions that the processor must have."""
     constants = 0
-    """Vectors, beside the bias, that `real` reads."""
+    """Number of vectors, beside the bias, that `real` reads."""
     by_row = False
     """Whether a row's operands depend on all of its values."""
     element: ir.Type = FLOAT
     elements: ir.Type = FLOATS
     zero: Value = ir.Constant(FLOATS, None)
-    """Of a sum."""
+    """Initial value of a sum."""
 
     @property
     def value_bytes(self) -> int:
-        """Of an operand's value."""
+        """Bytes of one value of an operand."""
         return WORD // self.inputs
 
     def pack(self, matrix: Array, panel: int) -> NDArray[Any]:
-        """[inputs, outputs] → [outputs / panel, inputs / n, panel, n] values of elements of n."""
+        """Pack [inputs, outputs] as [outputs / panel, inputs / n, panel, n], for elements of n values."""
         inputs, outputs = matrix.shape
         cut = self.rounded(matrix).reshape(inputs // self.inputs, self.inputs, outputs // panel, panel)
         return np.ascontiguousarray(cut.transpose(2, 0, 3, 1))
 
     def rounded(self, matrix: Array) -> NDArray[Any]:
-        """A matrix' values as they are multiplied."""
+        """Return the matrix [inputs, outputs] as it is multiplied."""
         return matrix.astype(np.float32)
 
     def scales(self, matrix: Array) -> Array:
-        """[constants, outputs]."""
+        """Return the constants [constants, outputs] of a matrix [inputs, outputs]."""
         return np.zeros((0, matrix.shape[1]), np.float32)
 
     def add_product(self, e: Emitter, total: Value, row: Value, weights: Value) -> Value:
-        """total + an element of a row, in all lanes, times the matrix' elements of the same inputs."""
+        """Emit total + an element of a row, in all lanes, times the matrix' elements of the same inputs."""
         return e.fma(row, weights, total)
 
     def real(self, e: Emitter, total: Value, factors: Value, row: int, constants: list[Value]) -> Value:
-        """A sum of products as float32."""
+        """Emit the conversion of a sum of products to float32."""
         del e, factors, row, constants
         return total
 
     def keep(self, e: Emitter, values: list[Value], target: Value, factors: Value) -> None:
-        """Write a row, given in vectors of float32, as operands."""
+        """Emit the store of a row, given in vectors of float32, as operands."""
         del factors
         for n, value in enumerate(values):
             e.store(self.narrowed(e, value), target, n * LANES * self.value_bytes)
 
     def narrowed(self, e: Emitter, values: Value) -> Value:
-        """A vector of float32 as operands, where that does not depend on the row."""
+        """Emit a vector of float32 as operands, where that does not depend on the row."""
         del e
         return values
 
 
-class Bf16(ComputePrecision):
-    """bfloat16, two at once, added up in float32."""
+class Bf16(MatrixPrecision):
+    """bfloat16 products, two at once, accumulated in float32."""
 
     inputs = 2
     normal = COARSE
-    flags = ComputePrecision.flags | {"avx512bf16"}
+    flags = MatrixPrecision.flags | {"avx512bf16"}
     element, elements = I32, WORDS
 
     def rounded(self, matrix: Array) -> NDArray[Any]:
-        """To even, as bit patterns."""
+        """Return bit patterns [inputs, outputs], rounded to nearest even."""
         bits = np.ascontiguousarray(matrix, np.float32).view(np.uint32)
         found: NDArray[np.uint16] = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
         return found
 
     def add_product(self, e: Emitter, total: Value, row: Value, weights: Value) -> Value:
-        """See `ComputePrecision`."""
+        """Emit AVX-512's dot product of bfloat16 pairs."""
         pairs = [e.builder.bitcast(value, BRAIN_PAIRS) for value in (row, weights)]
         return e.call("llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, total, *pairs, overloaded=False)
 
     def narrowed(self, e: Emitter, values: Value) -> Value:
-        """See `ComputePrecision`."""
+        """Emit AVX-512's conversion to bfloat16."""
         return e.call("llvm.x86.avx512bf16.cvtneps2bf16.512", BRAIN_FLOATS, values, overloaded=False)
 
 
-class Int8(ComputePrecision):
-    """8 bits, four at once, added up in 32.
+class Int8(MatrixPrecision):
+    """8-bit products, four at once, accumulated in 32 bits.
 
-    A row x is low + step · q with q in 0 … 255, a column of the matrix scale · w with w in −127 … 127, so that
-    Σ x · W = step · scale · Σ q · w + low · scale · Σ w, the last sum being known in advance.
+    A row x is low + step · q with q in 0 … 255, a column of the matrix scale · w with w in −127 … 127, so that Σ x · W
+    = step · scale · Σ q · w + low · scale · Σ w; the last sum is known in advance.
     """
 
     inputs = 4
     normal = COARSE
-    flags = ComputePrecision.flags | {"avx512vnni"}
+    flags = MatrixPrecision.flags | {"avx512vnni"}
     constants = 2
     by_row = True
     element, elements = I32, WORDS
     zero = ir.Constant(WORDS, None)
 
     def rounded(self, matrix: Array) -> NDArray[Any]:
-        """See `ComputePrecision`."""
+        """Return the matrix [inputs, outputs] divided by its column scales, rounded to int8."""
         found: NDArray[np.int8] = np.rint(matrix / _column_scales(matrix)).astype(np.int8)
         return found
 
     def scales(self, matrix: Array) -> Array:
-        """Of the columns, and what a row's lowest value is multiplied by."""
+        """Return [2, outputs]: the column scales, and the factors of a row's lowest value."""
         scale = _column_scales(matrix)
         return np.stack([scale, np.rint(matrix / scale).sum(0) * scale]).astype(np.float32)
 
     def add_product(self, e: Emitter, total: Value, row: Value, weights: Value) -> Value:
-        """See `ComputePrecision`."""
+        """Emit AVX-512's dot product of 8-bit quadruples."""
         quadruples = [e.builder.bitcast(value, QUADRUPLES) for value in (row, weights)]
         return e.call("llvm.x86.avx512.vpdpbusd.512", WORDS, total, *quadruples, overloaded=False)
 
     def real(self, e: Emitter, total: Value, factors: Value, row: int, constants: list[Value]) -> Value:
-        """See `ComputePrecision`."""
+        """Emit step · scale · sum + low · factor."""
         b, (scale, whole) = e.builder, constants
         step, low = (e.spread(e.load(FLOAT, factors, WORD * (FACTORS * row + n))) for n in (STEP, LOW))
         return e.fma(b.sitofp(total, FLOATS), b.fmul(step, scale), b.fmul(low, whole))
 
     def keep(self, e: Emitter, values: list[Value], target: Value, factors: Value) -> None:
-        """See `ComputePrecision`."""
+        """Emit the quantisation of a row with its own step and lowest value."""
         b = e.builder
         low, high = e.lowest(values), e.highest(values)
-        # Never zero, so that a row of equal values stays what it is.
+        # Never zero: a row of equal values would be divided by zero.
         reach = b.fadd(b.fsub(high, low), real(TINY))
         e.store(b.fdiv(reach, real(STEPS)), factors, WORD * STEP)
         e.store(low, factors, WORD * LOW)
@@ -173,8 +173,8 @@ class Int8(ComputePrecision):
             e.store(b.trunc(b.fptoui(step, WORDS), BYTES), target, n * LANES)
 
 
-FP32, BF16, INT8 = ComputePrecision(), Bf16(), Int8()
-ARITHMETICS = {"fp32": FP32, "bf16": BF16, "int8": INT8}
+FP32, BF16, INT8 = MatrixPrecision(), Bf16(), Int8()
+PRECISIONS = {"fp32": FP32, "bf16": BF16, "int8": INT8}
 
 
 def _column_scales(matrix: Array) -> Array:
