@@ -33,7 +33,10 @@ def build(
     bundle: Annotated[str, typer.Argument(help="Bundle folder, or name of a shipped model.")],
     precision: Annotated[Precision, typer.Option(help="Of the graphs, and so of the engines.")] = "fp16",
     preset: Annotated[str | None, typer.Option(help="Largest input picture: 720p, 1080p (default) or 4k.")] = None,
-    max_input: Annotated[str | None, typer.Option(help="The same as WIDTHxHEIGHT; larger pictures are config.")] = None,
+    max_input: Annotated[
+        str | None,
+        typer.Option(help="Largest input picture as WIDTHxHEIGHT, in place of --preset; larger ones are split."),
+    ] = None,
     queries: Annotated[int | None, typer.Option(help="Most queries per decoder call (default 65536).")] = None,
     scale: Annotated[float | None, typer.Option(help="Scale to be fastest for (default 2); others work too.")] = None,
     library: Annotated[LibraryName, typer.Option(help="TensorRT, or TensorRT-RTX.")] = "tensorrt",
@@ -103,7 +106,7 @@ def tune_kernels(
     precision: Annotated[Precision, typer.Option(help="Of the kernels.")] = "fp16",
     device: Annotated[str, typer.Option(help="cuda or cuda:N.")] = "cuda",
 ) -> None:
-    """Measure how engine torch's fused kernels are config best on this GPU, and store that for later runs."""
+    """Find the fastest configuration of engine torch's fused kernels on this GPU, and store it for later runs."""
     from hiif_deploy.bundle.loader import open_bundle
     from hiif_deploy.support.extras import require_extra
 

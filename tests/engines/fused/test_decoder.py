@@ -48,7 +48,7 @@ def test_the_kernel_answers_as_the_graph(name: str, precision: Precision, tolera
 
 
 @pytest.mark.parametrize("config", [KernelConfig(16, 32, 1), KernelConfig(64, 128, 5)])
-def test_the_kernel_does_not_depend_on_its_cut(config: KernelConfig) -> None:
+def test_the_output_does_not_depend_on_the_configuration(config: KernelConfig) -> None:
     decoder = graph_of("hiif-compact", "decoder", "fp32")
     feeds = feeds_of("hiif-compact", decoder)
     fused = FusedDecoder(decoder, torch.float32)

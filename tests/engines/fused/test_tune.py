@@ -1,4 +1,4 @@
-"""How the fused kernels are config: every choice answers the same, the fastest is kept, nothing is measured unasked."""
+"""Configurations of the fused kernels: all give the same output, the fastest is stored, none is measured unasked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hiif_deploy.support import cache_dir as store_root
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton", reason="Triton is not installed")
-from hiif_engines.fused import tune as fused_cuts  # noqa: E402
+from hiif_engines.fused import tune as tuning  # noqa: E402
 from hiif_engines.fused.decoder import KernelConfig  # noqa: E402
 from hiif_engines.fused.select import decoder_graphs, fused_kernels, open_kernels, tune_kernels  # noqa: E402
 from hiif_engines.fused.tune import Kernel, Measured, candidates, default_config, find, measure, store  # noqa: E402
@@ -34,9 +34,7 @@ def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def kernel_of(name: str) -> tuple[Kernel, dict[str, torch.Tensor]]:
     bundle = open_bundle("hiif-compact")
     graphs = decoder_graphs(bundle, CPU)
-    return open_kernels(graphs, "fp32")[name], fused_cuts.random_feeds(
-        bundle.contract, graphs[name], SOURCE, TARGET, CPU
-    )
+    return open_kernels(graphs, "fp32")[name], tuning.random_feeds(bundle.contract, graphs[name], SOURCE, TARGET, CPU)
 
 
 @pytest.mark.parametrize("name", [pytest.param("decoder", marks=pytest.mark.slow), "statistics_1"])
@@ -108,9 +106,9 @@ def test_a_configuration_that_no_kernel_has_is_refused(values: tuple[int, int, i
 def test_all_kernels_of_a_bundle_are_measured_and_stored(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
     # Real kernels and a real clock, at a size that the interpreter bears.
     for name, value in (("MEASURED", ((3, 3), (4, 6))), ("WARM_UP", 0), ("TURNS", 1)):
-        monkeypatch.setattr(fused_cuts, name, value)
+        monkeypatch.setattr(tuning, name, value)
     configs = [KernelConfig(16, 32, 3, 4), KernelConfig(32, 64, 2, 4)]
-    monkeypatch.setattr(fused_cuts, "candidates", lambda _: configs)
+    monkeypatch.setattr(tuning, "candidates", lambda _: configs)
     bundle = open_bundle("hiif-compact")
     found = tune_kernels(bundle, precision, CPU)
     assert set(found) == {"decoder", "statistics_0", "statistics_1"}

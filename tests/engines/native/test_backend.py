@@ -132,7 +132,7 @@ def test_a_processor_without_the_instructions_is_refused(monkeypatch: pytest.Mon
 
 
 def test_options_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(OptionError, match="on native choose fp32, bf16 or int8"):
+    with pytest.raises(OptionError, match="does not run on native, which computes in fp32, bf16, int8"):
         EngineOptions(engine="native", precision="fp16")
-    with pytest.raises(OptionError, match="a call of native code has one"):
+    with pytest.raises(OptionError, match="a call of native has one"):
         EngineOptions(engine="native", call_threads=2)

@@ -64,7 +64,7 @@ def gelu(x: np.ndarray) -> np.ndarray:
     return 0.5 * x * (1 + np.vectorize(erf)(x / sqrt(2)))
 
 
-def twin(layers: list[LayerWeights], feeds: dict[str, np.ndarray]) -> np.ndarray:
+def reference(layers: list[LayerWeights], feeds: dict[str, np.ndarray]) -> np.ndarray:
     x = feeds["state_0"].astype(np.float64)
     for layer in layers:
         second = layer.second
@@ -98,7 +98,7 @@ def test_layers_answer_as_they_do_in_float64(precision: str, width: int) -> None
     layers = [attention, level(random, width, 64, width), LayerWeights(None, product(random, width, 32))]
     feeds = feeds_of(random, 11, 19, width)
     answer = session_of(layers, precision).run(feeds)["state_1"]
-    assert 1e-9 < deviation(answer, twin(layers, feeds)) < rounding_error(precision, 5, width)
+    assert 1e-9 < deviation(answer, reference(layers, feeds)) < rounding_error(precision, 5, width)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
@@ -110,7 +110,7 @@ def test_composed_levels_answer_as_the_levels_do(precision: str, width: int) -> 
     assert [layer.second is None for layer in joined] == [True, True, True, False]
     feeds = feeds_of(random, 11, 19, width)
     answer = session_of(joined, precision).run(feeds)["state_1"]
-    assert 1e-9 < deviation(answer, twin(layers, feeds)) < rounding_error(precision, 8, width)
+    assert 1e-9 < deviation(answer, reference(layers, feeds)) < rounding_error(precision, 8, width)
     assert session_of(joined, "fp32").kernel.macs < session_of(layers, "fp32").kernel.macs
 
 
@@ -134,7 +134,7 @@ def test_any_number_of_queries_is_answered(queries: int) -> None:
     feeds = feeds_of(random, 1, queries, 32)
     answer = session_of(layers, "fp32").run(feeds)["state_1"]
     assert answer.shape == (queries, 48)
-    assert deviation(answer, twin(layers, feeds)) < rounding_error("fp32", 5, 48)
+    assert deviation(answer, reference(layers, feeds)) < rounding_error("fp32", 5, 48)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
@@ -164,7 +164,7 @@ def test_a_folded_matrix_that_changes_is_packed_again() -> None:
     session = session_of(layers, "fp32")
     for seed in (4, 5):
         feeds = feeds_of(np.random.default_rng(seed), 3, 5, 32)
-        assert deviation(session.run(feeds)["state_1"], twin(layers, feeds)) < rounding_error("fp32", 5, 48)
+        assert deviation(session.run(feeds)["state_1"], reference(layers, feeds)) < rounding_error("fp32", 5, 48)
 
 
 @pytest.mark.parametrize("precision", ["int8"])
@@ -175,7 +175,7 @@ def test_rows_of_equal_values_survive_8_bits(precision: str) -> None:
     feeds["state_0"][:] = np.array([[0.0], [1.0], [-3.0]], np.float32)
     answer = session_of(layers, precision).run(feeds)["state_1"]
     # What is left is the rounding of the matrix.
-    assert deviation(answer, twin(layers, feeds)) < rounding_error("int8", 1)
+    assert deviation(answer, reference(layers, feeds)) < rounding_error("int8", 1)
 
 
 def test_colours_stay_in_float32_where_rows_go_to_8_bits() -> None:
