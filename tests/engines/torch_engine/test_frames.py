@@ -48,6 +48,27 @@ def test_a_frame_is_that_of_its_colours_and_the_hosts_but_for_single_steps(
         assert (found != expected).mean() < 1e-2
 
 
+@pytest.mark.parametrize("turned", [IMAGE[::-1], IMAGE[..., ::-1]])
+def test_frames_with_negative_strides_are_upscaled(turned: np.ndarray, tiny_bundle: Path) -> None:
+    bundle = open_bundle(tiny_bundle)
+    with Upscaler(bundle, backend=TorchBackend(bundle, OPTIONS)) as upscaler:
+        expected = upscaler.upscale(np.ascontiguousarray(turned), size=SIZE)
+        np.testing.assert_array_equal(upscaler.upscale(turned, size=SIZE), expected)
+
+
+def test_the_fallback_encodes_a_buffer_again_that_holds_the_next_frame(tiny_bundle: Path) -> None:
+    bundle = open_bundle(tiny_bundle)
+    backend = TorchBackend(bundle, OPTIONS)
+    weights = backend._graphs["decoder"].weights
+    weights["second.bias"] = weights["second.bias"] * float("nan")
+    buffer = IMAGE.copy()
+    with Upscaler(bundle, backend=backend) as upscaler, Upscaler(bundle) as host:
+        upscaler.upscale(buffer, size=SIZE)
+        buffer[:] = 255 - IMAGE
+        found = upscaler.upscale(buffer, size=SIZE)
+        assert np.abs(found.astype(int) - host.upscale(buffer, size=SIZE)).max() <= 1
+
+
 def test_a_block_that_is_no_number_is_recomputed_as_part_of_the_frame(tiny_bundle: Path) -> None:
     bundle = open_bundle(tiny_bundle)
     backend = TorchBackend(bundle, OPTIONS)
