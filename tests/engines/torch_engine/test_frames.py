@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,16 @@ def test_a_frame_is_that_of_its_colours_and_the_hosts_but_for_single_steps(
     assert np.abs(found.astype(np.float64) - expected).max() <= step
     if dtype == "uint8":
         assert (found != expected).mean() < 1e-2
+
+
+def test_a_closed_backend_is_freed_at_once(tiny_bundle: Path) -> None:
+    bundle = open_bundle(tiny_bundle)
+    backend = TorchBackend(bundle, OPTIONS)
+    with Upscaler(bundle, backend=backend) as upscaler:
+        upscaler.upscale(IMAGE, size=SIZE)
+    alive = weakref.ref(backend)
+    del backend, upscaler
+    assert alive() is None
 
 
 @pytest.mark.parametrize("turned", [IMAGE[::-1], IMAGE[..., ::-1]])
