@@ -52,9 +52,12 @@ def check_frame(frame: object) -> None:
 
 
 def working_frame(frame: Frame) -> Frame:
-    """A checked frame as [H, W, 1 or 3] of uint8, uint16 or float32: half and double precision are cast."""
+    """A new array [H, W, 1 or 3] of uint8, uint16 or float32 from a checked frame: half and double precision are cast.
+
+    It is in C order, which PyTorch needs, and stays as it is where the caller fills `frame` with the next picture.
+    """
     channels = frame if frame.ndim == 3 else frame[..., None]
-    return channels.astype(F32, copy=False) if channels.dtype.kind == "f" else channels
+    return np.array(channels, dtype=F32 if channels.dtype.kind == "f" else channels.dtype, order="C")
 
 
 def to_unit(frame: Frame) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hiif_deploy.errors import FrameError
-from hiif_deploy.pixels import FrameFormat, check_frame, from_unit, to_unit
+from hiif_deploy.pixels import FrameFormat, check_frame, from_unit, to_unit, working_frame
 
 DTYPES = ("uint8", "uint16", "float16", "float32", "float64")
 SHAPES = ((5, 7), (5, 7, 1), (5, 7, 3))
@@ -51,6 +51,16 @@ def test_a_unit_array_is_new_float32_rgb(shape: tuple[int, ...]) -> None:
     unit = to_unit(frame)
     assert (unit.dtype, unit.shape) == (np.dtype("float32"), (5, 7, 3))
     assert not np.shares_memory(unit, frame)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_working_frame_is_new_and_in_c_order(dtype: str, shape: tuple[int, ...]) -> None:
+    frame = frame_of(dtype, shape)[::-1]
+    working = working_frame(frame)
+    assert (working.ndim, working.flags.c_contiguous) == (3, True)
+    assert not np.shares_memory(working, frame)
+    np.testing.assert_array_equal(working.reshape(shape), frame.astype(working.dtype))
 
 
 def test_grey_fills_the_three_channels() -> None:

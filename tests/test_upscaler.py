@@ -40,6 +40,15 @@ def whole(upscaler: Upscaler, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
         return single.render_unclamped(single.encode(frame), size=SIZE)
 
 
+def test_features_do_not_depend_on_what_the_caller_does_with_the_frame(
+    upscaler: Upscaler, frame: NDArray[np.uint8]
+) -> None:
+    expected, buffer = upscaler.upscale(frame, size=SIZE), frame.copy()
+    features = upscaler.encode(buffer)
+    buffer[:] = 0
+    np.testing.assert_array_equal(upscaler.render(features, size=SIZE), expected)
+
+
 @pytest.mark.parametrize("rows", [1, 7, 64, 1000])
 @pytest.mark.parametrize("tile_rows", [1, 8, 64])
 def test_the_answer_does_not_depend_on_rows_per_block(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +59,8 @@ class HostBackend(DecoderBackend):
         self.description = f"{self._title}, {self.precision}"
         self.sessions = sessions
         """By graph name."""
-        self._converter = FrameConverter(self.contract, self._open_shared)
+        self._shared = self._shared_opener()
+        self._converter = FrameConverter(self.contract, self._shared)
         self._executor = self._make_executor(max(1, self._threads // self._call_threads))
         self.decoder = Decoder(self.contract, self._executor, self.description)
 
@@ -129,7 +131,12 @@ class HostBackend(DecoderBackend):
             following=following,
         )
 
-    def _open_shared(self, name: str) -> Session:
-        """A shared graph, always on the processor, where its rounding is that of the reference."""
-        threads = self._threads if name.startswith("prepare") else 1
-        return open_shared(name, threads)
+    def _shared_opener(self) -> Callable[[str], Session]:
+        """Loads a shared graph by its name. It does not refer to the backend, whose memory would wait for a garbage
+        collection."""
+        return partial(_open_shared, threads=self._threads)
+
+
+def _open_shared(name: str, threads: int) -> Session:
+    """A shared graph, always on the processor, where its rounding is that of the reference."""
+    return open_shared(name, threads if name.startswith("prepare") else 1)

@@ -9,7 +9,7 @@ from typing import cast
 from hiif_deploy.backends.base import Advance, Encoded
 from hiif_deploy.backends.host import HostBackend
 from hiif_deploy.backends.sessions.onnxruntime_device import Crop, DeviceSession, HeldFeatures
-from hiif_deploy.bundle.contract import GraphContract, is_fold
+from hiif_deploy.bundle.contract import Contract, GraphContract, is_fold
 from hiif_deploy.decoding.conversion import FrameConverter, colour_range, finish_feeds, finish_name, prepare_vectors
 from hiif_deploy.decoding.encode import padded_frame
 from hiif_deploy.decoding.executor import DecodedBlock
@@ -29,6 +29,8 @@ class DeviceBackend(HostBackend):
     Bundles whose decoders form a cascade read features on the host and are not for it.
     """
 
+    _shared: Callable[[str], DeviceSession]
+
     def encode(self, frame: Frame, plan: Plan, advance: Advance) -> Encoded:
         """See `Backend`; features stay on the device. Those of a picture in tiles are put together on the host."""
         size = frame.shape[0], frame.shape[1]
@@ -36,7 +38,7 @@ class DeviceBackend(HostBackend):
         if plan.encoder_tile[0] < size[0] or plan.encoder_tile[1] < size[1]:
             features = super().encode(frame, plan, advance)
             return HeldFeatures(maps.upload("features", features[None]), size)  # type: ignore[index]
-        prepare = self._open_shared(f"prepare-{frame.dtype}")
+        prepare = self._shared(f"prepare-{frame.dtype}")
         padded = padded_frame(self.contract, frame)
         image = prepare.hold({"frame": padded, **prepare_vectors(self.contract)})["image"]
         held = HeldFeatures(encoder.hold({"image": image})["features"], size)
@@ -57,12 +59,12 @@ class DeviceBackend(HostBackend):
         threads = self._threads if is_encoder else self._call_threads
         return DeviceSession(graph, model, self._options.provider, threads, keep_memory=not is_encoder)
 
-    @functools.cache  # noqa: B019 (a backend lives as long as its sessions)
-    def _open_shared(self, name: str) -> DeviceSession:
-        return DeviceSession(contracts()[name], model(name), self._options.provider, self._call_threads)
+    def _shared_opener(self) -> Callable[[str], DeviceSession]:
+        # A cache of the instance: one of the class would hold every backend until the process ends.
+        return functools.cache(functools.partial(_open_shared, self._options.provider, self._call_threads))
 
     def _make_executor(self, calls: int) -> SessionExecutor:
-        return DeviceExecutor(self, self._converter, calls)
+        return DeviceExecutor(self.contract, self.sessions, self._converter, calls, self._shared)
 
     def _usual_block(self, limits: PlanLimits) -> int:
         return gpu_query_block(self.contract, limits.memory, self._threads)
@@ -75,22 +77,29 @@ class DeviceBackend(HostBackend):
         return cast(DeviceSession, self.sessions[name])
 
 
+def _open_shared(provider: str, threads: int, name: str) -> DeviceSession:
+    return DeviceSession(contracts()[name], model(name), provider, threads)
+
+
 class DeviceExecutor(SessionExecutor):
     """`SessionExecutor` whose maps, folded matrices and colours are on the device."""
 
-    def __init__(self, backend: DeviceBackend, converter: FrameConverter, threads: int) -> None:
-        super().__init__(backend.contract, backend.sessions, converter, threads)
-        self._backend = backend
-        maps = backend._held("maps")
-        self._crop = Crop(backend._open_shared(f"crop-{maps.dtype_of('features')}"))
+    def __init__(
+        self, contract: Contract, sessions: dict[str, Session], converter: FrameConverter, threads: int,
+        shared: Callable[[str], DeviceSession],
+    ) -> None:  # fmt: skip
+        """`shared` gives the session of a shared graph."""
+        super().__init__(contract, sessions, converter, threads)
+        self._shared = shared
+        self._crop = Crop(shared(f"crop-{self._held('maps').dtype_of('features')}"))
 
     def place(self, folded: Tensors, graph: str) -> Tensors:
         """See `Executor`; uploaded once for all blocks."""
-        return self._backend._held(graph).place(folded)
+        return self._held(graph).place(folded)
 
     def blocks(self, job: Job, queries: TileQueries, folded: Tensors) -> Iterable[DecodedBlock]:
         """See `Executor`; a block at a time, finished on the device."""
-        decoder, finish = self._backend._held("decoder"), self._backend._open_shared(finish_name(job))
+        decoder, finish = self._held("decoder"), self._shared(finish_name(job))
         for row, column, block in query_parts(job, queries, self._maps(job, queries.tile)):
             geometry = self.geometry("decoder", job, block)
             colour = decoder.hold({**block.maps(), **folded, **geometry})["colour"]
@@ -106,6 +115,9 @@ class DeviceExecutor(SessionExecutor):
         def make() -> Tensors:
             crop = self._crop(features, tile, self.contract.decoder.halo)
             # To the decoder's graphs a tensor on the device is as good as an array.
-            return cast(Tensors, self._backend._held("maps").hold({"features": crop}))
+            return cast(Tensors, self._held("maps").hold({"features": crop}))
 
         return functools.cache(lambda: job.kept_maps(tile, make))
+
+    def _held(self, graph: str) -> DeviceSession:
+        return cast(DeviceSession, self.sessions[graph])

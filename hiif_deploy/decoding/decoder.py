@@ -3,7 +3,7 @@ blocks that half precision could not compute."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hiif_deploy.bundle.contract import Contract
 from hiif_deploy.decoding.encode import encoder_calls
-from hiif_deploy.decoding.executor import BlockSums, DecodedBlock, Executor
+from hiif_deploy.decoding.executor import BlockSums, DecodedBlock, Executor, T
 from hiif_deploy.decoding.job import Job, Statistics, Sums, TileQueries, Window
 from hiif_deploy.decoding.output_check import check_range
 from hiif_deploy.decoding.plan import Plan
@@ -58,10 +58,8 @@ class Decoder:
         placed = self.executor.place(folded, f"statistics_{n}")
         total: Sums = {}
         work = partial(self.executor.sums, job, folded=placed, n=n)
-        for blocks in self.executor.each(work, self._tiles(job, window)):
-            for block in blocks:
-                accumulate(total, self._finite_sums(job, block, folded, n))
-            job.advance(1)
+        for block in self._each_block(work, job, window):
+            accumulate(total, self._finite_sums(job, block, folded, n))
         return total
 
     def frames(self, job: Job, window: Window, statistics: Statistics) -> Iterator[tuple[slice, slice, Frame]]:
@@ -72,11 +70,19 @@ class Decoder:
         folded = self.executor.place(statistics.folded, "decoder")
         top, left = window.rows[0], window.columns[0]
         work = partial(self.executor.blocks, job, folded=folded)
+        for block in self._each_block(work, job, window):
+            (start, stop), (first, last) = block.window.rows, block.window.columns
+            values = self._checked(job, block, statistics)
+            yield slice(start - top, stop - top), slice(first - left, last - left), values
+
+    def _each_block(self, work: Callable[[TileQueries], Iterable[T]], job: Job, window: Window) -> Iterator[T]:
+        """Results of `work` for all tiles; a step is reported when those of a tile are used up.
+
+        A generator of its own, which ends with the loop over it: a variable of that loop would live on in the traceback
+        of an error, and with it what an executor holds for a tile, beyond the end of the backend.
+        """
         for blocks in self.executor.each(work, self._tiles(job, window)):
-            for block in blocks:
-                (start, stop), (first, last) = block.window.rows, block.window.columns
-                values = self._checked(job, block, statistics)
-                yield slice(start - top, stop - top), slice(first - left, last - left), values
+            yield from blocks
             job.advance(1)
 
     def _finite_sums(self, job: Job, block: BlockSums, folded: Tensors, n: int) -> Tensors:

@@ -49,7 +49,7 @@ class Executor(Protocol):
 
     >>> for blocks in executor.each(lambda queries: executor.blocks(job, queries, folded), tiles):
     ...     for block in blocks:
-    ...         frame[block.window.slices] = block.values
+    ...         frame[slice(*block.window.rows), slice(*block.window.columns)] = block.values
     """
 
     def each(self, work: Callable[[TileQueries], Iterable[T]], tiles: Iterable[TileQueries]) -> Iterator[Iterable[T]]:

@@ -169,8 +169,3 @@ class Job:
         inside = self.features[:, max(top, 0) : bottom, max(left, 0) : right]
         margins = ((0, 0), (max(-top, 0), max(bottom - height, 0)), (max(-left, 0), max(right - width, 0)))
         return np.pad(inside, margins)[None]
-
-
-def _absolute(window: Window, tile: Tile) -> tuple[slice, slice]:
-    """Rows and columns of the output picture that a tile of a window covers."""
-    return shift(slice(*window.rows), tile.rows), shift(slice(*window.columns), tile.columns)

@@ -63,6 +63,8 @@ class TorchBackend(DecoderBackend):
         if recorder is True or (recorder is None and device.type == "cuda"):
             recorder = CudaRecorder(device)
         self._cache = CudaGraphCache(recorder) if recorder else None
+        # A cache of the instance: one of the class would hold every backend until the process ends.
+        self._shared = functools.cache(functools.partial(_open_shared, device))
         self._executor = TorchExecutor(self.contract, self._graphs, kernels, folds, self._shared, device, self._cache)
         self.decoder = Decoder(self.contract, self._executor, self.description, self._fallback)
 
@@ -94,10 +96,6 @@ class TorchBackend(DecoderBackend):
             self._cache.clear()
         self._graphs.clear()
 
-    @functools.cache  # noqa: B019 (a backend lives as long as its graphs)
-    def _shared(self, name: str) -> TorchGraph:
-        return TorchGraph(contracts()[name], model(name), self._device)
-
     def _fuse(self, bundle: Bundle, fused: bool | None) -> dict[str, Compute]:
         """Fused kernels by the names of their graphs; none where they are not wanted or do not fit."""
         if not (self._device.type == "cuda" if fused is None else fused):
@@ -109,6 +107,10 @@ class TorchBackend(DecoderBackend):
                 raise
             logger.warning("no fused kernels (%s): the graphs run operation by operation (slower)", error)
             return {}
+
+
+def _open_shared(device: torch.device, name: str) -> TorchGraph:
+    return TorchGraph(contracts()[name], model(name), device)
 
 
 def open_torch(bundle: Bundle, options: EngineOptions) -> TorchBackend:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,17 @@ def answer(bundle: Bundle, kind: type[HostBackend], engine: EngineOptions, optio
         statistics = upscaler.statistics(features, SIZE)
         assert all(isinstance(value, np.ndarray) for value in statistics.folded.values())
         return upscaler.render_unclamped(features, size=SIZE, statistics=statistics)
+
+
+@pytest.mark.parametrize("kind", [HostBackend, DeviceBackend])
+def test_a_closed_backend_is_freed_at_once(kind: type[HostBackend], half_bundle: Path) -> None:
+    bundle, engine = open_bundle(half_bundle), EngineOptions(threads=1)
+    backend = kind(bundle, engine)
+    with Upscaler(bundle, engine=engine, backend=backend) as upscaler:
+        upscaler.upscale(IMAGE, size=SIZE)
+    alive = weakref.ref(backend)
+    del backend, upscaler
+    assert alive() is None
 
 
 def crop_session(dtype: str) -> DeviceSession:

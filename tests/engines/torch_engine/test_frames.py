@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,37 @@ def test_a_frame_is_that_of_its_colours_and_the_hosts_but_for_single_steps(
     assert np.abs(found.astype(np.float64) - expected).max() <= step
     if dtype == "uint8":
         assert (found != expected).mean() < 1e-2
+
+
+def test_a_closed_backend_is_freed_at_once(tiny_bundle: Path) -> None:
+    bundle = open_bundle(tiny_bundle)
+    backend = TorchBackend(bundle, OPTIONS)
+    with Upscaler(bundle, backend=backend) as upscaler:
+        upscaler.upscale(IMAGE, size=SIZE)
+    alive = weakref.ref(backend)
+    del backend, upscaler
+    assert alive() is None
+
+
+@pytest.mark.parametrize("turned", [IMAGE[::-1], IMAGE[..., ::-1]])
+def test_frames_with_negative_strides_are_upscaled(turned: np.ndarray, tiny_bundle: Path) -> None:
+    bundle = open_bundle(tiny_bundle)
+    with Upscaler(bundle, backend=TorchBackend(bundle, OPTIONS)) as upscaler:
+        expected = upscaler.upscale(np.ascontiguousarray(turned), size=SIZE)
+        np.testing.assert_array_equal(upscaler.upscale(turned, size=SIZE), expected)
+
+
+def test_the_fallback_encodes_a_buffer_again_that_holds_the_next_frame(tiny_bundle: Path) -> None:
+    bundle = open_bundle(tiny_bundle)
+    backend = TorchBackend(bundle, OPTIONS)
+    weights = backend._graphs["decoder"].weights
+    weights["second.bias"] = weights["second.bias"] * float("nan")
+    buffer = IMAGE.copy()
+    with Upscaler(bundle, backend=backend) as upscaler, Upscaler(bundle) as host:
+        upscaler.upscale(buffer, size=SIZE)
+        buffer[:] = 255 - IMAGE
+        found = upscaler.upscale(buffer, size=SIZE)
+        assert np.abs(found.astype(int) - host.upscale(buffer, size=SIZE)).max() <= 1
 
 
 def test_a_block_that_is_no_number_is_recomputed_as_part_of_the_frame(tiny_bundle: Path) -> None:
