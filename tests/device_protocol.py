@@ -233,7 +233,7 @@ def an_address_inside_a_block_cannot_be_freed(device: Device) -> None:
 
 def a_lack_of_memory_is_told_in_bytes(device: Device) -> None:
     with pytest.raises(
-        EngineError, match=r"35,184,372,088,832 bytes were asked for, [\d,]+ of [\d,]+ are free; .*--mem"
+        EngineError, match=r"35,184,372,088,832 bytes were requested, [\d,]+ of [\d,]+ are free; .*--mem"
     ):
         device.allocate(1 << 45)
     _still_works(device, device.stream())

@@ -126,7 +126,7 @@ def test_all_handles_are_released_newest_first_whatever_fails() -> None:
 
 def test_a_lack_of_memory_names_sizes_and_ways_out() -> None:
     message = str(out_of_memory("layer 1", 3_000_000_000, 1_000_000, 8_000_000_000))
-    assert message.startswith("layer 1: GPU memory is short: 3,000,000,000 bytes were asked for, 1,000,000 of")
+    assert message.startswith("layer 1: GPU memory is short: 3,000,000,000 bytes were requested, 1,000,000 of")
     assert "--memory" in message
     assert "query block" in message
 

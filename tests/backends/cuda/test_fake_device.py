@@ -386,9 +386,9 @@ def test_operations_are_logged_with_their_streams() -> None:
 def test_the_memory_limit_is_that_of_the_facts_or_a_smaller_one() -> None:
     device = FakeDevice(facts=replace(FACTS, memory=1000))
     address = device.allocate(900)
-    with pytest.raises(EngineError, match=r"101 bytes were asked for, 100 of 1,000 are free"):
+    with pytest.raises(EngineError, match=r"101 bytes were requested, 100 of 1,000 are free"):
         device.allocate(101)
     device.free(address)
     device.allocate(1000)
-    with pytest.raises(EngineError, match=r"51 bytes were asked for, 50 of 50 are free"):
+    with pytest.raises(EngineError, match=r"51 bytes were requested, 50 of 50 are free"):
         FakeDevice(memory_limit=50).allocate(51)
