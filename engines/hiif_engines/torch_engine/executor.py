@@ -16,7 +16,7 @@ from torch import Tensor
 from hiif_deploy.bundle.contract import Contract
 from hiif_deploy.decoding.conversion import finish_feeds, finish_name
 from hiif_deploy.decoding.executor import BlockSums, DecodedBlock, T
-from hiif_deploy.decoding.job import Job, Sums, TileQueries
+from hiif_deploy.decoding.job import Job, Sums, TileQueries, Window
 from hiif_deploy.decoding.output_check import ColourRange
 from hiif_deploy.decoding.queries import geometry_inputs
 from hiif_deploy.decoding.session import Session, Tensors
@@ -80,26 +80,27 @@ class TorchExecutor:
 
     def blocks(self, job: Job, queries: TileQueries, folded: Tensors) -> Iterable[DecodedBlock]:
         """See `Executor`; finished on the device, one block late."""
+        feeds = finish_feeds(self._contract, job.frame, queries.rows, queries.columns)
+        with self.lock:
+            # Once per tile: an upload waits for the blocks that are queued.
+            tables = self._upload({**feeds, "frame": as_device_type(feeds["frame"])})
         queued: deque[Callable[[], DecodedBlock]] = deque()
         for row, column, outputs in self._calls("decoder", job, queries, folded):
-            queued.append(self._finish(job, queries, row, column, outputs["colour"]))
+            given = {name: value[_entries(name, row, column)] for name, value in tables.items()}
+            queued.append(self._finish(job, queries.part(row, column), {**given, "colour": outputs["colour"]}))
             if len(queued) == AHEAD:
                 yield queued.popleft()()
         for wait in queued:
             yield wait()
 
-    def _finish(
-        self, job: Job, queries: TileQueries, row: slice, column: slice, colour: Tensor
-    ) -> Callable[[], DecodedBlock]:
+    def _finish(self, job: Job, window: Window, feeds: Mapping[str, Tensor]) -> Callable[[], DecodedBlock]:
         """Queue a block's values; what is returned waits for them."""
-        frame, rows, columns = job.frame, queries.rows[row], queries.columns[column]
         graph = self._shared(finish_name(job).replace("uint16", "int32"))
-        feeds = finish_feeds(self._contract, as_device_type(frame), rows, columns)
         with self.lock, torch.inference_mode():
-            found = graph({**self._upload(feeds), "colour": colour})
+            found = graph(feeds)
             scalars = torch.stack([found[name] for name in ("low", "high", "total")])
             download = Download(found["values"], scalars)
-        return partial(_finished, download, queries.part(row, column), frame.dtype)
+        return partial(_finished, download, window, job.frame.dtype)
 
     def _sampled_sums(self, job: Job, queries: TileQueries, folded: Tensors, n: int) -> BlockSums:
         """Sampled queries are few, so they run operation by operation, fused or not."""
@@ -137,9 +138,14 @@ class TorchExecutor:
         return {name: torch.tensor(value).to(self._device) for name, value in host.items()}
 
 
-def _finished(download: Download, window: Any, dtype: np.dtype[Any]) -> DecodedBlock:
+def _finished(download: Download, window: Window, dtype: np.dtype[Any]) -> DecodedBlock:
     values, (low, high, total) = download.wait()
     return DecodedBlock(window, values.astype(dtype, copy=False), ColourRange(float(low), float(high), float(total)))
+
+
+def _entries(name: str, rows: slice, columns: slice) -> slice:
+    """A block's entries of a tile's input of a `finish` graph; all of them where it has none for rows or columns."""
+    return {"row": rows, "column": columns}.get(name.partition("_")[0], slice(None))
 
 
 def _part(name: str, value: Tensor, rows: slice, columns: slice) -> Tensor:

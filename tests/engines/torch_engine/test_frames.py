@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,15 @@ import pytest
 from hiif_deploy import EngineOptions, Upscaler
 from hiif_deploy.backends.host import HostBackend
 from hiif_deploy.bundle.loader import open_bundle
+from hiif_deploy.decoding.job import Window
 from hiif_deploy.images.samples import sample
-from hiif_deploy.pixels import from_unit
+from hiif_deploy.pixels import Frame, from_unit
 
 pytest.importorskip("torch")
 
+from hiif_engines.torch_engine import executor
 from hiif_engines.torch_engine.backend import TorchBackend
+from hiif_engines.torch_engine.features import as_device_type
 
 OPTIONS = EngineOptions(engine="torch", device="cpu", threads=1)
 IMAGE = sample("astronaut")[100:124, 100:120]
@@ -47,6 +51,30 @@ def test_a_frame_is_that_of_its_colours_and_the_hosts_but_for_single_steps(
     assert np.abs(found.astype(np.float64) - expected).max() <= step
     if dtype == "uint8":
         assert (found != expected).mean() < 1e-2
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_the_frame_is_uploaded_once_for_all_blocks_of_a_tile(
+    dtype: str, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, frame = open_bundle(tiny_bundle), IMAGE.astype(dtype)
+    backend = TorchBackend(bundle, replace(OPTIONS, gpu_memory=1 << 20))
+    uploaded: list[tuple[int, ...]] = []
+
+    def converted(part: Frame) -> Frame:
+        uploaded.append(part.shape)
+        return as_device_type(part)
+
+    monkeypatch.setattr(executor, "as_device_type", converted)
+    with Upscaler(bundle, backend=backend) as upscaler:
+        features = upscaler.encode(frame)
+        statistics = upscaler.statistics(features, SIZE)
+        found = upscaler.render(features, size=SIZE, statistics=statistics)
+        tiles = len(uploaded)
+        blocks = list(backend.frames(upscaler._job(features, SIZE), Window((0, 70), (0, 61)), statistics))
+        colours = upscaler.render_unclamped(features, size=SIZE, statistics=statistics)
+    assert tiles < len(blocks)
+    np.testing.assert_array_equal(found, from_unit(colours, features.format))
 
 
 def test_a_closed_backend_is_freed_at_once(tiny_bundle: Path) -> None:
