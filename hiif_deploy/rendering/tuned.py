@@ -14,6 +14,7 @@ import onnxruntime
 from hiif_deploy.backends.choice import runs_on_gpu
 from hiif_deploy.backends.engines import AUTO, ENGINES
 from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.backends.providers import full_provider
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.errors import OptionError
 from hiif_deploy.support import cache_dir as store_root
@@ -102,7 +103,7 @@ def processor(file: Path = CPU_INFO) -> str:
 def _path(bundle: Bundle, engine: EngineOptions) -> Path | None:
     facts = [
         sorted(graph.sha256 for graph in bundle.contract.graphs), engine.engine, engine.precision,
-        engine.thread_count, processor(), onnxruntime.__version__,
+        full_provider(engine.provider), engine.thread_count, processor(), onnxruntime.__version__,
     ]  # fmt: skip
     return measured_path(FOLDER, facts)
 

@@ -63,9 +63,15 @@ def test_what_the_caller_says_goes_first(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [EngineOptions(threads=1), EngineOptions(engine="openvino", threads=2), EngineOptions(provider="cuda")]
+    "other",
+    [
+        EngineOptions(threads=1),
+        EngineOptions(engine="openvino", threads=2),
+        EngineOptions(provider="cuda", threads=2),
+        EngineOptions(provider="coreml", threads=2),
+    ],
 )
-def test_another_engine_or_number_of_threads_is_another_tuning(bundle: Bundle, other: EngineOptions) -> None:
+def test_another_engine_provider_or_number_of_threads_is_another_tuning(bundle: Bundle, other: EngineOptions) -> None:
     tuned.store(bundle, ENGINE, tuning_of())
     assert tuned.find(bundle, other) is None
     assert tuned.find(bundle, ENGINE) == CUT
