@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.backends.engines import EngineSpec
@@ -16,7 +15,6 @@ from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.pixels import Frame
 
-Array = NDArray[np.float32]
 Advance = Callable[[int], None]
 
 
