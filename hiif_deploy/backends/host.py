@@ -112,7 +112,7 @@ class HostBackend(DecoderBackend):
     @property
     def _title(self) -> str:
         """Engine and device, for people."""
-        return f"{self.engine.title}, {self._options.provider}"
+        return f"{self.engine.title}, {self._options.provider if self.engine.gpu == 'provider' else 'cpu'}"
 
     def _open(self, graph: GraphContract, *parts: GraphContract) -> Session:
         # Folding is tiny and float64: on the processor. The decoder's calls are small and many: few threads each.
