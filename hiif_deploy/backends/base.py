@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from hiif_deploy.backends.engines import EngineSpec
 from hiif_deploy.decoding.decoder import Decoder
-from hiif_deploy.decoding.job import Job, Statistics, Window
+from hiif_deploy.decoding.job import Advance, Job, Statistics, Window
 from hiif_deploy.decoding.plan import Plan, PlanLimits
 from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.pixels import Frame
-
-Advance = Callable[[int], None]
 
 
 class DeviceFeatures(Protocol):

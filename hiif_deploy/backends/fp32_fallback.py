@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +27,7 @@ class Fp32Fallback:
     def __init__(self, bundle: Bundle, threads: int) -> None:
         self._bundle, self._threads = bundle, threads
         self._host: HostBackend | None = None
-        self._last: tuple[Frame, Encoded] | None = None
+        self._last: tuple[weakref.ref[Any], Encoded] | None = None
         self._lock = threading.Lock()
         self.count = 0
         """Blocks recomputed so far."""
@@ -60,6 +62,7 @@ class Fp32Fallback:
     def _job(self, host: HostBackend, job: Job) -> Job:
         """The job for the fp32 graphs; the last picture's features are kept."""
         plan = host.plan(job.source, PlanLimits())
-        if self._last is None or self._last[0] is not job.frame:
-            self._last = (job.frame, host.encode(job.frame, plan, ignore))
+        # Weakly: features on a GPU are not kept there for the sake of a fallback.
+        if self._last is None or self._last[0]() is not job.features:
+            self._last = (weakref.ref(job.features), host.encode(job.frame, plan, ignore))
         return Job(job.contract, self._last[1], job.frame, job.size, plan, job.cell, job.sampling, clamps=job.clamps)

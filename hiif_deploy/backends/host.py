@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.backends.base import Advance, DecoderBackend, Encoded
+from hiif_deploy.backends.base import DecoderBackend, Encoded
 from hiif_deploy.backends.engines import ENGINES
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.backends.sessions.open import open_session, open_shared
@@ -18,6 +18,7 @@ from hiif_deploy.decoding.cascade import CascadedExecutor
 from hiif_deploy.decoding.conversion import FrameConverter
 from hiif_deploy.decoding.decoder import Decoder
 from hiif_deploy.decoding.encode import encode, encode_whole
+from hiif_deploy.decoding.job import Advance
 from hiif_deploy.decoding.plan import QUERY_BLOCK, Plan, PlanLimits, make_plan
 from hiif_deploy.decoding.session import REDUCED_PRECISIONS, ComputePrecision, Session
 from hiif_deploy.decoding.session_executor import SessionExecutor
@@ -35,7 +36,7 @@ class HostBackend(DecoderBackend):
     """An engine whose tensors are numpy arrays: ONNX Runtime, OpenVINO."""
 
     fallback_blocks = 0
-    """Never needed: the values that overflow fp16 fit every precision of these engines."""
+    """Always 0: what overflows in fp16 is an error here (NotAPictureError), because these engines run fp32 as well."""
     memory_bytes = 0
     """None of a GPU's."""
 

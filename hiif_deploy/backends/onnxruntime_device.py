@@ -6,14 +6,14 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import cast
 
-from hiif_deploy.backends.base import Advance, Encoded
+from hiif_deploy.backends.base import Encoded
 from hiif_deploy.backends.host import HostBackend
 from hiif_deploy.backends.sessions.onnxruntime_device import Crop, DeviceSession, HeldFeatures
 from hiif_deploy.bundle.contract import Contract, GraphContract, is_fold
 from hiif_deploy.decoding.conversion import FrameConverter, colour_range, finish_feeds, finish_name, prepare_vectors
 from hiif_deploy.decoding.encode import padded_frame
 from hiif_deploy.decoding.executor import DecodedBlock
-from hiif_deploy.decoding.job import Job, TileQueries
+from hiif_deploy.decoding.job import Advance, Job, TileQueries
 from hiif_deploy.decoding.plan import Plan, PlanLimits, gpu_query_block
 from hiif_deploy.decoding.session import Session, Tensors
 from hiif_deploy.decoding.session_executor import SessionExecutor, query_parts

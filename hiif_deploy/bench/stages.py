@@ -1,4 +1,7 @@
-"""Where the time of an upscaler goes: its progress tells the stages apart, and each graph of the host is timed."""
+"""Where the time of an upscaler goes: its progress tells the stages apart, and each graph of the host is timed.
+
+The last fold, which is tiny, counts as decoding: its pass has reported all of its steps by then.
+"""
 
 from __future__ import annotations
 

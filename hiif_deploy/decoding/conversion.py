@@ -49,7 +49,8 @@ class FrameConverter:
         """Put `wrap(name, session)` in the place of every session."""
         open_graph = self._open_graph
         self._open_graph = lambda name: wrap(name, open_graph(name))
-        self._sessions.clear()
+        with self._lock:
+            self._sessions = {name: wrap(name, session) for name, session in self._sessions.items()}
 
     def _session(self, name: str) -> Session:
         with self._lock:

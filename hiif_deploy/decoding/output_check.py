@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from hiif_deploy.errors import EngineError
 from hiif_deploy.pixels import Frame
 
-MOST_COLOUR = 1000.0
+MAX_COLOUR = 1000.0
 """White being 1. Sharp edges overshoot by tenths, untrained weights by some units."""
 DARK = 0.02
 """Mean of a picture that may become black."""
-LEAST_PIXELS = 64
+MIN_PIXELS = 64
 """Of a picture that is not expected to become black: less may happen by chance."""
 
 
@@ -46,9 +46,9 @@ class ColourRange:
 
     @classmethod
     def of(cls, values: NDArray[Any]) -> ColourRange:
-        """Range of a float array of any shape."""
-        with np.errstate(all="ignore"):
-            return cls(float(values.min(initial=0)), float(values.max(initial=0)), float(values.sum(dtype=np.float64)))
+        """Range of a float array of any shape. NumPy's least and largest value are NaN where one is."""
+        low, high = float(values.min(initial=0)), float(values.max(initial=0))
+        return cls(low, high, low + high)
 
     @property
     def is_finite(self) -> bool:
@@ -56,7 +56,7 @@ class ColourRange:
         return math.isfinite(self.low) and math.isfinite(self.high) and not math.isnan(self.total)
 
 
-def check_range(found: ColourRange, where: str, most: float = MOST_COLOUR) -> None:
+def check_range(found: ColourRange, where: str, most: float = MAX_COLOUR) -> None:
     """NotAPictureError where a value is NaN or infinite, or beyond ±`most`."""
     if not found.is_finite:
         raise NotAPictureError("no numbers (NaN or infinite)", where)
@@ -71,7 +71,7 @@ def check_values(values: NDArray[Any], where: str) -> None:
 
 def check_not_black(made: Frame, given: Frame, where: str) -> None:
     """NotAPictureError where a whole frame is black and the one that it was made from is not."""
-    if given.shape[0] * given.shape[1] < LEAST_PIXELS or made.any():
+    if given.shape[0] * given.shape[1] < MIN_PIXELS or made.any():
         return
     white = float(np.iinfo(given.dtype).max) if given.dtype.kind == "u" else 1.0
     if float(given.mean(dtype=np.float64)) > DARK * white:

@@ -11,7 +11,7 @@ from hiif_deploy.backends.choice import auto_attempts
 from hiif_deploy.backends.engines import AUTO, ENGINES, EngineSpec
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bundle.loader import Bundle
-from hiif_deploy.errors import EngineAbsentError, EngineError, HiifError
+from hiif_deploy.errors import EngineAbsentError, HiifError
 from hiif_deploy.support.extras import require_extra
 from hiif_deploy.support.resolve import resolve
 
@@ -44,13 +44,17 @@ def _opener(engine: EngineSpec) -> Callable[[Bundle, EngineOptions], Backend]:
 
 
 def _open_best(bundle: Bundle, options: EngineOptions) -> Backend:
-    reasons = []
+    reasons: list[str] = []
+    last: HiifError | None = None
     for attempt in auto_attempts(bundle.contract, options):
         try:
             backend = open_backend(bundle, attempt.options)
         except HiifError as error:
             reasons.append(f"not {attempt.name} ({error})")
+            last = error
             continue
         logger.warning("%s", "; ".join([f"engine auto: {backend.description}", *reasons]))
         return backend
-    raise EngineError(f"engine auto: no engine runs bundle {bundle.contract.name}: {'; '.join(reasons)}")
+    logger.warning("engine auto: %s", "; ".join(reasons))
+    assert last is not None  # there is always an attempt
+    raise last

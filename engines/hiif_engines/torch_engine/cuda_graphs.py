@@ -22,7 +22,7 @@ from hiif_deploy.errors import EngineError
 logger = logging.getLogger(__name__)
 
 Feeds = Mapping[str, Tensor]
-Answers = Callable[[Feeds], dict[str, Tensor]]
+Compute = Callable[[Feeds], dict[str, Tensor]]
 Key = tuple[object, ...]
 MOST = 16
 """Recordings kept: three graphs (colours, two statistics passes), each for the whole blocks and the last ones."""
@@ -50,7 +50,7 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """Records CUDA graphs. They share one block of memory, so answers must be read before the next replay."""
+    """Records CUDA graphs. They share one block of memory, so compute must be read before the next replay."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -101,19 +101,19 @@ class CudaGraphCache:
     """None: seen once, not recorded yet."""
     _failed: bool = False
 
-    def run(self, name: str, answers: Answers, maps: Feeds, given: Feeds) -> dict[str, Tensor]:
-        """`answers` to a block, in memory of its own. `given` is copied, `maps` are read where they lie."""
+    def run(self, name: str, compute: Compute, maps: Feeds, given: Feeds) -> dict[str, Tensor]:
+        """`compute` to a block, in memory of its own. `given` is copied, `maps` are read where they lie."""
         key = name, *_places(maps), *((part, value.shape, value.dtype) for part, value in given.items())
         if self._failed:
-            return answers({**maps, **given})
+            return compute({**maps, **given})
         if key not in self._kept:
             self._keep(key, None)
-            return answers({**maps, **given})
+            return compute({**maps, **given})
         recorded = self._kept[key]
         if recorded is None:
-            recorded = self._record(answers, maps, given)
+            recorded = self._record(compute, maps, given)
             if recorded is None:
-                return answers({**maps, **given})
+                return compute({**maps, **given})
         self._keep(key, recorded)
         return recorded(given)
 
@@ -127,13 +127,13 @@ class CudaGraphCache:
         while len(self._kept) > self.most:
             self._kept.popitem(last=False)
 
-    def _record(self, answers: Answers, maps: Feeds, given: Feeds) -> _Recorded | None:
+    def _record(self, compute: Compute, maps: Feeds, given: Feeds) -> _Recorded | None:
         """None where it fails, which is reported once."""
         with torch.inference_mode():
             inputs = {name: value.clone(memory_format=torch.contiguous_format) for name, value in given.items()}
         feeds = {**maps, **inputs}
         try:
-            return _Recorded(inputs, self.recorder.record(lambda: answers(feeds)))
+            return _Recorded(inputs, self.recorder.record(lambda: compute(feeds)))
         except (RuntimeError, EngineError) as error:  # PyTorch's own are RuntimeErrors
             self._failed = True
             self.clear()

@@ -7,7 +7,7 @@ from hiif_deploy.decoding.plan import UNBOUNDED, Plan, encoder_tiles
 from hiif_deploy.errors import OptionError
 from hiif_deploy.geometry.sizes import Size
 
-MOST_QUERIES = 1 << 16
+MAX_QUERIES = 1 << 16
 """Of a block: its activations fit an L2 cache, and its float32 sums stay exact enough (design/precision.md)."""
 
 
@@ -28,7 +28,7 @@ def make_torch_plan(
             "(gpu_memory), or use --engine onnxruntime, which blends tiles"
         )
     pixel, query = 4 * contract.decoder.map_channels, (8 if records else 4) * contract.decoder.query_channels
-    block = min(MOST_QUERIES, left // 2 // query)
+    block = min(MAX_QUERIES, left // 2 // query)
     cell = _cell(source, (left - block * query) // pixel)
     if block < 1 or min(cell) < 1:
         raise OptionError(

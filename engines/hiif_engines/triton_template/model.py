@@ -21,6 +21,7 @@ from hiif_deploy.decoding.conversion import FrameConverter
 from hiif_deploy.decoding.decoder import Decoder
 from hiif_deploy.decoding.encode import encode, encode_whole
 from hiif_deploy.decoding.job import Job, Window, ignore
+from hiif_deploy.decoding.output_check import NotAPictureError
 from hiif_deploy.decoding.plan import make_plan
 from hiif_deploy.decoding.session import Session, Tensors
 from hiif_deploy.decoding.session_executor import SessionExecutor
@@ -114,6 +115,9 @@ class TritonPythonModel:
         job = Job(self.contract, features, image, target, plan, relative_cell(source, target))
         whole = Window((0, target[0]), (0, target[1]))
         frame = np.empty((*target, 3), dtype=image.dtype)
-        for rows, columns, values in self.decoder.frames(job, whole, self.decoder.statistics(job, whole)):
-            frame[rows, columns] = values
+        try:
+            for rows, columns, values in self.decoder.frames(job, whole, self.decoder.statistics(job, whole)):
+                frame[rows, columns] = values
+        except NotAPictureError as error:
+            raise EngineError(f"the decoder gave {error.what}, as fp16 can; serve the graphs in fp32") from error
         return frame

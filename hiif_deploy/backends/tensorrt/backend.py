@@ -14,7 +14,7 @@ from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.backends.sessions.open import open_folds, open_shared
 from hiif_deploy.backends.tensorrt.encode import TrtEncoder
 from hiif_deploy.backends.tensorrt.executor import TrtExecutor
-from hiif_deploy.backends.tensorrt.features import DeviceFeatures
+from hiif_deploy.backends.tensorrt.features import TrtFeatures
 from hiif_deploy.backends.tensorrt.library import Library
 from hiif_deploy.backends.tensorrt.plan import make_trt_plan
 from hiif_deploy.backends.tensorrt.session import TrtSession
@@ -80,7 +80,7 @@ class TrtBackend(DecoderBackend):
         del limits
         return make_trt_plan(self.contract, self._sessions, source, self._maps_bytes)
 
-    def encode(self, frame: Frame, plan: Plan, advance: Advance) -> DeviceFeatures:
+    def encode(self, frame: Frame, plan: Plan, advance: Advance) -> TrtFeatures:
         """See `Backend`."""
         return self._encoder.encode(frame, plan, advance)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from hiif_deploy.backends.cuda.streams import Gpu
-from hiif_deploy.backends.tensorrt.features import DeviceFeatures
+from hiif_deploy.backends.tensorrt.features import TrtFeatures
 from hiif_deploy.backends.tensorrt.session import TrtSession
 from hiif_deploy.bundle.contract import Contract
 from hiif_deploy.decoding.conversion import FrameConverter
@@ -24,21 +24,19 @@ class TrtEncoder:
         self._gpu, self._contract, self._session, self._converter = gpu, contract, session, converter
         self._dtype = np.dtype(session.graph.outputs[0].dtype)
 
-    def encode(self, frame: Frame, plan: Plan, advance: Callable[[int], None]) -> DeviceFeatures:
+    def encode(self, frame: Frame, plan: Plan, advance: Callable[[int], None]) -> TrtFeatures:
         """Frame [h, w, 1 or 3] → features. Returns as soon as the work is queued."""
         size = (frame.shape[0], frame.shape[1])
         gpu, shape = self._gpu, (self._contract.encoder.channels, *size)
         with gpu.lock:
-            features = DeviceFeatures(
-                gpu.device, gpu.pool, gpu.compute, shape, self._dtype, self._contract.decoder.halo
-            )
+            features = TrtFeatures(gpu.device, gpu.pool, gpu.compute, shape, self._dtype, self._contract.decoder.halo)
             for rows in steps(size[0], plan.encoder_tile[0]):
                 for columns in steps(size[1], plan.encoder_tile[1]):
                     self._encode_tile(frame, features, rows, columns, plan.overlap)
                     advance(1)
         return features
 
-    def _encode_tile(self, frame: Frame, features: DeviceFeatures, rows: slice, columns: slice, overlap: int) -> None:
+    def _encode_tile(self, frame: Frame, features: TrtFeatures, rows: slice, columns: slice, overlap: int) -> None:
         gpu = self._gpu
         seen_rows, seen_columns = widen(rows, overlap, frame.shape[0]), widen(columns, overlap, frame.shape[1])
         image = self._converter.image(padded_frame(self._contract, frame[seen_rows, seen_columns]))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.backends.cuda.streams import Gpu, Slot
-from hiif_deploy.backends.tensorrt.features import DeviceFeatures
+from hiif_deploy.backends.tensorrt.features import TrtFeatures
 from hiif_deploy.backends.tensorrt.geometry import Block, DeviceTensors, Geometry
 from hiif_deploy.backends.tensorrt.session import TrtSession
 from hiif_deploy.bundle.contract import Contract
@@ -37,7 +37,7 @@ class TrtExecutor:
     ) -> None:  # fmt: skip
         self._gpu, self._contract, self._sessions, self._folds = gpu, contract, sessions, folds
         self._converter = converter
-        self._kept: tuple[DeviceFeatures, tuple[int, int, int, int], DeviceTensors] | None = None
+        self._kept: tuple[TrtFeatures, tuple[int, int, int, int], DeviceTensors] | None = None
 
     def close(self) -> None:
         """Let go of the maps that were kept."""
@@ -81,7 +81,7 @@ class TrtExecutor:
     def _maps(self, job: Job, tile: Tile) -> Iterator[DeviceTensors]:
         """Maps of the tile's source pixels; the last ones are kept, so that the passes over one tile share them."""
         features = job.features
-        if not isinstance(features, DeviceFeatures):
+        if not isinstance(features, TrtFeatures):
             raise EngineError("these features were encoded by another engine; encode the picture with this upscaler")
         with self._gpu.lock:
             kept, self._kept = self._kept, None
@@ -99,7 +99,7 @@ class TrtExecutor:
                     self._gpu.pool.give(*self._kept[2].values())
                 self._kept = (features, tile.key, maps)
 
-    def _make_maps(self, features: DeviceFeatures, tile: Tile) -> DeviceTensors:
+    def _make_maps(self, features: TrtFeatures, tile: Tile) -> DeviceTensors:
         session, halo, pool = self._sessions["maps"], self._contract.decoder.halo, self._gpu.pool
         height, width = length(tile.source_rows), length(tile.source_columns)
         maps = {t.name: pool.take((height * width, int(t.shape[1])), t.dtype) for t in session.graph.outputs}

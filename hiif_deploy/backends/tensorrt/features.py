@@ -12,7 +12,7 @@ from hiif_deploy.backends.cuda.device import Device, Stream
 from hiif_deploy.backends.cuda.memory import DevicePool, DeviceTensor
 
 
-class DeviceFeatures:
+class TrtFeatures:
     """[C, h, w] inside a zero margin of `halo` pixels. The memory returns to its pool with the object."""
 
     def __init__(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fake_device import SCHEDULES, FakeDevice
 from hiif_deploy.backends.cuda.device import Stream
 from hiif_deploy.backends.cuda.memory import DevicePool, DeviceTensor
-from hiif_deploy.backends.tensorrt.features import DeviceFeatures
+from hiif_deploy.backends.tensorrt.features import TrtFeatures
 
 
 class Bench:
@@ -22,8 +22,8 @@ class Bench:
         self.pool = DevicePool(self.device, lambda: self.device.synchronize(self.stream))
         self._alive: list[NDArray[np.float16]] = []
 
-    def features(self, shape: tuple[int, int, int], halo: int = 1) -> DeviceFeatures:
-        return DeviceFeatures(self.device, self.pool, self.stream, shape, np.float16, halo)
+    def features(self, shape: tuple[int, int, int], halo: int = 1) -> TrtFeatures:
+        return TrtFeatures(self.device, self.pool, self.stream, shape, np.float16, halo)
 
     def upload(self, array: NDArray[np.float16]) -> DeviceTensor:
         self._alive.append(array)
