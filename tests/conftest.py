@@ -22,7 +22,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 EXPORTED = {"tiny_model", "tiny_bundle", "half_bundle", "pairs", "encoder_bundle"}
 """Fixtures that need PyTorch and an export."""
 HEAVY = re.compile(
-    r"^\s*(?:import|from) (?:torch|onnx|hiif_(?:training|export|engines)|decoder_pairs|tensorrt_double|tolerances)\b",
+    r"^\s*(?:import|from) (?:torch|onnx|hiif_(?:training|export|engines)|decoder_pairs|tensorrt_double|tolerances|"
+    r"double_bench|checkpoint_files)\b",
     re.MULTILINE,
 )
 """What a test imports that needs more than the runtime."""
