@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,9 +134,6 @@ class HostBackend(DecoderBackend):
     def _shared_opener(self) -> Callable[[str], Session]:
         """Loads a shared graph by its name. It does not refer to the backend, whose memory would wait for a garbage
         collection."""
-        return partial(_open_shared, threads=self._threads)
-
-
-def _open_shared(name: str, threads: int) -> Session:
-    """A shared graph, always on the processor, where its rounding is that of the reference."""
-    return open_shared(name, threads if name.startswith("prepare") else 1)
+        # In the calling thread: a pool of its own would go on spinning beside the encoder's and take its cores, which
+        # made encoding half again as long.
+        return open_shared

@@ -50,31 +50,37 @@ def _nodes(contract: GraphContract) -> Nodes:
 
 
 def _prepare(dtype: str) -> Nodes:
-    """Nodes for frame [h, w, c] → image [1, 3, h, w], normalised."""
+    """frame [h, w, c] → image [1, 3, h, w], normalised."""
     nodes, unit = _unit(dtype)
     return [
         *nodes,
-        _node("Sub", [unit, "mean"], "centred"),
-        _node("Div", ["centred", "std"], "scaled"),
+        _node("Shape", ["frame"], "size", start=1, end=2),
+        _node("Concat", ["size", "three"], "line", axis=0),
+        *_expanded("mean", "std"),
+        _node("Sub", [unit, "mean_line"], "centred"),
+        _node("Div", ["centred", "std_line"], "scaled"),
         _node("Transpose", ["scaled"], "planes", perm=[2, 0, 1]),
         _node("Unsqueeze", ["planes", "zero"], "image"),
     ]
 
 
 def _finish(contract: GraphContract) -> Nodes:
-    """Nodes for colour [queries, 3] and the frame below it → values of a frame, and the extremes of the colours."""
+    """colour [queries, 3] and the frame's part below it → values of a frame, and how large the colours were."""
     frame, values = contract.inputs[1].dtype, contract.outputs[0].dtype
     converted, unit = _unit(frame)
+    is_grey = contract.name.endswith("-grey")
     colours = "values" if contract.name == "finish-colours" else "colours"
     nodes = [
         *converted,
         _node("Shape", ["row_skip_lower"], "rows"),
         _node("Shape", ["column_skip_lower"], "columns"),
         _node("Concat", ["rows", "columns", "three"], "shape", axis=0),
+        _node("Concat", ["columns", "three"], "line", axis=0),
+        *_expanded("std", "offset", *(() if is_grey else ("column_skip_weight",))),
         _node("Reshape", ["colour", "shape"], "grid"),
-        _node("Mul", ["grid", "std"], "deviation"),
-        _node("Add", ["deviation", "offset"], "scaled"),
-        *_bilinear(unit),
+        _node("Mul", ["grid", "std_line"], "deviation"),
+        _node("Add", ["deviation", "offset_line"], "scaled"),
+        *_bilinear(unit, "column_skip_weight" if is_grey else "column_skip_weight_line"),
         _node("Add", ["scaled", "skip"], colours),
         _node("ReduceMin", [colours], "low", keepdims=0),
         _node("ReduceMax", [colours], "high", keepdims=0),
@@ -83,7 +89,7 @@ def _finish(contract: GraphContract) -> Nodes:
     if colours == "values":
         return nodes
     channels = "colours"
-    if contract.name.endswith("-grey"):
+    if is_grey:
         nodes += _luma()
         channels = "grey"
     if values.startswith("float"):
@@ -97,6 +103,12 @@ def _finish(contract: GraphContract) -> Nodes:
     ]
 
 
+def _expanded(*names: str) -> Nodes:
+    """Values per channel, or per column, written out for a line of pixels: broadcasting three values at a time takes
+    ONNX Runtime several times as long."""
+    return [_node("Expand", [name, "line"], f"{name}_line") for name in names]
+
+
 def _unit(dtype: str) -> tuple[Nodes, str]:
     """Return nodes that scale a frame's values to [0, 1], and the name of their result."""
     if dtype.startswith("float"):
@@ -107,16 +119,17 @@ def _unit(dtype: str) -> tuple[Nodes, str]:
     ], "unit"
 
 
-def _bilinear(unit: str) -> Nodes:
+def _bilinear(unit: str, column_weight: str) -> Nodes:
     """Nodes of `compose.bilinear`: rows first, then columns."""
     nodes = []
-    for line, (source, axis) in {"row": (unit, 0), "column": ("lines", 1)}.items():
+    steps = {"row": (unit, 0, "row_skip_weight"), "column": ("lines", 1, column_weight)}
+    for line, (source, axis, weight) in steps.items():
         lower, upper, change = f"{line}_lower", f"{line}_upper", f"{line}_change"
         nodes += [
             _node("Gather", [source, f"{line}_skip_lower"], lower, axis=axis),
             _node("Gather", [source, f"{line}_skip_upper"], upper, axis=axis),
             _node("Sub", [upper, lower], change),
-            _node("Mul", [change, f"{line}_skip_weight"], f"{change}_part"),
+            _node("Mul", [change, weight], f"{change}_part"),
             _node("Add", [lower, f"{change}_part"], "lines" if axis == 0 else "skip"),
         ]
     return nodes

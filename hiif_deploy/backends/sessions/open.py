@@ -40,11 +40,11 @@ def open_folds(bundle: Bundle, chain: Mapping[str, GraphContract]) -> dict[str, 
     return {name: open_on_host(graph, bundle.graphs[graph.key]) for name, graph in folds.items()}
 
 
-def open_shared(name: str, threads: int = 1) -> Session:
+def open_shared(name: str) -> Session:
     """A shared graph on the processor, where it rounds as the reference does."""
-    return open_on_host(contracts()[name], model(name), threads)
+    return open_on_host(contracts()[name], model(name))
 
 
-def open_on_host(graph: GraphContract, model: bytes, threads: int = 1) -> Session:
-    """One graph on ONNX Runtime's processor, its buffers kept between calls."""
-    return open_session(graph, model, EngineOptions(), threads=threads, keep_memory=True)
+def open_on_host(graph: GraphContract, model: bytes) -> Session:
+    """One graph on ONNX Runtime's processor, in the calling thread, its buffers kept between calls."""
+    return open_session(graph, model, EngineOptions(), threads=1, keep_memory=True)

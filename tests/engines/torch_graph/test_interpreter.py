@@ -26,6 +26,7 @@ INTS = {
     "both": [0, 1],
     "steps": [2, 1],
     "parts": [1, 3],
+    "wide": [5, 4],
 }
 FLOATS = {"low": 0.5, "high": 1.5, "halves": [-0.5, 0.5, 1.5, 2.5]}
 
@@ -59,7 +60,8 @@ CASES = [
     ("Add", ["x", "b"], 1, {}), ("Clip", ["x", "low", "high"], 1, {}), ("Concat", ["x", "y"], 1, {"axis": 0}),
     ("Conv", ["image", "kernel"], 1, {"pads": [1, 1, 1, 1]}),
     ("Conv", ["image", "kernel"], 1, {"pads": [0, 1, 0, 1], "strides": [2, 1]}), ("Cos", ["x"], 1, {}),
-    ("Div", ["x", "b"], 1, {}), ("Erf", ["x"], 1, {}), ("Exp", ["x"], 1, {}), ("Flatten", ["image"], 1, {"axis": 2}),
+    ("Div", ["x", "b"], 1, {}), ("Erf", ["x"], 1, {}), ("Exp", ["x"], 1, {}), ("Expand", ["b", "wide"], 1, {}),
+    ("Flatten", ["image"], 1, {"axis": 2}),
     ("Gather", ["x", "one"], 1, {"axis": 1}), ("Gather", ["x", "index"], 1, {}),
     ("Gather", ["x", "index"], 1, {"axis": 1}),
     ("Gelu", ["x"], 1, {}), ("Gelu", ["x"], 1, {"approximate": "tanh"}), ("Gemm", ["x", "y", "b"], 1, {"transB": 1}),
@@ -70,7 +72,8 @@ CASES = [
     ("ReduceMin", ["x"], 1, {"keepdims": 0}), ("ReduceMin", ["x", "axes"], 1, {}),
     ("ReduceMean", ["x", "axes"], 1, {"keepdims": 0}), ("ReduceSum", ["x", "axes"], 1, {}), ("ReduceSum", ["x"], 1, {}),
     ("Relu", ["x"], 1, {}), ("Reshape", ["image", "sizes"], 1, {}), ("Round", ["x"], 1, {}),
-    ("Round", ["halves"], 1, {}), ("Shape", ["image"], 1, {}), ("Sin", ["x"], 1, {}),
+    ("Round", ["halves"], 1, {}), ("Shape", ["image"], 1, {}), ("Shape", ["image"], 1, {"start": 1, "end": 2}),
+    ("Sin", ["x"], 1, {}),
     ("Slice", ["x", "starts", "ends", "both", "steps"], 1, {}), ("Slice", ["x", "starts", "ends"], 1, {}),
     ("Softmax", ["x"], 1, {}), ("Split", ["x", "parts"], 2, {"axis": 1}), ("Split", ["x"], 2, {"num_outputs": 2}),
     ("Sqrt", ["x"], 1, {}), ("Sub", ["x", "b"], 1, {}), ("Tanh", ["x"], 1, {}), ("Transpose", ["image"], 1, {}),
