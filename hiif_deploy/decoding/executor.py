@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hiif_deploy.decoding.job import Job, Sums, TileQueries, Window
 from hiif_deploy.decoding.output_check import ColourRange
-from hiif_deploy.decoding.session import Tensors
+from hiif_deploy.decoding.session import Session, Tensors
 from hiif_deploy.pixels import Frame
 
 T = TypeVar("T")
@@ -42,6 +42,11 @@ class DecodedBlock:
     """[r, c, 1 or 3] of the job's frame type, the caller's own."""
     range: ColourRange
     """Of the colours before they were clamped."""
+
+
+def run_fold(session: Session, sums: Sums, count: int) -> dict[str, NDArray[Any]]:
+    """Run a `fold_n` graph on sums over `count` queries: inputs of the next passes, by name."""
+    return session.run({**sums, "count": np.array([count], dtype=np.float64)})
 
 
 class Executor(Protocol):

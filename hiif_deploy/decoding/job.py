@@ -64,7 +64,7 @@ class TileQueries:
     """All queries of one tile of a window."""
 
     window: Window
-    """That the tile is a part of."""
+    """Window that the tile is a part of."""
     tile: Tile
     """Where the queries and their source pixels lie."""
     rows: Axis
@@ -101,13 +101,13 @@ class Job:
         self.cell = cell
         """[2] float32, LIIF's cell: size of an output pixel, as the decoder reads it."""
         self.sampling = sampling
-        """Which queries statistics passes ask; None: all, which is exact."""
+        """Which queries the statistics passes evaluate; None: all, which is exact."""
         self.advance = advance
         """Called with the number of finished steps."""
         self.clamps = clamps
         """Whether colours are clamped to [0, 1]; not so only for float32 frames of three channels."""
         self.state_cache = StateCache(plan.state_cache_bytes)
-        """States of queries, from pass to pass."""
+        """Hidden states of queries, kept from one pass for the next."""
         self._cache: dict[tuple[int, int, int, int], Tensors] = {}
         self._cached_bytes = 0
         self._lock = threading.Lock()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hiif_deploy.bundle.contract import Contract
 from hiif_deploy.decoding.conversion import FrameConverter
 from hiif_deploy.decoding.decoder import accumulate
-from hiif_deploy.decoding.executor import BlockSums, DecodedBlock, T
+from hiif_deploy.decoding.executor import BlockSums, DecodedBlock, T, run_fold
 from hiif_deploy.decoding.job import SAMPLED, Array, Job, Part, Sums, TileQueries
 from hiif_deploy.decoding.queries import geometry_inputs
 from hiif_deploy.decoding.session import Session, Tensors
@@ -91,7 +91,7 @@ class SessionExecutor:
 
     def fold(self, n: int, sums: Sums, count: int) -> dict[str, NDArray[Any]]:
         """See `Executor`."""
-        return self.sessions[f"fold_{n}"].run({**sums, "count": np.array([count], dtype=np.float64)})
+        return run_fold(self.sessions[f"fold_{n}"], sums, count)
 
     def sums(self, job: Job, queries: TileQueries, folded: Tensors, n: int) -> Iterable[BlockSums]:
         """See `Executor`; one sum for the whole tile."""

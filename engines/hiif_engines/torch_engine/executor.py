@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hiif_deploy.bundle.contract import Contract
 from hiif_deploy.decoding.conversion import finish_feeds, finish_name
-from hiif_deploy.decoding.executor import BlockSums, DecodedBlock, T
+from hiif_deploy.decoding.executor import BlockSums, DecodedBlock, T, run_fold
 from hiif_deploy.decoding.job import Job, Sums, TileQueries, Window
 from hiif_deploy.decoding.output_check import ColourRange
 from hiif_deploy.decoding.queries import geometry_inputs
@@ -63,7 +63,7 @@ class TorchExecutor:
 
     def fold(self, n: int, sums: Sums, count: int) -> dict[str, NDArray[Any]]:
         """See `Executor`; tiny and float64, on the processor."""
-        return self._folds[f"fold_{n}"].run({**sums, "count": np.array([count], dtype=np.float64)})
+        return run_fold(self._folds[f"fold_{n}"], sums, count)
 
     def sums(self, job: Job, queries: TileQueries, folded: Tensors, n: int) -> Iterable[BlockSums]:
         """See `Executor`; one download for all blocks of the tile."""

@@ -17,7 +17,7 @@ from hiif_deploy.backends.tensorrt.geometry import Block, DeviceTensors, Geometr
 from hiif_deploy.backends.tensorrt.session import TrtSession
 from hiif_deploy.bundle.contract import Contract
 from hiif_deploy.decoding.conversion import FrameConverter
-from hiif_deploy.decoding.executor import BlockSums, DecodedBlock, T
+from hiif_deploy.decoding.executor import BlockSums, DecodedBlock, T, run_fold
 from hiif_deploy.decoding.job import Job, Sums, TileQueries
 from hiif_deploy.decoding.session import Session, Tensors
 from hiif_deploy.errors import EngineError
@@ -54,7 +54,7 @@ class TrtExecutor:
 
     def fold(self, n: int, sums: Sums, count: int) -> dict[str, NDArray[Any]]:
         """See `Executor`; tiny and float64, on the processor."""
-        return self._folds[f"fold_{n}"].run({**sums, "count": np.array([count], dtype=np.float64)})
+        return run_fold(self._folds[f"fold_{n}"], sums, count)
 
     def sums(self, job: Job, queries: TileQueries, folded: Tensors, n: int) -> Iterable[BlockSums]:
         """See `Executor`; one download for all blocks of the tile."""
