@@ -74,18 +74,29 @@ def prepare_vectors(contract: Contract) -> dict[str, Array]:
 
 def finish_feeds(contract: Contract, frame: Frame, rows: Axis, columns: Axis) -> dict[str, NDArray[Any]]:
     """Inputs of a `finish` graph beside `colour`: de-normalisation, and the part of the frame that the skip reads."""
+    part = skip_part(contract, rows, columns)
+    pixels = np.zeros((1, 1, frame.shape[2]), frame.dtype) if part is None else frame[part]
+    return {"frame": pixels, **finish_tables(contract, rows, columns)}
+
+
+def skip_part(contract: Contract, rows: Axis, columns: Axis) -> tuple[slice, slice] | None:
+    """Rows and columns of the frame that the skip of these queries reads; None where the decoder has no skip."""
+    return (_local(rows)[0], _local(columns)[0]) if contract.decoder.skip == "bilinear" else None
+
+
+def finish_tables(contract: Contract, rows: Axis, columns: Axis) -> dict[str, NDArray[Any]]:
+    """Inputs of a `finish` graph beside `colour` and `frame`; taps count from the first pixel of `skip_part`."""
     mean, std = prepare_vectors(contract).values()
     if contract.decoder.skip == "bilinear":
-        (down, row_taps), (across, column_taps) = _local(rows), _local(columns)
         # A skip replaces the mean.
-        offset, part = np.zeros(3, np.float32), frame[down, across]
+        offset, row_taps, column_taps = np.zeros(3, np.float32), _local(rows)[1], _local(columns)[1]
         weights = rows.skip_weight, columns.skip_weight
     else:
-        offset, part = mean, np.zeros((1, 1, frame.shape[2]), frame.dtype)
+        offset = mean
         row_taps, column_taps = np.zeros((2, rows.count), np.int32), np.zeros((2, columns.count), np.int32)
         weights = np.zeros(rows.count, np.float32), np.zeros(columns.count, np.float32)
     return {
-        "frame": part, "offset": offset, "std": std,
+        "offset": offset, "std": std,
         "row_skip_lower": row_taps[0], "row_skip_upper": row_taps[1], "row_skip_weight": weights[0][:, None, None],
         "column_skip_lower": column_taps[0], "column_skip_upper": column_taps[1],
         "column_skip_weight": weights[1][:, None],

@@ -9,44 +9,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from hiif_deploy.errors import EngineError
-from hiif_engines.fused.kernels import COLOURS, colour_kernel, sum_kernel
+from hiif_engines.fused.configs import KernelConfig
+from hiif_engines.fused.kernels import COLOURS, PLACE, colour_kernel, sum_kernel
 from hiif_engines.torch_graph.interpreter import TorchGraph
 
 BITS = 2
 """Position values of a level: one bit per axis."""
-
-
-@dataclass(frozen=True)
-class KernelConfig:
-    """How a kernel divides its work; a test shows that the output does not depend on it."""
-
-    block: int = 64
-    """Queries per block, a power of two."""
-    slice: int = 32
-    """Hidden channels per slice between the two products, a power of two."""
-    programs: int = 132
-    """Programs that share the blocks: as many as the GPU has multiprocessors."""
-    warps: int = 8
-    """Groups of 32 threads per program; at width 256 a compiled block uses all their registers."""
-
-    def __post_init__(self) -> None:
-        sizes = self.block, self.slice, self.warps
-        if any(type(n) is not int or n < 1 or n & (n - 1) for n in sizes) or min(self.block, self.slice) < 16:
-            raise EngineError(
-                f"kernel configuration {self}: expected powers of two, of at least 16 queries and hidden channels"
-            )
-        if type(self.programs) is not int or self.programs < 1:
-            raise EngineError(f"kernel configuration {self}: expected at least one program")
-
-    def grid(self, queries: int) -> int:
-        """Return how many programs run: no more than there are blocks."""
-        return min(self.programs, -(-queries // self.block))
 
 
 class FusedLevels:
@@ -125,7 +98,7 @@ class FusedDecoder(FusedLevels):
             raise EngineError(f"LayerNorms of epsilons {self.epsilons[1:]} are not fused: expected one for all levels")
         self._level_1 = _stack([weights[f"levels.{n}.weight"].to(dtype) for n in later], self._first)
         tables = [(weights[f"levels.{n}.position.table"], weights[f"levels.{n}.bias"]) for n in later]
-        self._vectors = _stack([_vectors(*table) for table in tables], self._first)
+        self._table = _stack([_place_table(*table, dtype) for table in tables], self._first)
         self._level_2 = _stack([weights[f"levels.{n}.second.weight"].T.to(dtype) for n in later[:-1]], self._first)
         self._level_bias = _stack([weights[f"levels.{n}.second.bias"] for n in later[:-1]], self._first)
         self._last, self._last_bias = _last(weights, later[-1], dtype)
@@ -135,9 +108,9 @@ class FusedDecoder(FusedLevels):
         rows, columns = feeds["row_tap"].shape[1], feeds["column_tap"].shape[2]
         colour = torch.empty((rows * columns, 3), dtype=torch.float32, device=feeds["cell"].device)
         colour_kernel[(config.grid(rows * columns),)](
-            *self.arguments(feeds), self._level_1, self._vectors, self._level_2, self._level_bias, self._last,
+            *self.arguments(feeds), self._level_1, self._table, self._level_2, self._level_bias, self._last,
             self._last_bias, colour, rows, columns, **self.shapes, INPUTS=self.width + BITS, EPSILON=self.epsilons[1],
-            LEVELS=self.levels, SLICE=self.slice_of(config), BLOCK=config.block, num_warps=config.warps,
+            LEVELS=self.levels, SLICE=self.slice_of(config), BLOCK=config.block, **config.compiled,
         )  # fmt: skip
         return {"colour": colour}
 
@@ -156,9 +129,11 @@ class FusedStatistics(FusedLevels):
 
     def __call__(self, feeds: Mapping[str, Tensor], config: KernelConfig) -> dict[str, Tensor]:
         """Return `outer` [heads, d, d], `key` and `value` [heads, d], float64, for the statistics graph's inputs."""
-        rows, columns = feeds["row_tap"].shape[1], feeds["column_tap"].shape[2]
-        programs = config.grid(rows * columns)
-        at_once = min(self.heads, max(1, 16 // self.head))
+        rows, columns = feeds["row_tap"][0].numel(), feeds["column_tap"][0].numel()
+        # A grid has [·, R, 1] and [·, 1, W], a list of N queries [·, 1, N] and [·, 1, N].
+        is_list = feeds["row_tap"].shape[1:] == (1, columns)
+        programs = config.grid(columns if is_list else rows * columns)
+        at_once = min(self.heads, max(1, self.slice_of(config) // self.head))
         side = at_once * self.head
 
         def zeros(*shape: int) -> Tensor:
@@ -167,8 +142,8 @@ class FusedStatistics(FusedLevels):
         outer, key, value = zeros(self.heads // at_once, side, side), zeros(self.width), zeros(self.width)
         sum_kernel[(programs,)](
             *self.arguments(feeds), self._projection, self._bias, outer, key, value, rows, columns, **self.shapes,
-            HEAD=self.head, HEAD_EPSILON=self.epsilons[1], HEADS_AT_ONCE=at_once, PRECISION="ieee",
-            SLICE=self.slice_of(config), BLOCK=config.block, num_warps=config.warps,
+            HEAD=self.head, HEAD_EPSILON=self.epsilons[1], HEADS_AT_ONCE=at_once, LIST=is_list,
+            SLICE=self.slice_of(config), BLOCK=config.block, **config.compiled,
         )  # fmt: skip
         # One product multiplies several heads with each other: only the squares of each head with itself are kept.
         squares = outer.sum(0, dtype=torch.float64).reshape(-1, at_once, self.head, at_once, self.head)
@@ -203,6 +178,20 @@ def _count(names: set[str], pattern: str) -> int:
 def _vectors(table: Tensor, bias: Tensor) -> Tensor:
     """Return [4, M]: the base, the row bit's part, the column bit's part, and the bias after scaling."""
     return torch.stack([table[0], table[2] - table[0], table[1] - table[0], bias])
+
+
+def _place_table(table: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return [PLACE, M]: the rows that `place_columns` multiplies, each in two parts that sum up to float32's value."""
+    base, row, column, bias = _vectors(table, bias)
+    parts = [part for value in (base, row, column) for part in _split(value, dtype)]
+    high, low = _split(bias, dtype)
+    rows = torch.stack([*parts, high, high, low])
+    return torch.cat([rows, rows.new_zeros(PLACE.value - len(rows), rows.shape[1])])
+
+
+def _split(value: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    high = value.to(dtype)
+    return high, (value - high.float()).to(dtype)
 
 
 def _last(weights: Mapping[str, Tensor], n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Configurations of the fused kernels on this GPU: measured by a command, stored, used from then on.
+"""Which configuration of a fused kernel is fastest on this GPU: measured by a command, stored, used from then on.
 
 They are never measured automatically: a configuration determines the order of sums, and equal calls must give equal
 bits from run to run. A stored result is valid for one GPU, one version of Triton, one kernel's sizes and one dtype.
@@ -26,8 +26,9 @@ from hiif_deploy.geometry.grid import relative_cell
 from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.geometry.tiling import decoder_tiles
 from hiif_deploy.support.cache_dir import keep_measured, measured_path
-from hiif_engines.fused.decoder import FusedDecoder, FusedStatistics, KernelConfig
-from hiif_engines.torch_graph.device import describe
+from hiif_engines.fused.configs import KernelConfig
+from hiif_engines.fused.decoder import FusedDecoder, FusedStatistics
+from hiif_engines.torch_graph.device import describe, wait_for
 from hiif_engines.torch_graph.interpreter import TorchGraph
 
 logger = logging.getLogger(__name__)
@@ -36,30 +37,8 @@ FOLDER = "kernels"
 """Folder of the results below the store's root."""
 MEASURED: tuple[Size, Size] = (128, 128), (256, 256)
 """(height, width) of source and output: as many queries as a block of a large picture has."""
-SIZES = (
-    (32, 32, 4), (32, 32, 8), (64, 16, 8), (64, 32, 4), (64, 32, 8), (64, 64, 8), (128, 16, 16), (128, 32, 8),
-)  # fmt: skip
-"""Queries, hidden channels per slice, warps: sizes that fit on a chip at some width (design/gpu.md)."""
 WARM_UP, TURNS = 3, 10
 """Calls before a measurement, and calls per measurement."""
-
-
-def default_config(device: torch.device) -> KernelConfig:
-    """Return the configuration that is used where nothing was measured."""
-    return KernelConfig(programs=multiprocessors(device))
-
-
-def candidates(device: torch.device) -> list[KernelConfig]:
-    """Return all configurations to measure. Those that do not fit the chip fail when they are tried."""
-    processors = multiprocessors(device)
-    return [KernelConfig(block, part, n * processors, warps) for block, part, warps in SIZES for n in (1, 2)]
-
-
-def multiprocessors(device: torch.device) -> int:
-    """Return the number of the GPU's multiprocessors; an H100's for a CPU device."""
-    if device.type != "cuda":
-        return KernelConfig().programs
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 @dataclass(frozen=True)
@@ -101,28 +80,28 @@ def seconds_on(device: torch.device) -> Callable[[Callable[[], object]], float]:
     def clock(work: Callable[[], object]) -> float:
         for _ in range(WARM_UP):
             work()
-        _wait(device)
+        wait_for(device)
         began = time.perf_counter()
         for _ in range(TURNS):
             work()
-        _wait(device)
+        wait_for(device)
         return (time.perf_counter() - began) / TURNS
 
     return clock
 
 
-def find(kernel: Kernel, device: torch.device) -> KernelConfig:
-    """Return the stored configuration of this kernel on this device, or the default. A damaged file is reported."""
+def find(kernel: Kernel, device: torch.device) -> KernelConfig | None:
+    """Return the stored configuration of this kernel on this device, or None. A damaged file is reported."""
     path = measured_path(FOLDER, _metadata(kernel, device))
     if path is None or not path.is_file():
-        return default_config(device)
+        return None
     try:
         return KernelConfig(**json.loads(path.read_text(encoding="utf-8"))["cut"])
     except (OSError, ValueError, TypeError, KeyError, EngineError) as error:
         logger.warning(
             "%s: not a kernel configuration (%s); it is not used: remove it, or run tune-kernels again", path, error
         )
-        return default_config(device)
+        return None
 
 
 def store(kernel: Kernel, device: torch.device, measured: Measured) -> Path:
@@ -154,12 +133,10 @@ def random_feeds(
 
 
 def _name(config: KernelConfig) -> str:
-    return f"{config.block} queries, slices of {config.slice}, {config.programs} programs, {config.warps} warps"
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return (
+        f"{config.block} queries, slices of {config.slice}, {config.programs} programs, {config.warps} warps, "
+        f"{config.stages} stages"
+    )
 
 
 def _metadata(kernel: Kernel, device: torch.device) -> dict[str, object]:

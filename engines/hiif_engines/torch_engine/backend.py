@@ -22,11 +22,13 @@ from hiif_deploy.errors import HiifError
 from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.pixels import Frame
 from hiif_engines.fused.select import fused_kernels
-from hiif_engines.torch_engine.cuda_graphs import CudaGraphCache, CudaRecorder, Recorder
-from hiif_engines.torch_engine.executor import Compute, TorchExecutor
+from hiif_engines.torch_engine.cuda_graphs import Compute, CudaRecorder, Recorder
+from hiif_engines.torch_engine.executor import TorchExecutor
 from hiif_engines.torch_engine.features import TorchFeatures, encode
-from hiif_engines.torch_engine.plan import make_torch_plan
-from hiif_engines.torch_graph.device import describe, exact_products, memory_of, open_device
+from hiif_engines.torch_engine.launcher import Launcher
+from hiif_engines.torch_engine.map_store import MapStore
+from hiif_engines.torch_engine.plan import make_torch_plan, map_pixels
+from hiif_engines.torch_graph.device import describe, memory_of, open_device
 from hiif_engines.torch_graph.interpreter import TorchGraph
 
 logger = logging.getLogger(__name__)
@@ -40,7 +42,7 @@ class TorchBackend(DecoderBackend):
         recorder: Recorder | bool | None = None,
     ) -> None:  # fmt: skip
         """`fused` kernels, or the graphs operation by operation; None: fused on a GPU where the decoder has the form.
-        `recorder` of CUDA graphs over blocks, or whether there is one; None: on a GPU.
+        `recorder` of CUDA graphs, or whether there is one; None: on a GPU.
 
         EngineError where there is no such device, or a graph holds an operation that is not known.
         """
@@ -62,10 +64,15 @@ class TorchBackend(DecoderBackend):
         self._fallback = Fp32Fallback(bundle, options.thread_count)
         if recorder is True or (recorder is None and device.type == "cuda"):
             recorder = CudaRecorder(device)
-        self._cache = CudaGraphCache(recorder) if recorder else None
+        self._launcher = Launcher(device, recorder or None)
         # A cache of the instance: one of the class would hold every backend until the process ends.
         self._shared = functools.cache(functools.partial(_open_shared, device))
-        self._executor = TorchExecutor(self.contract, self._graphs, kernels, folds, self._shared, device, self._cache)
+        pixels = map_pixels(self.contract, self.precision, self._allowed)
+        self._maps = MapStore(self._graphs["maps"], self.contract.decoder.halo, self._launcher, pixels)
+        self._fused = bool(kernels)
+        self._executor = TorchExecutor(
+            self.contract, self._graphs, kernels, folds, self._shared, self._launcher, self._maps
+        )
         self.decoder = Decoder(self.contract, self._executor, self.description, self._fallback)
 
     @property
@@ -81,19 +88,19 @@ class TorchBackend(DecoderBackend):
     def plan(self, source: Size, limits: PlanLimits) -> Plan:
         """See `Backend`; the limits are the host's, and nothing of a picture is held there."""
         del limits
-        return make_torch_plan(self.contract, source, self.precision, self._allowed, records=self._cache is not None)
+        return make_torch_plan(
+            self.contract, source, self.precision, self._allowed, records=self._launcher.records, fused=self._fused
+        )
 
     def encode(self, frame: Frame, plan: Plan, advance: Advance) -> TorchFeatures:
         """See `Backend`."""
-        with self._executor.lock, exact_products():
-            return encode(self._graphs["encoder"], self._shared, self.contract, frame, plan, self._device, advance)
+        return encode(self._graphs["encoder"], self._shared, self.contract, frame, plan, self._launcher, advance)
 
     def close(self) -> None:
         """Let go of everything on the device."""
         self._fallback.close()
-        self._executor.maps.close()
-        if self._cache is not None:
-            self._cache.clear()
+        self._maps.close()
+        self._launcher.close()
         self._graphs.clear()
 
     def _fuse(self, bundle: Bundle, fused: bool | None) -> dict[str, Compute]:

@@ -1,8 +1,8 @@
-"""Blocks of queries as CUDA graphs: most blocks of a picture have one shape, so what is launched for one is replayed.
+"""Work as CUDA graphs: a clip repeats the calls of a frame, so what was launched for one is replayed for the next.
 
-The first block of a shape runs plainly, the second is recorded, those that follow are replayed. A recording knows
-addresses, not tensors: what differs from block to block is copied into buffers of its own in front of each replay, and
-maps, which are too large for that, are part of what it is looked up by (design/gpu.md).
+The first call of a shape runs plainly, the second is recorded, those that follow are replayed. A recording knows
+addresses, not tensors: what differs from call to call is copied into buffers of its own ahead of each replay, and maps,
+which are too large for that, are part of what it is looked up by (design/gpu.md).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 Feeds = Mapping[str, Tensor]
 Compute = Callable[[Feeds], dict[str, Tensor]]
 Key = tuple[object, ...]
-MOST = 16
-"""Recordings kept: three graphs (colours, two statistics passes), each for the whole blocks and the last ones."""
+MOST = 64
+"""Recordings kept: encoder, maps, two statistics passes and colours, each for whole tiles and for the last ones."""
 
 
 class Recording(Protocol):
@@ -101,19 +101,19 @@ class CudaGraphCache:
     """None: seen once, not recorded yet."""
     _failed: bool = False
 
-    def run(self, name: str, compute: Compute, maps: Feeds, given: Feeds) -> dict[str, Tensor]:
-        """`compute` to a block, in memory of its own. `given` is copied, `maps` are read where they lie."""
-        key = name, *_places(maps), *((part, value.shape, value.dtype) for part, value in given.items())
+    def run(self, name: str, compute: Compute, fixed: Feeds, given: Feeds) -> dict[str, Tensor]:
+        """Outputs of `compute`, in memory of their own. `given` is copied, `fixed` read and written where it lies."""
+        key = name, *_places(fixed), *((part, value.shape, value.dtype) for part, value in given.items())
         if self._failed:
-            return compute({**maps, **given})
+            return compute({**fixed, **given})
         if key not in self._kept:
             self._keep(key, None)
-            return compute({**maps, **given})
+            return compute({**fixed, **given})
         recorded = self._kept[key]
         if recorded is None:
-            recorded = self._record(compute, maps, given)
+            recorded = self._record(compute, fixed, given)
             if recorded is None:
-                return compute({**maps, **given})
+                return compute({**fixed, **given})
         self._keep(key, recorded)
         return recorded(given)
 
@@ -127,18 +127,18 @@ class CudaGraphCache:
         while len(self._kept) > self.most:
             self._kept.popitem(last=False)
 
-    def _record(self, compute: Compute, maps: Feeds, given: Feeds) -> _Recorded | None:
+    def _record(self, compute: Compute, fixed: Feeds, given: Feeds) -> _Recorded | None:
         """None where it fails, which is reported once."""
         with torch.inference_mode():
             inputs = {name: value.clone(memory_format=torch.contiguous_format) for name, value in given.items()}
-        feeds = {**maps, **inputs}
+        feeds = {**fixed, **inputs}
         try:
             return _Recorded(inputs, self.recorder.record(lambda: compute(feeds)))
         except (RuntimeError, EngineError) as error:  # PyTorch's own are RuntimeErrors
             self._failed = True
             self.clear()
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            logger.warning("no CUDA graphs (%s): every block's operations are launched one by one (slower)", reason)
+            logger.warning("no CUDA graphs (%s): operations are launched one by one (slower)", reason)
             return None
 
 

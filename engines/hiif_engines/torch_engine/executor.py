@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -14,41 +13,37 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hiif_deploy.bundle.contract import Contract
-from hiif_deploy.decoding.conversion import finish_feeds, finish_name
+from hiif_deploy.decoding.conversion import finish_name, finish_tables, skip_part
 from hiif_deploy.decoding.executor import BlockSums, DecodedBlock, T, run_fold
 from hiif_deploy.decoding.job import Job, Sums, TileQueries, Window
 from hiif_deploy.decoding.output_check import ColourRange
 from hiif_deploy.decoding.queries import geometry_inputs
 from hiif_deploy.decoding.session import Session, Tensors
 from hiif_deploy.geometry.tiling import query_blocks, steps
-from hiif_engines.torch_engine.cuda_graphs import CudaGraphCache
+from hiif_engines.torch_engine.cuda_graphs import Compute
 from hiif_engines.torch_engine.download import Download
-from hiif_engines.torch_engine.features import as_device_type
-from hiif_engines.torch_engine.map_cache import MapStore
+from hiif_engines.torch_engine.features import features_of
+from hiif_engines.torch_engine.launcher import Launcher, upload
+from hiif_engines.torch_engine.map_store import MapStore
 from hiif_engines.torch_engine.sampled import query_list, sampled_queries
-from hiif_engines.torch_graph.device import exact_products
 from hiif_engines.torch_graph.interpreter import TorchGraph
 
-Compute = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
-"""A graph, or a fused kernel that stands for it."""
 AHEAD = 2
 """Blocks in flight: one computes while the other is copied to the host and read there."""
+RANGE = ("low", "high", "total")
+"""Outputs of a `finish` graph that describe the colours before the clamp."""
 
 
 class TorchExecutor:
-    """`Executor` on one device. Thread-safe: work is queued under a lock."""
+    """`Executor` on one device. Thread-safe: the launcher queues one call at a time."""
 
     def __init__(
         self, contract: Contract, graphs: Mapping[str, TorchGraph], kernels: Mapping[str, Compute],
-        folds: Mapping[str, Session], shared: Callable[[str], TorchGraph], device: torch.device,
-        cache: CudaGraphCache | None,
+        folds: Mapping[str, Session], shared: Callable[[str], TorchGraph], launcher: Launcher, maps: MapStore,
     ) -> None:  # fmt: skip
-        """`kernels` replace the graphs of their names; `shared` loads a shared graph; `cache` records blocks."""
+        """`kernels` replace the graphs of their names; `shared` loads a shared graph."""
         self._contract, self._graphs, self._kernels, self._folds = contract, graphs, kernels, folds
-        self._shared, self._device, self._cache = shared, device, cache
-        self.lock = threading.Lock()
-        """Held while work is queued."""
-        self.maps = MapStore(graphs["maps"], contract.decoder.halo, device, self.lock)
+        self._shared, self._launcher, self._maps = shared, launcher, maps
 
     def each(self, work: Callable[[TileQueries], Iterable[T]], tiles: Iterable[TileQueries]) -> Iterator[Iterable[T]]:
         """See `Executor`; in turn, because the device is shared."""
@@ -58,8 +53,7 @@ class TorchExecutor:
         """See `Executor`; on the device, in the graph's types. To the graphs a tensor is as good as an array."""
         types = {tensor.name: np.dtype(tensor.dtype) for tensor in self._graphs[graph].contract.inputs}
         host = {name: value.astype(types[name]) for name, value in folded.items() if name in types}
-        with self.lock:
-            return cast(Tensors, self._upload(host))
+        return cast(Tensors, self._launcher.upload(host))
 
     def fold(self, n: int, sums: Sums, count: int) -> dict[str, NDArray[Any]]:
         """See `Executor`; tiny and float64, on the processor."""
@@ -67,89 +61,127 @@ class TorchExecutor:
 
     def sums(self, job: Job, queries: TileQueries, folded: Tensors, n: int) -> Iterable[BlockSums]:
         """See `Executor`; one download for all blocks of the tile."""
-        if job.sampling is not None:
-            yield self._sampled_sums(job, queries, folded, n)
-            return
+        name = f"statistics_{n}"
+        compute = _packed(self._compute(name))
+        blocks = self._sampled_blocks if job.sampling is not None else self._blocks
         windows, found = [], []
-        for row, column, outputs in self._calls(f"statistics_{n}", job, queries, folded):
-            windows.append(queries.part(row, column))
-            found.append(outputs)
-        every = {name: torch.stack([outputs[name] for outputs in found]).cpu().numpy() for name in found[0]}
-        for index, window in enumerate(windows):
-            yield BlockSums(window, {name: values[index] for name, values in every.items()})
+        with self._maps.lease(job, queries.tile) as maps:
+            for window, tables in blocks(name, job, queries):
+                given = {**tables, **cast(Mapping[str, Tensor], folded)}
+                found.append(self._launcher.run(name, compute, maps, given)["sums"])
+                windows.append(window)
+        (host,) = Download(torch.stack(found)).wait()
+        if job.sampling is not None:
+            # A list of samples is no window of its own: all that a tile samples counts for the tile.
+            windows, host = [queries.whole], host.sum(0, keepdims=True)
+        for window, sums in zip(windows, host, strict=True):
+            yield BlockSums(window, self._unpacked(name, sums))
 
     def blocks(self, job: Job, queries: TileQueries, folded: Tensors) -> Iterable[DecodedBlock]:
-        """See `Executor`; finished on the device, one block late."""
-        feeds = finish_feeds(self._contract, job.frame, queries.rows, queries.columns)
-        with self.lock:
-            # Once per tile: an upload waits for the blocks that are queued.
-            tables = self._upload({**feeds, "frame": as_device_type(feeds["frame"])})
-        queued: deque[Callable[[], DecodedBlock]] = deque()
-        for row, column, outputs in self._calls("decoder", job, queries, folded):
-            given = {name: value[_entries(name, row, column)] for name, value in tables.items()}
-            queued.append(self._finish(job, queries.part(row, column), {**given, "colour": outputs["colour"]}))
-            if len(queued) == AHEAD:
-                yield queued.popleft()()
-        for wait in queued:
-            yield wait()
+        """See `Executor`; finished on the device, the download of one block beside the work on the next."""
+        finish = finish_name(job).replace("uint16", "int32")
+        compute = _finished(self._compute("decoder"), self._shared(finish), job.frame.dtype)
+        tables = self._launcher.tables(
+            ("finish", finish, *_places(job, queries)),
+            lambda: finish_tables(self._contract, queries.rows, queries.columns),
+        )
+        # Once per tile: an upload waits for the blocks that are queued.
+        frame = self._skip_frame(job, queries)
+        queued: deque[tuple[Window, Download]] = deque()
+        with self._maps.lease(job, queries.tile) as maps:
+            for window, geometry in self._blocks("decoder", job, queries):
+                part = _within(window, queries.whole)
+                finishing = {name: _entries(name, value, *part) for name, value in tables.items()}
+                given = {**geometry, **cast(Mapping[str, Tensor], folded), **finishing, "frame": frame}
+                found = self._launcher.run(f"decoder {finish}", compute, maps, given)
+                queued.append((window, Download(found["values"], found["range"])))
+                if len(queued) == AHEAD:
+                    yield _decoded(*queued.popleft())
+        yield from (_decoded(*block) for block in queued)
 
-    def _finish(self, job: Job, window: Window, feeds: Mapping[str, Tensor]) -> Callable[[], DecodedBlock]:
-        """Queue a block's values; what is returned waits for them."""
-        graph = self._shared(finish_name(job).replace("uint16", "int32"))
-        with self.lock, torch.inference_mode():
-            found = graph(feeds)
-            scalars = torch.stack([found[name] for name in ("low", "high", "total")])
-            download = Download(found["values"], scalars)
-        return partial(_finished, download, window, job.frame.dtype)
+    def _compute(self, name: str) -> Compute:
+        return self._kernels.get(name, self._graphs[name])
 
-    def _sampled_sums(self, job: Job, queries: TileQueries, folded: Tensors, n: int) -> BlockSums:
-        """Sampled queries are few, so they run operation by operation, fused or not."""
-        (rows, columns), graph = sampled_queries(job, queries), self._graphs[f"statistics_{n}"]
-        total: dict[str, NDArray[Any]] = {}
+    def _blocks(self, name: str, job: Job, queries: TileQueries) -> Iterator[tuple[Window, dict[str, Tensor]]]:
+        """Yields windows of a tile's queries and the named graph's geometry inputs for each."""
+        names = self._graphs[name].contract.geometry
+        tables = self._launcher.tables(
+            (*names, *_places(job, queries)),
+            lambda: geometry_inputs(names, queries.rows, queries.columns, queries.tile, job.cell),
+        )
+        for rows, columns in query_blocks(queries.rows.count, queries.columns.count, job.plan.query_block):
+            given = {key: _part(key, value, rows, columns) for key, value in tables.items()}
+            yield queries.part(rows, columns), given
+
+    def _sampled_blocks(self, name: str, job: Job, queries: TileQueries) -> Iterator[tuple[Window, dict[str, Tensor]]]:
+        """Yields the tile's window and geometry inputs for each list of its sampled queries."""
+        names, (rows, columns) = self._graphs[name].contract.geometry, sampled_queries(job, queries)
         for block in steps(len(rows), job.plan.query_block):
             taps = queries.rows[rows[block]], queries.columns[columns[block]]
-            feeds = query_list(graph.contract.geometry, *taps, queries.tile, job.cell)
-            with self.maps.lease(job, queries.tile) as maps, self.lock, exact_products():
-                found = graph({**self._upload(feeds), **cast(Mapping[str, Tensor], folded), **maps})
-            for name, value in found.items():
-                total[name] = total.get(name, 0) + value.cpu().numpy().astype(np.float64)
-        return BlockSums(queries.whole, total)
+            key = ("sampled", job.sampling, block.start, job.plan.query_block, *names, *_places(job, queries))
+            make = partial(query_list, names, *taps, queries.tile, job.cell)
+            yield queries.whole, self._launcher.tables(key, make)
 
-    def _calls(
-        self, name: str, job: Job, queries: TileQueries, folded: Tensors
-    ) -> Iterator[tuple[slice, slice, dict[str, Tensor]]]:
-        """Yields (rows, columns) within the tile and the outputs of the named graph for each block of its queries."""
-        graph = self._graphs[name]
-        compute = self._kernels.get(name, graph)
-        geometry = geometry_inputs(graph.contract.geometry, queries.rows, queries.columns, queries.tile, job.cell)
-        with self.maps.lease(job, queries.tile) as maps:
-            with self.lock:
-                feeds = {**self._upload(geometry), **cast(Mapping[str, Tensor], folded)}
-            for row, column in query_blocks(queries.rows.count, queries.columns.count, job.plan.query_block):
-                given = {key: _part(key, value, row, column) for key, value in feeds.items()}
-                with self.lock, exact_products():
-                    if self._cache is None:
-                        outputs = compute({**maps, **given})
-                    else:
-                        outputs = self._cache.run(name, compute, maps, given)
-                yield row, column, outputs
+    def _skip_frame(self, job: Job, queries: TileQueries) -> Tensor:
+        """The part of the frame that the skip reads: of the frame that was encoded, which is on the device, or of the
+        job's own."""
+        part = skip_part(self._contract, queries.rows, queries.columns)
+        encoded = features_of(job).frame_on_device(job.frame)
+        if encoded is not None:
+            return encoded[:1, :1] * 0 if part is None else encoded[part]
+        host = np.zeros_like(job.frame[:1, :1]) if part is None else job.frame[part]
+        return upload(host, self._launcher.device)
 
-    def _upload(self, host: Tensors) -> dict[str, Tensor]:
-        return {name: torch.tensor(value).to(self._device) for name, value in host.items()}
+    def _unpacked(self, name: str, sums: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Sums by name, of the shapes that the graph states."""
+        outputs = self._graphs[name].contract.outputs
+        shapes = [tuple(int(size) for size in tensor.shape) for tensor in outputs]
+        ends = np.cumsum([np.prod(shape) for shape in shapes])[:-1]
+        parts = np.split(sums, ends)
+        return {tensor.name: part.reshape(shape) for tensor, part, shape in zip(outputs, parts, shapes, strict=True)}
 
 
-def _finished(download: Download, window: Window, dtype: np.dtype[Any]) -> DecodedBlock:
+def _packed(compute: Compute) -> Compute:
+    """All sums as one float64 vector, in the order of the graph's outputs: one download instead of three."""
+    return lambda feeds: {"sums": torch.cat([value.flatten().double() for value in compute(feeds).values()])}
+
+
+def _finished(compute: Compute, finish: TorchGraph, dtype: np.dtype[Any]) -> Compute:
+    """The decoder and its finish graph as one piece of work: maps → values of the frame's type, and their range."""
+
+    def run(feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        found = finish({**feeds, "colour": compute(feeds)["colour"]})
+        values = found["values"].to(torch.uint16) if dtype == np.uint16 else found["values"]
+        return {"values": values, "range": torch.stack([found[name] for name in RANGE])}
+
+    return run
+
+
+def _decoded(window: Window, download: Download) -> DecodedBlock:
     values, (low, high, total) = download.wait()
-    return DecodedBlock(window, values.astype(dtype, copy=False), ColourRange(float(low), float(high), float(total)))
+    return DecodedBlock(window, values, ColourRange(float(low), float(high), float(total)))
 
 
-def _entries(name: str, rows: slice, columns: slice) -> slice:
-    """A block's entries of a tile's input of a `finish` graph; all of them where it has none for rows or columns."""
-    return {"row": rows, "column": columns}.get(name.partition("_")[0], slice(None))
+def _places(job: Job, queries: TileQueries) -> tuple[object, ...]:
+    """All that the tables of a tile depend on."""
+    return job.source, job.size, job.cell.tobytes(), queries.whole, queries.tile.key
+
+
+def _within(window: Window, whole: Window) -> tuple[slice, slice]:
+    top, left = whole.rows[0], whole.columns[0]
+    rows, columns = window.rows, window.columns
+    return slice(rows[0] - top, rows[1] - top), slice(columns[0] - left, columns[1] - left)
+
+
+def _entries(name: str, value: Tensor, rows: slice, columns: slice) -> Tensor:
+    """A block's entries of a table of a `finish` graph; the table itself where that is all of them."""
+    part = {"row": rows, "column": columns}.get(name.partition("_")[0], slice(None))
+    return value if part in (slice(None), slice(0, len(value))) else value[part]
 
 
 def _part(name: str, value: Tensor, rows: slice, columns: slice) -> Tensor:
-    """A block's part of a tile's input, by what its name says of its axes."""
-    if name.startswith("row_"):
-        return value[:, rows]
-    return value[:, :, columns] if name.startswith("column_") else value
+    """A block's part of a tile's table, by what its name says of its axes; the table itself where that is all of it."""
+    axis, part = (1, rows) if name.startswith("row_") else (2, columns)
+    if not name.startswith(("row_", "column_")) or part == slice(0, value.shape[axis]):
+        return value
+    return value.narrow(axis, part.start, part.stop - part.start)

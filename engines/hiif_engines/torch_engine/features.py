@@ -1,8 +1,8 @@
-"""Picture → features on a PyTorch device, and the crops that the maps graph asks for."""
+"""Picture → features on a PyTorch device, and the crops that the maps graph reads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,14 @@ from torch.nn.functional import pad
 from hiif_deploy.bundle.contract import Contract
 from hiif_deploy.decoding.conversion import prepare_vectors
 from hiif_deploy.decoding.encode import padded_frame, widen, within
+from hiif_deploy.decoding.job import Job
 from hiif_deploy.decoding.plan import Plan
+from hiif_deploy.errors import EngineError
 from hiif_deploy.geometry.tiling import Tile, steps
 from hiif_deploy.pixels import Frame
+from hiif_engines.torch_engine.cuda_graphs import Compute
+from hiif_engines.torch_engine.launcher import Launcher, upload
 from hiif_engines.torch_graph.interpreter import TorchGraph
-
-Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,10 @@ class TorchFeatures:
 
     tensor: Tensor
     """[C, h, w], on the device or on the host as the plan says."""
+    source: Frame
+    """[h, w, 1 or 3], the frame that was encoded."""
+    frame: Tensor | None
+    """The same on the device, uint16 as int32, where the features are there too."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -40,6 +46,10 @@ class TorchFeatures:
         del copy
         return np.array(self.tensor.cpu().numpy(), dtype=dtype)
 
+    def frame_on_device(self, frame: Frame) -> Tensor | None:
+        """The device's copy of `frame`, where that is the frame that was encoded."""
+        return self.frame if frame is self.source else None
+
     def crop(self, tile: Tile, halo: int, device: torch.device) -> Tensor:
         """[1, C, b + 2·halo, w + 2·halo] on the device; zero outside the picture, as the convolution pads."""
         _, height, width = self.tensor.shape
@@ -47,37 +57,53 @@ class TorchFeatures:
         left, right = tile.source_columns.start - halo, tile.source_columns.stop + halo
         inside = self.tensor[:, max(top, 0) : bottom, max(left, 0) : right].to(device)
         margins = [max(-left, 0), max(right - width, 0), max(-top, 0), max(bottom - height, 0)]
-        return pad(inside, margins)[None]
+        return pad(inside[None], margins)
+
+
+def features_of(job: Job) -> TorchFeatures:
+    """The job's features; EngineError for those of another engine."""
+    if not isinstance(job.features, TorchFeatures):
+        raise EngineError("these features were encoded by another engine; encode the picture with this upscaler")
+    return job.features
 
 
 def encode(
     graph: TorchGraph, shared: Callable[[str], TorchGraph], contract: Contract, frame: Frame, plan: Plan,
-    device: torch.device, advance: Callable[[int], None],
+    launcher: Launcher, advance: Callable[[int], None],
 ) -> TorchFeatures:  # fmt: skip
     """Frame [h, w, 1 or 3] → features, whole or in tiles that give the same; `advance` is called with 1 per tile."""
     height, width = frame.shape[:2]
-    home = device if plan.keeps_features else torch.device("cpu")
+    on_device = upload(frame, launcher.device) if plan.keeps_features else None
+    compute = _encoder(graph, shared(f"prepare-{'int32' if frame.dtype == np.uint16 else frame.dtype}"))
+    vectors = launcher.tables("normalisation", lambda: prepare_vectors(contract))
     features: Tensor | None = None
-    frame = as_device_type(frame)
-    prepare = shared(f"prepare-{frame.dtype}")
     for rows in steps(height, plan.encoder_tile[0]):
         for columns in steps(width, plan.encoder_tile[1]):
-            seen_rows, seen_columns = widen(rows, plan.overlap, height), widen(columns, plan.overlap, width)
-            found = _run(graph, prepare, contract, frame[seen_rows, seen_columns], device)
-            if features is None:
-                features = torch.empty((found.shape[0], height, width), dtype=found.dtype, device=home)
-            features[:, rows, columns] = found[:, within(rows, seen_rows), within(columns, seen_columns)]
+            seen = widen(rows, plan.overlap, height), widen(columns, plan.overlap, width)
+            found = _encode_part(compute, contract, frame, on_device, seen, vectors, launcher)
+            if found.shape[1:] == (height, width) and on_device is not None:
+                features = found
+            else:
+                if features is None:
+                    home = launcher.device if plan.keeps_features else torch.device("cpu")
+                    features = torch.empty((found.shape[0], height, width), dtype=found.dtype, device=home)
+                features[:, rows, columns] = found[:, within(rows, seen[0]), within(columns, seen[1])]
             advance(1)
     assert features is not None  # pictures hold pixels
-    return TorchFeatures(features)
+    return TorchFeatures(features, frame, on_device)
 
 
-def as_device_type(frame: Frame) -> Frame:
-    """uint16 as int32: PyTorch has few operations on 16 bits without a sign."""
-    return frame.astype(np.int32) if frame.dtype == np.uint16 else frame
+def _encoder(graph: TorchGraph, prepare: TorchGraph) -> Compute:
+    return lambda feeds: {"features": graph(prepare(feeds))["features"]}
 
 
-def _run(graph: TorchGraph, prepare: TorchGraph, contract: Contract, frame: Frame, device: torch.device) -> Tensor:
-    feeds = {"frame": padded_frame(contract, frame), **prepare_vectors(contract)}
-    image = prepare({name: torch.tensor(value).to(device) for name, value in feeds.items()})["image"]
-    return graph({"image": image})["features"][0, :, : frame.shape[0], : frame.shape[1]]
+def _encode_part(
+    compute: Compute, contract: Contract, frame: Frame, on_device: Tensor | None, part: tuple[slice, slice],
+    vectors: Mapping[str, Tensor], launcher: Launcher,
+) -> Tensor:  # fmt: skip
+    """Features [C, h, w] of a part of the frame, which is uploaded again only where the encoder needs it padded."""
+    host = frame[part]
+    padded = padded_frame(contract, host)
+    pixels = on_device[part] if on_device is not None and padded is host else upload(padded, launcher.device)
+    found = launcher.run(f"encoder {frame.dtype}", compute, {}, {"frame": pixels, **vectors})["features"]
+    return found[0, :, : host.shape[0], : host.shape[1]]

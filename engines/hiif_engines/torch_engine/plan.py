@@ -8,39 +8,59 @@ from hiif_deploy.errors import OptionError
 from hiif_deploy.geometry.sizes import Size
 
 MAX_QUERIES = 1 << 16
-"""Of a block: its activations fit an L2 cache, and its float32 sums stay exact enough (design/precision.md)."""
+"""Of a block whose operations run one by one: its float32 sums stay exact enough (design/precision.md)."""
+FUSED_QUERY_BYTES = 160
+"""A query of a fused block: its colour, and what the `finish` graph holds of it at once (12 values of 4 bytes for each
+channel, at most)."""
+MAPS_SHARE = 16
+"""The part of the memory that a call of the maps graph may take beside its outputs."""
+PIXEL_BYTES = 12
+"""A pixel of the frame, as float32 at most."""
 
 
 def make_torch_plan(
-    contract: Contract, source: Size, precision: Precision, allowed: int, *, records: bool = False
+    contract: Contract, source: Size, precision: Precision, allowed: int, *, records: bool = False, fused: bool = False
 ) -> Plan:
-    """Plan for a (height, width) picture within `allowed` bytes; where blocks are recorded as CUDA graphs (`records`),
-    these hold as much as a block beside one that runs plainly. OptionError where that is too little."""
-    item = 2 if precision == "fp16" else 4
-    features = item * contract.encoder.channels * source[0] * source[1]
+    """Plan for a (height, width) picture within `allowed` bytes. OptionError where that is too little.
+
+    Where calls are recorded as CUDA graphs (`records`), these hold as much as a call beside one that runs plainly;
+    where kernels are `fused`, no state of a query is stored.
+    """
+    features = (_item(precision) * contract.encoder.channels + PIXEL_BYTES) * source[0] * source[1]
     keeps = features <= allowed // 2
-    kept = features if keeps else 0
-    left = allowed - kept
-    tile, overlap, blended, encoder_bytes = encoder_tiles(contract, source, left)
+    kept, twice = features if keeps else 0, 2 if records else 1
+    left = allowed - allowed // MAPS_SHARE - kept
+    tile, overlap, blended, encoder_bytes = encoder_tiles(contract, source, left // twice)
     if blended:
         raise OptionError(
             f"this encoder sees the whole picture and does not fit {allowed >> 20} MiB of GPU memory: allow more "
             "(gpu_memory), or use --engine onnxruntime, which blends tiles"
         )
-    pixel, query = 4 * contract.decoder.map_channels, (8 if records else 4) * contract.decoder.query_channels
-    block = min(MAX_QUERIES, left // 2 // query)
-    cell = _cell(source, (left - block * query) // pixel)
+    pixel = _item(precision) * contract.decoder.map_channels
+    query = twice * (FUSED_QUERY_BYTES if fused else 4 * contract.decoder.query_channels)
+    cell = _cell(source, (left - min(MAX_QUERIES * query, left // 2)) // pixel)
+    # A tile of n source pixels per axis needs the maps of n + 1.
+    maps = pixel * min(cell[0] + 1, source[0]) * min(cell[1] + 1, source[1])
+    block = min((left - maps) // query, UNBOUNDED if fused else MAX_QUERIES)
     if block < 1 or min(cell) < 1:
         raise OptionError(
             f"{allowed >> 20} MiB of GPU memory are too little for a picture of {source[1]}x{source[0]} pixels: allow "
             f"at least {(kept + 2 * (query + 4 * pixel) >> 20) + 1} MiB (gpu_memory)"
         )
-    # A tile of n source pixels per axis needs the maps of n + 1.
-    maps = pixel * min(cell[0] + 1, source[0]) * min(cell[1] + 1, source[1])
     return Plan(
         encoder_tile=tile, overlap=overlap, blended=False, decoder_tile=cell, tile_queries=UNBOUNDED, query_block=block,
-        cache_bytes=0, working_bytes=kept + max(encoder_bytes, maps + block * query), keeps_features=keeps,
+        cache_bytes=0, working_bytes=allowed // MAPS_SHARE + kept + max(twice * encoder_bytes, maps + block * query),
+        keeps_features=keeps,
     )  # fmt: skip
+
+
+def map_pixels(contract: Contract, precision: Precision, allowed: int) -> int:
+    """Source pixels per call of the maps graph, whose inner tensors get a sixteenth of the memory."""
+    return max(1, allowed // MAPS_SHARE // (_item(precision) * contract.decoder.map_channels))
+
+
+def _item(precision: Precision) -> int:
+    return 2 if precision == "fp16" else 4
 
 
 def _cell(source: Size, pixels: int) -> Size:

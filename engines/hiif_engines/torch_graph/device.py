@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -39,13 +39,21 @@ def memory_of(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else HOST_BYTES
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until everything queued on the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 @contextmanager
-def exact_products() -> Iterator[None]:
-    """Within the block, compute float32 products without TF32 and accumulate float16 products in float32."""
+def computing_on(device: torch.device) -> Iterator[None]:
+    """Within the block, record no gradients, make the device current, as Triton's launches need it, and compute
+    float32 products without TF32 and sums of float16 products in float32."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, matmul.allow_fp16_reduced_precision_reduction, cudnn.allow_tf32
     matmul.allow_tf32, matmul.allow_fp16_reduced_precision_reduction, cudnn.allow_tf32 = False, False, False
     try:
-        yield
+        with torch.inference_mode(), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            yield
     finally:
         matmul.allow_tf32, matmul.allow_fp16_reduced_precision_reduction, cudnn.allow_tf32 = before

@@ -41,7 +41,7 @@ class TorchGraph:
 
     def __init__(self, graph: GraphContract, model: bytes, device: torch.device) -> None:
         """EngineError for an operation that is not in the table, BundleError for a damaged file."""
-        self.contract = graph
+        self.contract, self.device = graph, device
         parsed = parse_graph(graph.key, model)
         self.weights = {tensor.name: _weight(tensor, device) for tensor in parsed.initializer}
         """Initialisers by name; int64 ones, sizes and axes, on the host."""
@@ -83,7 +83,11 @@ class TorchGraph:
 def _weight(tensor: onnx.TensorProto, device: torch.device) -> Tensor:
     # A copy, because what onnx gives may be read only, and torch warns of that.
     value = torch.from_numpy(numpy_helper.to_array(tensor).copy())
-    return value if value.dtype == torch.int64 else value.to(device)
+    if value.dtype == torch.int64:
+        return value
+    # Convolutions follow the layout of their weights: channels last is what matrix units read fastest.
+    layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format
+    return value.to(device, memory_format=layout)
 
 
 def _steps(key: str, graph: onnx.GraphProto) -> list[GraphStep]:

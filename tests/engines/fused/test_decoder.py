@@ -14,7 +14,8 @@ from hiif_deploy.errors import EngineError
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton", reason="Triton is not installed")
-from hiif_engines.fused.decoder import FusedDecoder, FusedStatistics, KernelConfig  # noqa: E402
+from hiif_engines.fused.configs import KernelConfig  # noqa: E402
+from hiif_engines.fused.decoder import FusedDecoder, FusedStatistics  # noqa: E402
 from hiif_engines.fused.kernels import AREA_EPSILON  # noqa: E402
 from hiif_engines.fused.select import fused_kernels  # noqa: E402
 from hiif_engines.fused.tune import random_feeds  # noqa: E402

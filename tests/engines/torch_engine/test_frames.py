@@ -12,15 +12,13 @@ import pytest
 from hiif_deploy import EngineOptions, Upscaler
 from hiif_deploy.backends.host import HostBackend
 from hiif_deploy.bundle.loader import open_bundle
-from hiif_deploy.decoding.job import Window
 from hiif_deploy.images.samples import sample
-from hiif_deploy.pixels import Frame, from_unit
+from hiif_deploy.pixels import from_unit
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
-from hiif_engines.torch_engine import executor
-from hiif_engines.torch_engine.backend import TorchBackend
-from hiif_engines.torch_engine.features import as_device_type
+from hiif_engines.torch_engine import download, executor, features, launcher  # noqa: E402
+from hiif_engines.torch_engine.backend import TorchBackend  # noqa: E402
 
 OPTIONS = EngineOptions(engine="torch", device="cpu", threads=1)
 IMAGE = sample("astronaut")[100:124, 100:120]
@@ -40,10 +38,10 @@ def test_a_frame_is_that_of_its_colours_and_the_hosts_but_for_single_steps(
         Upscaler(bundle, backend=TorchBackend(bundle, OPTIONS)) as upscaler,
         Upscaler(bundle, backend=HostBackend(bundle, EngineOptions(threads=1))) as host,
     ):
-        features = upscaler.encode(frame)
-        found = upscaler.render(features, size=SIZE)
-        colours = upscaler.render_unclamped(features, size=SIZE)
-        np.testing.assert_array_equal(found, from_unit(colours, features.format))
+        encoded = upscaler.encode(frame)
+        found = upscaler.render(encoded, size=SIZE)
+        colours = upscaler.render_unclamped(encoded, size=SIZE)
+        np.testing.assert_array_equal(found, from_unit(colours, encoded.format))
         expected = host.upscale(frame, size=SIZE)
     assert (found.dtype, found.shape) == (frame.dtype, SIZE if grey else (*SIZE, 3))
     # The decoders differ by roundings of float32, 1e-5 at most, which only moves values beside a half.
@@ -54,27 +52,47 @@ def test_a_frame_is_that_of_its_colours_and_the_hosts_but_for_single_steps(
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
-def test_the_frame_is_uploaded_once_for_all_blocks_of_a_tile(
-    dtype: str, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("mib", [1, 64])
+def test_a_frame_goes_up_once_and_its_values_come_down_once(
+    dtype: str, mib: int, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle, frame = open_bundle(tiny_bundle), IMAGE.astype(dtype)
-    backend = TorchBackend(bundle, replace(OPTIONS, gpu_memory=1 << 20))
-    uploaded: list[tuple[int, ...]] = []
-
-    def converted(part: Frame) -> Frame:
-        uploaded.append(part.shape)
-        return as_device_type(part)
-
-    monkeypatch.setattr(executor, "as_device_type", converted)
+    backend = TorchBackend(bundle, replace(OPTIONS, gpu_memory=mib << 20))
+    traffic = Traffic(monkeypatch)
     with Upscaler(bundle, backend=backend) as upscaler:
-        features = upscaler.encode(frame)
-        statistics = upscaler.statistics(features, SIZE)
-        found = upscaler.render(features, size=SIZE, statistics=statistics)
-        tiles = len(uploaded)
-        blocks = list(backend.frames(upscaler._job(features, SIZE), Window((0, 70), (0, 61)), statistics))
-        colours = upscaler.render_unclamped(features, size=SIZE, statistics=statistics)
-    assert tiles < len(blocks)
-    np.testing.assert_array_equal(found, from_unit(colours, features.format))
+        first, second = (upscaler.upscale(frame, size=SIZE) for _ in range(2))
+        traffic.clear()
+        third = upscaler.upscale(frame, size=SIZE)
+    np.testing.assert_array_equal(first, third)
+    np.testing.assert_array_equal(first, second)
+    # Beside pixels: folded matrices up, sums and ranges down. The tables of a size stay on the device.
+    assert frame.nbytes <= traffic.up <= frame.nbytes + (1 << 17)
+    assert third.nbytes <= traffic.down <= third.nbytes + (1 << 17)
+
+
+class Traffic:
+    """Counts the bytes that the engine copies to and from its device."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.up = self.down = 0
+
+        def upload(value: np.ndarray, device: torch.device) -> torch.Tensor:
+            self.up += value.nbytes
+            return launcher.upload(value, device)
+
+        def counted(*tensors: torch.Tensor) -> download.Download:
+            self.down += sum(tensor.nbytes for tensor in tensors)
+            return download.Download(*tensors)
+
+        for module in (features, executor):
+            monkeypatch.setattr(module, "upload", upload)
+        monkeypatch.setattr(
+            launcher.Launcher, "upload", lambda this, host: {k: upload(v, this.device) for k, v in host.items()}
+        )
+        monkeypatch.setattr(executor, "Download", counted)
+
+    def clear(self) -> None:
+        self.up = self.down = 0
 
 
 def test_a_closed_backend_is_freed_at_once(tiny_bundle: Path) -> None:

@@ -7,48 +7,45 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from hiif_deploy.decoding.job import Job
-from hiif_deploy.errors import EngineError
 from hiif_deploy.geometry.tiling import Tile, length, shift, steps
-from hiif_engines.torch_engine.features import TorchFeatures
-from hiif_engines.torch_graph.device import exact_products
+from hiif_engines.torch_engine.cuda_graphs import Feeds
+from hiif_engines.torch_engine.features import TorchFeatures, features_of
+from hiif_engines.torch_engine.launcher import Launcher
 from hiif_engines.torch_graph.interpreter import TorchGraph
-
-MAP_ROWS = 128
-"""Source rows per call: what a call holds beside its answer stays small."""
 
 
 @dataclass(frozen=True)
 class _Kept:
     features: TorchFeatures
     key: tuple[int, int, int, int]
-    maps: dict[str, Tensor]
+    room: dict[str, Tensor]
+    """Name → memory for at least the tile's pixels."""
 
 
 class MapStore:
     """The maps that were used last. Thread-safe: maps that somebody reads are nobody else's."""
 
-    def __init__(self, graph: TorchGraph, halo: int, device: torch.device, lock: threading.Lock) -> None:
-        """`lock` is held while work is queued."""
-        self._graph, self._halo, self._device, self._lock = graph, halo, device, lock
+    def __init__(self, graph: TorchGraph, halo: int, launcher: Launcher, pixels: int) -> None:
+        """`pixels` of a call at most: what it holds beside its outputs is as large as they are."""
+        self._graph, self._halo, self._launcher, self._pixels = graph, halo, launcher, pixels
+        self._lock = threading.Lock()
         self._kept: _Kept | None = None
 
     @contextmanager
     def lease(self, job: Job, tile: Tile) -> Iterator[dict[str, Tensor]]:
         """Name → [pixels, channels], row by row. EngineError for features of another engine."""
-        features = job.features
-        if not isinstance(features, TorchFeatures):
-            raise EngineError("these features were encoded by another engine; encode the picture with this upscaler")
-        with self._lock, exact_products(), torch.inference_mode():
+        features = features_of(job)
+        with self._lock:
             kept, self._kept = self._kept, None
             if kept is None or kept.features is not features or kept.key != tile.key:
-                room, kept = {} if kept is None else kept.maps, None
+                room, kept = {} if kept is None else kept.room, None
                 kept = _Kept(features, tile.key, self._fill(features, tile, room))
         try:
-            yield kept.maps
+            pixels = length(tile.source_rows) * length(tile.source_columns)
+            yield {name: value[:pixels] for name, value in kept.room.items()}
         finally:
             self._kept = kept
 
@@ -57,15 +54,22 @@ class MapStore:
         self._kept = None
 
     def _fill(self, features: TorchFeatures, tile: Tile, room: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Maps of the tile, in `room` where that is as large: recorded work knows it by its address."""
+        """Maps of the tile, in `room` where that is large enough: recorded work knows it by its address."""
         height, width = length(tile.source_rows), length(tile.source_columns)
-        if any(len(value) != height * width for value in room.values()):
+        if any(len(value) < height * width for value in room.values()):
             room.clear()
-        for rows in steps(height, MAP_ROWS):
+        for rows in steps(height, max(1, self._pixels // width)):
             part = replace(tile, source_rows=shift(tile.source_rows, rows))
-            found = self._graph({"features": features.crop(part, self._halo, self._device)})
+            given = {"features": features.crop(part, self._halo, self._launcher.device)}
             if not room:
+                found = self._launcher.run("maps", self._graph, {}, given)
                 room = {name: value.new_empty((height * width, *value.shape[1:])) for name, value in found.items()}
-            for name, value in found.items():
-                room[name][rows.start * width : rows.stop * width] = value
+            pixels = slice(rows.start * width, rows.stop * width)
+            self._launcher.run("maps", self._write, {name: value[pixels] for name, value in room.items()}, given)
         return room
+
+    def _write(self, feeds: Feeds) -> dict[str, Tensor]:
+        """Run the graph and write its outputs where `feeds` holds their places."""
+        for name, value in self._graph(feeds).items():
+            feeds[name].copy_(value)
+        return {}

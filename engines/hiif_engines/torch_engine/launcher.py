@@ -1,0 +1,73 @@
+"""Queues work on a PyTorch device: one call at a time, plainly or as a recorded CUDA graph."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hiif_deploy.decoding.session import Tensors
+from hiif_engines.torch_engine.cuda_graphs import Compute, CudaGraphCache, Feeds, Recorder
+from hiif_engines.torch_graph.device import computing_on
+
+TABLES = 16
+"""Sets of tables kept on the device: every frame of a clip has those of the frame before it."""
+
+
+class Launcher:
+    """What is queued on one device. Thread-safe."""
+
+    def __init__(self, device: torch.device, recorder: Recorder | None) -> None:
+        """`recorder` of CUDA graphs, or None: every operation is launched by itself."""
+        self.device = device
+        self._graphs = CudaGraphCache(recorder) if recorder else None
+        self._tables: OrderedDict[Hashable, dict[str, Tensor]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def records(self) -> bool:
+        """Whether work is recorded, whose memory then stays in use."""
+        return self._graphs is not None
+
+    def run(self, name: str, compute: Compute, fixed: Feeds, given: Feeds) -> dict[str, Tensor]:
+        """Queue `compute` on {**fixed, **given}; return its outputs, in memory of their own.
+
+        `name`, the addresses in `fixed` and the shapes in `given` say what may be replayed.
+        """
+        with self._lock, computing_on(self.device):
+            if self._graphs is None:
+                return compute({**fixed, **given})
+            return self._graphs.run(name, compute, fixed, given)
+
+    def upload(self, host: Tensors) -> dict[str, Tensor]:
+        """Copy arrays to the device."""
+        with torch.inference_mode():
+            return {name: upload(value, self.device) for name, value in host.items()}
+
+    def tables(self, key: Hashable, make: Callable[[], Tensors]) -> dict[str, Tensor]:
+        """Return what was uploaded for `key`, or upload what `make` returns."""
+        with self._lock:
+            if key not in self._tables:
+                self._tables[key] = self.upload(make())
+            self._tables.move_to_end(key)
+            while len(self._tables) > TABLES:
+                self._tables.popitem(last=False)
+            return self._tables[key]
+
+    def close(self) -> None:
+        """Let go of recorded work and tables."""
+        self._tables.clear()
+        if self._graphs is not None:
+            self._graphs.clear()
+
+
+def upload(value: NDArray[Any], device: torch.device) -> Tensor:
+    """Copy an array to the device as it is; uint16 becomes int32 there, because PyTorch has few operations on it."""
+    found = torch.from_numpy(np.require(value, requirements=["C", "W"])).to(device, copy=True)
+    return found.to(torch.int32) if found.dtype == torch.uint16 else found
