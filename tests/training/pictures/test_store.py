@@ -59,7 +59,7 @@ def test_a_damaged_picture_is_none(tmp_path: Path, content: bytes | str) -> None
 def test_decoded_pictures_are_kept_until_the_budget_is_full(tmp_path: Path) -> None:
     for n in range(3):
         Image.new("RGB", (10, 10)).save(tmp_path / f"{n}.png")
-    store = PictureStore(find_pictures((str(tmp_path),)), budget=2 * 300)
+    store = PictureStore(find_pictures((str(tmp_path),)), budget=2 * 400)
     first = [store.get(n) for n in range(3)]
     again = [store.get(n) for n in range(3)]
     assert [a is b for a, b in zip(first, again, strict=True)] == [True, True, False]

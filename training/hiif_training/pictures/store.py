@@ -12,6 +12,8 @@ from hiif_deploy.images.io import SUFFIXES
 
 DIV2K_TRAIN = "DIV2K_train_HR"
 """Name of the training folder in DIV2K's archive; a folder that contains it is searched there only."""
+BYTES_PER_PIXEL = 4
+"""Memory of a pixel in Pillow's RGB pictures, which pad it."""
 _UNREADABLE = (OSError, SyntaxError, ValueError)
 _SHOWN = 5
 
@@ -35,7 +37,7 @@ class PictureStore:
         if number in self._kept:
             return self._kept[number]
         picture = _decode(self.paths[number])
-        size = 0 if picture is None else 3 * picture.width * picture.height
+        size = 0 if picture is None else BYTES_PER_PIXEL * picture.width * picture.height
         if size <= self._free:
             self._free -= size
             self._kept[number] = picture
