@@ -4,8 +4,9 @@
     tensors                                                                                   NAME.safetensors
     {"model": {"name": str, "args": {...}}, "metadata": {...}}                                NAME.json
 
-Read, but never written: mmcv's checkpoints of CiaoSR (`mmcv_format.py`), and tensors that come without a name, in any
-of `{'model': {'sd': {...}}}`, `{'state_dict': {...}}` and `{...}`: their shapes identify the model (`detect.py`).
+Read, but never written here: the state of a training run (`state.pt`), mmcv's checkpoints of CiaoSR
+(`mmcv_format.py`), and tensors that come without a name, in any of `{'model': {'sd': {...}}}`, `{'state_dict': {...}}`
+and `{...}`: their shapes identify the model (`detect.py`).
 
 Nothing in a file is ever executed: torch files are read with `weights_only=True`, and there is no way around.
 """
@@ -147,7 +148,7 @@ def _read_torch(path: Path) -> tuple[dict[str, Any] | None, Mapping[str, Any], d
     """Return spec (None where the file names no model), tensors and metadata."""
     content = read_file(path)
     try:
-        spec, tensors = _family(content) or _nameless(content)
+        spec, tensors = _family(content) or _of_run(content) or _nameless(content)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     rest = {key: value for key, value in content.items() if key not in ("model", "optimizer", "state_dict")}
@@ -167,6 +168,14 @@ def _family(content: Mapping[str, Any]) -> tuple[dict[str, Any] | None, Mapping[
             "the model's name and args are not plain data: expected numbers, texts, lists and dictionaries"
         )
     return spec, model["sd"]
+
+
+def _of_run(content: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, Any]] | None:
+    """Return spec and tensors, averaged where the run averages them, of a training run's state; None otherwise."""
+    recipe, tensors = content.get("recipe"), content.get("state_dict")
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("model"), dict) or not isinstance(tensors, Mapping):
+        return None
+    return recipe["model"], {str(key).removeprefix("model."): value for key, value in tensors.items()}
 
 
 def _nameless(content: Mapping[str, Any]) -> tuple[None, Mapping[str, Any]]:
