@@ -124,6 +124,25 @@ def test_a_recipe_is_changed_on_the_command_line(tmp_path: Path, words: list[obj
     assert (loaded.metadata["epoch"], loaded.model.config.levels) == (3, 3)
 
 
+def test_a_run_starts_from_a_checkpoint_with_the_encoder_frozen(
+    tmp_path: Path, words: list[object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*words, "-q") == 0
+    first = tmp_path / "run" / "model.pth"
+    tuned = [*words[:-1], tmp_path / "tuned", "--init", first, "--freeze", "encoder"]
+    capsys.readouterr()
+    assert run(*tuned) == 0
+    assert f"{first}: took 22 tensors (encoder 8, freq 2, fc_layers 12)" in capsys.readouterr().err
+    models = [load_checkpoint(path).model for path in (first, tmp_path / "tuned" / "model.pth")]
+    assert models[0].encoder.head[0].weight.equal(models[1].encoder.head[0].weight)  # type: ignore[union-attr]
+    assert not models[0].freq.weight.equal(models[1].freq.weight)
+
+
+def test_freezing_without_weights_is_refused(words: list[object], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*words, "--freeze", "encoder") == 2
+    assert "freeze 'encoder' needs trained weights for it: --init CHECKPOINT" in capsys.readouterr().err
+
+
 def test_a_dry_run_prints_the_plan_and_writes_nothing(
     tmp_path: Path, words: list[object], capsys: pytest.CaptureFixture[str]
 ) -> None:

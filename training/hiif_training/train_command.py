@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -36,6 +37,10 @@ def train(
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: steps=2000.")
     ] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Checkpoint whose weights the model starts from, where they fit.")
+    ] = None,
+    freeze: Annotated[str | None, typer.Option(help="encoder: train the decoder only; needs --init.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda; several GPUs: torchrun.")] = "auto",
     threads: Annotated[int, typer.Option(help="Processor threads; 0 leaves it to PyTorch.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes that draw samples; 0 draws them in between.")] = 0,
@@ -54,7 +59,13 @@ def train(
 
     if threads := limited_threads(threads):
         torch.set_num_threads(threads)
-    chosen = read_recipe(find_recipe(recipe), changes or (), [str(folder) for folder in data or ()])
+    # A TOML string, because a path may look like a number.
+    named = [
+        f"{key}={json.dumps(str(value), ensure_ascii=False)}"
+        for key, value in (("init", init), ("freeze", freeze))
+        if value
+    ]
+    chosen = read_recipe(find_recipe(recipe), [*(changes or ()), *named], [str(folder) for folder in data or ()])
     machine = Machine(cast(Any, device), workers, cache << 20, compile_)
     if dry_run:
         print_plan(chosen, output, machine)

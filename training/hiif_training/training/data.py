@@ -36,19 +36,24 @@ class Sample:
     """[B, patch², 3] float32, normalised likewise: the decoder's target."""
     damaged: frozenset[str] = frozenset()
     """Files that could not be read while these crops were drawn; others replaced them."""
+    teacher_queries: TensorFields | None = None
+    """The same queries as the recipe's teacher takes them; None without one."""
 
     def to(self, device: torch.device) -> Sample:
         """Return a copy with all tensors on `device`."""
-        return Sample(self.image.to(device), self.queries.to(device), self.colours.to(device), self.damaged)
+        taught = None if self.teacher_queries is None else self.teacher_queries.to(device)
+        return Sample(self.image.to(device), self.queries.to(device), self.colours.to(device), self.damaged, taught)
 
     @staticmethod
     def concatenate(samples: list[Sample]) -> Sample:
         """Join samples along B into one."""
+        taught = [sample.teacher_queries for sample in samples if sample.teacher_queries is not None]
         return Sample(
             torch.cat([sample.image for sample in samples]),
             type(samples[0].queries).concatenate([sample.queries for sample in samples]),
             torch.cat([sample.colours for sample in samples]),
             frozenset().union(*(sample.damaged for sample in samples)),
+            type(taught[0]).concatenate(taught) if taught else None,
         )
 
 
@@ -56,12 +61,19 @@ class Crops(Dataset[Sample]):
     """Data set of samples. Sample i is always the same, which makes a resumed run exact."""
 
     def __init__(
-        self, recipe: Recipe, make_queries: QueryMaker, traits: ModelTraits | None = None, *, cache: int = 1 << 30
+        self,
+        recipe: Recipe,
+        make_queries: QueryMaker,
+        traits: ModelTraits | None = None,
+        *,
+        cache: int = 1 << 30,
+        teacher_queries: QueryMaker | None = None,
     ) -> None:
         """`make_queries` and `traits` are the model's; `cache` limits the bytes of decoded pictures per process."""
         self.recipe = recipe
         self.cache = cache
         self.make_queries = make_queries
+        self.teacher_queries = teacher_queries
         self.traits = traits or ModelTraits()
 
     def __len__(self) -> int:
@@ -87,6 +99,7 @@ class Crops(Dataset[Sample]):
             self.make_queries(source, target, pixels),
             torch.from_numpy(colours[pixels])[None],
             damaged,
+            self.teacher_queries(source, target, pixels) if self.teacher_queries is not None else None,
         )
 
     @cached_property

@@ -32,6 +32,8 @@ from hiif_training.training.training_module import TrainingModule
 logger = logging.getLogger(__name__)
 
 MODEL_FILE = "model.pth"
+ORIGIN = ("init", "freeze", "teacher")
+"""Keys of a recipe that a trained checkpoint records where they are set."""
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 """Precision in a recipe → Lightning's name."""
 
@@ -67,11 +69,12 @@ def train(recipe: Recipe, folder: Path, *, machine: Machine | None = None, show_
     if done < recipe.steps:
         if done and world.process == 0 and show_progress:
             logger.info("%s: resuming after step %d of %d", folder, done, recipe.steps)
-        loader = make_loader(recipe, machine, world, first_step=done)
+        module = make_module(recipe, machine, is_resumed=done > 0)
+        loader = make_loader(module, machine, world, first_step=done)
         callbacks = _callbacks(recipe, folder, done, show_progress and world.process == 0)
         fit(
             lambda: make_trainer(recipe, machine, world, callbacks, recipe.steps),
-            make_module(recipe, machine),
+            module,
             loader,
             state if done else None,
         )
@@ -80,20 +83,23 @@ def train(recipe: Recipe, folder: Path, *, machine: Machine | None = None, show_
     return folder / MODEL_FILE
 
 
-def make_module(recipe: Recipe, machine: Machine) -> TrainingModule:
+def make_module(recipe: Recipe, machine: Machine, *, is_resumed: bool) -> TrainingModule:
     """Return the model in training, compiled where the machine requests it."""
-    module = TrainingModule(recipe)
+    module = TrainingModule(recipe, is_resumed=is_resumed)
     if machine.compile:
         module.model.compile()
     return module
 
 
-def make_loader(recipe: Recipe, machine: Machine, world: World, first_step: int = 0) -> SampleLoader:
+def make_loader(module: TrainingModule, machine: Machine, world: World, first_step: int = 0) -> SampleLoader:
     """Return the loader of this process's samples from `first_step` on; ImageError where a picture is too small or
     missing."""
-    model = make_model(recipe.model)
+    recipe, model = module.recipe, module.model
+    teacher_queries = module.teacher.model.make_queries if module.teacher is not None else None
     step_sampler = StepBatchSampler(recipe, first_step=first_step, process=world.process, processes=world.processes)
-    crops = Crops(recipe, model.make_queries, model.traits, cache=machine.cache_per_process)
+    crops = Crops(
+        recipe, model.make_queries, model.traits, cache=machine.cache_per_process, teacher_queries=teacher_queries
+    )
     check_sizes(crops.pictures.paths, recipe.patch)
     return SampleLoader(crops, step_sampler, machine.workers)
 
@@ -134,8 +140,9 @@ def finished_steps(path: Path, recipe: Recipe) -> int:
     content = read_file(path)
     if not isinstance(content.get("recipe"), dict) or type(content.get("global_step")) is not int:
         raise CheckpointError(f"{path}: not the state of a training run; choose another output folder")
-    done, before = int(content["global_step"]), content["recipe"]
-    changed = [k for k, v in recipe.plain().items() if k != "data" and before.get(k) != v]
+    # A state of an earlier version lacks the keys that were added since; it was trained with their defaults.
+    done, before = int(content["global_step"]), {**Recipe(model={}).plain(), **content["recipe"]}
+    changed = [k for k, v in recipe.plain().items() if k != "data" and before[k] != v]
     if changed == ["steps"] and done == before["steps"] and recipe.steps > done:
         return done
     if changed:
@@ -151,7 +158,8 @@ def save_model(recipe: Recipe, state: Path, path: Path) -> None:
     content = read_file(state)
     model = make_model(recipe.model)
     load_weights(model, {key.removeprefix("model."): value for key, value in content["state_dict"].items()})
-    save_checkpoint(path, model, recipe.model, {"epoch": content["global_step"]})
+    origin = {name: getattr(recipe, name) for name in ORIGIN if getattr(recipe, name) not in ("", "none")}
+    save_checkpoint(path, model, recipe.model, {"epoch": content["global_step"], **origin})
 
 
 def _callbacks(recipe: Recipe, folder: Path, done: int, show_progress: bool) -> list[Callback]:
@@ -193,13 +201,14 @@ def _kept_signals() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence Lightning's advertisements, its hint about workers, and a warning about its own code."""
+    """Silence Lightning's advertisements, its hints about workers and frozen modules, and a warning about its code."""
     lightning = logging.getLogger("lightning.pytorch")
     level = lightning.level
     lightning.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*does not have many workers.*")
+            warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
             warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
             yield
     finally:

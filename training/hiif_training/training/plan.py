@@ -80,7 +80,8 @@ def plan(recipe: Recipe, folder: Path, machine: Machine) -> TrainingPlan:
     world = World.of_environment()
     state = folder / STATE_FILE
     done = finished_steps(state, recipe) if state.exists() else 0
-    module, loader = make_module(recipe, machine), make_loader(recipe, machine, world)
+    module = make_module(recipe, machine, is_resumed=done > 0)
+    loader = make_loader(module, machine, world)
     paths = loader.crops.pictures.paths
     clock = _Clock()
     fit(lambda: make_trainer(recipe, machine, world, [clock], steps=PROBE_STEPS), module, loader)

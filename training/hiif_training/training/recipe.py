@@ -14,6 +14,8 @@ from hiif_training.training.family_yaml import read_family_yaml
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Schedule = Literal["cosine", "published-cosine", "steps"]
+InitPart = Literal["model", "encoder"]
+Freeze = Literal["none", "encoder"]
 
 _WHOLE = ("seed", "steps", "batch", "accumulate", "patch", "warmup", "schedule_every", "save_every")
 _POSITIVE = ("steps", "batch", "accumulate", "patch", "schedule_every", "save_every")
@@ -62,6 +64,18 @@ class Recipe:
     """Precision of the forward and backward pass; fp16 needs a GPU."""
     save_every: int = 500
     """Number of steps between checkpoints."""
+    init: str = ""
+    """Checkpoint whose tensors replace initial weights of the same name and shape; empty for none."""
+    init_part: InitPart = "model"
+    """Tensors that are taken from `init`: all of the `model`, or those of the `encoder`."""
+    freeze: Freeze = "none"
+    """`encoder` trains the decoder only; the encoder stays as `init` has it."""
+    encoder_rate: float = 1.0
+    """Factor on the learning rate of the encoder."""
+    teacher: str = ""
+    """Checkpoint whose output for the same queries is a second target; empty for none."""
+    teacher_weight: float = 0.0
+    """Share w of the teacher: the loss is (1 − w)·L1(target) + w·L1(teacher's output)."""
 
     def __post_init__(self) -> None:
         for name in _WHOLE:
@@ -78,19 +92,38 @@ class Recipe:
                 raise OptionError(f"recipe: {name} is [{low}, {high}], expected 1 ≤ low ≤ high")
         if not 0 <= self.ema < 1:
             raise OptionError(f"recipe: ema is {self.ema}, expected 0 ≤ ema < 1")
-        for name, kind in (("precision", Precision), ("schedule", Schedule)):
+        choices = (("precision", Precision), ("schedule", Schedule), ("init_part", InitPart), ("freeze", Freeze))
+        for name, kind in choices:
             if getattr(self, name) not in get_args(kind):
                 expected = " or ".join(map(repr, get_args(kind)))
                 raise OptionError(f"recipe: {name} is {getattr(self, name)!r}, expected {expected}")
         if self.batch % self.accumulate:
             raise OptionError(f"recipe: batch {self.batch} is not a multiple of accumulate {self.accumulate}")
         self._check_milestones()
+        self._check_fine_tuning()
 
     def _check_milestones(self) -> None:
         if list(self.milestones) != sorted(set(self.milestones)) or any(type(n) is not int for n in self.milestones):
             raise OptionError(f"recipe: milestones is {list(self.milestones)}, expected ascending whole numbers")
         if (self.schedule == "steps") != bool(self.milestones):
             raise OptionError("recipe: schedule 'steps' and milestones belong together: give both or neither")
+
+    def _check_fine_tuning(self) -> None:
+        for name in ("init", "teacher"):
+            if not isinstance(getattr(self, name), str):
+                raise OptionError(f"recipe: {name} is {getattr(self, name)!r}, expected the path of a checkpoint")
+        if not self.init and self.init_part != "model":
+            raise OptionError(f"recipe: init_part {self.init_part!r} needs a checkpoint: --init CHECKPOINT")
+        if self.freeze == "encoder" and not self.init:
+            raise OptionError("recipe: freeze 'encoder' needs trained weights for it: --init CHECKPOINT")
+        if self.encoder_rate <= 0:
+            raise OptionError(f"recipe: encoder_rate is {self.encoder_rate}, expected more than 0; to stop: freeze")
+        if self.freeze == "encoder" and self.encoder_rate != 1:
+            raise OptionError(f"recipe: a frozen encoder has no rate: leave out encoder_rate {self.encoder_rate}")
+        if not 0 <= self.teacher_weight <= 1:
+            raise OptionError(f"recipe: teacher_weight is {self.teacher_weight}, expected 0 to 1")
+        if bool(self.teacher) != (self.teacher_weight > 0):
+            raise OptionError("recipe: teacher and a teacher_weight above 0 belong together: give both or neither")
 
     def plain(self) -> dict[str, Any]:
         """Return all fields as TOML and checkpoints store them: lists for tuples."""

@@ -1,43 +1,81 @@
-"""The model in training as a LightningModule: loss, optimizer, schedule."""
+"""The model in training as a LightningModule: initial weights, loss, optimizer, schedule."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from hiif_deploy.errors import OptionError
+from hiif_training.checkpoints.warm_start import ENCODER, init_weights
 from hiif_training.models.registry import make_model
 from hiif_training.training.data import Sample
 from hiif_training.training.recipe import Recipe
 from hiif_training.training.schedule import learning_rate
+from hiif_training.training.teacher import open_teacher
 
 
 class TrainingModule(LightningModule):
     """Trains with L1 in the normalised domain, Adam and the recipe's schedule (design/model.md T1)."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        """Initialise the weights from the recipe's seed."""
+    def __init__(self, recipe: Recipe, *, is_resumed: bool = False) -> None:
+        """Initialise the weights from the recipe's seed and its `init`, which a resumed run does not read again."""
         super().__init__()
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
-        self.model = make_model(recipe.model).train()
+        self.model = make_model(recipe.model)
+        if recipe.init and not is_resumed:
+            self._init_weights()
+        self.teacher = open_teacher(recipe, self.model)
+        self.is_frozen = recipe.freeze == "encoder"
+        if self.is_frozen:
+            # Without a parameter that needs a gradient, autograd records no graph of the encoder.
+            self.model.encoder.requires_grad_(False)
+        self.train()
+
+    def _init_weights(self) -> None:
+        recipe = self.recipe
+        match = init_weights(self.model, recipe.init, ENCODER if recipe.init_part == "encoder" else "")
+        if recipe.freeze == "encoder" and not match.has_whole_encoder:
+            raise OptionError(
+                f"{recipe.init}: lacks weights of the encoder to be frozen; choose a checkpoint with the recipe's "
+                "encoder, or leave out freeze"
+            )
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the training mode; a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.is_frozen:
+            self.model.encoder.eval()
+        return self
 
     def training_step(self, sample: Sample, number: int) -> Tensor:
-        """Return the L1 loss of one part of a step, a scalar [ ]."""
+        """Return the L1 loss of one part of a step, a scalar [ ], the teacher's share included."""
         del number
-        output = self.model(sample.image, sample.queries)
-        return nn.functional.l1_loss(output.float(), sample.colours)
+        output = self.model(sample.image, sample.queries).float()
+        if self.teacher is not None:
+            return self.teacher.loss(output, sample)
+        return nn.functional.l1_loss(output, sample.colours)
 
     def configure_optimizers(self) -> Any:
         """Return Adam with the rate of the recipe's schedule."""
         recipe = self.recipe
-        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.Adam(trainable, lr=recipe.learning_rate)
+        optimizer = torch.optim.Adam(self._groups(), lr=recipe.learning_rate)
+        # Multiplies each group's own rate.
         schedule = LambdaLR(optimizer, lambda step: learning_rate(recipe, step) / recipe.learning_rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Return the trained parameters, those of an encoder with its own rate apart."""
+        trained = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+        if self.recipe.encoder_rate == 1:
+            return [{"params": list(trained.values())}]
+        encoder = [value for name, value in trained.items() if name.startswith(ENCODER)]
+        rest = [value for name, value in trained.items() if not name.startswith(ENCODER)]
+        return [{"params": rest}, {"params": encoder, "lr": self.recipe.learning_rate * self.recipe.encoder_rate}]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the recipe and the random state to the state file."""

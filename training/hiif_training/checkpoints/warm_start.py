@@ -1,0 +1,101 @@
+"""Starts a model from the weights of a checkpoint, whole or in part: tensors of the same name and shape are copied."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from hiif_deploy.errors import CheckpointError
+from hiif_training.checkpoints.checkpoint import COMPUTED, load_checkpoint
+from hiif_training.models.implicit import ImplicitModel
+
+logger = logging.getLogger(__name__)
+
+ENCODER = "encoder."
+"""Prefix of the encoder's tensors."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """A model's trained tensors, by whether a checkpoint has them."""
+
+    taken: tuple[str, ...]
+    """Names whose tensor the checkpoint has in the same shape."""
+    left: Mapping[str, str]
+    """Name of every other tensor → why it was not taken."""
+
+    @property
+    def has_whole_encoder(self) -> bool:
+        """Whether every tensor of the encoder was taken."""
+        return not any(name.startswith(ENCODER) for name in self.left)
+
+
+def init_weights(model: ImplicitModel, path: str | os.PathLike[str], prefix: str = "") -> Match:
+    """Copy the tensors of a checkpoint that fit into `model`, and log which were taken, which were not and why.
+
+    Only names with `prefix` are taken. CheckpointError where the checkpoint has no trained tensor of the model.
+    """
+    loaded = load_checkpoint(path)
+    given = {name: value for name, value in loaded.model.state_dict().items() if not name.endswith(COMPUTED)}
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    match = match_tensors(trained, given, prefix)
+    if not match.taken:
+        raise CheckpointError(
+            f"{path}: none of its tensors ({_parts(given)}) fits the model to be trained ({_reasons(match.left)}); "
+            "choose a checkpoint with the same encoder or decoder, or change the recipe's model"
+        )
+    model.load_state_dict({name: given[name] for name in match.taken}, strict=False)
+    logger.info("%s: took %d tensors (%s)", path, len(match.taken), _parts(match.taken))
+    if match.left:
+        logger.info("%s: %d tensors start from the seed: %s", path, len(match.left), _reasons(match.left))
+    if unused := [name for name in given if name not in model.state_dict()]:
+        logger.info("%s: %d of its tensors have no use here (%s)", path, len(unused), _parts(unused))
+    _warn_of_settings(path, loaded.model, model)
+    return match
+
+
+def match_tensors(own: Mapping[str, Tensor], given: Mapping[str, Tensor], prefix: str = "") -> Match:
+    """Compare the names and shapes of a model's tensors with those of a checkpoint."""
+    left = {}
+    for name, value in own.items():
+        if not name.startswith(prefix):
+            left[name] = f"not below {prefix}"
+        elif name not in given:
+            left[name] = "not in the checkpoint"
+        elif given[name].shape != value.shape:
+            left[name] = "of another shape in the checkpoint"
+    return Match(tuple(name for name in own if name not in left), left)
+
+
+def _warn_of_settings(path: str | os.PathLike[str], given: ImplicitModel, own: ImplicitModel) -> None:
+    """Log settings that no shape reveals, such as EDSR's residual scale: with another one the weights mean less."""
+    for part, one, other in (("encoder", given.encoder, own.encoder), ("decoder", given, own)):
+        before, now = (_settings(module) for module in (one, other))
+        changed = [name for name in now if type(one) is type(other) and before.get(name) != now[name]]
+        if changed:
+            listed = ", ".join(f"{name} {before.get(name)!r} → {now[name]!r}" for name in changed)
+            logger.warning("%s: the %s has other settings in this recipe: %s", path, part, listed)
+
+
+def _settings(module: Any) -> dict[str, Any]:
+    return asdict(module.config) if hasattr(module, "config") else {}
+
+
+def _parts(names: Iterable[str]) -> str:
+    """Return the parts of a model to which tensors belong, and their number in each."""
+    counts = Counter(name.partition(".")[0] for name in names)
+    return ", ".join(f"{part} {count}" for part, count in counts.items())
+
+
+def _reasons(left: Mapping[str, str]) -> str:
+    """Return the parts of a model whose tensors were not taken, by reason."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in left.items():
+        by_reason.setdefault(reason, []).append(name)
+    return "; ".join(f"{_parts(names)} {reason}" for reason, names in by_reason.items())
