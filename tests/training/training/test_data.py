@@ -16,6 +16,7 @@ from PIL import Image
 
 from hiif_deploy.errors import ImageError, OptionError
 from hiif_training.models.implicit import ModelTraits, skip
+from hiif_training.pictures.degradations import Degradations
 from hiif_training.queries.axis import Queries, axis_queries, grid_queries
 from hiif_training.training.data import Crops, Sample, SampleLoader, StepBatchSampler, to_tensor_domain
 from hiif_training.training.recipe import Recipe
@@ -196,6 +197,15 @@ def test_shrinking_reduces_the_picture_before_the_colours_are_taken(tmp_path: Pa
     image = as_bytes(sample.image[0]).transpose(1, 2, 0)
     assert any(np.array_equal(image, turned(low, turn)) for turn in TURNS)
     assert skip(sample.image, sample.queries).equal(sample.colours)
+
+
+def test_degradations_change_the_input_and_nothing_else(folder: Path) -> None:
+    plain, degraded, again = (crops(folder, degrade=Degradations(jpeg=jpeg)) for jpeg in (0.0, 1.0, 1.0))
+    for n in range(4):
+        assert same(degraded[n], again[n])
+        assert not degraded[n].image.equal(plain[n].image)
+        assert degraded[n].colours.equal(plain[n].colours)
+        assert degraded[n].queries.index.equal(plain[n].queries.index)
 
 
 def test_samples_are_concatenated_in_order(folder: Path) -> None:

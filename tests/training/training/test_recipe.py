@@ -9,6 +9,7 @@ import pytest
 
 from hiif_deploy.errors import OptionError
 from hiif_training.models.registry import make_model
+from hiif_training.pictures.degradations import Degradations
 from hiif_training.training.recipe import Recipe, read_recipe
 
 MODEL = '[model]\nname = "hiif"\nargs = { encoder_spec = { name = "edsr-mini" } }\n'
@@ -74,6 +75,10 @@ def test_a_recipe_may_name_only_the_model(tmp_path: Path) -> None:
         ("warmup = true\n", "warmup is True, expected a whole number"),
         ('data = "pictures"\n', "data is 'pictures', expected a list of folders"),
         ("data = [1]\n", "data is (1,), expected a list of folders"),
+        ("degrade = 1\n", "degrade is 1, expected a table such as { jpeg = 0.5 }"),
+        ("degrade = { jpg = 0.5 }\n", "unknown key 'degrade.jpg'; did you mean jpeg?"),
+        ("degrade = { jpeg = 5.0 }\n", "degrade.jpeg is 5.0, expected a probability, 0 to 1"),
+        ("degrade = { jpeg_quality = [0, 5] }\n", "degrade.jpeg_quality is [0, 5], expected 1 ≤ low ≤ high ≤ 100"),
         ("ema = 1.5\n", "ema is 1.5, expected 0 ≤ ema < 1"),
         ("init = 3\n", "init is 3, expected the path of a checkpoint"),
         ('init_part = "encoder"\n', "init_part 'encoder' needs a checkpoint: --init CHECKPOINT"),
@@ -116,6 +121,12 @@ def changed(folder: Path, *changes: str, data: tuple[str, ...] = ()) -> Recipe:
 def test_the_command_line_changes_values_of_every_kind(tmp_path: Path) -> None:
     recipe = changed(tmp_path, "steps=7", "scale=[1, 2]", "precision=bf16", 'data=["a"]', "ema = 0.5")
     assert (recipe.steps, recipe.scale, recipe.precision, recipe.data, recipe.ema) == (7, (1, 2), "bf16", ("a",), 0.5)
+
+
+def test_degradations_are_a_table_of_the_recipe(tmp_path: Path) -> None:
+    recipe = read_recipe(written(tmp_path, "[degrade]\njpeg = 0.5\njpeg_quality = [30, 60]\n"), ["degrade.noise=0.25"])
+    assert recipe.degrade == Degradations(jpeg=0.5, jpeg_quality=(30, 60), noise=0.25)
+    assert recipe.plain()["degrade"]["jpeg_quality"] == [30, 60]
 
 
 def test_the_command_line_changes_single_arguments_of_the_model(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from hiif_deploy.errors import ImageError, OptionError
 from hiif_training.models.implicit import ModelTraits
+from hiif_training.pictures.degradations import downscale
 from hiif_training.pictures.store import PictureStore, find_pictures
 from hiif_training.queries.axis import QueryMaker, TensorFields
 from hiif_training.training.recipe import Recipe
@@ -88,10 +89,11 @@ class Crops(Dataset[Sample]):
         side = round(recipe.patch * scale)
         shrink = random.uniform(recipe.shrink[0], max(recipe.shrink[0], min(recipe.shrink[1], limit / scale)))
         high = _crop(picture, side, min(round(side * shrink), *picture.size), random)
-        low = high.resize((recipe.patch, recipe.patch), Image.Resampling.BICUBIC)
+        # A generator of its own: degradations do not change which crops are drawn.
+        low = downscale(high, recipe.patch, recipe.degrade, np.random.default_rng((recipe.seed, number, 1)))
         turn = random.integers(0, 2, 3)
         colours = to_tensor_domain(_turn(np.asarray(high), turn), self.traits).reshape(-1, 3)
-        image = to_tensor_domain(_turn(np.asarray(low), turn), self.traits).transpose(2, 0, 1)
+        image = to_tensor_domain(_turn(low, turn), self.traits).transpose(2, 0, 1)
         pixels = random.choice(side * side, recipe.patch**2, replace=False)
         source, target = (recipe.patch, recipe.patch), (side, side)
         return Sample(

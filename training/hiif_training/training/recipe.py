@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from hiif_deploy.errors import OptionError
+from hiif_training.pictures.degradations import Degradations
 from hiif_training.training.family_yaml import read_family_yaml
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -43,6 +44,8 @@ class Recipe:
     """Range of the uniformly drawn scale of each sample."""
     shrink: tuple[float, float] = (1.0, 1.0)
     """Range by which a picture is first downscaled (antialiased), which removes JPEG noise from the target."""
+    degrade: Degradations = field(default_factory=Degradations)
+    """Degradations of the low-resolution crop, a table."""
     learning_rate: float = 4e-4
     """Peak learning rate of Adam."""
     schedule: Schedule = "cosine"
@@ -127,7 +130,8 @@ class Recipe:
 
     def plain(self) -> dict[str, Any]:
         """Return all fields as TOML and checkpoints store them: lists for tuples."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        values = asdict(self)
+        return {**_with_lists(values), "degrade": _with_lists(values["degrade"])}
 
 
 def read_recipe(path: Path, changes: Sequence[str] = (), data: Sequence[str] = ()) -> Recipe:
@@ -144,8 +148,7 @@ def read_recipe(path: Path, changes: Sequence[str] = (), data: Sequence[str] = (
         values["data"] = list(data)
     _check_keys(path, values)
     try:
-        lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return Recipe(**lists)
+        return Recipe(**_with_tuples({**values, "degrade": Degradations(**_with_tuples(values.get("degrade", {})))}))
     except (TypeError, ValueError, OptionError) as error:
         raise OptionError(f"recipe {path}: {str(error).removeprefix('recipe: ')}") from error
 
@@ -157,15 +160,32 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise OptionError(f"recipe {path}: cannot be read: {error}") from error
 
 
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def _with_lists(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
 def _check_keys(path: Path, values: Mapping[str, Any]) -> None:
-    known = [field.name for field in fields(Recipe)]
+    _check_known(path, values, Recipe)
+    degrade = values.get("degrade", {})
+    if not isinstance(degrade, dict):
+        raise OptionError(f"recipe {path}: degrade is {degrade!r}, expected a table such as {{ jpeg = 0.5 }}")
+    _check_known(path, degrade, Degradations, "degrade.")
+    if "model" not in values:
+        raise OptionError(f"recipe {path}: [model] with name and args is missing")
+
+
+def _check_known(path: Path, values: Mapping[str, Any], table: type[Any], prefix: str = "") -> None:
+    """OptionError for a key that the dataclass `table` has no field for."""
+    known = [field.name for field in fields(table)]
     for key in values:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(known)}"
-            raise OptionError(f"recipe {path}: unknown key {key!r}{hint}")
-    if "model" not in values:
-        raise OptionError(f"recipe {path}: [model] with name and args is missing")
+            raise OptionError(f"recipe {path}: unknown key {prefix + key!r}{hint}")
 
 
 def _apply(values: dict[str, Any], change: str) -> None:
