@@ -104,7 +104,8 @@ class Hiif(ImplicitModel):
     def decode_inputs(self, x: Tensor, queries: Queries) -> Tensor:
         """Output of `query_input` [B, N, 4·width + 2] → colours [B, N, 3] without the skip (H7–H9)."""
         for n, level in enumerate(self.fc_layers):
-            x = level(torch.cat([x, self.position(queries, n)], dim=-1))
+            # Under autocast x is bf16; joined with fp32, both would be copied to fp32 and back.
+            x = level(torch.cat([x, self.position(queries, n).to(x.dtype)], dim=-1))
             if n == 0:
                 for attention in self.attention:
                     x = attention(x)
