@@ -73,6 +73,8 @@ class FakeCudaRuntime:
         self.fail: dict[str, cudaError_t] = {}
         self.graphs: set[tuple[str, int]] = set()
         """Those to destroy: recorded and executable ones."""
+        self.current = 0
+        """The GPU that the thread chose last."""
         self._pinned: dict[int, Any] = {}
 
     def __getattribute__(self, name: str) -> Any:
@@ -98,8 +100,11 @@ class FakeCudaRuntime:
         return OK, f"text of {int(error)}".encode()
 
     def cudaSetDevice(self, device: int) -> Answer:
-        assert device == 0
+        self.current = device
         return (OK,)
+
+    def cudaGetDevice(self) -> Answer:
+        return OK, self.current
 
     def cudaGetDeviceProperties(self, device: int) -> Answer:
         assert device == 0

@@ -15,7 +15,8 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -77,6 +78,10 @@ class FakeDevice:
         self.has_graphs = has_graphs
         self.schedule = schedule
         self.total: Counter[str] = Counter()
+        self.copied: Counter[str] = Counter()
+        """Bytes that were queued for upload and download."""
+        self.needs_current = False
+        """Whether a double's work may be queued only where the device is current."""
         self.peak_bytes = 0
         self.memory = FakeMemory()
         self.queued: deque[tuple[str, int]] = deque(maxlen=log_size)
@@ -89,6 +94,7 @@ class FakeDevice:
         self._queues: dict[int, Queue] = {}
         self._stream_handles = itertools.count(0x5000, 0x10)
         self._capture: Capture | None = None
+        self._current = threading.local()
         self._closed = False
         self._lock = threading.RLock()
 
@@ -112,6 +118,8 @@ class FakeDevice:
         self, stream_handle: int, name: str, function: Callable[[], None], spans: Iterable[tuple[int, int]] = ()
     ) -> None:
         """Queue a double's work by stream handle. `spans` are the (address, size) that it uses: not to be freed."""
+        if self.needs_current and not getattr(self._current, "depth", 0):
+            self.memory.misuse(f"{name} is queued by a thread in which the device is not current")
         self._queue(stream_handle, Work(name, function, tuple(Span(*span) for span in spans)))
 
     # Memory
@@ -120,6 +128,16 @@ class FakeDevice:
         """As given."""
         self._open()
         return self._facts
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """For the calling thread; a double's work outside is MisuseError."""
+        depth = getattr(self._current, "depth", 0)
+        self._current.depth = depth + 1
+        try:
+            yield
+        finally:
+            self._current.depth = depth
 
     def allocate(self, size: int) -> int:
         """Filled with FRESH_BYTE."""
@@ -158,12 +176,14 @@ class FakeDevice:
     def upload(self, target: int, source: NDArray[Any], stream: Stream) -> None:
         """The host is read when the work runs."""
         host, span = self.memory.host(host_bytes(self.layer, source, writable=False)), Span(target, source.nbytes)
+        self.copied["upload"] += source.nbytes
         function = lambda: np.copyto(self.from_address(target, span.size), host())  # noqa: E731
         self._queue(stream.handle, Work("upload", function, (span,), (Span(source.ctypes.data, span.size),)))
 
     def download(self, target: NDArray[Any], source: int, stream: Stream) -> None:
         """The host is written when the work runs."""
         host, span = self.memory.host(host_bytes(self.layer, target, writable=True)), Span(source, target.nbytes)
+        self.copied["download"] += target.nbytes
         function = lambda: np.copyto(host(), self.from_address(source, span.size))  # noqa: E731
         self._queue(stream.handle, Work("download", function, (span,), (Span(target.ctypes.data, span.size),)))
 

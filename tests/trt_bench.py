@@ -11,12 +11,13 @@ from typing import Any
 from fake_device import FakeDevice
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.backends.tensorrt.backend import TrtBackend
+from hiif_deploy.backends.tensorrt.graphs import trt_graphs
 from hiif_deploy.backends.tensorrt.library import Library, load_library
 from hiif_deploy.bundle.contract import Precision
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.upscaler import RenderOptions, Upscaler
 from hiif_engines.tensorrt.build import build_engine
-from hiif_engines.tensorrt.profiles import BuildSizes, make_profiles
+from hiif_engines.tensorrt.profiles import BuildSizes, make_profiles, make_shared_profiles
 from tensorrt_double.install import installed
 
 SMALL = BuildSizes((40, 48), (20, 24), queries=1024)
@@ -45,6 +46,7 @@ def trt_bench(
 ) -> Iterator[TrtBench]:  # fmt: skip
     """Build every engine, open them, and at the end prove that everything was given back."""
     fake = FakeDevice(**device)
+    fake.needs_current = True
     with installed(fake, version) as trt, logged() as said:
         library = load_library()
         engines = build_engines(bundle, library, precision, sizes)
@@ -72,8 +74,6 @@ def logged() -> Iterator[list[str]]:
 
 def build_engines(bundle: Bundle, library: Library, precision: Precision, sizes: BuildSizes) -> dict[str, bytes]:
     """Graph name → serialised engine."""
-    found = {}
-    for name, profile in make_profiles(bundle.contract, precision, sizes).items():
-        graph = bundle.contract.graph(name, precision)
-        found[name] = build_engine(library, graph, bundle.graphs[graph.key], profile).data
-    return found
+    profiles = make_profiles(bundle.contract, precision, sizes) | make_shared_profiles(bundle.contract, sizes)
+    graphs = trt_graphs(bundle, precision)
+    return {name: build_engine(library, *graphs[name], profile).data for name, profile in profiles.items()}

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from hiif_deploy.backends.cuda.device import Device
 from hiif_deploy.backends.cuda.open import open_device
 from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.backends.tensorrt.graphs import trt_graphs
 from hiif_deploy.backends.tensorrt.library import Library, load_library
-from hiif_deploy.bundle.contract import Precision, is_fold
+from hiif_deploy.bundle.contract import Precision
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.engine_store.entry import Entry, StoredEngine
 from hiif_deploy.engine_store.identity import EngineEnvironment
@@ -101,8 +102,7 @@ def find_engines(
     """Graph name → newest engine that runs here and is whole, or None."""
     return {
         name: _find_engine(store.find(environment, bundle.contract.name, name, precision, graph.sha256))
-        for name, graph in bundle.contract.chain(precision).items()
-        if not is_fold(name)
+        for name, (graph, _) in trt_graphs(bundle, precision).items()
     }
 
 

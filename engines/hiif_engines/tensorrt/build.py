@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import threading
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hiif_deploy.backends.tensorrt.library import Library, Messages
@@ -89,12 +87,8 @@ def build_engine(
     """
     check_profile(graph, profile)
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="hiif-build-") as folder:
-        # A copy of the checked bytes, alone in its folder: a file that refers to others finds none.
-        file = Path(folder) / f"{graph.key}.onnx"
-        file.write_bytes(model)
-        with Progress(f"building {graph.key}", 1, unit="steps", enabled=show_progress) as progress:
-            data, cache = _interruptible(_Build(library, graph, file, profile, flags, timing_cache, progress))
+    with Progress(f"building {graph.key}", 1, unit="steps", enabled=show_progress) as progress:
+        data, cache = _interruptible(_Build(library, graph, model, profile, flags, timing_cache, progress))
     return BuiltEngine(data, cache, time.monotonic() - began)
 
 
@@ -102,10 +96,10 @@ class _Build:
     """Keeps alive everything that the library holds pointers into until the build is done."""
 
     def __init__(
-        self, library: Library, graph: GraphContract, file: Path, profile: Profile, flags: BuildFlags,
+        self, library: Library, graph: GraphContract, model: bytes, profile: Profile, flags: BuildFlags,
         timing_cache: bytes, progress: Progress,
     ) -> None:  # fmt: skip
-        self.library, self.graph, self.file, self.profile, self.flags = library, graph, file, profile, flags
+        self.library, self.graph, self.model, self.profile, self.flags = library, graph, model, profile, flags
         self.timing_cache, self.progress = timing_cache, progress
         self.kept: trt.ITimingCache | None = None
         self.stop = threading.Event()
@@ -114,7 +108,7 @@ class _Build:
     def run(self) -> tuple[bytes, bytes]:
         """Return the serialised engine and the timing cache."""
         builder = self.library.module.Builder(self.messages.logger)
-        network = parse_network(self.library, builder, self.messages, self.graph, self.file)
+        network = parse_network(self.library, builder, self.messages, self.graph, self.model)
         config = self._configure(builder)
         monitor = make_monitor(self.library, self.progress, self.stop)
         config.progress_monitor = monitor

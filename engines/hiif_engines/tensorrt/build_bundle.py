@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hiif_deploy.backends.engines import ENGINES
+from hiif_deploy.backends.tensorrt.graphs import trt_graphs
 from hiif_deploy.backends.tensorrt.library import Library
-from hiif_deploy.bundle.contract import Precision
+from hiif_deploy.bundle.contract import GraphContract, Precision
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.engine_store.entry import StoredEngine
 from hiif_deploy.engine_store.identity import EngineEnvironment, EngineIdentity
@@ -18,7 +19,7 @@ from hiif_deploy.errors import EngineError
 from hiif_deploy.rendering.verify_engines import VERIFIED
 from hiif_deploy.support.durations import duration
 from hiif_engines.tensorrt.build import DEFAULT_FLAGS, BuildFlags, build_engine
-from hiif_engines.tensorrt.profiles import PRESETS, BuildSizes, Profile, make_profiles
+from hiif_engines.tensorrt.profiles import PRESETS, BuildSizes, Profile, make_profiles, make_shared_profiles
 
 logger = logging.getLogger(__name__)
 Engines = dict[str, StoredEngine]
@@ -43,11 +44,13 @@ def build_bundle(
     """Return graph name → engine from the store, built where it is missing. Nothing is verified."""
     ENGINES["tensorrt"].check(bundle.contract)
     profiles = make_profiles(bundle.contract, request.precision, request.sizes)
+    profiles |= make_shared_profiles(bundle.contract, request.sizes)
+    graphs = trt_graphs(bundle, request.precision)
     cache = store.timing_cache(environment)
     engines = {}
     for name, profile in profiles.items():
-        identity = identify(bundle, name, profile, request, environment)
-        builder = _Builder(bundle, name, profile, request, library, cache, show_progress)
+        identity = identify(bundle, graphs[name][0], profile, request, environment)
+        builder = _Builder(*graphs[name], profile, request, library, cache, show_progress)
         engines[name] = store.get_or_build(identity, builder)
         took = (
             f"built in {duration(engines[name].sidecar.build_seconds)}" if builder.was_called else "was built already"
@@ -57,14 +60,14 @@ def build_bundle(
 
 
 def identify(
-    bundle: Bundle, name: str, profile: Profile, request: BuildRequest, environment: EngineEnvironment
+    bundle: Bundle, graph: GraphContract, profile: Profile, request: BuildRequest, environment: EngineEnvironment
 ) -> EngineIdentity:
-    """Return everything that the engine of graph `name` would depend on."""
+    """Return everything that the engine of one graph would depend on."""
     return EngineIdentity(
         bundle=bundle.contract.name,
-        graph=name,
+        graph=graph.name,
         precision=request.precision,
-        onnx_sha256=bundle.contract.graph(name, request.precision).sha256,
+        onnx_sha256=graph.sha256,
         **asdict(environment),
         profiles={tensor: (bounds.min, bounds.opt, bounds.max) for tensor, bounds in profile.items()},
         flags=request.flags.metadata(),
@@ -75,11 +78,10 @@ class _Builder:
     """Builds one engine; called by the store, under its lock, if the engine is missing."""
 
     def __init__(
-        self, bundle: Bundle, name: str, profile: Profile, request: BuildRequest, library: Library, cache: Any,
+        self, graph: GraphContract, model: bytes, profile: Profile, request: BuildRequest, library: Library, cache: Any,
         show_progress: bool,
     ) -> None:  # fmt: skip
-        self.graph = bundle.contract.graph(name, request.precision)
-        self.model = bundle.graphs[self.graph.key]
+        self.graph, self.model = graph, model
         self.profile, self.flags, self.library, self.cache = profile, request.flags, library, cache
         self.show_progress = show_progress
         self.was_called = False

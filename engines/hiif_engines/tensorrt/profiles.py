@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from hiif_deploy.backends.tensorrt.graphs import shared_graphs
 from hiif_deploy.bundle.contract import Contract, GraphContract, Precision, TensorContract, is_fold
 from hiif_deploy.errors import OptionError
 from hiif_deploy.geometry.target import parse_size
@@ -17,6 +18,10 @@ Shape = tuple[int, ...]
 
 MAX_PIXELS = 1 << 22
 """Largest number of source pixels whose maps are one tensor: TensorRT's tensors are limited to 2³¹ elements."""
+MAX_QUERIES = 1 << 20
+"""Largest number of queries per call, likewise: `MAX_EXCESS` times as many values of 256 channels are below 2³¹."""
+MAX_EXCESS = 4
+"""How many times the queries of a call the largest rows and columns of its profile may hold together."""
 MAPS_ROWS = 128
 """Largest number of source rows per call of the maps graph: its inner layers need 0.5 KB per pixel of scratch
 memory."""
@@ -46,8 +51,8 @@ class BuildSizes:
     """Largest (height, width) of one encoder call and of the cached maps; larger pictures are split."""
     opt_input: tuple[int, int]
     """(height, width) for which the encoder is optimised."""
-    queries: int = 65536
-    """Largest number of queries per decoder call: enough to fill the GPU, with activations that fit its L2 cache."""
+    queries: int = 131072
+    """Queries per decoder call: 4K takes 64 calls a pass. Fewer where memory is short (`backends.tensorrt.plan`)."""
     scale: float = 2.0
     """Scale for which the decoder is optimised; others work as well."""
     max_scale: float = 4.0
@@ -58,8 +63,8 @@ class BuildSizes:
             raise OptionError(f"build sizes: opt input {self.opt_input} must lie within max input {self.max_input}")
         if min(self.opt_input) < 1 or max(self.max_input) > 1 << 15:
             raise OptionError(f"build sizes: inputs {self.opt_input}, {self.max_input}: expected sides of 1 to 32768")
-        if not 256 <= self.queries <= 1 << 24:
-            raise OptionError(f"build sizes: {self.queries} queries per call: expected 256 to {1 << 24}")
+        if not 256 <= self.queries <= MAX_QUERIES:
+            raise OptionError(f"build sizes: {self.queries} queries per call: expected 256 to {MAX_QUERIES}")
         if not 1 <= self.scale <= self.max_scale <= 64:
             raise OptionError(f"build sizes: scales {self.scale} ≤ {self.max_scale}: expected 1 ≤ scale ≤ max ≤ 64")
 
@@ -69,9 +74,17 @@ class BuildSizes:
         return min(math.ceil(self.max_input[1] * self.max_scale), self.queries)
 
     @property
+    def opt_columns(self) -> int:
+        """Query columns per call at the scale and width that the decoder is optimised for."""
+        return min(round(self.opt_input[1] * self.scale), self.columns)
+
+    @property
     def rows(self) -> int:
-        """Largest number of query rows per call, so that rows × columns stay within `queries`."""
-        return max(1, self.queries // self.columns)
+        """Largest number of query rows per call: `queries` of the optimal width, and not far too many of the largest.
+
+        The caller keeps rows × columns within the product of the optimal ones.
+        """
+        return max(1, min(self.queries // self.opt_columns, MAX_EXCESS * self.queries // self.columns))
 
 
 PRESETS: dict[str, BuildSizes] = {
@@ -99,7 +112,7 @@ def parse_sizes(preset: str | None, max_input: str | None, queries: int | None, 
 
 
 def make_profiles(contract: Contract, precision: Precision, sizes: BuildSizes) -> dict[str, Profile]:
-    """Return graph name → checked profile for every graph that TensorRT runs (folds run on the CPU)."""
+    """Return graph name → checked profile for every graph of a bundle that TensorRT runs (folds run on the CPU)."""
     axes = _axes(contract, sizes)
     profiles: dict[str, Profile] = {
         name: {tensor.name: _range(tensor, axes) for tensor in graph.inputs}
@@ -108,6 +121,19 @@ def make_profiles(contract: Contract, precision: Precision, sizes: BuildSizes) -
     }
     for name, profile in profiles.items():
         check_profile(contract.graph(name, precision), profile)
+    return profiles
+
+
+def make_shared_profiles(contract: Contract, sizes: BuildSizes) -> dict[str, Profile]:
+    """Return graph name → checked profile for the shared graphs that convert a bundle's frames."""
+    profiles: dict[str, Profile] = {}
+    for name, (graph, _) in shared_graphs().items():
+        if name.startswith("prepare"):
+            axes = {**_axes(contract, sizes), "channels": (1, 3, 3)}
+        else:
+            axes = _skip_axes(sizes, int(graph.outputs[0].shape[2]))
+        profiles[name] = {tensor.name: _range(tensor, axes) for tensor in graph.inputs}
+        check_profile(graph, profiles[name])
     return profiles
 
 
@@ -137,7 +163,6 @@ def _axes(contract: Contract, sizes: BuildSizes) -> dict[str, tuple[int, int, in
     multiple, halo = contract.encoder.size_multiple, 2 * contract.decoder.halo
     high, opt = ([-(-side // multiple) * multiple for side in s] for s in (sizes.max_input, sizes.opt_input))
     pixels = max(min(high[0] * high[1], MAX_PIXELS), 2 * high[1])
-    columns = min(round(opt[1] * sizes.scale), sizes.columns)
     return {
         "height": (multiple, opt[0], high[0]),
         "width": (multiple, opt[1], high[1]),
@@ -145,8 +170,21 @@ def _axes(contract: Contract, sizes: BuildSizes) -> dict[str, tuple[int, int, in
         "tile_width": (1 + halo, opt[1] + halo, high[1] + halo),
         "pixels": (1, min(opt[0] * opt[1], pixels), pixels),
         "rows": (1, sizes.rows, sizes.rows),
-        "columns": (1, columns, sizes.columns),
+        "columns": (1, sizes.opt_columns, sizes.columns),
     }
+
+
+def _skip_axes(sizes: BuildSizes, channels: int) -> dict[str, tuple[int, int, int]]:
+    """Return the dynamic axes of a `finish` graph. `height` and `width` are those of the source pixels below a block:
+    at a scale of 1 or more, as many as its rows and columns, and one at either end."""
+    rows, columns = (1, sizes.rows, sizes.rows), (1, sizes.opt_columns, sizes.columns)
+    queries = (1, rows[1] * columns[1], rows[2] * columns[2])
+    height, width = (tuple(max(1, n + 2) for n in axis) for axis in (rows, columns))
+    return {
+        "rows": rows, "columns": columns, "queries": queries, "channels": (channels,) * 3,
+        "height": (1, min(height[1], math.ceil(rows[1] / sizes.scale) + 2), height[2]),
+        "width": (1, min(width[1], math.ceil(columns[1] / sizes.scale) + 2), width[2]),
+    }  # fmt: skip
 
 
 def _range(tensor: TensorContract, axes: Mapping[str, tuple[int, int, int]]) -> ShapeRange:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -49,6 +50,16 @@ class CudaPythonDevice:
             driver=f"{version // 1000}.{version % 1000 // 10}",
             memory=int(properties.totalGlobalMem),
         )
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """See `Device`; the thread may have chosen another GPU, as PyTorch does for `cuda:1`, and gets it back."""
+        before = int(self._call("cudaGetDevice"))
+        self._call("cudaSetDevice", GPU)
+        try:
+            yield
+        finally:
+            self._call("cudaSetDevice", before)
 
     def allocate(self, size: int) -> int:
         """See `Device`; calls `cudaMalloc`."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -53,6 +54,10 @@ class Device(Protocol):
 
     def facts(self) -> DeviceFacts:
         """Name, capability, memory and driver of this GPU."""
+        ...
+
+    def current(self) -> AbstractContextManager[None]:
+        """Inside, this GPU is the calling thread's current one, for libraries that launch work themselves; may nest."""
         ...
 
     def allocate(self, size: int) -> int:

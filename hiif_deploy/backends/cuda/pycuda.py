@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from importlib import import_module
 from typing import Any, NoReturn
@@ -75,6 +75,10 @@ class PycudaDevice:
                 driver=f"{version // 1000}.{version % 1000 // 10}",
                 memory=int(gpu.total_memory()),
             )
+
+    def current(self) -> AbstractContextManager[None]:
+        """See `Device`; pushes the primary context and pops it."""
+        return self._current("running an engine")
 
     def allocate(self, size: int) -> int:
         """See `Device`; calls `mem_alloc`."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +31,7 @@ class Gpu:
         self.pool = DevicePool(device, self.synchronize)
         self.scratch = Scratch(device, self.synchronize)
         self.lock = threading.RLock()
-        """Held while work is queued."""
+        """Held while work is queued (`turn`)."""
         self.slots = SlotPool(device)
         """For copies between pinned memory and the GPU."""
 
@@ -38,13 +40,26 @@ class Gpu:
         self.device.synchronize(self.copy)
         self.device.synchronize(self.compute)
 
-    def upload(self, array: NDArray[Any], slot: Slot) -> DeviceTensor:
-        """Copy through the slot's pinned memory; what is queued on `compute` from now on finds it there."""
-        slot.host(array.shape, array.dtype)[...] = array
-        self.device.upload(slot.address, slot.pinned[: array.nbytes], self.copy)
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Queue work inside: no other thread does meanwhile, and the device is current for TensorRT's own calls."""
+        with self.lock, self.device.current():
+            yield
+
+    def upload(self, array: NDArray[Any], dtype: np.dtype[Any]) -> DeviceTensor:
+        """The array as `dtype`, copied through pinned memory into the pool's; what is queued on `compute` from now on
+        finds it there, and the caller's array is free at once."""
+        tensor = self.pool.take(array.shape, dtype)
+        slot, size = self.slots.take(tensor.nbytes), tensor.nbytes
+        slot.host(array.shape, dtype)[...] = array
+        self.device.upload(slot.address, slot.pinned[:size], self.copy)
         self.device.record(slot.moved, self.copy)
         self.device.wait(self.compute, slot.moved)
-        return DeviceTensor(slot.address, array.shape, array.dtype)
+        # Not straight into the pool's memory, which `compute` may still read for its last user.
+        self.device.copy_rows(tensor.address, size, slot.address, size, size, 1, self.compute)
+        self.device.record(slot.done, self.compute)
+        self.slots.give(slot)
+        return tensor
 
     def download(self, tensor: DeviceTensor, slot: Slot) -> NDArray[Any]:
         """Copy what `compute` has made by then into the slot's pinned memory; valid after `slot.wait()`."""

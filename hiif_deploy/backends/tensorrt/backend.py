@@ -11,16 +11,16 @@ from hiif_deploy.backends.cuda.streams import Gpu
 from hiif_deploy.backends.engines import ENGINES
 from hiif_deploy.backends.fp32_fallback import Fp32Fallback
 from hiif_deploy.backends.options import EngineOptions
-from hiif_deploy.backends.sessions.open import open_folds, open_shared
+from hiif_deploy.backends.sessions.open import open_folds
 from hiif_deploy.backends.tensorrt.encode import TrtEncoder
 from hiif_deploy.backends.tensorrt.executor import TrtExecutor
 from hiif_deploy.backends.tensorrt.features import TrtFeatures
+from hiif_deploy.backends.tensorrt.graphs import trt_graphs
 from hiif_deploy.backends.tensorrt.library import Library
 from hiif_deploy.backends.tensorrt.plan import make_trt_plan
 from hiif_deploy.backends.tensorrt.session import TrtSession
 from hiif_deploy.bundle.contract import Precision
 from hiif_deploy.bundle.loader import Bundle
-from hiif_deploy.decoding.conversion import FrameConverter
 from hiif_deploy.decoding.decoder import Decoder
 from hiif_deploy.decoding.job import Advance
 from hiif_deploy.decoding.plan import Plan, PlanLimits
@@ -40,7 +40,7 @@ class TrtBackend(DecoderBackend):
         self, bundle: Bundle, precision: Precision, engines: Mapping[str, bytes], library: Library, device: Device,
         options: EngineOptions, *, host_code: bool = False,
     ) -> None:  # fmt: skip
-        """`engines` holds a serialised engine for every graph but the folds. The backend closes the device."""
+        """`engines` holds a serialised engine for each of `trt_graphs`. The backend closes the device."""
         self.engine = ENGINES["tensorrt"]
         self.contract = bundle.contract
         self.precision: Precision = precision
@@ -52,17 +52,17 @@ class TrtBackend(DecoderBackend):
                 "%s has no CUDA graphs: each block is launched by itself, slower; cuda-python has them", device.layer
             )
         self._gpu = gpu = Gpu(device)
-        chain = self.contract.chain(precision)
-        self._sessions = {
-            name: TrtSession(library, chain[name], data, device, gpu.scratch, host_code=host_code)
-            for name, data in engines.items()
-        }
-        folds = open_folds(bundle, chain)
+        graphs = trt_graphs(bundle, precision)
+        with gpu.turn():
+            self._sessions = {
+                name: TrtSession(library, graph, engines[name], device, gpu.scratch, host_code=host_code)
+                for name, (graph, _) in graphs.items()
+            }
+            self._encoder = TrtEncoder(gpu, self.contract, self._sessions)
         self._fallback = Fp32Fallback(bundle, options.thread_count)
-        converter = FrameConverter(self.contract, open_shared)
-        self._encoder = TrtEncoder(gpu, self.contract, self._sessions["encoder"], converter)
-        self._maps_bytes = options.gpu_memory or facts.memory // 4
-        self._executor = TrtExecutor(gpu, self.contract, self._sessions, folds, converter)
+        self._memory = options.gpu_memory or facts.memory // 4
+        folds = open_folds(bundle, self.contract.chain(precision))
+        self._executor = TrtExecutor(gpu, self.contract, self._sessions, folds)
         self.decoder = Decoder(self.contract, self._executor, self.description, self._fallback)
 
     @property
@@ -78,7 +78,7 @@ class TrtBackend(DecoderBackend):
     def plan(self, source: Size, limits: PlanLimits) -> Plan:
         """See `Backend`; the limits are the host's, and nothing of a picture is held there."""
         del limits
-        return make_trt_plan(self.contract, self._sessions, source, self._maps_bytes)
+        return make_trt_plan(self.contract, self._sessions, source, self._memory)
 
     def encode(self, frame: Frame, plan: Plan, advance: Advance) -> TrtFeatures:
         """See `Backend`."""
@@ -86,10 +86,11 @@ class TrtBackend(DecoderBackend):
 
     def close(self) -> None:
         """Free everything on the GPU."""
-        self._gpu.synchronize()
         self._fallback.close()
         self._executor.close()
-        for session in self._sessions.values():
-            session.close()
-        self._gpu.close()
+        with self._gpu.turn():
+            self._gpu.synchronize()
+            for session in self._sessions.values():
+                session.close()
+            self._gpu.close()
         self._device.close()

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from hiif_deploy.backends.cuda.streams import Gpu
 from hiif_deploy.backends.tensorrt.features import TrtFeatures
+from hiif_deploy.backends.tensorrt.graphs import frame_type
 from hiif_deploy.backends.tensorrt.session import TrtSession
 from hiif_deploy.bundle.contract import Contract
-from hiif_deploy.decoding.conversion import FrameConverter
+from hiif_deploy.decoding.conversion import prepare_vectors
 from hiif_deploy.decoding.encode import padded_frame, widen, within
 from hiif_deploy.decoding.plan import Plan
-from hiif_deploy.geometry.tiling import steps
+from hiif_deploy.geometry.tiling import length, steps
 from hiif_deploy.pixels import Frame
 
 
 class TrtEncoder:
-    """Runs the encoder's engine over a picture, whole or in tiles."""
+    """Runs a `prepare` engine and the encoder's over a picture, whole or in tiles."""
 
-    def __init__(self, gpu: Gpu, contract: Contract, session: TrtSession, converter: FrameConverter) -> None:
-        self._gpu, self._contract, self._session, self._converter = gpu, contract, session, converter
-        self._dtype = np.dtype(session.graph.outputs[0].dtype)
+    def __init__(self, gpu: Gpu, contract: Contract, sessions: Mapping[str, TrtSession]) -> None:
+        self._gpu, self._contract, self._sessions = gpu, contract, sessions
+        self._dtype = np.dtype(sessions["encoder"].graph.outputs[0].dtype)
+        vectors = prepare_vectors(contract)
+        self._vectors = {name: gpu.pool.upload(vector, gpu.compute) for name, vector in vectors.items()}
+        gpu.synchronize()
 
     def encode(self, frame: Frame, plan: Plan, advance: Callable[[int], None]) -> TrtFeatures:
         """Frame [h, w, 1 or 3] → features. Returns as soon as the work is queued."""
         size = (frame.shape[0], frame.shape[1])
         gpu, shape = self._gpu, (self._contract.encoder.channels, *size)
-        with gpu.lock:
+        with gpu.turn():
             features = TrtFeatures(gpu.device, gpu.pool, gpu.compute, shape, self._dtype, self._contract.decoder.halo)
             for rows in steps(size[0], plan.encoder_tile[0]):
                 for columns in steps(size[1], plan.encoder_tile[1]):
@@ -39,11 +43,16 @@ class TrtEncoder:
     def _encode_tile(self, frame: Frame, features: TrtFeatures, rows: slice, columns: slice, overlap: int) -> None:
         gpu = self._gpu
         seen_rows, seen_columns = widen(rows, overlap, frame.shape[0]), widen(columns, overlap, frame.shape[1])
-        image = self._converter.image(padded_frame(self._contract, frame[seen_rows, seen_columns]))
-        slot = gpu.slots.take(image.nbytes)
+        seen = padded_frame(self._contract, frame[seen_rows, seen_columns])
+        pixels = gpu.upload(seen, frame_type(seen.dtype))
         with gpu.pool.lease() as take:
-            output = take((1, features.shape[0], *image.shape[2:]), self._dtype)
-            self._session.enqueue({"image": gpu.upload(image, slot), "features": output}, gpu.compute)
-            gpu.device.record(slot.done, gpu.compute)
+            image = take((1, 3, *seen.shape[:2]), np.float32)
+            output = take((1, features.shape[0], *seen.shape[:2]), self._dtype)
+            prepare = self._sessions[f"prepare-{pixels.dtype}"]
+            prepare.enqueue({"frame": pixels, **self._vectors, "image": image}, gpu.compute)
+            self._sessions["encoder"].enqueue({"image": image, "features": output}, gpu.compute)
             features.put(output, (within(rows, seen_rows), within(columns, seen_columns)), rows, columns)
-        gpu.slots.give(slot)
+        if (length(rows), length(columns)) == frame.shape[:2]:
+            features.keep_frame(frame, pixels)
+        else:
+            gpu.pool.give(pixels)

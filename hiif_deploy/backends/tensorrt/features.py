@@ -1,4 +1,4 @@
-"""A picture's features on the GPU, with the zeros around them that the maps graph wants."""
+"""A picture's features on the GPU, with the zeros around them that the maps graph wants, and the picture itself."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hiif_deploy.backends.cuda.device import Device, Stream
 from hiif_deploy.backends.cuda.memory import DevicePool, DeviceTensor
+from hiif_deploy.pixels import Frame
 
 
 class TrtFeatures:
@@ -26,7 +27,18 @@ class TrtFeatures:
         self.padded = pool.take((channels, height + 2 * halo, width + 2 * halo), dtype)
         """With the margin."""
         device.clear(self.padded.address, self.padded.nbytes, stream)
+        self._frame: tuple[Frame, DeviceTensor] | None = None
+        self._pool = pool
         weakref.finalize(self, pool.give, self.padded)
+
+    def keep_frame(self, frame: Frame, tensor: DeviceTensor) -> None:
+        """Keep `tensor`, a frame's pixels on the GPU, as long as the features."""
+        self._frame = frame, tensor
+        weakref.finalize(self, self._pool.give, tensor)
+
+    def kept_frame(self, frame: Frame) -> DeviceTensor | None:
+        """Pixels of that very frame on the GPU, perhaps continued below and to the right; None where it is not kept."""
+        return self._frame[1] if self._frame is not None and self._frame[0] is frame else None
 
     def put(self, source: DeviceTensor, inner: tuple[slice, slice], rows: slice, columns: slice) -> None:
         """Queue: take the `inner` rows and columns of `source` [1, C, H, W] as the features' rows and columns."""

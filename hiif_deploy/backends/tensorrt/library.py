@@ -34,7 +34,7 @@ SUPPORTED: dict[LibraryName, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "tensorrt-rtx": ((1, 4), (2,)),
 }
 """Oldest version that is supported and the first that is not."""
-TYPE_NAMES = {"float16": "HALF", "float32": "FLOAT", "float64": "FLOAT", "int32": "INT32"}
+TYPE_NAMES = {"float16": "HALF", "float32": "FLOAT", "float64": "FLOAT", "int32": "INT32", "uint8": "UINT8"}
 """The contract's types in TensorRT's words; its parser narrows float64, without a word."""
 MOST_MESSAGES = 50
 """Errors that are kept, the latest ones."""

@@ -8,31 +8,36 @@ import numpy as np
 
 from hiif_deploy.backends.tensorrt.session import TrtSession
 from hiif_deploy.bundle.contract import Contract
-from hiif_deploy.decoding.plan import UNBOUNDED, Plan
+from hiif_deploy.decoding.plan import QUERY_BLOCK, UNBOUNDED, Plan
 from hiif_deploy.errors import EngineError, OptionError
 from hiif_deploy.geometry.sizes import Size, padded_size
 
 
-def make_trt_plan(contract: Contract, sessions: Mapping[str, TrtSession], source: Size, maps_bytes: int) -> Plan:
-    """Plan for a (height, width) picture whose maps take at most `maps_bytes`.
+def make_trt_plan(contract: Contract, sessions: Mapping[str, TrtSession], source: Size, memory: int) -> Plan:
+    """Plan for a (height, width) picture whose maps take at most `memory` bytes, and so do a call's activations.
 
     EngineError where the picture is larger than the engines were built for and tiles would not be exact, OptionError
     where the memory does not hold two rows of maps.
     """
-    limits = sessions["decoder"].limits
     tile = _encoder_tile(contract, sessions["encoder"], source)
-    cell = _decoder_tile(contract, sessions, source, maps_bytes)
+    cell = _decoder_tile(contract, sessions, source, memory)
     return Plan(
         encoder_tile=tile, overlap=contract.encoder.receptive_field or 0, blended=False, decoder_tile=cell,
-        tile_queries=UNBOUNDED, query_block=limits["row_tap"][1][1] * limits["column_tap"][1][2], cache_bytes=0,
-        working_bytes=min(maps_bytes, _pixel_bytes(sessions["maps"]) * source[0] * source[1]),
+        tile_queries=UNBOUNDED, query_block=_query_block(contract, sessions["decoder"], memory), cache_bytes=0,
+        working_bytes=min(memory, _pixel_bytes(sessions["maps"]) * source[0] * source[1]),
     )  # fmt: skip
+
+
+def _query_block(contract: Contract, decoder: TrtSession, memory: int) -> int:
+    """Queries per call: as many as the engine was optimised for, or fewer where memory is short."""
+    rows, columns = decoder.limits["row_tap"][1][1], decoder.limits["column_tap"][1][2]
+    return min(rows * columns, max(QUERY_BLOCK, memory // (4 * contract.decoder.query_channels)))
 
 
 def _encoder_tile(contract: Contract, session: TrtSession, size: Size) -> Size:
     """Source pixels that one encoder call contributes: the whole picture where the profile takes it."""
     field, multiple = contract.encoder.receptive_field, contract.encoder.size_multiple
-    _, high = session.limits["image"]
+    high = session.limits["image"][-1]
     most = (high[2] // multiple * multiple, high[3] // multiple * multiple)
     if all(padded <= limit for padded, limit in zip(padded_size(size, multiple), most, strict=True)):
         return size
@@ -50,19 +55,19 @@ def _encoder_tile(contract: Contract, session: TrtSession, size: Size) -> Size:
     return tile[0], tile[1]
 
 
-def _decoder_tile(contract: Contract, sessions: Mapping[str, TrtSession], source: Size, maps_bytes: int) -> Size:
+def _decoder_tile(contract: Contract, sessions: Mapping[str, TrtSession], source: Size, memory: int) -> Size:
     """Source (rows, columns) of a tile: what profiles and memory for maps allow, the whole picture at best."""
-    most_columns = sessions["maps"].limits["features"][1][3] - 2 * contract.decoder.halo
+    most_columns = sessions["maps"].limits["features"][-1][3] - 2 * contract.decoder.halo
     pixel_bytes = _pixel_bytes(sessions["maps"])
     # A tile of n source pixels per axis needs the maps of n + 1.
     columns = source[1] if source[1] <= most_columns else most_columns - 1
-    pixels = min(sessions["decoder"].limits["map_0"][1][0], maps_bytes // pixel_bytes)
+    pixels = min(sessions["decoder"].limits["map_0"][-1][0], memory // pixel_bytes)
     rows = source[0] if source[0] * min(columns + 1, source[1]) <= pixels else pixels // (columns + 1) - 1
     if min(rows, columns) < 1:
         needed = 2 * (columns + 1) * pixel_bytes
         raise OptionError(
             f"the maps of two rows of {source[1]} pixels need {needed >> 20} MiB of GPU memory, and "
-            f"{maps_bytes >> 20} MiB are allowed: allow more (gpu_memory)"
+            f"{memory >> 20} MiB are allowed: allow more (gpu_memory)"
         )
     return rows, columns
 

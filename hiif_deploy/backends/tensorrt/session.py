@@ -57,7 +57,8 @@ class TrtSession:
         self._runtime.error_recorder = self._messages.recorder
         self._runtime.engine_host_code_allowed = host_code
         self._contexts: OrderedDict[Shapes, _Context] = OrderedDict()
-        self._has_graphs = device.has_graphs
+        # TensorRT-RTX compiles kernels while it runs, and has a graph strategy of its own: nothing of it is captured.
+        self._has_graphs = device.has_graphs and library.name == "tensorrt"
         engine: trt.ICudaEngine | None = self._runtime.deserialize_cuda_engine(data)
         if engine is None:
             raise EngineLoadError(
@@ -68,7 +69,7 @@ class TrtSession:
         self._engine: trt.ICudaEngine = engine
         _compare(library, graph, self._engine)
         self.limits = {tensor.name: self._limits(tensor.name) for tensor in graph.inputs}
-        """Input name → smallest and largest shape."""
+        """Input name → smallest shape, the one that the engine is optimised for, and the largest."""
 
     def enqueue(self, tensors: Tensors, stream: Stream) -> None:
         """Queue one run; `tensors` holds every input and output. EngineError for what the engine refuses.
@@ -103,9 +104,8 @@ class TrtSession:
     def _names(self) -> list[str]:
         return [tensor.name for tensor in (*self.graph.inputs, *self.graph.outputs)]
 
-    def _limits(self, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        low, _, high = self._engine.get_tensor_profile_shape(name, 0)
-        return tuple(low), tuple(high)
+    def _limits(self, name: str) -> Shapes:
+        return tuple(tuple(shape) for shape in self._engine.get_tensor_profile_shape(name, 0))
 
     def _context(self, tensors: Tensors, stream: Stream) -> _Context:
         shapes = tuple(tensors[tensor.name].shape for tensor in self.graph.inputs)
@@ -133,7 +133,7 @@ class TrtSession:
         for tensor in self.graph.inputs:
             shape = tensors[tensor.name].shape
             if not native.set_input_shape(tensor.name, shape):
-                low, high = self.limits[tensor.name]
+                low, _, high = self.limits[tensor.name]
                 raise self._failure(f"takes {tensor.name} from {low} to {high}, got {shape}")
         missing = native.infer_shapes()
         if missing:
@@ -142,7 +142,10 @@ class TrtSession:
             found = tuple(native.get_tensor_shape(tensor.name))
             if found != tensors[tensor.name].shape:
                 raise self._failure(f"answers {tensor.name} as {found}, expected {tensors[tensor.name].shape}")
-        return _Context(native, native.update_device_memory_size_for_shapes())
+        size = native.update_device_memory_size_for_shapes()
+        # 0 is also the answer to an error; an engine that never needs memory says so by itself.
+        self._require(size > 0 or self._engine.device_memory_size_v2 == 0, "the size of its memory cannot be told")
+        return _Context(native, size)
 
     def _bind(self, context: _Context, tensors: Tensors) -> None:
         for name in self._names:

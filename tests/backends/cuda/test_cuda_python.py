@@ -107,6 +107,17 @@ def test_an_error_of_any_call_is_told_in_cudas_words(name: str, runtime: FakeCud
         CALLS[name](device, stream)
 
 
+def test_the_gpu_is_current_inside_and_the_threads_own_choice_comes_back(runtime: FakeCudaRuntime) -> None:
+    device = CudaPythonDevice()
+    runtime.current = 1
+    with device.current():
+        assert runtime.current == 0
+        with device.current():
+            pass
+        assert runtime.current == 0
+    assert runtime.current == 1
+
+
 def test_no_graph_leaks_where_it_cannot_be_instantiated(runtime: FakeCudaRuntime) -> None:
     device = CudaPythonDevice()
     stream = device.stream()
@@ -141,7 +152,7 @@ def test_a_missing_package_is_named_with_what_adds_it(monkeypatch: pytest.Monkey
 
 def test_the_stand_in_has_the_real_signatures(real: ModuleType) -> None:
     functions = fake_cuda_runtime.functions()
-    assert len(functions) == 28
+    assert len(functions) == 29
     for name, function in functions.items():
         expected = list(inspect.signature(getattr(real, name)).parameters)
         assert list(inspect.signature(function).parameters)[1:] == expected, name

@@ -52,6 +52,8 @@ def test_no_thread_is_left_with_a_context(driver: FakePycuda) -> None:
         address, stream = device.allocate(16), device.stream()
         device.clear(address, 16, stream)
         device.synchronize(stream)
+        with device.current():
+            assert driver.depth == 1
         device.free_stream(stream)
         return driver.depth
 

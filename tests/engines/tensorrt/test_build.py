@@ -12,13 +12,14 @@ from pathlib import Path
 import onnx
 import pytest
 
+from hiif_deploy.backends.tensorrt.graphs import shared_graphs
 from hiif_deploy.backends.tensorrt.library import Library
 from hiif_deploy.bundle.contract import Precision
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.errors import EngineError, OptionError
 from hiif_deploy.support.progress import Progress
 from hiif_engines.tensorrt.build import BuildFlags, build_engine, make_monitor
-from hiif_engines.tensorrt.profiles import PRESETS, BuildSizes, ShapeRange, make_profiles
+from hiif_engines.tensorrt.profiles import PRESETS, BuildSizes, ShapeRange, make_profiles, make_shared_profiles
 
 ADA = BuildFlags(target="8.9")
 SMALL = BuildSizes((40, 48), (20, 24), queries=1024)
@@ -52,6 +53,12 @@ def test_an_unknown_target_is_answered_with_the_known_ones(rtx: Library, half: B
         build_engine(rtx, graph, half.graphs[graph.key], profile, BuildFlags(target="9.0"))
 
 
+def test_the_graphs_that_convert_frames_are_built_for_every_preset(rtx: Library, half: Bundle) -> None:
+    for sizes in PRESETS.values():
+        for name, profile in make_shared_profiles(half.contract, sizes).items():
+            assert build_engine(rtx, *shared_graphs()[name], profile, ADA).data
+
+
 def test_a_wrong_profile_never_reaches_the_builder(rtx: Library, half: Bundle) -> None:
     graph = half.contract.graph("maps")
     profile = {"features": ShapeRange((1, 16, 9, 9), (1, 16, 6, 6), (1, 16, 7, 7))}
@@ -73,7 +80,7 @@ def test_a_graph_whose_weights_lie_elsewhere_finds_none(rtx: Library, half: Bund
     model = onnx.load_from_string(half.graphs[graph.key])
     onnx.save_model(model, tmp_path / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
     profile = make_profiles(half.contract, "fp32", SMALL)["maps"]
-    with pytest.raises(EngineError, match=r"cannot parse maps.onnx: .*Failed to import initializer"):
+    with pytest.raises(EngineError, match=r"cannot parse its model: .*Failed to import initializer"):
         build_engine(rtx, graph, (tmp_path / "m.onnx").read_bytes(), profile, ADA)
 
 

@@ -20,7 +20,7 @@ def parse_all(rtx: Library, pairs: Any, name: str, precision: Precision) -> None
         if key != "encoder" and not is_fold(key):
             messages = Messages(rtx)
             builder = rtx.module.Builder(messages.logger)
-            parse_network(rtx, builder, messages, graph, bundle.folder / graph.file)
+            parse_network(rtx, builder, messages, graph, bundle.graphs[graph.key])
 
 
 @pytest.mark.parametrize(("name", "precision"), [("liif", "fp16"), ("sronet", "fp16"), ("lte", "fp32")])

@@ -11,12 +11,14 @@ from hiif_deploy.bundle.contract import Contract
 from hiif_deploy.bundle.loader import open_bundle
 from hiif_deploy.errors import OptionError, UsageError
 from hiif_engines.tensorrt.profiles import (
+    MAX_EXCESS,
     PRESETS,
     BuildSizes,
     Profile,
     ShapeRange,
     check_profile,
     make_profiles,
+    make_shared_profiles,
     parse_sizes,
 )
 
@@ -49,7 +51,7 @@ def test_ranges_follow_from_the_sizes_that_were_asked_for(contract: Contract) ->
     assert profiles["encoder"]["image"] == ShapeRange((1, 3, 1, 1), (1, 3, 20, 24), (1, 3, 40, 48))
     assert profiles["maps"]["features"] == ShapeRange((1, 16, 3, 3), (1, 16, 22, 26), (1, 16, 42, 50))
     assert profiles["decoder"]["map_0"] == ShapeRange((1, 48), (480, 48), (1920, 48))
-    assert profiles["decoder"]["row_tap"] == ShapeRange((2, 1, 1), (2, 5, 1), (2, 5, 1))
+    assert profiles["decoder"]["row_tap"] == ShapeRange((2, 1, 1), (2, 21, 1), (2, 21, 1))
     assert profiles["decoder"]["column_tap"] == ShapeRange((2, 1, 1), (2, 1, 48), (2, 1, 192))
     assert profiles["decoder"]["cell"] == ShapeRange((2,), (2,), (2,))
 
@@ -59,10 +61,27 @@ def test_no_call_exceeds_its_queries_and_no_tensor_tensorrts_limit(contract: Con
     profiles = make_profiles(contract, "fp32", sizes)
     for name in ("statistics_0", "decoder"):
         rows, columns = (profiles[name][f"{axis}_tap"].max for axis in ("row", "column"))
-        assert rows[1] * columns[2] <= sizes.queries
+        best = profiles[name]["row_tap"].opt[1] * profiles[name]["column_tap"].opt[2]
+        assert best <= sizes.queries
+        assert rows[1] * columns[2] <= max(MAX_EXCESS * sizes.queries, columns[2])
         pixels = profiles[name]["map_0"].max[0]
         assert pixels * 256 < 1 << 31
         assert pixels >= 2 * sizes.max_input[1]
+
+
+@pytest.mark.parametrize("sizes", [*PRESETS.values(), SMALL, BuildSizes((9000, 16000), (1, 1), queries=256)])
+def test_the_graphs_that_convert_frames_take_every_block_and_the_pixels_below_it(
+    contract: Contract, sizes: BuildSizes
+) -> None:
+    decoder = make_profiles(contract, "fp32", sizes)["decoder"]
+    profiles = make_shared_profiles(contract, sizes)
+    assert profiles["prepare-uint8"]["frame"].max[:2] == sizes.max_input
+    for name in ("finish-uint8", "finish-int32-grey", "finish-colours"):
+        rows, columns = decoder["row_tap"].max[1], decoder["column_tap"].max[2]
+        assert profiles[name]["row_skip_lower"].max == (rows,)
+        assert profiles[name]["column_skip_weight"].max == (columns, 1)
+        assert profiles[name]["colour"].max == (rows * columns, 3)
+        assert profiles[name]["frame"].max == (rows + 2, columns + 2, 1 if "grey" in name else 3)
 
 
 def test_a_window_transformers_sizes_are_multiples(contract: Contract) -> None:
