@@ -42,8 +42,6 @@ class EngineSpec:
     """Whether graphs that gather run faster on ONNX Runtime (half the speed, design/decoding.md §5)."""
     one_thread_per_call: bool = False
     """Whether a decoder call has one thread, so that `call_threads` cannot be chosen."""
-    samples: bool = True
-    """Whether statistics may be sampled."""
     cascades: bool = False
     """Whether decoders may form a cascade, and encoders have averaged tiles."""
     is_tunable: bool = False
@@ -77,7 +75,7 @@ ENGINES: dict[str, EngineSpec] = {
         ),
         EngineSpec(
             "tensorrt", "TensorRT", "hiif_deploy.rendering.open_tensorrt:open_tensorrt", ("fp16", "fp32"), "always",
-            reads=("library",), samples=False,
+            reads=("library",),
         ),
         EngineSpec("torch", "PyTorch", None, ("fp32", "fp16"), "device", extra="cuda-torch", reads=("device",)),
     )

@@ -106,9 +106,6 @@ class Renderer:
     ) -> None:
         """Closes the backend when it is closed. `tuned_block` is the number of queries per decoder call that `tune`
         found best for this machine."""
-        if options is not None and options.statistics == "sampled" and not backend.engine.samples:
-            backend.close()
-            raise OptionError(f"{backend.engine.title} takes statistics of all queries; they cannot be sampled: exact")
         self.bundle = bundle
         self.options = RenderOptions() if options is None else options
         self._tuned_block = tuned_block

@@ -15,6 +15,7 @@ import pytest
 from fake_device import FakeDevice
 from hiif_deploy.backends.cuda import open as device_layers
 from hiif_deploy.backends.cuda.device import DeviceFacts
+from hiif_deploy.backends.tensorrt.graphs import shared_graphs
 from hiif_deploy.cli import app as cli
 from hiif_deploy.images.io import read_image
 from hiif_deploy.support.install import install_command
@@ -22,7 +23,10 @@ from tensorrt_double.install import installed
 
 SAMPLE = Path(cli.__file__).parents[1] / "samples" / "coffee.png"
 SIZES = ("--max-input", "64x48", "--queries", "4096")
-
+GRAPHS = ("decoder", "encoder", "maps", "statistics_0", "statistics_1")
+SHARED = tuple(name.replace("-", "_") for name in shared_graphs())
+ENGINES = len(GRAPHS) + len(SHARED)
+"""Engines of a bundle in one precision."""
 
 FAKE = DeviceFacts("Fake GPU", "8.9", "13.0", 8 << 30)
 
@@ -90,7 +94,7 @@ def test_build_stores_verified_fp16_engines_and_upscale_runs_them(
     assert "verified" in said.err
     assert "14x12 → 28x24: largest deviation" in said.out
     assert [path.name.rsplit("-", 1)[0] for path in engine_files(machine)] == [
-        f"half-{name}-fp16" for name in ("decoder", "encoder", "maps", "statistics_0", "statistics_1")
+        f"half-{name}-fp16" for name in sorted((*GRAPHS, *SHARED))
     ]
     reports = [json.loads(path.read_text())["report"] for path in (machine.store / "engines").glob("*.json")]
     assert all(report["verified"] is True and report["psnr_db"] >= 60 for report in reports)
@@ -113,9 +117,9 @@ def test_a_second_build_builds_nothing_and_another_profile_is_built_beside_it(
     assert run("build", half_bundle, *SIZES) == 0
     capsys.readouterr()
     assert run("build", half_bundle, *SIZES) == 0
-    assert capsys.readouterr().err.count("was built already") == 5
+    assert capsys.readouterr().err.count("was built already") == ENGINES
     assert run("build", half_bundle, "--max-input", "65x48", "--queries", "4096") == 0
-    assert len(engine_files(machine)) == 10
+    assert len(engine_files(machine)) == 2 * ENGINES
 
 
 @pytest.mark.usefixtures("machine")
@@ -124,7 +128,7 @@ def test_engines_that_are_missing_are_built_when_they_are_asked_for_and_verified
 ) -> None:
     assert run("upscale", SAMPLE, "-b", half_bundle, "--scale", "1", "--engine", "auto", "-o", tmp_path / "o.png") == 0
     said = capsys.readouterr().err
-    assert "no fp16 engine for encoder, maps, statistics_0, statistics_1, decoder of half" in said
+    assert "no fp16 engine for encoder, maps, statistics_0, statistics_1, decoder, prepare-uint8" in said
     assert "engines of half: verified" in said
     assert said.count("engine auto: tensorrt 11.4.0.106, fp16, Fake GPU") == 1
 
@@ -158,7 +162,7 @@ def test_an_engine_that_the_library_does_not_take_is_named_and_built_again(
     assert "graph encoder.fp16: tensorrt 11.4.0.106 does not load this engine (" in said
     assert "kernels of another driver" in said
     assert "no fp16 engine for encoder of half" in said
-    assert len(engine_files(machine)) == 5
+    assert len(engine_files(machine)) == ENGINES
 
 
 def test_engines_of_another_gpu_and_version_are_named_and_not_used(
@@ -172,7 +176,7 @@ def test_engines_of_another_gpu_and_version_are_named_and_not_used(
     said = capsys.readouterr().err
     assert "built by TensorRT 11.4.0.106 for Fake GPU (8.9)" in said
     assert "here is TensorRT 11.4.0.106 for Other GPU (9.0)" in said
-    assert len(engine_files(machine)) == 10
+    assert len(engine_files(machine)) == 2 * ENGINES
 
 
 def test_version_compatible_engines_run_in_newer_versions(
@@ -185,7 +189,7 @@ def test_version_compatible_engines_run_in_newer_versions(
     capsys.readouterr()
     assert run(*words) == 0
     assert "no fp16 engine" not in capsys.readouterr().err
-    assert len(engine_files(machine)) == 5
+    assert len(engine_files(machine)) == ENGINES
     machine.trt.__version__ = "11.4.0.106"
     assert run(*words, "--overwrite") == 0
     assert "no fp16 engine" not in capsys.readouterr().err
@@ -201,7 +205,7 @@ def test_engines_of_another_version_are_named_and_built_again(
     capsys.readouterr()
     assert run(*words) == 0
     assert "built by TensorRT 10.13.3.9" in capsys.readouterr().err
-    assert len(engine_files(machine)) == 10
+    assert len(engine_files(machine)) == 2 * ENGINES
 
 
 def test_engines_out_of_tolerance_are_removed_unless_they_are_forced(
@@ -212,7 +216,7 @@ def test_engines_out_of_tolerance_are_removed_unless_they_are_forced(
     assert "the colours differ from PyTorch" in capsys.readouterr().err
     assert engine_files(machine) == []
     assert run("build", half_bundle, "--force") == 0
-    assert len(engine_files(machine)) == 5
+    assert len(engine_files(machine)) == ENGINES
     words = ("upscale", SAMPLE, "-b", half_bundle, "--scale", "1", "--engine", "tensorrt", "-o", tmp_path / "o.png")
     capsys.readouterr()
     assert run(*words) == 0
@@ -359,5 +363,5 @@ def test_the_real_builder_builds_for_a_gpu_that_is_not_here(
     assert "built for 8.9, not run and so not verified" in capsys.readouterr().err
     assert run("engines", "list", "--json") == 0
     engines = json.loads(capsys.readouterr().out)["engines"]
-    assert len(engines) == 5
+    assert len(engines) == ENGINES
     assert {engine["state"] for engine in engines} == {"ok"}

@@ -140,7 +140,7 @@ def test_a_builder_that_builds_nothing_is_found_out(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trt_module, "_builder", lambda: lambda *_: None)
-    with installed(), pytest.raises(EngineError, match="gave no usable engine for decoder, encoder, maps"):
+    with installed(), pytest.raises(EngineError, match="gave no usable engine for decoder, encoder, finish"):
         find_or_build(bundle, "fp16", load_library(), HERE, EngineStore.open(tmp_path))
 
 
