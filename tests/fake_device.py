@@ -60,6 +60,8 @@ class Capture:
     queue: Queue
     work: list[Work] = field(default_factory=list)
     broken: str = ""
+    thread: int = field(default_factory=threading.get_ident)
+    """As in CUDA's thread-local mode, other threads may do as they like."""
 
 
 class FakeDevice:
@@ -376,7 +378,7 @@ class FakeDevice:
 
     def _outside_capture(self, call: str) -> None:
         self._open()
-        if self._capture is not None:
+        if self._capture is not None and self._capture.thread == threading.get_ident():
             self._refuse(f"{call} during a capture (cudaErrorStreamCaptureUnsupported)")
 
     def _open(self) -> None:

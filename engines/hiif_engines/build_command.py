@@ -37,7 +37,7 @@ def build(
         str | None,
         typer.Option(help="Largest input picture as WIDTHxHEIGHT, in place of --preset; larger ones are split."),
     ] = None,
-    queries: Annotated[int | None, typer.Option(help="Most queries per decoder call (default 65536).")] = None,
+    queries: Annotated[int | None, typer.Option(help="Most queries per decoder call (default 131072).")] = None,
     scale: Annotated[float | None, typer.Option(help="Scale to be fastest for (default 2); others work too.")] = None,
     library: Annotated[LibraryName, typer.Option(help="TensorRT, or TensorRT-RTX.")] = "tensorrt",
     target: Annotated[

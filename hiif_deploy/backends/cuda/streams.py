@@ -25,15 +25,15 @@ class Gpu:
     def __init__(self, device: Device) -> None:
         self.device = device
         self.compute: Stream = device.stream()
-        """Runs engines and everything that their order protects."""
+        """Uploads, runs engines, and everything that their order protects."""
         self.copy: Stream = device.stream()
-        """Uploads pictures and downloads colours beside it."""
+        """Downloads values beside it."""
         self.pool = DevicePool(device, self.synchronize)
         self.scratch = Scratch(device, self.synchronize)
         self.lock = threading.RLock()
         """Held while work is queued (`turn`)."""
         self.slots = SlotPool(device)
-        """For copies between pinned memory and the GPU."""
+        """Pinned memory for copies."""
 
     def synchronize(self) -> None:
         """Wait for all queued work."""
@@ -47,29 +47,26 @@ class Gpu:
             yield
 
     def upload(self, array: NDArray[Any], dtype: np.dtype[Any]) -> DeviceTensor:
-        """The array as `dtype`, copied through pinned memory into the pool's; what is queued on `compute` from now on
-        finds it there, and the caller's array is free at once."""
+        """Queue a copy of the array as `dtype` into the pool's memory; the caller's array is free at once."""
         tensor = self.pool.take(array.shape, dtype)
-        slot, size = self.slots.take(tensor.nbytes), tensor.nbytes
-        slot.host(array.shape, dtype)[...] = array
-        self.device.upload(slot.address, slot.pinned[:size], self.copy)
-        self.device.record(slot.moved, self.copy)
-        self.device.wait(self.compute, slot.moved)
-        # Not straight into the pool's memory, which `compute` may still read for its last user.
-        self.device.copy_rows(tensor.address, size, slot.address, size, size, 1, self.compute)
+        slot = self.slots.take(tensor.nbytes)
+        slot.pinned[: tensor.nbytes].view(dtype).reshape(array.shape)[...] = array
+        self.device.upload(tensor.address, slot.pinned[: tensor.nbytes], self.compute)
         self.device.record(slot.done, self.compute)
         self.slots.give(slot)
         return tensor
 
-    def download(self, tensor: DeviceTensor, slot: Slot) -> NDArray[Any]:
-        """Copy what `compute` has made by then into the slot's pinned memory; valid after `slot.wait()`."""
-        size = tensor.nbytes
-        self.device.copy_rows(slot.address, size, tensor.address, size, size, 1, self.compute)
-        self.device.record(slot.moved, self.compute)
-        self.device.wait(self.copy, slot.moved)
-        self.device.download(slot.pinned[:size], slot.address, self.copy)
+    def download(self, tensor: DeviceTensor) -> Slot:
+        """Queue a copy of what `compute` has made by then into pinned memory, beside what is queued on it next.
+
+        The tensor's memory stays as it is until the slot is waited for.
+        """
+        slot = self.slots.take(tensor.nbytes)
+        self.device.record(slot.made, self.compute)
+        self.device.wait(self.copy, slot.made)
+        self.device.download(slot.pinned[: tensor.nbytes], tensor.address, self.copy)
         self.device.record(slot.done, self.copy)
-        return slot.host(tensor.shape, tensor.dtype)
+        return slot
 
     def close(self) -> None:
         """Give everything back. The device itself stays open."""
@@ -83,22 +80,14 @@ class Gpu:
 
 @dataclass
 class Slot:
-    """A pinned block on the host and its counterpart on the GPU."""
+    """A pinned block on the host."""
 
     pinned: NDArray[np.uint8]
-    """On the host."""
-    address: int
-    """On the GPU, as large."""
-    moved: Any
-    """Event: what was to be copied first has arrived in the counterpart."""
+    """Its bytes."""
+    made: Any
+    """Event: what is to be downloaded is there."""
     done: Any
-    """Event: neither is read any more by queued work."""
-
-    def host(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-        """The pinned block's beginning as an array."""
-        count = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        array: NDArray[Any] = self.pinned[:count].view(dtype).reshape(shape)
-        return array
+    """Event: no queued copy uses the block any more."""
 
 
 class SlotPool:
@@ -109,11 +98,6 @@ class SlotPool:
         self._idle: deque[Slot] = deque()
         self._all: list[Slot] = []
 
-    @property
-    def allocated_bytes(self) -> int:
-        """GPU memory of all slots."""
-        return sum(slot.pinned.nbytes for slot in self._all)
-
     def take(self, size: int) -> Slot:
         """A slot with room for `size` bytes, once queued work has let go of it."""
         while len(self._idle) >= IDLE_SLOTS:
@@ -122,7 +106,7 @@ class SlotPool:
             if slot.pinned.nbytes >= size:
                 return slot
             self._free(slot)
-        slot = Slot(self._device.pinned(size), self._device.allocate(size), self._device.event(), self._device.event())
+        slot = Slot(self._device.pinned(size), self._device.event(), self._device.event())
         self._all.append(slot)
         return slot
 
@@ -142,8 +126,7 @@ class SlotPool:
 
     def _free(self, slot: Slot) -> None:
         self._device.free_pinned(slot.pinned)
-        self._device.free(slot.address)
-        self._device.free_event(slot.moved)
+        self._device.free_event(slot.made)
         self._device.free_event(slot.done)
         # By identity: slots hold arrays, which have no plain equality.
         self._all = [other for other in self._all if other is not slot]

@@ -73,7 +73,7 @@ class TrtBackend(DecoderBackend):
     @property
     def memory_bytes(self) -> int:
         """GPU memory held beside the engines' weights."""
-        return self._gpu.pool.allocated_bytes + self._gpu.scratch.size + self._gpu.slots.allocated_bytes
+        return self._gpu.pool.allocated_bytes + self._gpu.scratch.size
 
     def plan(self, source: Size, limits: PlanLimits) -> Plan:
         """See `Backend`; the limits are the host's, and nothing of a picture is held there."""
@@ -92,5 +92,7 @@ class TrtBackend(DecoderBackend):
             self._gpu.synchronize()
             for session in self._sessions.values():
                 session.close()
+            # Engines end here, where their GPU is current.
+            self._sessions.clear()
             self._gpu.close()
         self._device.close()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hiif_deploy.backends.cuda.memory import DeviceTensor
 from hiif_deploy.backends.cuda.streams import Gpu, Slot
 from hiif_deploy.backends.tensorrt.features import TrtFeatures
 from hiif_deploy.backends.tensorrt.finish import TrtFinish
@@ -30,6 +31,8 @@ from hiif_deploy.geometry.tiling import Tile, length, rectangles, shift, steps
 
 AHEAD = 2
 """Blocks in flight: one computes while the other is copied to the host."""
+_Flight = tuple[Block, DeviceTensor, Slot]
+"""A block, the bytes of its values on the GPU, and where they are copied to."""
 
 
 class TrtExecutor:
@@ -71,24 +74,23 @@ class TrtExecutor:
 
     def blocks(self, job: Job, queries: TileQueries, folded: Tensors) -> Iterable[DecodedBlock]:
         """See `Executor`; one block computes while the other is copied to the host."""
-        gpu, session = self._gpu, self._sessions["decoder"]
+        session = self._sessions["decoder"]
         blocks = self._blocks(session, job.plan, queries)
-        waiting: deque[tuple[Block, Slot, NDArray[Any]]] = deque()
+        waiting: deque[_Flight] = deque()
         with self._maps(job, queries.tile) as maps:
-            finish = TrtFinish(gpu, self._contract, self._sessions[_finish(job)], job, queries, blocks)
+            finish = TrtFinish(self._gpu, self._contract, self._sessions[_finish_name(job)], job, queries, blocks)
             with self._tables(session, job, queries, folded) as tables, finish:
                 try:
                     for block in blocks:
-                        waiting.append((block, *self._submit(session, maps, tables, finish, block)))
+                        waiting.append(self._submit(session, maps, tables, finish, block))
                         if len(waiting) == AHEAD:
                             yield self._collect(finish, waiting)
                     while waiting:
                         yield self._collect(finish, waiting)
                 finally:
                     # A consumer that stops early leaves blocks in flight.
-                    for _, slot, _ in waiting:
-                        gpu.slots.wait(slot)
-                        gpu.slots.give(slot)
+                    while waiting:
+                        self._land(waiting.popleft())
 
     def _blocks(self, session: TrtSession, plan: Plan, queries: TileQueries) -> list[Block]:
         """Whole rows where the profile has room for them; equal but for the last ones of the tile."""
@@ -173,24 +175,31 @@ class TrtExecutor:
 
     def _submit(
         self, session: TrtSession, maps: DeviceTensors, tables: BlockTables, finish: TrtFinish, block: Block
-    ) -> tuple[Slot, NDArray[Any]]:
+    ) -> _Flight:
         """Queue a block's colours, their finishing and the download of its values."""
         gpu, output = self._gpu, session.graph.outputs[0]
         with gpu.turn(), gpu.pool.lease() as take:
             colour = take((math.prod(block.shape), 3), output.dtype)
             session.enqueue({**maps, **tables.of(block), output.name: colour}, gpu.compute)
-            packed = finish.enqueue(block, colour, take)
-            slot = gpu.slots.take(packed.nbytes)
-            return slot, gpu.download(packed, slot)
+            packed = finish.enqueue(block, colour)
+            return block, packed, gpu.download(packed)
 
-    def _collect(self, finish: TrtFinish, waiting: deque[tuple[Block, Slot, NDArray[Any]]]) -> DecodedBlock:
-        block, slot, packed = waiting.popleft()
+    def _collect(self, finish: TrtFinish, waiting: deque[_Flight]) -> DecodedBlock:
+        block, packed, slot = waiting[0]
         self._gpu.slots.wait(slot)
-        decoded = finish.read(block, packed)
-        self._gpu.slots.give(slot)
+        decoded = finish.read(block, slot.pinned[: packed.nbytes])
+        self._land(waiting.popleft())
         return decoded
 
+    def _land(self, flight: _Flight) -> None:
+        """Give the memory of a block back, once it has been copied."""
+        _, packed, slot = flight
+        self._gpu.slots.wait(slot)
+        with self._gpu.turn():
+            self._gpu.slots.give(slot)
+            self._gpu.pool.give(packed)
 
-def _finish(job: Job) -> str:
+
+def _finish_name(job: Job) -> str:
     """The shared graph that makes values of this job's frame on a GPU."""
     return finish_name(job).replace("uint16", "int32")

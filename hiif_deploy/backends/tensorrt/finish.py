@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from hiif_deploy.decoding.executor import DecodedBlock
 from hiif_deploy.decoding.job import Job, TileQueries
 from hiif_deploy.decoding.output_check import ColourRange
 
-Take = Callable[[tuple[int, ...], Any], DeviceTensor]
 SCALARS = ("low", "high", "total")
 """Outputs of a `finish` graph beside the values: the range of the colours."""
 HEADER = len(SCALARS) * ALIGNMENT
@@ -63,11 +61,14 @@ class TrtFinish:
         if self._part is not None:
             self._gpu.pool.give(self._part)
 
-    def enqueue(self, block: Block, colour: DeviceTensor, take: Take) -> DeviceTensor:
-        """Queue a block's finishing: colours [queries, 3] → bytes of the scalars and the values, for `read`."""
+    def enqueue(self, block: Block, colour: DeviceTensor) -> DeviceTensor:
+        """Queue a block's finishing: colours [queries, 3] → bytes of the scalars and the values, for `read`.
+
+        The caller gives them back to the pool.
+        """
         tables = self._tables.of(block)
         shape = (*block.shape, self._job.frame.shape[2])
-        packed = take((HEADER + math.prod(shape) * self._dtype.itemsize,), np.uint8)
+        packed = self._gpu.pool.take((HEADER + math.prod(shape) * self._dtype.itemsize,), np.uint8)
         outputs = {"values": DeviceTensor(packed.address + HEADER, shape, self._dtype)}
         for n, name in enumerate(SCALARS):
             outputs[name] = DeviceTensor(packed.address + n * ALIGNMENT, (), np.dtype(np.float32))

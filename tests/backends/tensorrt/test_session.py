@@ -90,6 +90,21 @@ def test_without_graphs_every_run_is_executed(bench: Bench) -> None:
     assert bench.device.total["graph"] == 0
 
 
+def test_nothing_of_tensorrt_rtx_is_captured(bench: Bench) -> None:
+    bench.library = dataclasses.replace(bench.library, name="tensorrt-rtx")
+    session, tensors = bench.open(), bench.tensors(6, 8)
+    for _ in range(3):
+        session.enqueue(tensors, bench.stream)
+    assert bench.calls().count("execute_async_v3") == 3
+    assert bench.device.total["graph"] == 0
+
+
+def test_a_size_of_memory_that_cannot_be_told_is_an_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.trt.IExecutionContext, "update_device_memory_size_for_shapes", lambda _: 0)
+    with pytest.raises(EngineError, match=r"engine of graph maps.fp16: the size of its memory cannot be told"):
+        bench.open().enqueue(bench.tensors(6, 8), bench.stream)
+
+
 def test_a_failing_capture_is_said_once_and_runs_go_on_without(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
