@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hiif_deploy import EngineOptions, HiifError, Upscaler
+from hiif_deploy import EngineOptions, HiifError, RenderOptions, Upscaler
 from hiif_deploy.backends.cuda.open import open_device
 from hiif_deploy.backends.tensorrt.library import Library, load_library
 from hiif_deploy.bundle.contract import Precision
 from hiif_deploy.bundle.loader import Bundle, open_bundle
 from hiif_deploy.engine_store.store import EngineStore
 from hiif_deploy.images.samples import sample
+from hiif_deploy.pixels import FrameFormat, from_unit
 from hiif_deploy.rendering.open_tensorrt import describe
 from hiif_deploy.rendering.verify import TOLERANCES, check_difference, measure
 from hiif_engines.tensorrt.build_bundle import BuildRequest, build_bundle
@@ -47,7 +48,7 @@ def options(
     precision: Precision = request.param
     device = open_device()
     build_bundle(
-        bundle, BuildRequest(precision, SIZES), library, describe(library, device), EngineStore.open(root), print,
+        bundle, BuildRequest(precision, SIZES), library, describe(library, device), EngineStore.open(root),
         show_progress=False,
     )  # fmt: skip
     device.close()
@@ -84,6 +85,29 @@ def test_a_picture_larger_than_the_profile_is_cut_without_seams(upscaler: Upscal
     image = np.resize(sample("coffee"), (400, 700, 3))
     expected = exact.upscale(image, scale=1.5)
     assert np.abs(upscaler.upscale(image, scale=1.5).astype(int) - expected).max() <= 3
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_values_of_every_type_are_those_of_the_host(upscaler: Upscaler, dtype: type, channels: int) -> None:
+    unit = np.resize(sample("coffee"), (90, 120, 3))[..., :channels] / 255
+    top = np.iinfo(dtype).max if dtype != np.float32 else 1
+    frame = (unit * top).astype(dtype)
+    features = upscaler.encode(frame)
+    expected = from_unit(upscaler.render_unclamped(features, size=(207, 276)), FrameFormat.of(frame))
+    # A fused multiply-add may round a value to its neighbour.
+    step = 1 if dtype != np.float32 else 1e-5
+    assert np.abs(upscaler.render(features, size=(207, 276)).astype(float) - expected).max() <= step
+
+
+def test_sampled_statistics_are_near_the_exact_ones(options: EngineOptions, upscaler: Upscaler) -> None:
+    image = np.resize(sample("coffee"), (240, 320, 3))
+    with Upscaler(engine=options, options=RenderOptions(statistics="sampled")) as sampled:
+        found = measure(
+            sampled.render_unclamped(sampled.encode(image), size=(720, 960)),
+            upscaler.render_unclamped(upscaler.encode(image), size=(720, 960)),
+        )
+    assert found.psnr > 60
 
 
 def test_memory_is_flat_over_a_thousand_frames(upscaler: Upscaler) -> None:

@@ -34,21 +34,13 @@ class TrtFinish:
         self._gpu, self._session, self._job, self._queries = gpu, session, job, queries
         self._dtype = np.dtype(session.graph.outputs[0].dtype)
         feeds = finish_feeds(contract, job.frame, queries.rows, queries.columns)
-        origins = [int(axis.skip_taps.min()) for axis in (queries.rows, queries.columns)]
-        size = feeds["frame"].shape
+        size, origin = feeds["frame"].shape, (0, 0)
         self._kept = job.features.kept_frame(job.frame) if contract.decoder.skip == "bilinear" else None
-        if self._kept is None:
-            origins = [0, 0]
-        else:
+        if self._kept is not None:
             del feeds["frame"]
-        rows, self._height = _localise(feeds, "row", [block.rows for block in blocks], size[0])
-        columns, self._width = _localise(feeds, "column", [block.columns for block in blocks], size[1])
-        self._starts = {
-            (block.rows.start, block.columns.start): (
-                origins[0] + rows[block.rows.start], origins[1] + columns[block.columns.start],
-            )
-            for block in blocks
-        }  # fmt: skip
+            origin = int(queries.rows.skip_taps.min()), int(queries.columns.skip_taps.min())
+        self._rows, self._height = _localise(feeds, "row", [block.rows for block in blocks], size[0], origin[0])
+        self._columns, self._width = _localise(feeds, "column", [b.columns for b in blocks], size[1], origin[1])
         self._tables = BlockTables(gpu, session.graph, feeds)
         self._part: DeviceTensor | None = None
 
@@ -59,7 +51,8 @@ class TrtFinish:
     def __exit__(self, *_: object) -> None:
         self._tables.__exit__()
         if self._part is not None:
-            self._gpu.pool.give(self._part)
+            with self._gpu.turn():
+                self._gpu.pool.give(self._part)
 
     def enqueue(self, block: Block, colour: DeviceTensor) -> DeviceTensor:
         """Queue a block's finishing: colours [queries, 3] → bytes of the scalars and the values, for `read`.
@@ -93,7 +86,7 @@ class TrtFinish:
             return whole
         if self._part is None:
             self._part = self._gpu.pool.take(shape, whole.dtype)
-        top, left = self._starts[block.rows.start, block.columns.start]
+        top, left = self._rows[block.rows.start], self._columns[block.columns.start]
         pixel = whole.shape[2] * whole.dtype.itemsize
         pitch, width = whole.shape[1] * pixel, self._width * pixel
         self._gpu.device.copy_rows(
@@ -103,19 +96,21 @@ class TrtFinish:
         return self._part
 
 
-def _localise(feeds: dict[str, NDArray[Any]], axis: str, parts: list[slice], size: int) -> tuple[dict[int, int], int]:
-    """Count an axis's skip taps from the first source pixel of their block's part, and return these pixels by the
-    block's start, and the number of source pixels of a part.
+def _localise(
+    feeds: dict[str, NDArray[Any]], axis: str, parts: list[slice], size: int, origin: int
+) -> tuple[dict[int, int], int]:
+    """Count an axis's skip taps from the first source pixel below their block. Returns these pixels by the blocks'
+    starts, and how many lie below a block; `feeds` count from pixel `origin`, which `size` pixels follow.
 
-    It is the same for all blocks, because TensorRT wants a context, and a CUDA graph, for every shape.
+    As many for all blocks, because TensorRT wants a context, and a CUDA graph, for every shape.
     """
-    lower, upper = feeds[f"{axis}_skip_lower"].copy(), feeds[f"{axis}_skip_upper"].copy()
-    spans = {part.start: (part, int(lower[part].min()), int(upper[part].max())) for part in parts}
-    length = max(last - first for _, first, last in spans.values()) + 1
+    lower, upper = (feeds[name].copy() for name in (f"{axis}_skip_lower", f"{axis}_skip_upper"))
+    count = max(int(upper[part].max() - lower[part].min()) for part in parts) + 1
     starts = {}
-    for start, (part, first, _) in spans.items():
-        starts[start] = first = min(first, size - length)
+    for part in {part.start: part for part in parts}.values():
+        first = min(int(lower[part].min()), size - count)
         lower[part] -= first
         upper[part] -= first
-    feeds[f"{axis}_skip_lower"], feeds[f"{axis}_skip_upper"] = lower, upper
-    return starts, length
+        starts[part.start] = origin + first
+    feeds |= {f"{axis}_skip_lower": lower, f"{axis}_skip_upper": upper}
+    return starts, count
