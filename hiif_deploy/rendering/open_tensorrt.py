@@ -17,7 +17,7 @@ from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.engine_store.entry import Entry, StoredEngine
 from hiif_deploy.engine_store.identity import EngineEnvironment
 from hiif_deploy.engine_store.store import EngineStore
-from hiif_deploy.errors import EngineAbsentError, EngineError, EngineLoadError
+from hiif_deploy.errors import EngineAbsentError, EngineError, EngineLoadError, OptionError
 from hiif_deploy.rendering.verify_engines import require_verified
 from hiif_deploy.support.install import install_command
 
@@ -31,6 +31,11 @@ BUILDERS = "hiif_deploy.engine_builders"
 
 def open_tensorrt(bundle: Bundle, options: EngineOptions) -> TrtBackend:
     """Stored engines for this machine, or newly built ones, loaded on the GPU and verified."""
+    if options.device not in ("cuda", "cuda:0"):
+        raise OptionError(
+            f"device {options.device}: TensorRT runs on the first GPU that CUDA shows; leave it out, and choose "
+            "another GPU with CUDA_VISIBLE_DEVICES"
+        )
     library, store = load_library(options.library), EngineStore.open(options.store)
     try:
         return _open_stored(bundle, options, library, store)

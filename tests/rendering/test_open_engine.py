@@ -127,6 +127,13 @@ def test_a_device_is_closed_where_opening_fails(bundle: Bundle, devices: list[Fa
         devices[0].allocate(1)
 
 
+@pytest.mark.parametrize("device", ["cuda:1", "cpu"])
+def test_tensorrt_on_another_gpu_than_the_first_is_refused(bundle: Bundle, tmp_path: Path, device: str) -> None:
+    options = EngineOptions(engine="tensorrt", device=device, store=tmp_path)
+    with pytest.raises(OptionError, match=f"device {device}: .*choose another GPU with CUDA_VISIBLE_DEVICES"):
+        Upscaler(bundle, engine=options)
+
+
 def test_without_a_builder_the_extra_is_named(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
