@@ -84,10 +84,11 @@ NARROW_ROWS = (TableRow(64, 64, 4, 2, 2, 49_152), TableRow(64, 32, 4, 2, 2, 32_7
 WIDE_ROWS = {
     "decoder": (
         TableRow(128, 64, 8, 2, 1, 204_800), TableRow(64, 64, 8, 2, 1, 114_688), TableRow(64, 32, 8, 2, 1, 77_824),
+        TableRow(32, 32, 8, 2, 1, 53_248),
     ),
     "statistics_0": (TableRow(64, 64, 4, 1, 2, 98_304), TableRow(64, 32, 4, 1, 2, 65_536)),
     "statistics": (
-        TableRow(128, 64, 8, 2, 1, 196_608), TableRow(64, 64, 8, 1, 1, 98_304), TableRow(64, 32, 8, 1, 1, 65_536),
+        TableRow(128, 64, 8, 1, 1, 131_072), TableRow(64, 64, 8, 1, 1, 98_304), TableRow(64, 32, 8, 1, 1, 65_536),
     ),
 }  # fmt: skip
 """Kernel → configurations at width 256, the one expected to be fastest first (design/gpu.md). Blocks of 128 queries

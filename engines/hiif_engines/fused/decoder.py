@@ -109,10 +109,14 @@ class FusedDecoder(FusedLevels):
         colour = torch.empty((rows * columns, 3), dtype=torch.float32, device=feeds["cell"].device)
         colour_kernel[(config.grid(rows * columns),)](
             *self.arguments(feeds), self._level_1, self._table, self._level_2, self._level_bias, self._last,
-            self._last_bias, colour, rows, columns, **self.shapes, INPUTS=self.width + BITS, EPSILON=self.epsilons[1],
-            LEVELS=self.levels, SLICE=self.slice_of(config), BLOCK=config.block, **config.compiled,
+            self._last_bias, colour, rows, columns, **self.constants(config), **config.compiled,
         )  # fmt: skip
         return {"colour": colour}
+
+    def constants(self, config: KernelConfig) -> dict[str, int | float]:
+        """Return all that the kernel is compiled for."""
+        levels = {"INPUTS": self.width + BITS, "EPSILON": self.epsilons[1], "LEVELS": self.levels}
+        return {**self.shapes, **levels, "SLICE": self.slice_of(config), "BLOCK": config.block}
 
 
 class FusedStatistics(FusedLevels):
@@ -133,7 +137,8 @@ class FusedStatistics(FusedLevels):
         # A grid has [·, R, 1] and [·, 1, W], a list of N queries [·, 1, N] and [·, 1, N].
         is_list = feeds["row_tap"].shape[1:] == (1, columns)
         programs = config.grid(columns if is_list else rows * columns)
-        at_once = min(self.heads, max(1, self.slice_of(config) // self.head))
+        constants = self.constants(config, is_list=is_list)
+        at_once = int(constants["HEADS_AT_ONCE"])
         side = at_once * self.head
 
         def zeros(*shape: int) -> Tensor:
@@ -141,9 +146,8 @@ class FusedStatistics(FusedLevels):
 
         outer, key, value = zeros(self.heads // at_once, side, side), zeros(self.width), zeros(self.width)
         sum_kernel[(programs,)](
-            *self.arguments(feeds), self._projection, self._bias, outer, key, value, rows, columns, **self.shapes,
-            HEAD=self.head, HEAD_EPSILON=self.epsilons[1], HEADS_AT_ONCE=at_once, LIST=is_list,
-            SLICE=self.slice_of(config), BLOCK=config.block, **config.compiled,
+            *self.arguments(feeds), self._projection, self._bias, outer, key, value, rows, columns, **constants,
+            **config.compiled,
         )  # fmt: skip
         # One product multiplies several heads with each other: only the squares of each head with itself are kept.
         squares = outer.sum(0, dtype=torch.float64).reshape(-1, at_once, self.head, at_once, self.head)
@@ -151,6 +155,13 @@ class FusedStatistics(FusedLevels):
         sums = {"key": key, "value": value}
         halves = {name: part.sum(0, dtype=torch.float64).reshape(self.heads, -1) for name, part in sums.items()}
         return {"outer": own, **halves}
+
+    def constants(self, config: KernelConfig, *, is_list: bool = False) -> dict[str, int | float]:
+        """Return all that the kernel is compiled for."""
+        part = self.slice_of(config)
+        at_once = min(self.heads, max(1, part // self.head))
+        heads = {"HEAD": self.head, "HEAD_EPSILON": self.epsilons[1], "HEADS_AT_ONCE": at_once, "LIST": is_list}
+        return {**self.shapes, **heads, "SLICE": part, "BLOCK": config.block}
 
 
 def _attentions(graph: TorchGraph) -> int:

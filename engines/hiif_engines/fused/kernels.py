@@ -186,9 +186,9 @@ def level(
     wide = x.to(tl.float32)
     mean = (tl.sum(wide, 1) + row + column) / INPUTS
     power = (tl.sum(wide * wide, 1) + row + column) / INPUTS
-    deviation = tl.sqrt(power - mean * mean + EPSILON)
-    scale = 1.0 / deviation
-    place = place_columns(row, column, deviation, x.dtype)
+    variance = power - mean * mean + EPSILON
+    scale = tl.rsqrt(variance)
+    place = place_columns(row, column, variance * scale, x.dtype)
     y = tl.zeros((BLOCK, TO), tl.float32)
     for start in range(0, HIDDEN, SLICE):
         s = start + tl.arange(0, SLICE)
