@@ -8,15 +8,7 @@ from torch import Tensor, nn
 from hiif_deploy.bundle.contract import DecoderContract, EncoderContract, Precision
 from hiif_export.decoders.ciaosr_modules import DIRECTIONS, CiaosrDecoder, CiaosrMaps
 from hiif_export.decoders.cross_scale_modules import PARTS, CrossScale
-from hiif_export.graphs.exporter import (
-    DecoderExporter,
-    Inputs,
-    axis_inputs,
-    cell_input,
-    features_input,
-    map_input,
-    shapes,
-)
+from hiif_export.graphs.exporter import DecoderExporter, Inputs, axis_inputs, cell_input, map_inputs
 from hiif_export.graphs.graph import Graph
 from hiif_training.models.ciaosr import Ciaosr
 from hiif_training.models.surroundings import NEIGHBOURS
@@ -29,6 +21,7 @@ class CiaosrExporter(DecoderExporter):
     """CiaoSR: independent queries and a non-local encoder; fp32 only, because attention scores are large sums."""
 
     model: Ciaosr
+    maps_module, decoder_module = CiaosrMaps, CiaosrDecoder
     precisions = ("fp32",)
 
     def encoder_graph(self, precision: Precision) -> Graph:
@@ -40,17 +33,16 @@ class CiaosrExporter(DecoderExporter):
         outputs = {"features": (1, self._channels, "height", "width")}
         return Graph(graph.name, module, graph.inputs, outputs, graph.multiples, precision)
 
-    def maps_graph(self, precision: Precision) -> Graph:
-        """Features → first layers, products of neighbouring pixels, and values."""
-        inputs, outputs = features_input(self._channels, precision), shapes(self._maps())
-        return Graph("maps", CiaosrMaps(self.model).eval(), inputs, outputs, {}, precision)
+    def maps(self, compute: torch.dtype) -> Inputs:
+        """First layers, products of neighbouring pixels, and values."""
+        config, channels = self.model.config, self.model.encoder.out_channels
+        values = NEIGHBOURS * channels + (channels if config.non_local else 0)
+        widths = (config.hidden[0], config.hidden[0], len(DIRECTIONS) * (config.hidden[-1] + 1), values)
+        return map_inputs(widths, compute)
 
-    def decoder_graph(self, precision: Precision) -> Graph:
-        """Maps → attention over four pixels, and the colour."""
-        inputs: Inputs = {
-            **self._maps(), **axis_inputs("tap", 3, torch.int32), **axis_inputs("relative", 2), **cell_input(),
-        }  # fmt: skip
-        return Graph("decoder", CiaosrDecoder(self.model).eval(), inputs, {"colour": ("queries", 3)}, {}, precision)
+    def geometry(self) -> Inputs:
+        """Tables of the four pixels and the nearest one, and the cell."""
+        return {**axis_inputs("tap", 3, torch.int32), **axis_inputs("relative", 2), **cell_input()}
 
     def encoder_contract(self) -> EncoderContract:
         """Published tiles, because the cost of the branch grows with the square of the area."""
@@ -74,7 +66,7 @@ class CiaosrExporter(DecoderExporter):
         values = NEIGHBOURS * self.model.encoder.out_channels
         return DecoderContract(
             halo=2, statistics_passes=0,
-            map_channels=sum(tensor.shape[1] for tensor, _ in self._maps().values()),
+            map_channels=sum(tensor.shape[1] for tensor, _ in self.maps(torch.float32).values()),
             query_channels=8 * values + 8 * max(config.hidden),
             axes="ciaosr", skip=traits.skip, clips_cell=traits.clips_cell,
         )  # fmt: skip
@@ -83,15 +75,6 @@ class CiaosrExporter(DecoderExporter):
     def _channels(self) -> int:
         """Channels of the features, the branch's included."""
         return self.model.encoder.out_channels * (2 if self.model.config.non_local else 1)
-
-    def _maps(self) -> Inputs:
-        config, channels = self.model.config, self.model.encoder.out_channels
-        values = NEIGHBOURS * channels + (channels if config.non_local else 0)
-        widths = (config.hidden[0], config.hidden[0], len(DIRECTIONS) * (config.hidden[-1] + 1), values)
-        found: Inputs = {}
-        for n, width in enumerate(widths):
-            found |= map_input(f"map_{n}", width, torch.float32)
-        return found
 
 
 class _Encoder(nn.Module):

@@ -9,12 +9,14 @@ from hiif_deploy.bundle.contract import DecoderContract, EncoderContract, Precis
 from hiif_deploy.errors import OptionError
 from hiif_export.decoders.clit_modules import ClitDecoder, ClitMaps
 from hiif_export.graphs.exporter import (
+    COLOUR,
     DecoderExporter,
     Inputs,
     axis_inputs,
     cell_input,
     features_input,
-    map_input,
+    make_graph,
+    map_inputs,
     shapes,
 )
 from hiif_export.graphs.graph import Graph
@@ -22,6 +24,8 @@ from hiif_training.models.clit import Clit
 
 REACH = 3
 """Pixels to every side that the axis rule `clit` covers."""
+SIDE = 2 * REACH + 1
+"""Tokens of a query along an axis."""
 
 
 class ClitExporter(DecoderExporter):
@@ -29,6 +33,7 @@ class ClitExporter(DecoderExporter):
     pixel."""
 
     model: Clit
+    maps_module, decoder_module = ClitMaps, ClitDecoder
     precisions = ("fp32",)
 
     def __init__(self, model: Clit) -> None:
@@ -43,22 +48,24 @@ class ClitExporter(DecoderExporter):
         outputs = {"features": (1, self.model.config.width, "height", "width")}
         return Graph(graph.name, _Encoder(module).eval(), graph.inputs, outputs, graph.multiples, precision)
 
-    def maps_graph(self, precision: Precision) -> Graph:
-        """Maps graph of the first stage."""
-        return self._maps_graph("maps", 0, precision)
+    def maps(self, compute: torch.dtype) -> Inputs:
+        """Attention query, key and value per pixel of a stage."""
+        return map_inputs([self.model.config.width] * 3, compute)
 
-    def decoder_graph(self, precision: Precision) -> Graph:
-        """Decoder graph of the first stage."""
-        return self._decoder_graph("decoder", 0, precision)
+    def geometry(self) -> Inputs:
+        """Tables of the tokens and of the attention query's taps, and the cell."""
+        taps, side = axis_inputs("tap", SIDE + 2, torch.int32), axis_inputs("relative", SIDE)
+        return {**taps, **axis_inputs("weight", SIDE + 2), **side, **cell_input()}
 
     def graphs(self, precision: Precision = "fp32") -> list[Graph]:
         """Return the graphs in the order of use, those of later stages last."""
-        later = [
-            make(f"{kind}_{n}", n, precision)
-            for n in range(1, self.model.config.stages)
-            for kind, make in (("maps", self._maps_graph), ("decoder", self._decoder_graph))
-        ]
-        return [*super().graphs(precision), *later]
+        found, maps = super().graphs(precision), self.maps(torch.float32)
+        inputs = {**maps, **self.geometry(), "before": (torch.zeros(35, 3), ("queries", 3))}
+        features = features_input(self.model.config.width, precision)
+        for n in range(1, self.model.config.stages):
+            found.append(make_graph(f"maps_{n}", ClitMaps(self.model, n), features, shapes(maps)))
+            found.append(make_graph(f"decoder_{n}", ClitDecoder(self.model, n), inputs, COLOUR))
+        return found
 
     def encoder_contract(self) -> EncoderContract:
         """The encoder's contract with one more convolution."""
@@ -73,32 +80,11 @@ class ClitExporter(DecoderExporter):
     def contract(self) -> DecoderContract:
         """Contract of a cascade with axis rule `clit`."""
         config, traits = self.model.config, self.model.traits
-        side = 2 * REACH + 1
         return DecoderContract(
             halo=1, statistics_passes=0, map_channels=4 * config.width,
-            query_channels=4 * side * config.width + 4 * side * side * config.heads + 2 * max(config.hidden),
+            query_channels=4 * SIDE * config.width + 4 * SIDE * SIDE * config.heads + 2 * max(config.hidden),
             axes="clit", skip=traits.skip, clips_cell=traits.clips_cell, cascade=config.stages,
         )  # fmt: skip
-
-    def _maps_graph(self, name: str, stage: int, precision: Precision) -> Graph:
-        inputs = features_input(self.model.config.width, precision)
-        return Graph(name, ClitMaps(self.model, stage).eval(), inputs, shapes(self._maps()), {}, precision)
-
-    def _decoder_graph(self, name: str, stage: int, precision: Precision) -> Graph:
-        side = 2 * REACH + 1
-        inputs: Inputs = {
-            **self._maps(), **axis_inputs("tap", side + 2, torch.int32), **axis_inputs("weight", side + 2),
-            **axis_inputs("relative", side), **cell_input(),
-        }  # fmt: skip
-        if stage:
-            inputs["before"] = (torch.zeros(35, 3), ("queries", 3))
-        return Graph(name, ClitDecoder(self.model, stage).eval(), inputs, {"colour": ("queries", 3)}, {}, precision)
-
-    def _maps(self) -> Inputs:
-        found: Inputs = {}
-        for n in range(3):
-            found |= map_input(f"map_{n}", self.model.config.width, torch.float32)
-        return found
 
 
 class _Encoder(nn.Module):

@@ -22,7 +22,7 @@ from hiif_training.queries.axis import CORNERS
 class ClitMaps(nn.Module):
     """Features of one stage → attention query, key and value per pixel."""
 
-    def __init__(self, model: Clit, stage: int) -> None:
+    def __init__(self, model: Clit, stage: int = 0) -> None:
         super().__init__()
         self.width = model.config.width
         scale = math.sqrt(self.width // model.config.heads)
@@ -52,7 +52,7 @@ class ClitDecoder(nn.Module):
     cell: Tensor
     bias: Tensor
 
-    def __init__(self, model: Clit, stage: int) -> None:
+    def __init__(self, model: Clit, stage: int = 0) -> None:
         super().__init__()
         config = model.config
         network = list(cast(Mlp, model.imnets[stage]).layers)

@@ -12,46 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, relu
 
-from hiif_deploy.bundle.contract import DecoderContract, Precision
+from hiif_deploy.bundle.contract import DecoderContract
 from hiif_export.decoders.corner_network import network_after_first
 from hiif_export.graphs.corners import Position, corner_pixels, corner_relatives, corner_weights
-from hiif_export.graphs.exporter import DecoderExporter, axis_inputs, cell_input, features_input, map_input, shapes
-from hiif_export.graphs.graph import Graph
-from hiif_export.graphs.precision import COMPUTE, typed, wide
+from hiif_export.graphs.exporter import DecoderExporter, Inputs, map_input
+from hiif_export.graphs.precision import wide
 from hiif_training.models.liif import Liif
-
-
-class LiifExporter(DecoderExporter):
-    """LIIF: one map, no statistics."""
-
-    model: Liif
-
-    def maps_graph(self, precision: Precision) -> Graph:
-        """Features → the first layer's product with the surroundings."""
-        model, compute = self.model, COMPUTE[precision]
-        inputs = features_input(model.encoder.out_channels, precision)
-        outputs = shapes(map_input("map_0", model.config.hidden[0], compute))
-        return Graph("maps", typed(LiifMaps(model), compute), inputs, outputs, {}, precision)
-
-    def decoder_graph(self, precision: Precision) -> Graph:
-        """Map → colours, through all other layers."""
-        compute = COMPUTE[precision]
-        inputs = {
-            **map_input("map_0", self.model.config.hidden[0], compute),
-            **axis_inputs("tap", 2, torch.int32), **axis_inputs("distance", 2), **axis_inputs("relative", 2),
-            **cell_input(),
-        }  # fmt: skip
-        return Graph(
-            "decoder", typed(LiifDecoder(self.model), compute), inputs, {"colour": ("queries", 3)}, {}, precision
-        )
-
-    def contract(self) -> DecoderContract:
-        """Contract of a decoder with independent queries and one map."""
-        config, traits = self.model.config, self.model.traits
-        return DecoderContract(
-            halo=1 if config.unfold else 0, statistics_passes=0, map_channels=config.hidden[0],
-            query_channels=6 * max(config.hidden), skip=traits.skip, clips_cell=traits.clips_cell,
-        )  # fmt: skip
 
 
 class LiifMaps(nn.Module):
@@ -106,3 +72,22 @@ class LiifDecoder(nn.Module):
         ]
         colours: Tensor = self.network(rows, weights)
         return colours
+
+
+class LiifExporter(DecoderExporter):
+    """LIIF: one map, no statistics."""
+
+    model: Liif
+    maps_module, decoder_module = LiifMaps, LiifDecoder
+
+    def maps(self, compute: torch.dtype) -> Inputs:
+        """The first layer's product with the surroundings."""
+        return map_input("map_0", self.model.config.hidden[0], compute)
+
+    def contract(self) -> DecoderContract:
+        """Contract of a decoder with independent queries and one map."""
+        config, traits = self.model.config, self.model.traits
+        return DecoderContract(
+            halo=1 if config.unfold else 0, statistics_passes=0, map_channels=config.hidden[0],
+            query_channels=6 * max(config.hidden), skip=traits.skip, clips_cell=traits.clips_cell,
+        )  # fmt: skip

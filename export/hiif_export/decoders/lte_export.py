@@ -13,56 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, embedding, relu
 
-from hiif_deploy.bundle.contract import DecoderContract, Precision
+from hiif_deploy.bundle.contract import DecoderContract
 from hiif_export.decoders.corner_network import copied, network_after_first
 from hiif_export.graphs.corners import corner_pixels, corner_relatives, corner_weights
-from hiif_export.graphs.exporter import (
-    DecoderExporter,
-    Inputs,
-    axis_inputs,
-    cell_input,
-    features_input,
-    map_input,
-    shapes,
-)
-from hiif_export.graphs.graph import Graph
-from hiif_export.graphs.precision import COMPUTE, typed, wide
+from hiif_export.graphs.exporter import DecoderExporter, Inputs, map_input
+from hiif_export.graphs.precision import wide
 from hiif_training.models.lte import Waves
-
-
-class LteExporter(DecoderExporter):
-    """LTE and LTE+: two maps, no statistics."""
-
-    model: Waves
-
-    def maps_graph(self, precision: Precision) -> Graph:
-        """Features → amplitudes and frequencies per pixel."""
-        inputs = features_input(self.model.encoder.out_channels, precision)
-        outputs = shapes(self._maps(precision))
-        return Graph("maps", typed(LteMaps(self.model), COMPUTE[precision]), inputs, outputs, {}, precision)
-
-    def decoder_graph(self, precision: Precision) -> Graph:
-        """Maps → waves at the query's position → colours."""
-        inputs = {
-            **self._maps(precision),
-            **axis_inputs("tap", 2, torch.int32), **axis_inputs("distance", 2), **axis_inputs("relative", 2),
-            **cell_input(),
-        }  # fmt: skip
-        module = typed(LteDecoder(self.model), COMPUTE[precision])
-        return Graph("decoder", module, inputs, {"colour": ("queries", 3)}, {}, precision)
-
-    def contract(self) -> DecoderContract:
-        """Contract of a decoder with independent queries and two maps."""
-        config, traits = self.model.config, self.model.traits
-        return DecoderContract(
-            halo=1, statistics_passes=0, map_channels=2 * config.width,
-            query_channels=8 * max(config.width, *config.hidden), skip=traits.skip, clips_cell=traits.clips_cell,
-        )  # fmt: skip
-
-    def _maps(self, precision: Precision) -> Inputs:
-        width = self.model.config.width
-        # An angle of many turns keeps no fraction in half precision.
-        return {**map_input("map_0", width, COMPUTE[precision]), **map_input("map_1", width, torch.float32)}
 
 
 class LteMaps(nn.Module):
@@ -121,3 +77,24 @@ class LteDecoder(nn.Module):
             rows.append(relu(self.first((wide(embedding(pixels[k], map_0)) * waves).to(map_0.dtype))))
         colours: Tensor = self.network(rows, weights)
         return colours
+
+
+class LteExporter(DecoderExporter):
+    """LTE and LTE+: two maps, no statistics."""
+
+    model: Waves
+    maps_module, decoder_module = LteMaps, LteDecoder
+
+    def maps(self, compute: torch.dtype) -> Inputs:
+        """Amplitudes and frequencies per pixel."""
+        width = self.model.config.width
+        # An angle of many turns keeps no fraction in half precision.
+        return {**map_input("map_0", width, compute), **map_input("map_1", width, torch.float32)}
+
+    def contract(self) -> DecoderContract:
+        """Contract of a decoder with independent queries and two maps."""
+        config, traits = self.model.config, self.model.traits
+        return DecoderContract(
+            halo=1, statistics_passes=0, map_channels=2 * config.width,
+            query_channels=8 * max(config.width, *config.hidden), skip=traits.skip, clips_cell=traits.clips_cell,
+        )  # fmt: skip

@@ -14,49 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, relu
 
-from hiif_deploy.bundle.contract import DecoderContract, Precision
+from hiif_deploy.bundle.contract import DecoderContract
 from hiif_export.graphs.corners import Position
-from hiif_export.graphs.exporter import DecoderExporter, axis_inputs, cell_input, features_input, map_input, shapes
-from hiif_export.graphs.graph import Graph
-from hiif_export.graphs.precision import COMPUTE, typed, wide
+from hiif_export.graphs.exporter import DecoderExporter, Inputs, axis_inputs, cell_input, map_input
+from hiif_export.graphs.precision import wide
 from hiif_training.models.metasr import Metasr
-
-
-class MetasrExporter(DecoderExporter):
-    """MetaSR: one map, one source pixel per query."""
-
-    model: Metasr
-
-    @property
-    def map_channels(self) -> int:
-        """Channels of the map: for each colour the product with each hidden unit's filter and with the bias."""
-        return 3 * (self.model.config.hidden + 1)
-
-    def maps_graph(self, precision: Precision) -> Graph:
-        """Features → products with every hidden unit's filter."""
-        compute = COMPUTE[precision]
-        inputs = features_input(self.model.encoder.out_channels, precision)
-        outputs = shapes(map_input("map_0", self.map_channels, compute))
-        return Graph("maps", typed(MetasrMaps(self.model), compute), inputs, outputs, {}, precision)
-
-    def decoder_graph(self, precision: Precision) -> Graph:
-        """Map → hidden layer at the query's position → weighted sum."""
-        compute = COMPUTE[precision]
-        inputs = {
-            **map_input("map_0", self.map_channels, compute),
-            **axis_inputs("tap", 1, torch.int32), **axis_inputs("local", 1), **cell_input(),
-        }  # fmt: skip
-        return Graph(
-            "decoder", typed(MetasrDecoder(self.model), compute), inputs, {"colour": ("queries", 3)}, {}, precision
-        )
-
-    def contract(self) -> DecoderContract:
-        """Contract of a decoder with one source pixel per query and axis rule `top-left`."""
-        traits = self.model.traits
-        return DecoderContract(
-            halo=1, statistics_passes=0, map_channels=self.map_channels, query_channels=3 * self.map_channels,
-            skip=traits.skip, axes="top-left", clips_cell=traits.clips_cell,
-        )  # fmt: skip
 
 
 class MetasrMaps(nn.Module):
@@ -104,3 +66,31 @@ class MetasrDecoder(nn.Module):
         products = wide(embedding((row_tap[0] + column_tap[0]).flatten(), map_0))
         products = products.reshape(-1, 3, hidden.shape[1] + 1)
         return (products[:, :, :-1] * hidden[:, None]).sum(2) + products[:, :, -1]
+
+
+class MetasrExporter(DecoderExporter):
+    """MetaSR: one map, one source pixel per query."""
+
+    model: Metasr
+    maps_module, decoder_module = MetasrMaps, MetasrDecoder
+
+    @property
+    def map_channels(self) -> int:
+        """Channels of the map: for each colour the product with each hidden unit's filter and with the bias."""
+        return 3 * (self.model.config.hidden + 1)
+
+    def maps(self, compute: torch.dtype) -> Inputs:
+        """Products with every hidden unit's filter."""
+        return map_input("map_0", self.map_channels, compute)
+
+    def geometry(self) -> Inputs:
+        """Tables of one source pixel per query, and the cell."""
+        return {**axis_inputs("tap", 1, torch.int32), **axis_inputs("local", 1), **cell_input()}
+
+    def contract(self) -> DecoderContract:
+        """Contract of a decoder with one source pixel per query and axis rule `top-left`."""
+        traits = self.model.traits
+        return DecoderContract(
+            halo=1, statistics_passes=0, map_channels=self.map_channels, query_channels=3 * self.map_channels,
+            skip=traits.skip, axes="top-left", clips_cell=traits.clips_cell,
+        )  # fmt: skip

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from hiif_deploy.bundle.contract import DecoderContract, EncoderContract, Normalisation, Precision
 from hiif_deploy.errors import OptionError
 from hiif_export.graphs.graph import Graph
-from hiif_export.graphs.precision import COMPUTE, typed_encoder
+from hiif_export.graphs.precision import COMPUTE, typed, typed_encoder
 from hiif_training.models.implicit import ImplicitModel
 from hiif_training.models.registry import decoder_named
 
@@ -45,6 +45,8 @@ Inputs = dict[str, tuple[Tensor, tuple[str | int, ...]]]
 """Input name → an example and its shape, as `Graph` takes them."""
 Shapes = dict[str, tuple[str | int, ...]]
 """Output name → its shape."""
+COLOUR: Shapes = {"colour": ("queries", 3)}
+"""Output of decoder graphs."""
 
 
 class DecoderExporter(ABC):
@@ -52,22 +54,38 @@ class DecoderExporter(ABC):
 
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16")
     """Precisions that the graphs can be exported in."""
+    maps_module: ClassVar[type[nn.Module]]
+    """Class of the maps graph's module, made from the model: everything that needs no query, once per source pixel."""
+    decoder_module: ClassVar[type[nn.Module]]
+    """Class of the decoder graph's module, made from the model: the colours of a rectangle of queries."""
 
     def __init__(self, model: Any) -> None:
         """`model` is the `ImplicitModel` whose registry entry names this class."""
         self.model = model
 
     @abstractmethod
-    def maps_graph(self, precision: Precision) -> Graph:
-        """Everything that needs no query, once per source pixel."""
-
-    @abstractmethod
-    def decoder_graph(self, precision: Precision) -> Graph:
-        """The colours of a rectangle of queries."""
+    def maps(self, compute: torch.dtype) -> Inputs:
+        """Outputs of the maps graph, which the decoder graph reads; matrix products return `compute`."""
 
     @abstractmethod
     def contract(self) -> DecoderContract:
         """How the runtime must query the graphs; `skip` and `clips_cell` are the model's traits."""
+
+    def geometry(self) -> Inputs:
+        """Geometry that the decoder graph reads; by default tables of the four corners, and the cell."""
+        axes = {**axis_inputs("tap", 2, torch.int32), **axis_inputs("distance", 2), **axis_inputs("relative", 2)}
+        return {**axes, **cell_input()}
+
+    def maps_graph(self, precision: Precision) -> Graph:
+        """Features → maps."""
+        inputs = features_input(self.encoder_contract().channels, precision)
+        module, outputs = self.maps_module(self.model), shapes(self.maps(COMPUTE[precision]))
+        return make_graph("maps", module, inputs, outputs, precision)
+
+    def decoder_graph(self, precision: Precision) -> Graph:
+        """Maps and geometry → colours."""
+        inputs = {**self.maps(COMPUTE[precision]), **self.geometry()}
+        return make_graph("decoder", self.decoder_module(self.model), inputs, COLOUR, precision)
 
     def encoder_graph(self, precision: Precision) -> Graph:
         """Everything that needs the whole picture; by default the encoder itself."""
@@ -112,6 +130,11 @@ class DecoderExporter(ABC):
         for n, statistics in enumerate(self.statistics_graphs(precision)):
             graphs += [statistics, *folds[n : n + 1]]
         return [*graphs, self.decoder_graph(precision)]
+
+
+def make_graph(name: str, module: nn.Module, inputs: Inputs, outputs: Shapes, precision: Precision = "fp32") -> Graph:
+    """Return a graph whose module is converted to the precision, in place."""
+    return Graph(name, typed(module, COMPUTE[precision]), inputs, outputs, {}, precision)
 
 
 def make_exporter(model: ImplicitModel, spec: Mapping[str, Any]) -> DecoderExporter:
@@ -162,6 +185,13 @@ def features_input(channels: int, precision: Precision) -> Inputs:
 def map_input(name: str, width: int, dtype: torch.dtype, pixels: int = 20) -> Inputs:
     """Input for one map: `width` values for each source pixel of a tile, row-major."""
     return {name: (torch.ones(pixels, width, dtype=dtype), ("pixels", width))}
+
+
+def map_inputs(widths: Sequence[int], dtype: torch.dtype) -> Inputs:
+    """Inputs `map_0`, `map_1`, … of these widths."""
+    return {
+        name: value for n, width in enumerate(widths) for name, value in map_input(f"map_{n}", width, dtype).items()
+    }
 
 
 def axis_inputs(name: str, values: int, dtype: torch.dtype = torch.float32, rows: int = 5, columns: int = 7) -> Inputs:

@@ -13,7 +13,7 @@ import torch
 from hiif_deploy.bundle.contract import GEOMETRY_INPUTS, Contract, expected_graphs, expected_stages
 from hiif_deploy.bundle.loader import read_contract
 from hiif_deploy.upscaler import Upscaler
-from hiif_export.decoders.hiif_graphs import hiif_graphs, hiif_stages
+from hiif_export.decoders.hiif_graphs import HiifExporter
 from hiif_export.graphs.corners import AREA_EPSILON
 from hiif_export.graphs.onnx_file import OPSET, example_outputs, operators, to_onnx
 from hiif_export.parity.parity import cases, compare
@@ -85,9 +85,9 @@ def supported() -> set[str]:
 
 
 def test_the_graphs_come_in_the_order_of_use(tiny_model: Hiif, contract: Contract) -> None:
-    assert [graph.name for graph in hiif_graphs(tiny_model)] == NAMES
+    assert [graph.name for graph in HiifExporter(tiny_model).graphs()] == NAMES
     assert [graph.name for graph in contract.graphs] == [*NAMES, *expected_stages(2)]
-    assert [graph.name for graph in hiif_stages(tiny_model)] == expected_stages(2)
+    assert [graph.name for graph in HiifExporter(tiny_model).stage_graphs()] == expected_stages(2)
     assert expected_graphs(2) == NAMES
 
 
@@ -183,7 +183,7 @@ def variant(**changes: Any) -> Hiif:
 
 @pytest.mark.parametrize("blocks", [0, 1, 3])
 def test_each_attention_block_has_its_statistics_and_its_fold(blocks: int) -> None:
-    graphs = hiif_graphs(variant(attention_blocks=blocks))
+    graphs = HiifExporter(variant(attention_blocks=blocks)).graphs()
     assert [graph.name for graph in graphs] == expected_graphs(blocks)
     folded = [name for name in graphs[-1].inputs if name.startswith("attention")]
     assert folded == [f"attention_{n}_{part}" for n in range(blocks) for part in ("weight", "bias")]
@@ -198,7 +198,7 @@ def test_each_attention_block_has_its_statistics_and_its_fold(blocks: int) -> No
     ],
 )
 def test_a_hierarchy_decides_which_position_is_an_input(changes: dict[str, Any], position: str, count: int) -> None:
-    graph = hiif_graphs(variant(**changes))[-1]
+    graph = HiifExporter(variant(**changes)).graphs()[-1]
     names = [name for name in graph.inputs if name.endswith(("_bits", "_local"))]
     assert names == [f"row_{position}", f"column_{position}"]
     assert graph.inputs[names[0]][1] == (count, "rows", 1)
@@ -207,7 +207,7 @@ def test_a_hierarchy_decides_which_position_is_an_input(changes: dict[str, Any],
 
 @pytest.mark.parametrize("changes", [{}, {"hierarchy": "coordinates"}, {"attention_blocks": 0}], ids=str)
 def test_the_examples_fit_the_shapes_that_the_graphs_promise(changes: dict[str, Any]) -> None:
-    for graph in hiif_graphs(variant(**changes)):
+    for graph in HiifExporter(variant(**changes)).graphs():
         answers = example_outputs(graph)
         assert len(answers) == len(graph.outputs)
         tensors = [(tensor, axes) for tensor, axes in graph.inputs.values()]
@@ -220,6 +220,6 @@ def test_the_examples_fit_the_shapes_that_the_graphs_promise(changes: dict[str, 
 
 
 def test_a_decoder_that_gets_all_bits_at_once_is_exported_with_supported_operators(supported: set[str]) -> None:
-    model = to_onnx(hiif_graphs(variant(hierarchy="once", attention_blocks=0, levels=3))[-1])
+    model = to_onnx(HiifExporter(variant(hierarchy="once", attention_blocks=0, levels=3)).graphs()[-1])
     assert operators(model) <= supported
     assert onnx.TensorProto.DOUBLE not in element_types(model)

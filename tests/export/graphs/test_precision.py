@@ -17,7 +17,7 @@ from hiif_deploy.bundle.loader import open_bundle
 from hiif_deploy.errors import BundleError, OptionError
 from hiif_deploy.rendering.verify import TOLERANCES, check_stored, compare_stored
 from hiif_deploy.upscaler import Upscaler
-from hiif_export.decoders.hiif_graphs import hiif_graphs
+from hiif_export.decoders.hiif_graphs import HiifExporter
 from hiif_export.decoders.hiif_modules import KeyValue
 from hiif_export.export_command import parse_precisions
 from hiif_export.graphs.precision import fit, typed, typed_encoder, wide
@@ -99,7 +99,7 @@ def test_pytorch_rounding_every_tensor_keeps_the_tolerance_too(tiny_model: Hiif,
     """ONNX Runtime on a processor may leave out roundings; a GPU does not."""
     bundle = open_bundle(half_bundle)
     backend = HostBackend(bundle, EngineOptions(threads=1, precision="fp16"))
-    backend.sessions.update({graph.name: TorchSession(graph) for graph in hiif_graphs(tiny_model, "fp16")})
+    backend.sessions.update({graph.name: TorchSession(graph) for graph in HiifExporter(tiny_model).graphs("fp16")})
     with Upscaler(bundle, backend=backend) as upscaler:
         found = compare(tiny_model, upscaler, cases(sizes=((7, 5), (16, 24)), scales=(2.0, 3.3)))
     check(found, TOLERANCES["fp16"])
