@@ -55,7 +55,7 @@ COMMANDS = (
     ),
     LazyCommand(
         "bench", "hiif_deploy.cli.bench_command:bench",
-        "Measure ways to enlarge a picture, in turns: seconds, memory, and how far their answers are from float64.",
+        "Measure ways to enlarge a picture, in turns: seconds, memory, and how far their outputs are from float64.",
         MEASURE,
     ),
     LazyCommand(

@@ -14,9 +14,8 @@ from rich.table import Table
 
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bench.against import Earlier, compare, read_run
-from hiif_deploy.bench.case import BenchModel
+from hiif_deploy.bench.case import BenchModel, default_models, open_model
 from hiif_deploy.bench.machine import machine_facts
-from hiif_deploy.bench.models import default_models, open_model
 from hiif_deploy.bench.plot import plot_results, plot_sweep
 from hiif_deploy.bench.report import bench_tables, change_table, remarks, sweep_table
 from hiif_deploy.bench.run import Bench, Report, run_bench
@@ -28,7 +27,7 @@ from hiif_deploy.errors import HiifError, OptionError
 from hiif_deploy.geometry.sizes import check_scale
 from hiif_deploy.geometry.target import parse_size
 from hiif_deploy.support.extras import require_extra
-from hiif_deploy.support.files import atomic_write
+from hiif_deploy.support.files import write_file
 from hiif_deploy.support.messages import json_text, printable
 from hiif_deploy.support.progress import Progress
 
@@ -36,6 +35,8 @@ SWEPT = ("plain", "exact", "sampled")
 """Variants of a sweep where none are named."""
 WIDTH = 110
 """Columns of the tables where there is no terminal."""
+Found = tuple[dict[str, Any], list[Table]]
+"""Facts for the JSON, and tables."""
 
 
 def bench(
@@ -62,7 +63,9 @@ def bench(
     against: Annotated[Path | None, typer.Option(help="Compare with a run that --json wrote.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only: no progress.")] = False,
 ) -> None:
-    """Measure ways to enlarge a picture, in turns: seconds, memory, and how far their answers are from float64."""
+    """Measure ways to enlarge a picture, in turns: seconds, memory, and how far their outputs are from float64."""
+    if sweep and against is not None:
+        raise OptionError("--against compares variants; leave --sweep out")
     names = _names(variants, engine, precision, SWEPT if sweep else variant_names())
     check_variants(names)
     scales = tuple(scale or (2.0, 3.3, 4.0))
@@ -75,8 +78,10 @@ def bench(
         require_extra("bench")
     report = Report()
     models = open_models([model] if model else default_models(), checkpoint, report, quiet=quiet)
-    measure = measure_sweep if sweep else measure_variants
-    facts, tables = measure(models, plan, report, earlier, plot, quiet=quiet)
+    if sweep:
+        facts, tables = measure_sweep(models, plan, report, plot, quiet=quiet)
+    else:
+        facts, tables = measure_variants(models, plan, report, earlier, plot, quiet=quiet)
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH
@@ -85,7 +90,8 @@ def bench(
     for line in remarks(report):
         print(printable(line), file=sys.stderr)
     if output is not None:
-        write_json(output, {**report.facts(), **facts, "machine": machine_facts(), "threads": plan.thread_count})
+        found = {**report.facts(), **facts, "machine": machine_facts(), "threads": plan.thread_count}
+        write_file(output, f"{json_text(found)}\n".encode())
 
 
 def measure_variants(
@@ -96,8 +102,8 @@ def measure_variants(
     plot: Path | None,
     *,
     quiet: bool,
-) -> tuple[dict[str, Any], list[Table]]:
-    """Further facts for the JSON, and tables."""
+) -> Found:
+    """Measure the variants in turns, against an earlier run where there is one."""
     with Progress("measuring", len(models) * plan.steps(), unit="steps", enabled=not quiet) as progress:
         run_bench(models, plan, report, progress.advance)
     if plot is not None:
@@ -106,34 +112,20 @@ def measure_variants(
     if earlier is None:
         return {}, tables
     changes = compare(report.results, earlier)
-    facts = {
-        "file": str(earlier.path),
-        "processor": earlier.processor,
-        "changes": [asdict(change) for change in changes],
-    }
+    facts = {"file": str(earlier.path), "processor": earlier.processor, "changes": [*map(asdict, changes)]}
     return {"against": facts}, [*tables, change_table(changes, earlier)]
 
 
 def measure_sweep(
-    models: Sequence[BenchModel],
-    plan: Bench,
-    report: Report,
-    earlier: Earlier | None,
-    plot: Path | None,
-    *,
-    quiet: bool,
-) -> tuple[dict[str, Any], list[Table]]:
-    """Measure the series over picture sizes and threads."""
-    if earlier is not None:
-        raise OptionError("--against compares variants; leave --sweep out")
+    models: Sequence[BenchModel], plan: Bench, report: Report, plot: Path | None, *, quiet: bool
+) -> Found:
+    """Measure the series over scales and picture sizes."""
     with Progress("sweeping", len(models) * sweep_steps(plan), unit="pictures", enabled=not quiet) as progress:
         found = run_sweep(models, plan, report, progress.advance)
     if plot is not None:
         plot_sweep(found, plot)
     lines = growth(found)
-    return {"sweep": [asdict(p) for p in found], "growth": [asdict(line) for line in lines]}, [
-        sweep_table(found, lines)
-    ]
+    return {"sweep": [*map(asdict, found)], "growth": [*map(asdict, lines)]}, [sweep_table(found, lines)]
 
 
 def open_models(wanted: Sequence[str], checkpoint: Path | None, report: Report, *, quiet: bool) -> list[BenchModel]:
@@ -149,13 +141,6 @@ def open_models(wanted: Sequence[str], checkpoint: Path | None, report: Report, 
     if not found:
         raise HiifError("; ".join(report.unavailable.values()))
     return found
-
-
-def write_json(path: Path, facts: dict[str, Any]) -> None:
-    """Whole or not at all."""
-    text = json_text(facts) + "\n"
-    with atomic_write(path) as file:
-        file.write(text.encode())
 
 
 def _names(

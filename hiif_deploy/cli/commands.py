@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hiif_deploy.backends.choice import library_engine
-from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bundle.loader import DEFAULT_MODEL, VIDEO_MODEL
 from hiif_deploy.cli import video_options as video
-from hiif_deploy.cli.cluster_options import RayOption, WorkersOption
-from hiif_deploy.cli.given import given_options, refuse_options
 from hiif_deploy.cli.options import (
     MODEL,
     BundleOption,
@@ -28,8 +26,13 @@ from hiif_deploy.cli.options import (
     PrecisionOption,
     ProviderOption,
     QuietOption,
+    RayOption,
     ThreadsOption,
+    WorkersOption,
     engine_options,
+    given_options,
+    in_panel,
+    refuse_options,
 )
 from hiif_deploy.cli.picture_options import (
     DeviationOption,
@@ -59,7 +62,7 @@ if TYPE_CHECKING:
     from hiif_deploy.cluster.pool import Pool
     from hiif_deploy.pictures import batch
     from hiif_deploy.pictures import items as batch_items
-    from hiif_deploy.upscaler import RenderOptions, Upscaler
+    from hiif_deploy.upscaler import Upscaler
     from hiif_deploy.video.options import VideoOptions
 
     Work = Callable[[Upscaler, Pool | None], Iterable[batch.Outcome]]
@@ -71,12 +74,11 @@ LOSSY = (".jpg", ".jpeg", ".webp")
 """Suffixes of pictures that have a quality."""
 UpscaleBundleOption = Annotated[
     str,
-    typer.Option(
+    in_panel(MODEL)(
+        "Bundle folder, or name of a shipped model.",
         "--bundle",
         "-b",
-        help="Bundle folder, or name of a shipped model.",
         show_default=f"{DEFAULT_MODEL}, for videos {VIDEO_MODEL}",
-        rich_help_panel=MODEL,
     ),
 ]
 
@@ -133,7 +135,7 @@ def upscale(
     """
     from hiif_deploy.pictures import batch
     from hiif_deploy.pictures import items as batch_items
-    from hiif_deploy.upscaler import RenderOptions
+    from hiif_deploy.upscaler import RenderOptions, Upscaler
     from hiif_deploy.video.command import are_videos
     from hiif_deploy.video.options import VideoOptions
     from hiif_deploy.video.plan import parse_frames, parse_time
@@ -158,34 +160,18 @@ def upscale(
         write = batch.WriteOptions(quality, lossless, overwrite, max_pixels, larger or batch_items.usual_larger(inputs))
         items = _items(context, inputs, output, target, format_)
         work = _pictures(items, target, write, dry_run=dry_run, quiet=quiet, report_deviation=report_deviation)
-    opening = Opening(_model(context, bundle, is_video), chosen, options)
-    _run(opening, work, ray, workers, as_json=as_json, dry_run=dry_run)
+    upscaler = Upscaler(_model(context, bundle, is_video), engine=chosen, options=options)
+    _run(upscaler, work, ray, workers, as_json=as_json, dry_run=dry_run)
 
 
-@dataclass(frozen=True)
-class Opening:
-    """Arguments with which an upscaler is opened."""
-
-    bundle: str
-    """Folder or shipped name."""
-    engine: EngineOptions
-    """What runs it."""
-    options: RenderOptions
-    """How the work is cut."""
-
-
-def _run(opening: Opening, work: Work, ray: str | None, workers: int, *, as_json: bool, dry_run: bool) -> None:
-    """Open the model, and the cluster where there is one, do the work, and report it."""
+def _run(opened: Upscaler, work: Work, ray: str | None, workers: int, *, as_json: bool, dry_run: bool) -> None:
+    """Open the cluster where there is one, do the work, report it, and close the model."""
     from hiif_deploy.cli import report
-    from hiif_deploy.cluster.command import open_pool
+    from hiif_deploy.cluster.pool import open_pool
     from hiif_deploy.pictures import batch
-    from hiif_deploy.upscaler import Upscaler
 
     outcomes = []
-    with (
-        Upscaler(opening.bundle, engine=opening.engine, options=opening.options) as upscaler,
-        open_pool(ray, workers, upscaler, is_plan=dry_run) as pool,
-    ):
+    with opened as upscaler, open_pool(ray, workers, upscaler, is_plan=dry_run) as pool:
         for outcome in work(upscaler, pool):
             outcomes.append(outcome)
             report.log_outcome(outcome, is_plan=dry_run)
@@ -198,13 +184,13 @@ def _videos(
     inputs: list[Path], output: Path | None, target: Target, options: VideoOptions, *, overwrite: bool, dry_run: bool,
     style: str | None,
 ) -> Work:  # fmt: skip
-    from hiif_deploy.cluster.segments import on_cluster
+    from hiif_deploy.cluster.segments import make_segments_on
     from hiif_deploy.video.command import list_videos, run_videos
 
     videos = list_videos(inputs, output, target.label)
 
     def work(upscaler: Upscaler, pool: Pool | None) -> Iterable[batch.Outcome]:
-        make = None if pool is None else on_cluster(pool)
+        make = None if pool is None else partial(make_segments_on, pool)
         return run_videos(
             upscaler, videos, target, options, overwrite=overwrite, dry_run=dry_run, style=style, make=make
         )

@@ -46,6 +46,12 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at everything; imports no optional package."""
+    optional = [
+        *(_provider(short, full) for short, full in PROVIDERS.items()),
+        *_tunings(),
+        *(_optional(name) for name in OPTIONAL_PACKAGES),
+        *(_device_layer(layer) for layer in device_layers()),
+    ]
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     return [
         Finding("hiif-deploy", "ok", f"{__version__} in {sys.prefix}"),
@@ -53,16 +59,7 @@ def examine() -> list[Finding]:
         *(_required(name) for name in RUNTIME_PACKAGES),
         _onnxruntime(),
         *(_model(name) for name in shipped_models()),
-        *(replace(finding, is_optional=True) for finding in _optional_findings()),
-    ]
-
-
-def _optional_findings() -> list[Finding]:
-    return [
-        *(_provider(short, full) for short, full in PROVIDERS.items()),
-        *_tunings(),
-        *(_optional(name) for name in OPTIONAL_PACKAGES),
-        *(_device_layer(layer) for layer in device_layers()),
+        *(replace(finding, is_optional=True) for finding in optional),
     ]
 
 
@@ -135,9 +132,4 @@ def _optional(name: str) -> Finding:
     if version is not None:
         return Finding(name, "ok", version)
     extra = next((extra for extra, packages in EXTRAS.items() if name in packages), None)
-    return Finding(
-        name,
-        "absent",
-        "not installed",
-        install_command(extra) if extra else f"pip install {name}",
-    )
+    return Finding(name, "absent", "not installed", install_command(extra) if extra else f"pip install {name}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated, cast, get_args
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
@@ -18,52 +19,47 @@ OUTPUT, SIZE, MODEL, SPEED = "Output", "Size", "Model", "Speed"
 VIDEO, CLUSTER, REPORT = "Video", "Cluster", "Report"
 """Panels of `--help`."""
 
-BundleOption = Annotated[
-    str, typer.Option("--bundle", "-b", help="Bundle folder, or name of a shipped model.", rich_help_panel=MODEL)
-]
+
+def in_panel(panel: str) -> Callable[..., Any]:
+    """Return `typer.Option` for the options of a panel, with the help text as its first argument."""
+
+    def option(help_: str, *names: str, **settings: Any) -> Any:
+        return typer.Option(*names, help=help_, rich_help_panel=panel, **settings)
+
+    return option
+
+
+_model, _speed, _report, _cluster = map(in_panel, (MODEL, SPEED, REPORT, CLUSTER))
+BundleOption = Annotated[str, _model("Bundle folder, or name of a shipped model.", "--bundle", "-b")]
 EngineOption = Annotated[
     str | None,
-    typer.Option(
+    _speed(
+        "Default: onnxruntime (auto for bf16 and int8). native: code made for this processor. auto: the fastest "
+        "engine that is installed and works, GPUs first.",
         metavar="|".join(get_args(Engine)),
         autocompletion=lambda: list(get_args(Engine)),
-        help="Default: onnxruntime (auto for bf16 and int8). native: code made for this processor. auto: the fastest "
-        "engine that is installed and works, GPUs first.",
-        rich_help_panel=SPEED,
     ),
 ]
 PrecisionOption = Annotated[
     ComputePrecision | None,
-    typer.Option(
-        help="Default: fp16 on TensorRT and on a GPU that auto takes, fp32 elsewhere. bf16 and int8 are approximate, "
-        "and for processors only.",
-        rich_help_panel=SPEED,
+    _speed(
+        "Default: fp16 on TensorRT and on a GPU that auto takes, fp32 elsewhere. bf16 and int8 are approximate, "
+        "and for processors only."
     ),
 ]
-LibraryOption = Annotated[
-    LibraryName | None,
-    typer.Option(help="With --engine tensorrt: tensorrt (default) or tensorrt-rtx.", rich_help_panel=SPEED),
-]
+LibraryOption = Annotated[LibraryName | None, _speed("With --engine tensorrt: tensorrt (default) or tensorrt-rtx.")]
 ProviderOption = Annotated[
-    str | None,
-    typer.Option(
-        help="With --engine onnxruntime: execution provider; default: cpu. Never replaced silently.",
-        rich_help_panel=SPEED,
-    ),
+    str | None, _speed("With --engine onnxruntime: execution provider; default: cpu. Never replaced silently.")
 ]
-DeviceOption = Annotated[
-    str | None,
-    typer.Option(help="With --engine torch: cuda (default), cuda:N, or cpu.", rich_help_panel=SPEED),
+DeviceOption = Annotated[str | None, _speed("With --engine torch: cuda (default), cuda:N, or cpu.")]
+ThreadsOption = Annotated[int, _speed("Processor threads; 0 takes all that this process may use.")]
+MemoryOption = Annotated[int, _speed("Working memory in MiB, beside input, features and output.")]
+JsonOption = Annotated[bool, _report("Report as JSON on stdout.", "--json")]
+QuietOption = Annotated[bool, _report("Errors only: no progress, no table.", "--quiet", "-q")]
+RayOption = Annotated[
+    str | None, _cluster("Spread the work over a Ray cluster: local, auto or HOST:PORT.", "--ray", metavar="ADDRESS")
 ]
-ThreadsOption = Annotated[
-    int, typer.Option(help="Processor threads; 0 takes all that this process may use.", rich_help_panel=SPEED)
-]
-MemoryOption = Annotated[
-    int, typer.Option(help="Working memory in MiB, beside input, features and output.", rich_help_panel=SPEED)
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Report as JSON on stdout.", rich_help_panel=REPORT)]
-QuietOption = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Errors only: no progress, no table.", rich_help_panel=REPORT)
-]
+WorkersOption = Annotated[int, _cluster("With --ray: maximum number of workers; 0 uses the whole cluster.")]
 
 AUTO_READS = ("library",)
 """Options that `auto` passes on to the engine that it takes."""
@@ -96,11 +92,8 @@ def parse_engine(name: str | None) -> Engine | None:
     """OptionError for a name that is not an engine's."""
     if name is None or name in get_args(Engine):
         return cast("Engine | None", name)
-    hint = (
-        "; for an NVIDIA GPU: --engine torch, --engine tensorrt, or --provider cuda (ONNX Runtime)"
-        if name in GPU_WORDS
-        else ""
-    )
+    gpu = "; for an NVIDIA GPU: --engine torch, --engine tensorrt, or --provider cuda (ONNX Runtime)"
+    hint = gpu if name in GPU_WORDS else ""
     raise OptionError(f"--engine {name}: expected one of {', '.join(get_args(Engine))}{hint}")
 
 
@@ -116,3 +109,19 @@ def limited_threads(threads: int) -> int:
         return threads
     logger.warning("--threads %d: this process may use %d cores, so %d threads are used", threads, cores, cores)
     return cores
+
+
+def given_options(context: typer.Context, names: Iterable[str]) -> list[str]:
+    """Options among `names` that the user gave, as they are written on the command line: `--crf`."""
+    wanted = set(names)
+    return [
+        max(parameter.opts, key=len)
+        for parameter in context.command.params
+        if parameter.name in wanted and str(context.get_parameter_source(parameter.name)).endswith("COMMANDLINE")
+    ]
+
+
+def refuse_options(context: typer.Context, names: Iterable[str], why: str) -> None:
+    """OptionError where any of them was given; `why` says what they are for."""
+    if given := given_options(context, names):
+        raise OptionError(f"{', '.join(given)}: {why}")

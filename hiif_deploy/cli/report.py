@@ -1,4 +1,4 @@
-"""What the command line tells: tables for people on stderr or stdout, JSON for programs on stdout."""
+"""What the command line reports: tables for people on stderr or stdout, JSON for programs on stdout."""
 
 from __future__ import annotations
 
@@ -104,9 +104,8 @@ def bundle_table(bundle: Bundle) -> Table:
 
 def tuning_table(tuning: Tuning) -> Table:
     """Table of what `tune` measured; the fastest is marked."""
-    table = Table(title=f"{tuning.bundle}, {tuning.engine}, {tuning.processor}", title_justify="left")
-    for column in ("queries x threads per call", "seconds", ""):
-        table.add_column(column)
+    title = f"{tuning.bundle}, {tuning.engine}, {tuning.processor}"
+    table = Table("queries x threads per call", "seconds", "", title=title, title_justify="left")
     for name, seconds in tuning.seconds.items():
         is_best = name == f"{tuning.call.query_block} x {tuning.call.call_threads}"
         table.add_row(name, f"{seconds:.3f}", "fastest, stored" if is_best else "")

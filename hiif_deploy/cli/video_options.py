@@ -2,57 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from hiif_deploy.cli.given import refuse_options
-from hiif_deploy.cli.options import VIDEO
+from hiif_deploy.cli.options import VIDEO, in_panel, refuse_options
 from hiif_deploy.errors import OptionError
 from hiif_deploy.video.task import OnError
 
-CodecOption = Annotated[
-    str | None, typer.Option(help="FFmpeg's encoder, such as libx265, libsvtav1 or hevc_nvenc.", rich_help_panel=VIDEO)
-]
-CrfOption = Annotated[
-    int | None, typer.Option(help="The encoder's constant quality; lower is better.", rich_help_panel=VIDEO)
-]
-PresetOption = Annotated[str | None, typer.Option(help="The encoder's preset, such as slow.", rich_help_panel=VIDEO)]
-PixelFormatOption = Annotated[
-    str | None, typer.Option(help="Such as yuv420p10le; default: the clip's.", rich_help_panel=VIDEO)
-]
-EncoderOption = Annotated[
-    list[str] | None,
-    typer.Option("--encoder-option", metavar="NAME=VALUE", help="More for the encoder.", rich_help_panel=VIDEO),
-]
-FramesOption = Annotated[
-    str | None, typer.Option(metavar="A:B", help="Frames A to B-1 only, from 0.", rich_help_panel=VIDEO)
-]
-FromOption = Annotated[
-    str | None,
-    typer.Option(
-        "--from", metavar="TIME", help="From 90.5 or 1:30.5 on, its first frame being 0.", rich_help_panel=VIDEO
-    ),
-]
-ToOption = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Up to that time.", rich_help_panel=VIDEO)]
-OnErrorOption = Annotated[
-    OnError, typer.Option(help="What a frame that cannot be decoded leads to.", rich_help_panel=VIDEO)
-]
+_video = in_panel(VIDEO)
+CodecOption = Annotated[str | None, _video("FFmpeg's encoder, such as libx265, libsvtav1 or hevc_nvenc.")]
+CrfOption = Annotated[int | None, _video("The encoder's constant quality; lower is better.")]
+PresetOption = Annotated[str | None, _video("The encoder's preset, such as slow.")]
+PixelFormatOption = Annotated[str | None, _video("Such as yuv420p10le; default: the clip's.")]
+EncoderOption = Annotated[list[str] | None, _video("More for the encoder.", "--encoder-option", metavar="NAME=VALUE")]
+FramesOption = Annotated[str | None, _video("Frames A to B-1 only, from 0.", metavar="A:B")]
+FromOption = Annotated[str | None, _video("From 90.5 or 1:30.5 on, its first frame being 0.", "--from", metavar="TIME")]
+ToOption = Annotated[str | None, _video("Up to that time.", "--to", metavar="TIME")]
+OnErrorOption = Annotated[OnError, _video("What a frame that cannot be decoded leads to.")]
 SegmentOption = Annotated[
-    int,
-    typer.Option(
-        metavar="N", help="About so many frames are kept at a time, when work is interrupted.", rich_help_panel=VIDEO
-    ),
+    int, _video("About so many frames are kept at a time, when work is interrupted.", metavar="N")
 ]
-RestartOption = Annotated[
-    bool, typer.Option("--restart", help="Throw unfinished work of another run away.", rich_help_panel=VIDEO)
-]
-JsonProgressOption = Annotated[
-    bool, typer.Option("--json-progress", help="Progress as JSON lines on stderr.", rich_help_panel=VIDEO)
-]
-UpscaleStatistics = Literal["exact", "sampled", "reuse"]
-"""`reuse` is for videos."""
-
+RestartOption = Annotated[bool, _video("Throw unfinished work of another run away.", "--restart")]
+JsonProgressOption = Annotated[bool, _video("Progress as JSON lines on stderr.", "--json-progress")]
 
 VIDEO_ONLY = (
     "codec", "crf", "preset", "pixel_format", "encoder_option", "frames", "from_", "to", "on_error", "segment_frames",
