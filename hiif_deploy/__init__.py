@@ -8,71 +8,49 @@ import typing
 # package never agreed to that; set the variable to 0 to allow it.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+from hiif_deploy.errors import BundleError as BundleError
+from hiif_deploy.errors import CheckpointError as CheckpointError
+from hiif_deploy.errors import ClusterError as ClusterError
+from hiif_deploy.errors import EngineAbsentError as EngineAbsentError
+from hiif_deploy.errors import EngineError as EngineError
+from hiif_deploy.errors import EngineLoadError as EngineLoadError
+from hiif_deploy.errors import FrameError as FrameError
+from hiif_deploy.errors import HiifError as HiifError
+from hiif_deploy.errors import ImageError as ImageError
+from hiif_deploy.errors import MissingExtraError as MissingExtraError
+from hiif_deploy.errors import OptionError as OptionError
+from hiif_deploy.errors import ParityError as ParityError
+from hiif_deploy.errors import ScaleError as ScaleError
+from hiif_deploy.errors import UsageError as UsageError
+from hiif_deploy.errors import VideoError as VideoError
+from hiif_deploy.errors import WorkInterruptedError as WorkInterruptedError
 from hiif_deploy.support.version import __version__ as __version__
 
 if typing.TYPE_CHECKING:
-    from hiif_deploy.backends.options import EngineOptions
-    from hiif_deploy.bundle import Bundle, open_bundle, shipped_models
-    from hiif_deploy.errors import (
-        BundleError,
-        CheckpointError,
-        ClusterError,
-        EngineAbsentError,
-        EngineError,
-        EngineLoadError,
-        FrameError,
-        HiifError,
-        ImageError,
-        MissingExtraError,
-        OptionError,
-        ParityError,
-        ScaleError,
-        UsageError,
-        VideoError,
-        WorkInterruptedError,
-    )
-    from hiif_deploy.geometry.sizes import output_size
-    from hiif_deploy.upscaler import Features, RenderOptions, Upscaler
+    from hiif_deploy.backends.options import EngineOptions as EngineOptions
+    from hiif_deploy.bundle import Bundle as Bundle
+    from hiif_deploy.bundle import open_bundle as open_bundle
+    from hiif_deploy.bundle import shipped_models as shipped_models
+    from hiif_deploy.geometry.sizes import output_size as output_size
+    from hiif_deploy.upscaler import Features as Features
+    from hiif_deploy.upscaler import RenderOptions as RenderOptions
+    from hiif_deploy.upscaler import Upscaler as Upscaler
 
-__all__ = [
-    "Bundle",
-    "BundleError",
-    "CheckpointError",
-    "ClusterError",
-    "EngineAbsentError",
-    "EngineError",
-    "EngineLoadError",
-    "EngineOptions",
-    "Features",
-    "FrameError",
-    "HiifError",
-    "ImageError",
-    "MissingExtraError",
-    "OptionError",
-    "ParityError",
-    "RenderOptions",
-    "ScaleError",
-    "Upscaler",
-    "UsageError",
-    "VideoError",
-    "WorkInterruptedError",
-    "open_bundle",
-    "output_size",
-    "shipped_models",
-]
-
-_HOMES = ("errors", "geometry.sizes", "bundle", "backends.options", "upscaler")
-"""Modules that define the public names, the light ones first: `--help` shall need no engine."""
+_HOMES = {
+    "Bundle": "bundle", "open_bundle": "bundle", "shipped_models": "bundle", "EngineOptions": "backends.options",
+    "output_size": "geometry.sizes", "Features": "upscaler", "RenderOptions": "upscaler", "Upscaler": "upscaler",
+}  # fmt: skip
+"""Public name → module that defines it, imported on first use: `--help` shall need no engine."""
+__all__ = sorted({*_HOMES, *(name for name in globals() if name.endswith("Error"))})
 
 
 def __getattr__(name: str) -> typing.Any:
-    """A public name, imported on first use, or the package `bundle`, `errors` or `upscaler`."""
-    if name in __all__:
-        homes = (importlib.import_module(f"{__name__}.{home}") for home in _HOMES)
-        value = next(getattr(home, name) for home in homes if hasattr(home, name))
+    """A public name, imported on first use, or the package `bundle` or `upscaler`."""
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
         globals()[name] = value
         return value
-    if name in _HOMES:
+    if name in _HOMES.values():
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import cv2
@@ -47,14 +46,14 @@ def read_frames(source: str | Path | int) -> Iterator[Frame]:
 
 
 def frame_rate(source: str | Path) -> float:
-    """Frames per second as the file tells. ImageError where it does not."""
+    """Frames per second as the file reports. ImageError where it does not."""
     capture = cv2.VideoCapture(str(source))
     try:
         rate = float(capture.get(cv2.CAP_PROP_FPS))
     finally:
         capture.release()
     if not 0 < rate < 1e6:
-        raise ImageError(f"{source}: tells a frame rate of {rate}; give one yourself")
+        raise ImageError(f"{source}: reports a frame rate of {rate}; give one yourself")
     return rate
 
 
@@ -89,9 +88,7 @@ class FrameWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._writer is not None:
             self._writer.release()
         if kind is None and self._aside.exists():

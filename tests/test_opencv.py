@@ -88,7 +88,7 @@ def test_a_missing_and_a_foreign_file_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(ImageError, match="OpenCV cannot open it as a video"):
         next(read_frames(tmp_path / "text.mp4"))
-    with pytest.raises(ImageError, match="tells a frame rate of"):
+    with pytest.raises(ImageError, match="reports a frame rate of"):
         frame_rate(tmp_path / "text.mp4")
 
 

@@ -11,9 +11,9 @@ import typer
 from hiif_deploy.backends.options import LibraryName
 from hiif_deploy.backends.tensorrt.library import Library, load_library
 from hiif_deploy.bundle.contract import Precision
-from hiif_deploy.cli.given import refuse_options
+from hiif_deploy.cli.options import refuse_options
 from hiif_deploy.errors import EngineAbsentError, OptionError
-from hiif_engines.emit.emit import Emit, EmitOptions, emit
+from hiif_engines.emit.emit import Emit, emit
 from hiif_engines.store_command import StoreOption
 from hiif_engines.tensorrt.build import BuildFlags, HardwareLevel
 from hiif_engines.tensorrt.profiles import parse_sizes
@@ -63,7 +63,7 @@ def build(
     overwrite: Annotated[bool, typer.Option(help="With --emit: replace what is there.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only: no progress.")] = False,
 ) -> None:
-    """Turn a bundle's graphs into TensorRT engines for the GPU at hand, and prove them against PyTorch's answers."""
+    """Turn a bundle's graphs into TensorRT engines for the GPU at hand, and prove them against PyTorch's outputs."""
     if emit_ is None:
         refuse_options(context, ("output", "overwrite"), "for --emit; engines go into the store (--store)")
     elif emit_ == "triton" and output is None:
@@ -80,7 +80,7 @@ def build(
     if emit_ == "triton" and backend is None:
         backend = _triton_backend(library)
     if emit_ is not None and (emit_ != "triton" or backend == "onnxruntime"):
-        _emit(open_bundle(bundle), request, EmitOptions(emit_, output, scale, overwrite))
+        _print(emit(open_bundle(bundle), request, emit_, output, scale, overwrite=overwrite))
         return
     # Load the library first: without it no other work is useful.
     loaded = load_library(library)
@@ -88,7 +88,7 @@ def build(
     engines = _build(opened, request, loaded, store, device_layer, force=force, show_progress=not quiet)
     if emit_ is not None:
         data = {name: engine.load() for name, engine in engines.items()}
-        _emit(opened, request, EmitOptions(emit_, output, scale, overwrite, data))
+        _print(emit(opened, request, emit_, output, scale, overwrite=overwrite, engines=data))
 
 
 def _triton_backend(library: LibraryName) -> Literal["tensorrt", "onnxruntime"]:
@@ -165,7 +165,6 @@ def _build(
     return engines
 
 
-def _emit(bundle: Bundle, request: BuildRequest, options: EmitOptions) -> None:
-    text = emit(bundle, request, options)
+def _print(text: str | None) -> None:
     if text is not None:
         print(text, end="")

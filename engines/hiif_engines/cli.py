@@ -9,7 +9,7 @@ from hiif_deploy.cli.lazy_command import EXPERT, MODELS, LazyCommand, add_comman
 COMMANDS = (
     LazyCommand(
         "build", "hiif_engines.build_command:build",
-        "Turn a bundle's graphs into TensorRT engines for the GPU at hand, and prove them against PyTorch's answers.",
+        "Turn a bundle's graphs into TensorRT engines for the GPU at hand, and prove them against PyTorch's outputs.",
         MODELS,
     ),
     LazyCommand(

@@ -13,7 +13,7 @@ COMMANDS = (
     ),
     LazyCommand(
         "verify", "hiif_export.export_command:verify",
-        "Check a bundle: against PyTorch's stored answers, or with --checkpoint against PyTorch itself.", MEASURE,
+        "Check a bundle: against PyTorch's stored outputs, or with --checkpoint against PyTorch itself.", MEASURE,
     ),
     LazyCommand(
         "decoders", "hiif_export.export_command:decoders",

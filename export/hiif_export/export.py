@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from hiif_deploy.upscaler import Upscaler
 from hiif_export.graphs.exporter import DecoderExporter, make_exporter
 from hiif_export.graphs.graph import Graph
 from hiif_export.graphs.onnx_file import OPSET, tensor_contracts, to_onnx
-from hiif_export.parity.graph_parity import GraphDeviation, check_graphs, compare_graphs
+from hiif_export.parity.graph_parity import check_graphs, compare_graphs
 from hiif_export.parity.parity import Case, Deviation, cases, check, compare, torch_colours, torch_features
 from hiif_training.models.implicit import ImplicitModel
 
@@ -76,36 +76,18 @@ def export_bundle(
         compared = suite if suite is not None else cases()
         found = {p: _verify(model, bundle, p, compared, threads, show_progress) for p in precisions}
         reference = _write_reference(model, bundle, aside)
-        parity: dict[str, Any] = {p: verification.metadata() for p, verification in found.items()}
+        parity: dict[str, Any] = {p: figures for p, (_, figures) in found.items()}
         parity = {**parity.pop("fp32"), **parity}
         _write_contract(replace(contract, reference=reference, parity=parity), aside)
         open_bundle(aside)
-    return found["fp32"].cases
-
-
-@dataclass(frozen=True)
-class Verification:
-    """Deviations from PyTorch that were measured in one precision."""
-
-    cases: list[Deviation]
-    """Deviations of whole pictures, through all graphs."""
-    graphs: list[GraphDeviation]
-    """Deviations of each graph fed with PyTorch's values."""
-
-    def metadata(self) -> dict[str, Any]:
-        """Return the figures as the contract stores them under `parity`."""
-        return {
-            "max_error": max(deviation.colours for deviation in self.cases),
-            "min_psnr_db": min(deviation.psnr for deviation in self.cases),
-            "cases": [asdict(deviation) for deviation in self.cases],
-            "graphs": [asdict(deviation) for deviation in self.graphs],
-        }
+    return found["fp32"][0]
 
 
 def _verify(
     model: ImplicitModel, bundle: Bundle, precision: Precision, suite: list[Case], threads: int,
     show_progress: bool,
-) -> Verification:  # fmt: skip
+) -> tuple[list[Deviation], dict[str, Any]]:  # fmt: skip
+    """Return the deviations from PyTorch of whole pictures, and the figures that the contract stores of them."""
     graphs = compare_graphs(model, bundle, precision)
     check_graphs(graphs, precision)
     progress = Progress(f"verifying {precision}", len(suite), unit="cases", enabled=show_progress)
@@ -114,7 +96,12 @@ def _verify(
     check(found, TOLERANCES[precision])
     largest, worst = max(case.colours for case in found), min(case.psnr for case in found)
     logger.info("verified %s: %d cases within %.1e of PyTorch, at worst %.0f dB", precision, len(found), largest, worst)
-    return Verification(found, graphs)
+    return found, {
+        "max_error": largest,
+        "min_psnr_db": worst,
+        "cases": [asdict(deviation) for deviation in found],
+        "graphs": [asdict(deviation) for deviation in graphs],
+    }
 
 
 def _write_graphs(graphs: Sequence[Graph], folder: Path, show_progress: bool) -> list[GraphContract]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from hiif_deploy.bundle.contract import Precision
-from hiif_deploy.cli.given import refuse_options
 from hiif_deploy.cli.options import (
     REPORT,
     EngineOption,
@@ -20,13 +19,14 @@ from hiif_deploy.cli.options import (
     ThreadsOption,
     engine_options,
     limited_threads,
+    refuse_options,
 )
 from hiif_deploy.errors import HiifError, OptionError
 from hiif_deploy.support.extras import require_extra
 from hiif_deploy.support.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from hiif_export.parity.graph_parity import GraphDeviation
     from hiif_export.parity.parity import Deviation
@@ -112,7 +112,7 @@ def verify(
         float | None, typer.Option(help="Largest deviation, colours in [0, 1]; default: what an export must keep.")
     ] = None,
 ) -> None:
-    """Check a bundle: against PyTorch's stored answers, or with --checkpoint against PyTorch itself.
+    """Check a bundle: against PyTorch's stored outputs, or with --checkpoint against PyTorch itself.
 
     With --published: check a published checkpoint against the figures that were published of it.
     """
@@ -243,52 +243,44 @@ def parse_scales(text: str) -> tuple[float, float]:
 
 def print_deviations(found: Sequence[Deviation]) -> None:
     """Print the deviation of every case as a table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("picture", "from", "to", "features", "colours", "PSNR (dB)", title="deviation from PyTorch")
-    for deviation in found:
-        before, after = (f"{size[1]}x{size[0]}" for size in (deviation.source, deviation.target))
-        table.add_row(
-            deviation.picture, before, after, f"{deviation.features:.1e}", f"{deviation.colours:.1e}",
-            f"{deviation.psnr:.0f}",
-        )  # fmt: skip
-    Console().print(table)
+    rows = (
+        (d.picture, *(f"{w}x{h}" for h, w in (d.source, d.target)), f"{d.features:.1e}", f"{d.colours:.1e}",
+         f"{d.psnr:.0f}")
+        for d in found
+    )  # fmt: skip
+    _print_table("deviation from PyTorch", "picture", "from", "to", "features", "colours", "PSNR (dB)", rows=rows)
 
 
 def print_graph_deviations(found: Sequence[GraphDeviation]) -> None:
     """Print the deviation of every single graph as a table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(
-        "graph", "output", "largest value", "deviation", "relative", title="each graph by itself (Polygraphy)"
-    )
-    for deviation in found:
-        numbers = (f"{value:.1e}" for value in (deviation.largest, deviation.error, deviation.relative))
-        table.add_row(deviation.graph, deviation.output, *numbers)
-    Console().print(table)
+    rows = ((d.graph, d.output, f"{d.largest:.1e}", f"{d.error:.1e}", f"{d.relative:.1e}") for d in found)
+    columns = ("graph", "output", "largest value", "deviation", "relative")
+    _print_table("each graph by itself (Polygraphy)", *columns, rows=rows)
 
 
 def print_tensor_deviations(found: Sequence[TensorDeviation]) -> None:
     """Print the fp16 error of every tensor as a table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("graph", "tensor", "rms", "rms error", "largest", "dB", title="where the error comes from (PyTorch)")
-    for deviation in found:
-        numbers = (f"{value:.1e}" for value in (deviation.rms, deviation.error, deviation.largest))
-        table.add_row(deviation.graph, deviation.tensor, *numbers, f"{deviation.ratio_db:.0f}")
-    Console().print(table)
+    rows = (
+        (d.graph, d.tensor, f"{d.rms:.1e}", f"{d.error:.1e}", f"{d.largest:.1e}", f"{d.ratio_db:.0f}") for d in found
+    )
+    columns = ("graph", "tensor", "rms", "rms error", "largest", "dB")
+    _print_table("where the error comes from (PyTorch)", *columns, rows=rows)
 
 
 def print_compared(found: Sequence[Compared]) -> None:
     """Print measured and published PSNR side by side as a table."""
+    rows = (
+        (d.set, f"×{d.scale:g}", f"{d.measured:.3f}", f"{d.printed:.2f}", f"{d.measured - d.printed:+.3f}")
+        for d in found
+    )
+    _print_table("PSNR (dB)", "set", "scale", "measured", "published", "difference", rows=rows)
+
+
+def _print_table(title: str, *columns: str, rows: Iterable[tuple[str, ...]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("set", "scale", "measured", "published", "difference", title="PSNR (dB)")
-    for row in found:
-        numbers = (f"{row.measured:.3f}", f"{row.printed:.2f}", f"{row.measured - row.printed:+.3f}")
-        table.add_row(row.set, f"×{row.scale:g}", *numbers)
+    table = Table(*columns, title=title)
+    for row in rows:
+        table.add_row(*row)
     Console().print(table)

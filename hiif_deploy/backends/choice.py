@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from hiif_deploy.backends.engines import ENGINES, Engine
 from hiif_deploy.backends.options import EngineOptions
@@ -12,30 +12,20 @@ from hiif_deploy.bundle.contract import Contract
 from hiif_deploy.decoding.session import REDUCED_PRECISIONS, ComputePrecision
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """An engine that `auto` tries."""
-
-    name: str
-    """In the sentence that says why it was not taken."""
-    options: EngineOptions
-    """With which it is opened."""
-
-
-def auto_attempts(contract: Contract, options: EngineOptions) -> Iterator[Attempt]:
-    """Engines that `auto` tries for a bundle, the fastest first; the last one works anywhere.
+def auto_attempts(contract: Contract, options: EngineOptions) -> Iterator[tuple[str, EngineOptions]]:
+    """Names and options of the engines that `auto` tries for a bundle, the fastest first; the last works anywhere.
 
     One rule for the precision where none is chosen: fp16 on a GPU where the bundle has such graphs, else fp32.
     """
     on_gpu = options.precision or ("fp16" if "fp16" in contract.precisions else "fp32")
     gpu = replace(options, precision=on_gpu, engine="tensorrt") if on_gpu not in REDUCED_PRECISIONS else None
     if gpu is not None:
-        yield Attempt("tensorrt", gpu)
-        yield Attempt("torch", replace(gpu, engine="torch", device="cuda"))
-        yield Attempt("cuda", replace(gpu, engine="onnxruntime", provider="cuda"))
+        yield "tensorrt", gpu
+        yield "torch", replace(gpu, engine="torch", device="cuda")
+        yield "cuda", replace(gpu, engine="onnxruntime", provider="cuda")
     if options.precision in (None, *ENGINES["native"].precisions):
-        yield Attempt("native", replace(options, engine="native"))
-    yield Attempt("processor", replace(options, engine=library_engine(options.precision), provider="cpu"))
+        yield "native", replace(options, engine="native")
+    yield "processor", replace(options, engine=library_engine(options.precision), provider="cpu")
 
 
 def default_engine(precision: ComputePrecision | None) -> Engine:

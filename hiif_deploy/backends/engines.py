@@ -11,6 +11,8 @@ from hiif_deploy.errors import EngineError, OptionError
 
 Engine = Literal["onnxruntime", "openvino", "native", "tensorrt", "torch", "auto"]
 """What runs the graphs."""
+OPEN_HOST = "hiif_deploy.backends.onnxruntime_device:open_host"
+"""Opens a bundle on ONNX Runtime or OpenVINO."""
 AUTO: Engine = "auto"
 """The first of `choice.auto_attempts` that works."""
 
@@ -60,12 +62,12 @@ ENGINES: dict[str, EngineSpec] = {
     spec.name: spec
     for spec in (
         EngineSpec(
-            "onnxruntime", "ONNX Runtime", "hiif_deploy.backends.open_host:open_host", ("fp32", "fp16"), "provider",
+            "onnxruntime", "ONNX Runtime", OPEN_HOST, ("fp32", "fp16"), "provider",
             reads=("provider",), session="hiif_deploy.backends.sessions.onnxruntime:open_onnxruntime", cascades=True,
             is_tunable=True,
         ),
         EngineSpec(
-            "openvino", "OpenVINO", "hiif_deploy.backends.open_host:open_host", ("fp32", *REDUCED_PRECISIONS), "never",
+            "openvino", "OpenVINO", OPEN_HOST, ("fp32", *REDUCED_PRECISIONS), "never",
             extra="openvino", session="hiif_deploy.backends.sessions.openvino:open_openvino", joins_stages=True,
             gathers_slowly=True, cascades=True, is_tunable=True,
         ),

@@ -8,8 +8,10 @@ from typing import cast
 
 from hiif_deploy.backends.base import Encoded
 from hiif_deploy.backends.host import HostBackend
-from hiif_deploy.backends.sessions.onnxruntime_device import Crop, DeviceSession, HeldFeatures
+from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.backends.sessions.onnxruntime_device import Crop, DeviceSession, HeldFeatures, device_of
 from hiif_deploy.bundle.contract import Contract, GraphContract, is_fold
+from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.decoding.conversion import FrameConverter, colour_range, finish_feeds, finish_name, prepare_vectors
 from hiif_deploy.decoding.encode import padded_frame
 from hiif_deploy.decoding.executor import DecodedBlock
@@ -79,6 +81,17 @@ class DeviceBackend(HostBackend):
 
 def _open_shared(provider: str, threads: int, name: str) -> DeviceSession:
     return DeviceSession(contracts()[name], model(name), provider, threads)
+
+
+def open_host(bundle: Bundle, options: EngineOptions) -> HostBackend:
+    """On the processor, or on a CUDA provider, where tensors stay on the GPU."""
+    return (DeviceBackend if keeps_tensors(bundle, options) else HostBackend)(bundle, options)
+
+
+def keeps_tensors(bundle: Bundle, options: EngineOptions) -> bool:
+    """Whether `DeviceBackend` is the way for this bundle and provider."""
+    is_gpu = options.engine == "onnxruntime" and device_of(options.provider) == "cuda"
+    return is_gpu and bundle.contract.decoder.cascade == 1
 
 
 class DeviceExecutor(SessionExecutor):

@@ -28,7 +28,7 @@ class EngineOptions:
     threads: int = 0
     """Processor threads; 0 takes as many as this process may use."""
     call_threads: int | None = None
-    """Threads inside one decoder call, the others answering other calls; None: what `tuning` stored, else 1."""
+    """Threads inside one decoder call, the others running other calls; None: what `tuning` stored, else 1."""
     precision: ComputePrecision | None = None
     """What is computed in; None: the engine's own, fp16 on TensorRT (and on GPUs that `auto` takes), fp32 elsewhere."""
     library: LibraryName = "tensorrt"
@@ -84,13 +84,13 @@ def check_outputs(graph: GraphContract, feeds: Tensors, outputs: Tensors) -> Non
         fitting = [m if isinstance(n, str) else n for n, m in zip(wanted, found, strict=False)]
         if len(wanted) != len(found) or fitting != list(found):
             raise BundleError(
-                f"graph {graph.name}: it answered {tensor.name} of shape {list(found)}, and the contract promises "
+                f"graph {graph.name}: it gave {tensor.name} of shape {list(found)}, and the contract promises "
                 f"{wanted}; export the bundle again"
             )
 
 
 def usable_cores(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Processor cores that this process may use: affinity and a container's quota respected where the system tells."""
+    """Processor cores that this process may use: by its affinity and its container's quota."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     try:

@@ -1,4 +1,4 @@
-"""What a benchmark is about: a model, a picture, a size; and what a way of enlarging it must be able to do."""
+"""What a benchmark is about: models, a picture, a size; and what a way of enlarging it must be able to do."""
 
 from __future__ import annotations
 
@@ -11,12 +11,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.bundle.loader import Bundle
+from hiif_deploy.bundle.loader import DEFAULT_MODEL, Bundle, open_bundle
 from hiif_deploy.decoding.session import ComputePrecision
+from hiif_deploy.errors import OptionError
 from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.images.samples import sample
+from hiif_deploy.support.extras import require_extra
+from hiif_deploy.support.install import install_command
+from hiif_deploy.support.resolve import registered
 
 Image = NDArray[np.uint8]
+ENTRY_POINTS = "hiif_deploy.bench_models"
+"""Name → what makes the model; it needs PyTorch and belongs to the area that has it."""
+FULL = "full"
+"""The full-size architecture with random weights."""
 
 
 @dataclass(frozen=True)
@@ -98,3 +106,22 @@ def picture(source: Size) -> Image:
     height, width = source
     resized = cv2.resize(sample("astronaut"), (width, height), interpolation=cv2.INTER_CUBIC)
     return np.asarray(resized, dtype=np.uint8)
+
+
+def open_model(location: str, checkpoint: Path | None, *, show_progress: bool) -> BenchModel:
+    """A bundle, a shipped model, or `full`. HiifError where it cannot be had."""
+    if location != FULL:
+        return BenchModel(location, open_bundle(location), checkpoint)
+    if checkpoint is not None:
+        raise OptionError("--checkpoint belongs to a bundle that was exported from it; name that bundle")
+    require_extra("export")
+    make = registered(ENTRY_POINTS, FULL)
+    if make is None:
+        raise OptionError(f"model {FULL} is not registered; install this project again: {install_command('export')}")
+    made: BenchModel = make(show_progress=show_progress)
+    return made
+
+
+def default_models() -> tuple[str, ...]:
+    """Models that are measured where none is named."""
+    return FULL, DEFAULT_MODEL

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from hiif_deploy.errors import HiifError
 from hiif_deploy.geometry.sizes import Size
+from hiif_deploy.support.system_table import table_bytes
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 MEBI = 1 << 20
@@ -54,7 +56,8 @@ def main() -> None:
     image = picture(tuple(source))
     runner = open_variant(variant, model, threads, EngineOptions(**engine))
     opened, peak = resident(), peak_resident()
-    _forget_peak()
+    with suppress(OSError):  # where the system cannot start the peak anew
+        CLEAR.write_text("5", encoding="ascii")
     runner.upscale(image, tuple(size))
     ran = peak_resident()
     runner.close()
@@ -62,8 +65,8 @@ def main() -> None:
 
 
 def resident() -> int:
-    """Bytes this process holds now; where the system does not tell, the most that it ever held."""
-    return _status("VmRSS") or peak_resident()
+    """Bytes this process holds now; where the system does not report it, the most that it ever held."""
+    return table_bytes(STATUS, "VmRSS") or peak_resident()
 
 
 def peak_resident() -> int:
@@ -71,27 +74,11 @@ def peak_resident() -> int:
 
     Not `ru_maxrss` where it can be helped: on Linux a child inherits that of the process that started it.
     """
-    if (found := _status("VmHWM")) is not None:
+    if (found := table_bytes(STATUS, "VmHWM")) is not None:
         return found
     import resource  # Windows has none
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _status(name: str) -> int | None:
-    try:
-        lines = STATUS.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
-
-
-def _forget_peak() -> None:
-    """Start the peak anew, where the system can."""
-    try:
-        CLEAR.write_text("5", encoding="ascii")
-    except OSError:
-        return
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ class Bench:
         return EngineOptions(threads=self.threads).thread_count
 
     def steps(self) -> int:
-        """How many steps of one model `run_bench` tells of."""
+        """Number of steps that `run_bench` reports for one model."""
         return len(self.scales) * len(self.variants) * (self.rounds + 2)
 
 
@@ -106,7 +106,7 @@ class Result:
     working_mb: float | None
     """The part of it above what was held before the picture came."""
     fallback_blocks: int
-    """Blocks that half precision could not answer."""
+    """Blocks that overflowed in half precision."""
 
 
 @dataclass
@@ -135,7 +135,8 @@ def run_bench(
         with ExitStack() as stack:
             runners = open_runners(model, bench, report, stack)
             advance((len(bench.variants) - len(runners)) * bench.steps() // len(bench.variants))
-            report.notes += [f"{model.name}: {note}" for note in _notes(model)]
+            notes = (model.remark, "" if model.checkpoint else NO_CHECKPOINT)
+            report.notes += [f"{model.name}: {note}" for note in notes if note]
             meter = GemmMeter(bench.thread_count, {runner.arithmetic for runner in runners.values()} | {"fp32"})
             turns = [_Turn(model, bench, scale, runners) for scale in bench.scales]
             for turn in turns:
@@ -172,12 +173,12 @@ class _Turn:
         self._size = output_size(bench.source, scale=scale)
         self._seconds: dict[str, list[float]] = {name: [] for name in runners}
         self._stages: dict[str, list[Mapping[str, float]]] = {name: [] for name in runners}
-        self._answers: dict[str, NDArray[Any]] = {}
+        self._colours: dict[str, NDArray[Any]] = {}
 
     def run(self, meter: GemmMeter, advance: Callable[[int], None]) -> None:
         """Warm up, then measure in turns."""
         for name, runner in self._runners.items():
-            self._answers[name] = runner.colours(self._image, self._size)
+            self._colours[name] = runner.colours(self._image, self._size)
             advance(1)
         for _ in range(self._bench.rounds):
             meter.measure()
@@ -224,9 +225,11 @@ class _Turn:
             seconds=tuple(self._seconds[name]),
             ratio=medians["plain"] / median if "plain" in medians else None,
             ratios={baseline: medians[baseline] / median for baseline in baselines},
-            stages_s=_medians(self._stages[name]),
-            psnr_db=_psnr(self._answers[name], expected),
-            exact_db=None if is_foreign else _psnr(self._answers[name], self._answers.get("exact")),
+            stages_s={
+                stage: statistics.median(one[stage] for one in self._stages[name]) for stage in self._stages[name][0]
+            },
+            psnr_db=_psnr(self._colours[name], expected),
+            exact_db=None if is_foreign else _psnr(self._colours[name], self._colours.get("exact")),
             macs_per_query=work.macs / queries if work else None,
             bytes_per_query=work.bytes / queries if work else None,
             gflops=gflops,
@@ -257,29 +260,17 @@ class _Turn:
             runner.close()
 
 
-def memory_of(
-    variant: str, model: BenchModel, bench: Bench, source: Size, size: Size, report: Report
-) -> Memory | None:  # fmt: skip
+def memory_of(variant: str, model: BenchModel, bench: Bench, source: Size, size: Size, report: Report) -> Memory | None:
     """Measured in a process of its own; None, and a reason in `report`, where that is not possible or not wanted."""
     if not bench.with_memory:
         return None
     engine = {"library": bench.engine.library}
     try:
-        return measure_memory(
-            variant, model.bundle.folder, model.checkpoint, bench.thread_count, source, size, engine
-        )  # fmt: skip
+        return measure_memory(variant, model.bundle.folder, model.checkpoint, bench.thread_count, source, size, engine)
     except HiifError as error:
         report.unavailable[f"{model.name}: memory of {variant} at {size[1]}x{size[0]}"] = str(error)
         return None
 
 
-def _notes(model: BenchModel) -> list[str]:
-    return [note for note in (model.remark, "" if model.checkpoint else NO_CHECKPOINT) if note]
-
-
-def _psnr(answer: NDArray[Any], expected: NDArray[Any] | None) -> float | None:
-    return None if expected is None else measure(answer, expected).psnr
-
-
-def _medians(stages: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: statistics.median(found[name] for found in stages) for name in stages[0]}
+def _psnr(output: NDArray[Any], expected: NDArray[Any] | None) -> float | None:
+    return None if expected is None else measure(output, expected).psnr

@@ -12,7 +12,6 @@ from typing import Literal
 import numpy as np
 
 from hiif_deploy.bench.case import BenchModel, Runner, picture
-from hiif_deploy.bench.memory import Memory
 from hiif_deploy.bench.run import Bench, Report, memory_of, open_runners
 from hiif_deploy.geometry.sizes import Size, output_size
 
@@ -22,7 +21,7 @@ SCALES = (1.5, 2.0, 3.0, 4.0, 6.0)
 SIDES = (0.25, 0.5, 1.0, 2.0)
 """Parts of the given picture's sides, all enlarged by `PICTURE_SCALE`."""
 PICTURE_SCALE = 2.0
-PLAIN_MOST = 1 << 17
+MAX_PLAIN_QUERIES = 1 << 17
 """Queries beyond which the plain module is left out: it needs some 18 KB for each."""
 
 
@@ -77,10 +76,11 @@ def run_sweep(
             for series, source, scale in points(bench.source):
                 size = output_size(source, scale=scale)
                 for name, runner in runners.items():
-                    if name != "plain" or size[0] * size[1] <= PLAIN_MOST:
+                    if name != "plain" or size[0] * size[1] <= MAX_PLAIN_QUERIES:
                         memory = memory_of(runner.resolved, model, bench, source, size, report)
-                        seconds = _median(runner, source, size, bench.rounds)
-                        found.append(_point(model, series, name, source, scale, size, seconds, memory))
+                        peak, working = (memory.peak_mb, memory.working_mb) if memory else (None, None)
+                        seconds, queries = _median(runner, source, size, bench.rounds), size[0] * size[1]
+                        found.append(Point(model.name, series, name, source, scale, queries, seconds, peak, working))
                     advance(1)
     return found
 
@@ -94,7 +94,7 @@ def points(source: Size) -> Iterator[tuple[Series, Size, float]]:
 
 
 def sweep_steps(bench: Bench) -> int:
-    """How many steps of one model `run_sweep` tells of."""
+    """Number of steps that `run_sweep` reports for one model."""
     return len(bench.variants) * (len(SCALES) + len(SIDES))
 
 
@@ -108,13 +108,10 @@ def growth(found: Sequence[Point]) -> list[Growth]:
 
 def _fit(group: Sequence[Point]) -> tuple[float, float | None]:
     queries = np.array([point.queries for point in group], dtype=np.float64)
-    exponent = _slope(np.log(queries), np.log([point.median_s for point in group]))
+    exponent, _ = np.polyfit(np.log(queries), np.log([point.median_s for point in group]), 1)
     peaks = [point.peak_rss_mb for point in group if point.peak_rss_mb is not None]
-    return exponent, _slope(queries / 1e6, np.array(peaks)) if len(peaks) == len(group) else None
-
-
-def _slope(x: np.typing.NDArray[np.float64], y: np.typing.NDArray[np.float64]) -> float:
-    return float(np.polyfit(x, y, 1)[0])
+    slope = float(np.polyfit(queries / 1e6, peaks, 1)[0]) if len(peaks) == len(group) else None
+    return float(exponent), slope
 
 
 def _median(runner: Runner, source: Size, size: Size, rounds: int) -> float:
@@ -125,11 +122,3 @@ def _median(runner: Runner, source: Size, size: Size, rounds: int) -> float:
         runner.upscale(image, size)
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds)
-
-
-def _point(
-    model: BenchModel, series: Series, name: str, source: Size, scale: float, size: Size, seconds: float,
-    memory: Memory | None,
-) -> Point:  # fmt: skip
-    peak, working = (memory.peak_mb, memory.working_mb) if memory else (None, None)
-    return Point(model.name, series, name, source, scale, size[0] * size[1], seconds, peak, working)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.metadata import entry_points
 from typing import cast, get_args
 
 from hiif_deploy.backends.engines import Engine
@@ -25,6 +24,7 @@ from hiif_deploy.rendering.open_engine import open_backend
 from hiif_deploy.rendering.renderer import Array, Renderer, RenderOptions
 from hiif_deploy.support.extras import require_extra
 from hiif_deploy.support.install import install_command
+from hiif_deploy.support.resolve import registered
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ SETTINGS: dict[str, Setting] = {
 }
 """This project's own ways. Add a line to have another one measured."""
 NATIVE = ("exact", "sampled", "bf16", "int8")
-"""Those of them that run as native code where that can be had; their rows tell."""
+"""Those of them that run as native code where that can be had, as their rows say."""
 
 BASELINES = ("plain", "plain-chunked", "naive-onnx")
 """What ratios refer to: they need PyTorch and come from the area that has it."""
@@ -103,10 +103,9 @@ def _ours(name: str, model: BenchModel, threads: int) -> Runner:
 
 def _baseline(name: str) -> Opener:
     require_extra("export")
-    points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-    if name not in points:
+    opener: Opener | None = registered(ENTRY_POINTS, name)
+    if opener is None:
         raise OptionError(f"variant {name} is not registered; install this project again: {install_command('export')}")
-    opener: Opener = points[name].load()
     return opener
 
 
@@ -145,7 +144,7 @@ class UpscalerRunner:
 
     @property
     def fallback_blocks(self) -> int:
-        """Blocks that half precision could not answer."""
+        """Blocks that overflowed in half precision."""
         return self._renderer.fallback_blocks
 
     def upscale(self, image: Image, size: Size) -> Image:

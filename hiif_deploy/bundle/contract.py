@@ -10,21 +10,22 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hiif_deploy.errors import BundleError
 from hiif_deploy.geometry.grid import AxisRule, BitRule
+from hiif_deploy.support.messages import shortened
 
 FORMAT = "hiif-deploy bundle"
 VERSION = 3
 """Raised when an older runtime could no longer read a bundle right; all earlier ones are read. 1 knew no precisions, 2
 no decoder beside HIIF."""
-MOST = {
+MAX_COUNTS = {
     "statistics_passes": 64, "cascade": 8, "levels": 30, "halo": 16, "size_multiple": 256, "receptive_field": 4096,
     "channels": 1 << 12, "map_channels": 1 << 16, "query_channels": 1 << 18, "tile": 1 << 14, "tile_overlap": 1 << 13,
 }  # fmt: skip
 """Largest counts: eight times those of published models and more, and few enough that no plan exceeds its memory."""
-MOST_OTHER = 1 << 20
+MAX_OTHER = 1 << 20
 """Of other counts, and of the sizes of a tensor."""
-MOST_DIMENSIONS = 8
-MOST_SCALE = 1000.0
-MOST_NORMALISATION = 1e6
+MAX_DIMENSIONS = 8
+MAX_SCALE = 1000.0
+MAX_NORMALISATION = 1e6
 """Means lie within ± this, standard deviations between this and its inverse."""
 
 FIRST_STAGE = "first"
@@ -57,10 +58,10 @@ class TensorContract:
 
     def __post_init__(self) -> None:
         sizes = [size for size in self.shape if isinstance(size, int)]
-        if len(self.shape) > MOST_DIMENSIONS or not all(0 <= size <= MOST_OTHER for size in sizes):
+        if len(self.shape) > MAX_DIMENSIONS or not all(0 <= size <= MAX_OTHER for size in sizes):
             raise BundleError(
-                f"tensor {_short(self.name)} has shape {_short(list(self.shape))}: expected at most {MOST_DIMENSIONS} "
-                f"sizes of 0 to {MOST_OTHER}"
+                f"tensor {shortened(self.name)} has shape {shortened(list(self.shape))}: expected at most "
+                f"{MAX_DIMENSIONS} sizes of 0 to {MAX_OTHER}"
             )
 
 
@@ -93,7 +94,7 @@ class GraphContract:
 
 
 def joined(name: str, parts: Sequence[GraphContract]) -> GraphContract:
-    """Graphs one behind the other as one: it reads what no earlier part makes, and answers as the last one does."""
+    """Graphs one behind the other as one: it reads what no earlier part makes, and has the outputs of the last one."""
     made: set[str] = set()
     inputs: dict[str, TensorContract] = {}
     for part in parts:
@@ -139,7 +140,7 @@ class DecoderContract:
     query_channels: int
     """float32 values per query alive at the decoder's peak, an upper estimate."""
     skip: Literal["bilinear", "none"]
-    """What is added to the decoder's answer: the bilinearly sampled picture, or nothing."""
+    """What is added to the decoder's output: the bilinearly sampled picture, or nothing."""
     levels: int = 0
     """Levels of hierarchical bits in the axis tables."""
     bits: BitRule = "exact"
@@ -147,9 +148,9 @@ class DecoderContract:
     axes: AxisRule = "corners"
     """Which source pixels a query reads, and its coordinates relative to them."""
     clips_cell: bool = True
-    """Whether the published evaluation tells the decoder of no smaller cell than it was trained on."""
+    """Whether the published evaluation gives the decoder no smaller cell than it was trained on."""
     cascade: int = 1
-    """How many decoders there are: each reads features four times larger, and what the one before answered."""
+    """How many decoders there are: each reads features four times larger, and the output of the one before."""
 
     def __post_init__(self) -> None:
         _check_counts("decoder", self, cascade=1)
@@ -168,11 +169,11 @@ class Normalisation:
     def __post_init__(self) -> None:
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise BundleError(f"normalisation {self}: expected three means and three positive standard deviations")
-        is_sane = all(1 / MOST_NORMALISATION <= std <= MOST_NORMALISATION for std in self.std)
-        if not is_sane or not all(abs(mean) <= MOST_NORMALISATION for mean in self.mean):
+        is_sane = all(1 / MAX_NORMALISATION <= std <= MAX_NORMALISATION for std in self.std)
+        if not is_sane or not all(abs(mean) <= MAX_NORMALISATION for mean in self.mean):
             raise BundleError(
-                f"normalisation {self}: expected means up to ±{MOST_NORMALISATION:g} and standard deviations of "
-                f"{1 / MOST_NORMALISATION:g} to {MOST_NORMALISATION:g}"
+                f"normalisation {self}: expected means up to ±{MAX_NORMALISATION:g} and standard deviations of "
+                f"{1 / MAX_NORMALISATION:g} to {MAX_NORMALISATION:g}"
             )
 
 
@@ -201,7 +202,7 @@ class Contract:
     graphs: tuple[GraphContract, ...]
     """Every ONNX file."""
     reference: Mapping[str, str]
-    """`file` and `sha256` of stored PyTorch answers, an .npz."""
+    """`file` and `sha256` of stored PyTorch outputs, an .npz."""
     provenance: Mapping[str, Any]
     """Where the weights come from and which versions exported them."""
     parity: Mapping[str, Any]
@@ -209,8 +210,8 @@ class Contract:
 
     def __post_init__(self) -> None:
         low, high = self.training_scales
-        if not 1 <= low <= high <= MOST_SCALE:
-            raise BundleError(f"training scales {low} to {high}: expected 1 ≤ low ≤ high ≤ {MOST_SCALE:g}")
+        if not 1 <= low <= high <= MAX_SCALE:
+            raise BundleError(f"training scales {low} to {high}: expected 1 ≤ low ≤ high ≤ {MAX_SCALE:g}")
         keys = [graph.key for graph in self.graphs]
         for precision in self.precisions:
             for key in expected_graphs(self.decoder.statistics_passes, precision, self.decoder.cascade):
@@ -296,7 +297,7 @@ def from_json(kind: Any, value: Any, where: str = "bundle.json") -> Any:
         return float(value)
     elif kind in (bool, int, str) and type(value) is kind:
         return value
-    raise BundleError(f"{where} is {_short(value)}: expected {_describe(kind)}")
+    raise BundleError(f"{where} is {shortened(value)}: expected {_describe(kind)}")
 
 
 def to_json(value: Any) -> Any:
@@ -312,7 +313,7 @@ def to_json(value: Any) -> Any:
 
 def _dataclass_from_json(kind: type[Any], value: Any, where: str) -> Any:
     if not isinstance(value, dict):
-        raise BundleError(f"{where} is {_short(value)}: expected an object")
+        raise BundleError(f"{where} is {shortened(value)}: expected an object")
     hints = get_type_hints(kind)
     known = {field.name: field for field in fields(kind)}
     missing = [n for n, f in known.items() if n not in value and f.default is MISSING]
@@ -329,22 +330,17 @@ def _union_from_json(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
             return from_json(kind, value, where)
         except BundleError:
             continue
-    raise BundleError(f"{where} is {_short(value)}: expected {' or '.join(_describe(kind) for kind in kinds)}")
+    raise BundleError(f"{where} is {shortened(value)}: expected {' or '.join(_describe(kind) for kind in kinds)}")
 
 
 def _check_counts(section: str, contract: Any, **least: int) -> None:
     for name, low in least.items():
-        value, high = getattr(contract, name), MOST.get(name, MOST_OTHER)
+        value, high = getattr(contract, name), MAX_COUNTS.get(name, MAX_OTHER)
         if value is not None and not low <= value <= high:
-            raise BundleError(f"{section} {name} is {_short(value)}: expected {low} to {high}")
+            raise BundleError(f"{section} {name} is {shortened(value)}: expected {low} to {high}")
 
 
 def _describe(kind: Any) -> str:
     if kind is float:
         return "a finite number"
     return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"

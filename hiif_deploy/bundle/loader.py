@@ -26,7 +26,7 @@ CONTRACT_FILE = "bundle.json"
 CONTRACT_LIMIT = 4 << 20
 """Bytes of bundle.json beyond which it is refused unread."""
 REFERENCE_LIMIT = 1 << 28
-"""Bytes of the stored answers, unpacked, beyond which they are refused."""
+"""Bytes of the stored outputs, unpacked, beyond which they are refused."""
 DEFAULT_MODEL, VIDEO_MODEL = "hiif-compact", "hiif-video"
 """The shipped models that pictures and videos take where no other is named."""
 
@@ -43,7 +43,7 @@ class Bundle:
     """Graph key (`decoder`, `decoder.fp16`) → the ONNX file's bytes, whose hash was checked."""
 
     def reference(self) -> dict[str, NDArray[Any]]:
-        """Stored pictures and PyTorch's answers to them (see `hiif_export.parity.parity`)."""
+        """Stored pictures and PyTorch's outputs for them (see `hiif_export.parity.parity`)."""
         entry = self.contract.reference
         if not {"file", "sha256"} <= entry.keys():
             raise BundleError(f"{self.folder / CONTRACT_FILE} names no reference: export the bundle again")
@@ -126,7 +126,7 @@ def read_contract(folder: Path) -> Contract:
 
 
 def _check_unpacked(path: Path, archive: bytes) -> None:
-    """BundleError for an archive of arrays that unpacks to far more than pictures and answers take."""
+    """BundleError for an archive of arrays that unpacks to far more than pictures and outputs take."""
     with zipfile.ZipFile(io.BytesIO(archive)) as opened:
         size = sum(entry.file_size for entry in opened.infolist())
     if size > REFERENCE_LIMIT:

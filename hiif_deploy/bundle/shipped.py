@@ -1,4 +1,4 @@
-"""The models inside the package: what `hiif-deploy models` tells of them."""
+"""The models inside the package: what `hiif-deploy models` reports of them."""
 
 from __future__ import annotations
 

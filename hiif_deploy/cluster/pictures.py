@@ -13,7 +13,7 @@ from hiif_deploy.errors import ImageError
 from hiif_deploy.geometry.target import Target
 from hiif_deploy.pictures.batch import Outcome, WriteOptions
 from hiif_deploy.pictures.items import Item
-from hiif_deploy.support.files import atomic_write
+from hiif_deploy.support.files import write_file
 from hiif_deploy.support.progress import Progress
 
 
@@ -37,16 +37,11 @@ def run_batch_on(
     with Progress("pictures", len(jobs), unit="pictures", enabled=show_progress and bool(jobs)) as progress:
         for job, (outcome, data) in pool.run(jobs):
             if data is not None:
-                _write(wanted[job.name], data)
+                wanted[job.name].target.parent.mkdir(parents=True, exist_ok=True)
+                write_file(wanted[job.name].target, data)
             progress.advance()
             yield outcome
 
 
 def _arguments(item: Item, target: Target, options: WriteOptions) -> tuple[Any, ...]:
     return item, item.source.read_bytes(), target, options
-
-
-def _write(item: Item, data: bytes) -> None:
-    item.target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(item.target) as file:
-        file.write(data)

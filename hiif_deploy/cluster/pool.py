@@ -9,8 +9,8 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Any, Self
 
 from hiif_deploy.backends.choice import runs_on_gpu
@@ -22,7 +22,7 @@ from hiif_deploy.errors import ClusterError, HiifError, OptionError
 from hiif_deploy.support.durations import duration
 from hiif_deploy.support.extras import require_extra
 from hiif_deploy.support.signals import keep_sigterm
-from hiif_deploy.upscaler import RenderOptions
+from hiif_deploy.upscaler import RenderOptions, Upscaler
 
 logger = logging.getLogger(__name__)
 LOCAL = "local"
@@ -125,9 +125,7 @@ class Pool:
             self._start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         closing = [actor.close.remote() for actor, info in self._actors.items() if info is not None]
         if closing:
             # After an error some are still busy, and would not respond in time.
@@ -258,6 +256,24 @@ class Pool:
             self._ray.shutdown()
 
 
+@contextmanager
+def open_pool(address: str | None, workers: int, upscaler: Upscaler, *, is_plan: bool = False) -> Iterator[Pool | None]:
+    """Open workers with the upscaler's model and options; yield None without an address, and for a plan.
+
+    Raises the errors of `Pool`.
+    """
+    if address is None and workers:
+        raise OptionError(f"--workers {workers}: needs a cluster; add --ray local, auto or HOST:PORT")
+    if address is None or is_plan:
+        yield None
+        return
+    with Pool(upscaler.bundle, ClusterOptions(address, workers), upscaler.engine, upscaler.options) as pool:
+        share = pool.share
+        each = f"{share.gpus} GPU" if share.gpus else f"{share.processors} processors"
+        logger.info("ray %s: %d workers of %s", address, share.workers, each)
+        yield pool
+
+
 def share_of(nodes: list[dict[str, Any]], engine: EngineOptions, most: int) -> Share:
     """Return one worker per GPU where the engine runs on one; else one per `engine.threads` processors of each node.
 
@@ -290,7 +306,7 @@ def _join(ray: Any, address: str) -> None:
             # Without an address Ray would join the cluster of RAY_ADDRESS or of the last `ray start`, stale or foreign.
             ray.init(address=LOCAL, **quiet, include_dashboard=False)
         else:
-            _check_answer(address)
+            _check_response(address)
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise ClusterError(
@@ -298,7 +314,7 @@ def _join(ray: Any, address: str) -> None:
         ) from error
 
 
-def _check_answer(address: str) -> None:
+def _check_response(address: str) -> None:
     """Raise OSError where no cluster responds: Ray itself would try for minutes, printing errors of its connections."""
     host, colon, port = address.rpartition(":")
     if colon and port.isdecimal():
@@ -309,7 +325,7 @@ def _check_answer(address: str) -> None:
         found = subprocess.run(command, capture_output=True, text=True, timeout=JOIN_TIMEOUT, check=False)
     except subprocess.TimeoutExpired as error:
         where = " of RAY_ADDRESS or of the last ray start" if address == "auto" else ""
-        raise ConnectionError(f"the cluster{where} did not answer within {duration(JOIN_TIMEOUT)}") from error
+        raise ConnectionError(f"the cluster{where} did not respond within {duration(JOIN_TIMEOUT)}") from error
     if found.returncode:
         lines = found.stderr.strip().splitlines() or ["ray status failed without a message"]
         raise ConnectionError(lines[-1].strip())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,22 +11,12 @@ from typing import Any
 
 from hiif_deploy.cluster.pool import ClusterJob, Pool
 from hiif_deploy.cluster.worker import FileMark
-from hiif_deploy.support.files import atomic_write
+from hiif_deploy.support.files import write_file
 from hiif_deploy.video.monitor import Monitor
-from hiif_deploy.video.run import MakeSegments
 from hiif_deploy.video.task import Segment, SegmentTask
 
 PART = 64 << 20
 """Bytes of a clip that are sent as one object."""
-
-
-def on_cluster(pool: Pool) -> MakeSegments:
-    """Return a function for `make_video` that computes segments on the pool."""
-
-    def make(tasks: Sequence[SegmentTask], folder: Path, monitor: Monitor) -> Iterator[Segment]:
-        return make_segments_on(pool, tasks, folder, monitor.advance)
-
-    return make
 
 
 class SentClip:
@@ -46,17 +36,12 @@ class SentClip:
 
 
 def make_segments_on(
-    pool: Pool,
-    tasks: Iterable[SegmentTask],
-    folder: Path,
-    advance: Callable[[int], None] = lambda _: None,
-    *,
-    part: int = PART,
+    pool: Pool, tasks: Sequence[SegmentTask], folder: Path, monitor: Monitor, *, part: int = PART
 ) -> Iterator[Segment]:
-    """Compute segments on a cluster: each file is complete in `folder` before its segment is yielded.
+    """Compute segments on a cluster, as `MakeSegments` without `pool`: each file is complete in `folder` before its
+    segment is yielded.
 
-    Segments are yielded as they finish. `advance(n)` is called with all frames of a segment. Raises VideoError,
-    ClusterError, OSError where the disk is full.
+    Segments are yielded as they finish. Raises VideoError, ClusterError, OSError where the disk is full.
     """
     clips: dict[Path, SentClip] = {}
     jobs: deque[ClusterJob] = deque()
@@ -75,16 +60,11 @@ def make_segments_on(
             jobs.appendleft(job)
             continue
         segment, data = result
-        _write(folder / task.file_name, data)
-        advance(len(task.times))
+        write_file(folder / task.file_name, data)
+        monitor.advance(len(task.times))
         yield segment
 
 
 def _arguments(task: SegmentTask, clip: SentClip) -> tuple[Any, ...]:
     # The worker has another current folder, so the path must be absolute.
     return replace(task, clip=task.clip.absolute()), clip.mark, clip.parts
-
-
-def _write(path: Path, data: bytes) -> None:
-    with atomic_write(path) as file:
-        file.write(data)

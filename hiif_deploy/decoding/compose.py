@@ -18,7 +18,7 @@ def normalise(contract: Contract, image: Array) -> Array:
 
 
 def finish(contract: Contract, colours: Array, image: Array, rows: Axis, columns: Axis) -> Array:
-    """Decoder answers [R, W, 3] → de-normalised colours, the skip added (in place). Nothing is clamped."""
+    """Decoder outputs [R, W, 3] → de-normalised colours, the skip added (in place). Nothing is clamped."""
     colours *= np.array(contract.normalisation.std, dtype=np.float32)
     if contract.decoder.skip == "bilinear":
         colours += bilinear(image, rows, columns)

@@ -1,4 +1,4 @@
-"""Is what an engine answered a picture? Numbers that are none, or far from any colour, are an error and not black."""
+"""Checks that the output of an engine is a picture: NaN, infinity, or values far from any colour are an error."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MIN_PIXELS = 64
 
 
 class NotAPictureError(EngineError):
-    """The engine answered numbers that are no picture."""
+    """The engine's output is no picture."""
 
     def __init__(self, what: str, where: str = "the engine") -> None:
         self.what, self.where = what, where
         advice = "check the bundle with hiif-deploy verify; in half precision, choose --precision fp32"
-        super().__init__(f"{where} answered {what}: {advice}")
+        super().__init__(f"{where} gave {what}: {advice}")
 
     def __reduce__(self) -> tuple[type[NotAPictureError], tuple[str, str]]:
         # Pickled exceptions are made again from their message, which is not what this one is made from.

@@ -38,7 +38,7 @@ def _axis(rule: AxisRule, source: int, target: int, window: tuple[int, int], lev
 
 
 def geometry_inputs(names: list[str], rows: Axis, columns: Axis, tile: Tile, cell: Array) -> Tensors:
-    """The geometry inputs that a graph asks for, shaped [·, R, 1] and [·, 1, W]; taps index the tile's maps."""
+    """The geometry inputs that a graph names, shaped [·, R, 1] and [·, 1, W]; taps index the tile's maps."""
     width = tile.source_columns.stop - tile.source_columns.start
     tables: dict[str, Callable[[], NDArray[Any]]] = {
         "row_tap": lambda: ((rows.taps - tile.source_rows.start) * width)[:, :, None],

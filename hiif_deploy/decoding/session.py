@@ -20,5 +20,5 @@ class Session(Protocol):
     """One loaded graph. `run` may be called from several threads at once."""
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
-        """Answer the graph's outputs for its inputs; other feeds are ignored. The arrays are the caller's."""
+        """Return the graph's outputs for its inputs; other feeds are ignored. The arrays are the caller's."""
         ...

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hiif_deploy.bundle.contract import from_json, to_json
-from hiif_deploy.engine_store.identity import EngineIdentity, check, check_sha256, json_sha256, shorten
+from hiif_deploy.engine_store.identity import EngineIdentity, check, check_sha256, json_sha256
 from hiif_deploy.errors import EngineError, HiifError
 from hiif_deploy.support.cache_dir import ENGINES
 from hiif_deploy.support.files import list_folder
+from hiif_deploy.support.messages import shortened
 
 ENGINE, SIDECAR = ".engine", ".json"
 STEM = re.compile(r"[\w.-]+-[\w.]+-(fp32|fp16)-[0-9a-f]{16}", re.ASCII)
@@ -71,30 +72,26 @@ class StoredEngine:
 
     def load(self) -> bytes:
         """Its bytes. EngineError where they do not have the size and hash of the sidecar."""
-        try:
-            return self._read()
-        except EngineError as error:
-            raise EngineError(f"{self.path}: {error}; it is not run: build it again") from error
+        data, damage = self._read()
+        if damage:
+            raise EngineError(f"{self.path}: {damage}; it is not run: build it again")
+        return data
 
     def damage(self) -> str | None:
         """Damage found by reading all bytes; None where they are as they were written."""
-        try:
-            self._read()
-        except EngineError as error:
-            return str(error)
-        return None
+        return self._read()[1]
 
-    def _read(self) -> bytes:
+    def _read(self) -> tuple[bytes, str | None]:
         try:
             data = self.path.read_bytes()
         except OSError as error:
-            raise EngineError(f"cannot be read ({error.strerror})") from error
+            return b"", f"cannot be read ({error.strerror})"
         size, expected = self.sidecar.size, self.sidecar.sha256
         if len(data) != size:
-            raise EngineError(f"{len(data):,} bytes instead of {size:,}: truncated or changed")
+            return b"", f"{len(data):,} bytes instead of {size:,}: truncated or changed"
         if (found := hashlib.sha256(data).hexdigest()) != expected:
-            raise EngineError(f"sha256 is {found[:12]}… instead of {expected[:12]}…: the file was changed")
-        return data
+            return b"", f"sha256 is {found[:12]}… instead of {expected[:12]}…: the file was changed"
+        return data, None
 
 
 @dataclass(frozen=True)
@@ -205,7 +202,7 @@ def checked_entry(path: Path) -> Entry | None:
 def _parse(data: bytes) -> Sidecar:
     value = json.loads(data)
     if not isinstance(value, dict):
-        raise EngineError(f"it is {shorten(value)}: expected an object")
+        raise EngineError(f"it is {shortened(value)}: expected an object")
     # NaN and infinity, which Python's JSON reader accepts, raise a ValueError here.
     if value.pop(CHECKSUM, None) != json_sha256(value):
         raise EngineError("its contents do not have the checksum that stands in it")

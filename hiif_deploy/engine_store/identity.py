@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 from hiif_deploy.backends.options import LibraryName
 from hiif_deploy.bundle.contract import Precision, from_json, to_json
 from hiif_deploy.errors import BundleError, EngineError
+from hiif_deploy.support.messages import shortened
 
 Shape = tuple[int, ...]
 Range = tuple[Shape, Shape, Shape]
@@ -146,7 +147,7 @@ def json_sha256(value: Any) -> str:
 def check(name: str, value: Any, is_valid: bool, expected: str) -> None:
     """EngineError that shows the value, unless it is valid."""
     if not is_valid:
-        raise EngineError(f"{name} is {shorten(value)}: expected {expected}")
+        raise EngineError(f"{name} is {shortened(value)}: expected {expected}")
 
 
 def check_fields(instance: Any) -> None:
@@ -164,12 +165,6 @@ def check_fields(instance: Any) -> None:
 def check_sha256(name: str, value: str) -> None:
     """EngineError unless it is a sha256 in lower-case hexadecimal."""
     check(name, value, re.fullmatch(r"[0-9a-f]{64}", value) is not None, "64 hexadecimal digits")
-
-
-def shorten(value: Any, limit: int = 60) -> str:
-    """One line of at most `limit` characters that shows the value."""
-    text = repr(value)
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def _check_text(name: str, value: str, least: int = 1) -> None:

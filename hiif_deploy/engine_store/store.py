@@ -33,13 +33,13 @@ from hiif_deploy.engine_store.identity import EngineEnvironment, EngineIdentity
 from hiif_deploy.errors import EngineError
 from hiif_deploy.support.cache_dir import ENGINES, LOCKS, TIMING, make_root
 from hiif_deploy.support.files import (
-    atomic_write,
     is_temporary,
     list_folder,
     locked,
     remove_files,
     remove_temporary_files,
     temporary_files,
+    write_file,
 )
 
 CACHE, HASH = ".cache", ".sha256"
@@ -131,8 +131,7 @@ class EngineStore:
         An engine belongs to the graph if the ONNX file is the same, whatever the bundle's name. One of the bundle that
         was built from another ONNX file is refused.
         """
-        found = (read_entry(path) for path in self._paths())
-        own = [entry for entry in found if entry and is_of(entry, bundle, graph, precision, onnx_sha256)]
+        own = (entry for entry in self._entries(read_entry) if is_of(entry, bundle, graph, precision, onnx_sha256))
         checked = [_checked(entry, environment, onnx_sha256) for entry in own]
         engines = [entry for entry in checked if isinstance(entry, StoredEngine)]
         engines.sort(key=lambda engine: (engine.sidecar.created, engine.path.name), reverse=True)
@@ -185,8 +184,7 @@ class EngineStore:
 
     def entries(self) -> list[Entry]:
         """Everything in the store by name, each file read and checked in full."""
-        found = (checked_entry(path) for path in self._paths())
-        return [entry for entry in found if entry is not None]
+        return self._entries(checked_entry)
 
     def remove(self, entry: Entry) -> None:
         """Remove an engine and its sidecar, once no other process writes it."""
@@ -216,7 +214,7 @@ class EngineStore:
         return {**temporary_files(engines), **temporary_files(timing), **{path: path.stem for path in whole}}
 
     def _whole(self, identity: EngineIdentity) -> StoredEngine | None:
-        for root in self._roots():
+        for root in self._roots:
             entry = checked_entry(root / ENGINES / self.path(identity).name)
             if isinstance(entry, StoredEngine) and entry.identity.key == identity.key:
                 return entry
@@ -224,11 +222,13 @@ class EngineStore:
                 logger.warning("%s: %s; it is built again", entry.path, entry.reason)
         return None
 
+    @property
     def _roots(self) -> list[Path]:
-        return [self.root] if self.read_only is None else [self.root, self.read_only]
+        return [root for root in (self.root, self.read_only) if root is not None]
 
-    def _paths(self) -> list[Path]:
-        return [path for root in self._roots() for path in engine_paths(root)]
+    def _entries(self, read: Callable[[Path], Entry | None]) -> list[Entry]:
+        found = (read(path) for root in self._roots for path in engine_paths(root))
+        return [entry for entry in found if entry is not None]
 
     def _lock(self, stem: str) -> Path:
         return self.root / LOCKS / f"{stem}.lock"
@@ -278,8 +278,7 @@ def _write_engine(engine: StoredEngine, data: bytes) -> None:
 
 def _write(path: Path, data: bytes) -> None:
     try:
-        with atomic_write(path) as file:
-            file.write(data)
+        write_file(path, data)
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise EngineError(f"{path}: cannot be written ({error.strerror})") from error

@@ -11,7 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.geometry.grid import EDGE, F32, Axis, BitRule, bilinear_taps, check_axis, pixel_centres
+from hiif_deploy.geometry.grid import (
+    EDGE,
+    F32,
+    Axis,
+    BitRule,
+    check_axis,
+    nearest_pixel,
+    pixel_centres,
+    unlevelled_axis,
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,7 @@ def ciaosr_axis(source: int, target: int, window: tuple[int, int] | None = None)
     start, stop = check_axis(source, target, window)
     query = pixel_centres(target, np.arange(start, stop, dtype=np.int64))
     shift = _shift(source, target)
-    taps = np.stack([_pixel(_clamp(query + (F32(side) * shift + F32(EDGE))), source) for side in (-1, 1)])
+    taps = np.stack([nearest_pixel(query + (F32(side) * shift + F32(EDGE)), source) for side in (-1, 1)])
     centres = pixel_centres(source, taps.astype(np.int64))
     return CiaosrAxis(_pixel(query, source), taps, ((query - centres) * F32(source)).astype(F32))
 
@@ -43,16 +52,8 @@ def ciaosr_query_axis(
     del levels, bits
     start, stop = check_axis(source, target, window)
     axis = ciaosr_axis(source, target, window)
-    skip_taps, skip_weight = bilinear_taps(source, target, np.arange(start, stop, dtype=np.int64))
-    return Axis(
-        taps=np.concatenate([axis.taps, axis.nearest[None]]),
-        relative=axis.relative,
-        distance=(np.abs(axis.relative) / F32(2)).astype(F32, copy=False),
-        local=axis.relative[0] / F32(2),
-        bits=np.zeros((0, stop - start), dtype=np.int32),
-        skip_taps=skip_taps,
-        skip_weight=skip_weight,
-    )
+    index, taps = np.arange(start, stop, dtype=np.int64), np.concatenate([axis.taps, axis.nearest[None]])
+    return Axis(**unlevelled_axis(source, target, index, taps, axis.relative, axis.relative[0] / F32(2)))
 
 
 def _shift(source: int, target: int) -> np.float32:
@@ -61,10 +62,6 @@ def _shift(source: int, target: int) -> np.float32:
     if source == 1 or room == 0:
         return F32(0)
     return F32(F32(1) / (F32(source - 1) / room))
-
-
-def _clamp(coordinate: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.clip(coordinate, F32(-1 + EDGE), F32(1 - EDGE))
 
 
 def _pixel(coordinate: NDArray[np.float32], source: int) -> NDArray[np.int32]:

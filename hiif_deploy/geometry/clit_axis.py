@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.errors import ScaleError
-from hiif_deploy.geometry.grid import F32, BitRule, WeightedAxis, bilinear_taps, check_axis, pixel_centres
+from hiif_deploy.geometry.grid import F32, BitRule, WeightedAxis, check_axis, pixel_centres, unlevelled_axis
 
 STAGE_SCALE = 4
 """Factor by which each stage's features are larger than those of the stage before."""
@@ -66,17 +66,9 @@ def clit_query_axis(
     del levels, bits
     start, stop = check_axis(source, target, window)
     axis = clit_axis(source, target, window)
-    skip_taps, skip_weight = bilinear_taps(source, target, np.arange(start, stop, dtype=np.int64))
-    return WeightedAxis(
-        taps=np.concatenate([axis.tokens, axis.taps]),
-        relative=axis.relative,
-        distance=(np.abs(axis.relative) / F32(2)).astype(F32, copy=False),
-        local=axis.weight[1],
-        bits=np.zeros((0, stop - start), dtype=np.int32),
-        skip_taps=skip_taps,
-        skip_weight=skip_weight,
-        weight=np.concatenate([axis.inside, axis.weight]),
-    )
+    index, taps = np.arange(start, stop, dtype=np.int64), np.concatenate([axis.tokens, axis.taps])
+    common = unlevelled_axis(source, target, index, taps, axis.relative, axis.weight[1])
+    return WeightedAxis(**common, weight=np.concatenate([axis.inside, axis.weight]))
 
 
 def stage_sizes(source: tuple[int, int], target: tuple[int, int]) -> list[tuple[int, int]]:

@@ -11,7 +11,7 @@ hierarchical bits lie on rounding edges at ×2, ×4 and ×8 (float64 or a fused 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,16 +100,27 @@ def axis_table(
     digits = reference_bits(local, levels) if bits == "reference" else exact_bits(source, target, index, levels)
     if bits == "exact":
         local = exact_local(source, target, index)
+    return Axis(**{**unlevelled_axis(source, target, index, np.stack([low, high]), relative, local), "bits": digits})
+
+
+def unlevelled_axis(
+    source: int,
+    target: int,
+    index: NDArray[np.int64],
+    taps: NDArray[np.int32],
+    relative: NDArray[np.float32],
+    local: NDArray[np.float32],
+) -> dict[str, NDArray[Any]]:
+    """Return the fields of an `Axis` without bits, for pixels `index` [count]: what a rule other than `corners` gives.
+
+    `taps` [taps, count], `relative` [tokens, count] and `local` [count] are the rule's own.
+    """
     skip_taps, skip_weight = bilinear_taps(source, target, index)
-    return Axis(
-        taps=np.stack([low, high]),
-        relative=relative,
-        distance=(np.abs(relative) / F32(2)).astype(F32, copy=False),
-        local=local,
-        bits=digits,
-        skip_taps=skip_taps,
-        skip_weight=skip_weight,
-    )
+    return {
+        "taps": taps, "relative": relative, "distance": (np.abs(relative) / F32(2)).astype(F32, copy=False),
+        "local": local, "bits": np.zeros((0, index.size), dtype=np.int32),
+        "skip_taps": skip_taps, "skip_weight": skip_weight,
+    }  # fmt: skip
 
 
 def check_axis(source: int, target: int, window: tuple[int, int] | None = None) -> tuple[int, int]:

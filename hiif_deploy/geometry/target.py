@@ -99,7 +99,8 @@ def parse_scale(text: str) -> Scale:
     """Parse `3.3`, `3.3x`, `x3.3` or `330%`, or `2x3.5` for 2 across and 3.5 down."""
     words = re.fullmatch(r"[x×]?(.+?)[x×]?", text.strip().lower())
     try:
-        factors = [_factor(part) for part in re.split("[x×]", words[1])] if words else []
+        parts = re.split("[x×]", words[1]) if words else []
+        factors = [float(part[:-1]) / 100 if part.endswith("%") else float(part) for part in parts]
     except ValueError:
         factors = []
     if len(factors) not in (1, 2):
@@ -107,7 +108,3 @@ def parse_scale(text: str) -> Scale:
             f"--scale {text!r}: expected a number such as 3.3, 4x or 250%, or two such as 2x3.5 (across x down)"
         )
     return factors[0] if len(factors) == 1 else (factors[1], factors[0])
-
-
-def _factor(text: str) -> float:
-    return float(text[:-1]) / 100 if text.endswith("%") else float(text)

@@ -7,7 +7,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from hiif_deploy.geometry.grid import EDGE, F32, Axis, BitRule, bilinear_taps, check_axis, nearest_pixel, pixel_centres
+from hiif_deploy.geometry.grid import (
+    EDGE,
+    F32,
+    Axis,
+    BitRule,
+    check_axis,
+    nearest_pixel,
+    pixel_centres,
+    unlevelled_axis,
+)
 
 
 def top_left_axis(
@@ -22,13 +31,4 @@ def top_left_axis(
     tap = nearest_pixel(query + F32(EDGE), source)
     corner = (pixel_centres(source, tap.astype(np.int64)) - F32(1 / source)).astype(F32)
     relative = ((query - corner) * F32(source)).astype(F32)
-    skip_taps, skip_weight = bilinear_taps(source, target, index)
-    return Axis(
-        taps=tap[None],
-        relative=relative[None],
-        distance=(np.abs(relative)[None] / F32(2)).astype(F32, copy=False),
-        local=relative / F32(2),
-        bits=np.zeros((0, index.size), dtype=np.int32),
-        skip_taps=skip_taps,
-        skip_weight=skip_weight,
-    )
+    return Axis(**unlevelled_axis(source, target, index, tap[None], relative[None], relative / F32(2)))

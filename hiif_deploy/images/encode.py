@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -190,7 +191,7 @@ def _png_deep_grey_alpha(samples: NDArray[Any]) -> bytes:
 def _png_metadata(picture: Picture) -> list[containers.Chunk]:
     chunks = list(picture.colour_chunks)
     if picture.icc is not None:
-        chunks.append(containers.png_profile(picture.icc))
+        chunks.append((b"iCCP", b"icc\0\0" + zlib.compress(picture.icc)))
     if picture.dpi is not None:
         metre = (max(1, round(value / 0.0254)) for value in picture.dpi)
         chunks.append((b"pHYs", struct.pack(">IIB", *metre, 1)))

@@ -21,15 +21,20 @@ from hiif_deploy.errors import ImageError, OptionError
 from hiif_deploy.images.decode import DAMAGE, decode
 from hiif_deploy.images.encode import SUFFIXES, Format, encode, format_of
 from hiif_deploy.images.picture import Picture
-from hiif_deploy.support.files import atomic_write
+from hiif_deploy.support.files import write_file
 
 __all__ = [
-    "MAX_PIXELS", "READABLE", "STREAM", "SUFFIXES", "Picture", "check_stream", "check_target", "copy_image",
-    "format_of", "read_image", "readable_suffixes", "write_image",
+    "MAX_PIXELS", "READABLE", "STREAM", "SUFFIXES", "VIDEO_SUFFIXES", "Picture", "check_stream", "check_target",
+    "copy_image", "format_of", "read_image", "readable_suffixes", "write_image",
 ]  # fmt: skip
 
 READABLE = (*SUFFIXES, ".gif", ".avif", ".heic", ".heif")
 """Lower-case suffixes of every format that is read."""
+VIDEO_SUFFIXES = (
+    ".mkv", ".mp4", ".mov", ".webm", ".m4v", ".avi", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".wmv", ".flv", ".mxf",
+    ".ogv", ".y4m", ".nut", ".3gp",
+)  # fmt: skip
+"""Lower-case suffixes of video files."""
 STREAM = Path("-")
 """Path of the standard input and output."""
 STREAM_LIMIT = 1 << 30
@@ -126,8 +131,7 @@ def write_image(
 
 def _write_file(path: Path, data: bytes) -> None:
     try:
-        with atomic_write(path) as file:
-            file.write(data)
+        write_file(path, data)
     except OSError as error:
         raise ImageError(f"{path}: {_reason(error, len(data))}; what was there before is untouched") from error
 

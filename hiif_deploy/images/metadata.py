@@ -57,11 +57,6 @@ def png_chunks(data: bytes) -> list[Chunk]:
     return chunks
 
 
-def png_profile(icc: bytes) -> Chunk:
-    """Return the iCCP chunk of a profile."""
-    return b"iCCP", b"icc\0\0" + zlib.compress(icc)
-
-
 def png_chunk(kind: bytes, data: bytes) -> bytes:
     """Return one chunk with its length and checksum."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -176,12 +171,7 @@ def fits_tiff(exif: bytes) -> bool:
 
 
 def tiff_bytes(
-    samples: NDArray[Any],
-    *,
-    icc: bytes | None,
-    exif: bytes | None,
-    xmp: bytes | None,
-    dpi: tuple[float, float] | None,
+    samples: NDArray[Any], *, icc: bytes | None, exif: bytes | None, xmp: bytes | None, dpi: tuple[float, float] | None
 ) -> bytes:
     """Return a deflated TIFF of [H, W, C] uint8 or uint16: grey (C = 1), RGB (3), or these with alpha last (2, 4).
 
@@ -195,21 +185,17 @@ def tiff_bytes(
     ifd = TiffImagePlugin.ImageFileDirectory_v2(ifh=b"II*\0\0\0\0\0")
     for tag, value in _exif_tags(exif):
         ifd[tag] = value
-    layout = {
-        256: width,
-        257: height,
-        258: (samples.itemsize * 8,) * channels,
-        259: 8,
-        277: channels,
-        278: rows,
-    }
-    layout |= {262: 2 if channels > 2 else 1, 284: 1, 317: 2, 339: (1,) * channels}
+    # Size, bits, deflate, colour model, samples, rows of a strip, interleaved, difference of columns, unsigned.
+    layout: dict[int, Any] = {
+        256: width, 257: height, 258: (samples.itemsize * 8,) * channels, 259: 8, 262: 2 if channels > 2 else 1,
+        277: channels, 278: rows, 284: 1, 317: 2, 339: (1,) * channels,
+    }  # fmt: skip
+    if channels in (2, 4):
+        layout[338] = 2  # alpha that is not premultiplied
+    if dpi is not None:
+        layout |= {282: dpi[0], 283: dpi[1], 296: 2}
     for number, entry in layout.items():
         ifd[number] = entry
-    if channels in (2, 4):
-        ifd[338] = 2
-    if dpi is not None:
-        ifd[282], ifd[283], ifd[296] = dpi[0], dpi[1], 2
     for number, block in ((700, xmp), (34675, icc)):
         if block is not None:
             ifd.tagtype[number] = 7 if number == 34675 else 1

@@ -31,5 +31,5 @@ def deviation(upscaler: Upscaler, exact: Upscaler, frame: Frame, size: Size) -> 
 
     It takes one more approximate run and the exact one.
     """
-    answer, expected = (one.render_unclamped(one.encode(frame), size=size) for one in (upscaler, exact))
-    return measure(answer, expected)
+    found, expected = (one.render_unclamped(one.encode(frame), size=size) for one in (upscaler, exact))
+    return measure(found, expected)

@@ -13,10 +13,10 @@ from hiif_deploy.images.io import (
     READABLE,
     STREAM,
     SUFFIXES,
+    VIDEO_SUFFIXES,
     format_of,
     readable_suffixes,
 )
-from hiif_deploy.images.video_suffixes import SUFFIXES as VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True)

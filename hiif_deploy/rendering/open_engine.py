@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from importlib.metadata import entry_points
 
 from hiif_deploy.backends.base import Backend
 from hiif_deploy.backends.choice import auto_attempts
@@ -13,7 +12,7 @@ from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.errors import EngineAbsentError, HiifError
 from hiif_deploy.support.extras import require_extra
-from hiif_deploy.support.resolve import resolve
+from hiif_deploy.support.resolve import registered, resolve
 
 logger = logging.getLogger(__name__)
 BACKENDS = "hiif_deploy.backends"
@@ -32,25 +31,21 @@ def open_backend(bundle: Bundle, options: EngineOptions) -> Backend:
 
 
 def _opener(engine: EngineSpec) -> Callable[[Bundle, EngineOptions], Backend]:
-    opener: Callable[[Bundle, EngineOptions], Backend]
-    if engine.opener is not None:
-        opener = resolve(engine.opener)
-        return opener
-    points = list(entry_points(group=BACKENDS, name=engine.name))
-    if not points:
+    found = registered(BACKENDS, engine.name) if engine.opener is None else resolve(engine.opener)
+    if found is None:
         raise EngineAbsentError(f"this installation of hiif-deploy brings no {engine.name} engine: install it again")
-    opener = points[0].load()
+    opener: Callable[[Bundle, EngineOptions], Backend] = found
     return opener
 
 
 def _open_best(bundle: Bundle, options: EngineOptions) -> Backend:
     reasons: list[str] = []
     last: HiifError | None = None
-    for attempt in auto_attempts(bundle.contract, options):
+    for name, attempt in auto_attempts(bundle.contract, options):
         try:
-            backend = open_backend(bundle, attempt.options)
+            backend = open_backend(bundle, attempt)
         except HiifError as error:
-            reasons.append(f"not {attempt.name} ({error})")
+            reasons.append(f"not {name} ({error})")
             last = error
             continue
         logger.warning("%s", "; ".join([f"engine auto: {backend.description}", *reasons]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, get_args
 
 import numpy as np
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float32]
 StatisticsMode = Literal["exact", "sampled"]
-"""Which queries the statistics passes ask."""
+"""Which queries the statistics passes evaluate."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,10 @@ class RenderOptions:
     """None: exact, statistics over the whole picture. A number: the published evaluation, which takes statistics
     from groups of so many output rows (300, or 100), seams included (design/model.md E7)."""
     clip_cell: bool = False
-    """Tell the decoder no smaller cell than it saw in training, where its published evaluation does (E3)."""
+    """Give the decoder no smaller cell than it saw in training, where its published evaluation does (E3)."""
 
     statistics: StatisticsMode = "exact"
-    """`sampled` lets the statistics passes ask a part of the queries: faster, and approximate (80 dB and more from
+    """`sampled` lets the statistics passes evaluate a part of the queries: faster, and approximate (80 dB and more from
     exact; 75 and more in bf16 and int8, which are further off themselves)."""
     samples: int | None = None
     """How many queries are sampled at least; None: `sampling.enough`. Pictures of hardly more are exact anyway."""
@@ -116,9 +115,7 @@ class Renderer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

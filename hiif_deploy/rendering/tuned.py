@@ -19,11 +19,11 @@ from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.errors import OptionError
 from hiif_deploy.support import cache_dir as store_root
 from hiif_deploy.support.cache_dir import keep_measured, measured_path
+from hiif_deploy.support.system_table import CPU_INFO, table_value
 
 logger = logging.getLogger(__name__)
 FOLDER = "tuning"
 """Below the store's root."""
-CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,9 @@ def store(bundle: Bundle, engine: EngineOptions, tuning: Tuning) -> Path:
     return keep_measured(_path(bundle, engine), asdict(tuning))
 
 
-def processor(file: Path = CPU_INFO) -> str:
+def processor() -> str:
     """Name of the processor as the system gives it."""
-    try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return table_value(CPU_INFO, "model name") or platform.processor() or platform.machine()
 
 
 def _path(bundle: Bundle, engine: EngineOptions) -> Path | None:

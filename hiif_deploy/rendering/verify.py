@@ -1,4 +1,4 @@
-"""A bundle against the answers of PyTorch that it stores, and how far answers may differ. Needs no PyTorch."""
+"""A bundle against the outputs of PyTorch that it stores, and how far outputs may differ. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUANTILE = 0.9999
 
 @dataclass(frozen=True)
 class Difference:
-    """Between two answers to the same queries, colours with 1 being white. A value that is no number counts as ∞."""
+    """Between two outputs for the same queries, colours with 1 being white. A value that is no number counts as ∞."""
 
     largest: float
     """Largest absolute difference."""
@@ -32,7 +32,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far answers may differ from those of fp32 PyTorch."""
+    """How far outputs may differ from those of fp32 PyTorch."""
 
     largest: float
     """Most of `Difference.largest`."""
@@ -51,9 +51,9 @@ TOLERANCES: dict[ComputePrecision, Tolerance] = {
 """Lower arithmetics are judged by their bulk: a single colour may be off by more."""
 
 
-def measure(answer: NDArray[Any], expected: NDArray[Any]) -> Difference:
+def measure(output: NDArray[Any], expected: NDArray[Any]) -> Difference:
     """Compare two arrays of one shape."""
-    error = np.abs(answer.astype(np.float64) - expected)
+    error = np.abs(output.astype(np.float64) - expected)
     if not np.isfinite(error).all():
         return Difference(math.inf, math.inf, -math.inf)
     mean = float(np.mean(error * error))
@@ -81,14 +81,14 @@ def compare_stored(renderer: Renderer) -> dict[str, Difference]:
     for n in range(sum(name.startswith("image_") for name in reference)):
         image, expected = reference[f"image_{n}"], reference[f"colours_{n}"]
         size = (expected.shape[0], expected.shape[1])
-        answer = renderer.render_unclamped(renderer.encode(image), size=size)
-        found[f"{image.shape[1]}x{image.shape[0]} → {size[1]}x{size[0]}"] = measure(answer, expected)
+        output = renderer.render_unclamped(renderer.encode(image), size=size)
+        found[f"{image.shape[1]}x{image.shape[0]} → {size[1]}x{size[0]}"] = measure(output, expected)
     return found
 
 
 def check_stored(found: Mapping[str, Difference], tolerance: Tolerance = TOLERANCES["fp32"]) -> None:
     """ParityError where a case differs by more, is not a number, or none is stored."""
     if not found:
-        raise ParityError("the bundle stores no reference answers; verify it with --checkpoint")
+        raise ParityError("the bundle stores no reference outputs; verify it with --checkpoint")
     for name, difference in found.items():
         check_difference(f"{name}: the colours", difference, tolerance)

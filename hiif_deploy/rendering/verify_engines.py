@@ -1,4 +1,4 @@
-"""Engines against the answers of PyTorch that the bundle stores: a build that succeeded proves nothing."""
+"""Engines against the outputs of PyTorch that the bundle stores: a build that succeeded proves nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 Engines = Mapping[str, StoredEngine]
 VERIFIED, PROBLEM = "verified", "problem"
-"""Entries of an engine's report: whether it answered as PyTorch does, and what was wrong where it was kept anyway."""
+"""Entries of an engine's report: whether its outputs are PyTorch's, and what was wrong where it was kept anyway."""
 LARGE_SIDE, LARGE_SCALE = 96, 3.3
 """A picture that takes many blocks, so that repeated runs are proven too."""
 
@@ -73,8 +73,8 @@ def measure_engines(bundle: Bundle, backend: TrtBackend) -> dict[str, Difference
     side = round(LARGE_SIDE * LARGE_SCALE)
     with Renderer(bundle, HostBackend(bundle, EngineOptions())) as reference:
         expected = reference.render_unclamped(reference.encode(image), size=(side, side))
-    answer = renderer.render_unclamped(renderer.encode(image), size=(side, side))
-    return {**found, f"{LARGE_SIDE}x{LARGE_SIDE} → {side}x{side}": measure(answer, expected)}
+    output = renderer.render_unclamped(renderer.encode(image), size=(side, side))
+    return {**found, f"{LARGE_SIDE}x{LARGE_SIDE} → {side}x{side}": measure(output, expected)}
 
 
 def describe_problem(found: Mapping[str, Difference], precision: Precision, fallback_blocks: int) -> str:

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from hiif_deploy.errors import EngineError
-from hiif_deploy.support.files import atomic_write
+from hiif_deploy.support.files import write_file
 
 VARIABLE = "HIIF_DEPLOY_STORE"
 """Environment variable that sets the store's folder."""
@@ -78,8 +78,7 @@ def keep_measured(path: Path | None, content: object) -> Path:
         raise EngineError(f"this user has no folder for caches; name one with {VARIABLE}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with atomic_write(path) as file:
-            file.write(json.dumps(content, indent=1).encode())
+        write_file(path, json.dumps(content, indent=1).encode())
     except OSError as error:
         raise EngineError(f"{path}: cannot be written ({error.strerror}); see {VARIABLE}") from error
     return path

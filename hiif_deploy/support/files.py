@@ -49,6 +49,12 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def write_file(path: Path, data: bytes) -> None:
+    """Write a whole file with `atomic_write`. Raises OSError."""
+    with atomic_write(path) as file:
+        file.write(data)
+
+
 @contextlib.contextmanager
 def atomic_directory(folder: Path) -> Iterator[Path]:
     """Create a temporary folder beside `folder`, which replaces `folder` when the block ends, or is removed."""

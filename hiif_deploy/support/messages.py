@@ -16,6 +16,12 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(map(_shown, text))
 
 
+def shortened(value: Any) -> str:
+    """Return `repr(value)` in at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
 def json_text(value: Any) -> str:
     """Return indented JSON that every Unicode encoding can represent; undecodable bytes of file names are escaped.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from importlib.metadata import entry_points
 from typing import Any
 
 
@@ -10,3 +11,9 @@ def resolve(name: str) -> Any:
     """Return the object that `module:name` names."""
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def registered(group: str, name: str) -> Any | None:
+    """Return the object that another area registers as an entry point; None where this installation has none."""
+    points = list(entry_points(group=group, name=name))
+    return points[0].load() if points else None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hiif_deploy.errors import HiifError, OptionError, WorkInterruptedError
 from hiif_deploy.geometry.target import Target
-from hiif_deploy.images.video_suffixes import SUFFIXES
+from hiif_deploy.images.io import VIDEO_SUFFIXES
 from hiif_deploy.pictures.batch import Outcome
 from hiif_deploy.pictures.items import Item, check_pairs
 from hiif_deploy.pictures.pace import measure_pace, probe_size
@@ -44,7 +44,7 @@ class VideoOutcome(Outcome):
 
 def are_videos(inputs: Sequence[Path]) -> bool:
     """Whether the inputs are video files. OptionError for both kinds at once: their options differ."""
-    videos = [path for path in inputs if path.suffix.lower() in SUFFIXES and not path.is_dir()]
+    videos = [path for path in inputs if path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir()]
     if videos and len(videos) < len(inputs):
         raise OptionError("pictures and videos together: give them to two commands")
     return bool(videos)

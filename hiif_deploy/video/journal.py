@@ -14,13 +14,12 @@ import os
 import re
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
 from hiif_deploy.errors import OptionError, VideoError
-from hiif_deploy.support.files import atomic_write, is_temporary, remove_temporary_files
+from hiif_deploy.support.files import is_temporary, remove_temporary_files, write_file
 from hiif_deploy.video.task import Segment, SegmentTask
 
 RUN_FILE, DONE_FILE, LOCK_FILE = "run.json", "done.jsonl", "lock"
@@ -65,9 +64,7 @@ class Journal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._lock.release()
 
     def path(self, task: SegmentTask) -> Path:
@@ -99,8 +96,7 @@ class Journal:
             for old in self.folder.iterdir():
                 if old.name != LOCK_FILE:
                     old.unlink()
-            with atomic_write(path) as file:
-                file.write(json.dumps(run, indent=1).encode())
+            write_file(path, json.dumps(run, indent=1).encode())
         remove_temporary_files(self.folder)
         self.done = {segment.number: segment for segment in self._whole_segments()}
 

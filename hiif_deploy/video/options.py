@@ -211,36 +211,41 @@ def _encoder_options(
     found["threads"] = str(min(8, max(1, size[0] * size[1] // 500_000)))
     own = dict(options.encoder_options)
     notes = _add_hdr(found, clip, size, name)
-    for key in ("x265-params", "x264-params", "svtav1-params"):
+    for key, *_ in HDR_OPTIONS.values():
         if key in found and key in own:
             own[key] = f"{found[key]}:{own[key]}"
     return tuple(sorted({**found, **own}.items())), notes
 
 
+HDR_OPTIONS = {
+    "libx265": ("x265-params", "master-display", "max-cll={},{}", (1, 1)),
+    "libx264": ("x264-params", "mastering-display", "cll={},{}", (1, 1)),
+    "libsvtav1": ("svtav1-params", "mastering-display", "content-light={},{}", (50_000, 10_000)),
+}
+"""Encoder → its option, the keys of display and light levels in it, and its units of chromaticity and luminance."""
+
+
 def _add_hdr(found: dict[str, str], clip: Clip, size: Size, name: str) -> tuple[str, ...]:
     """Set HDR10's display and light levels in the encoder's own syntax; return a note where it has none."""
-    display, light = clip.mastering, clip.light
+    is_hdr, words = bool(clip.mastering or clip.light), list[str]()
     if name == "libx265":
         words = ["log-level=error", "frame-threads=2"]
         # x265 writes beyond its buffers where a picture of 10 bits is smaller than one of its blocks of 64.
         words += ["ctu=16"] if min(size) < 64 else []
-        words += [f"master-display={_display(display)}"] if display else []
-        words += [f"max-cll={light[0]},{light[1]}"] if light else []
-        found["x265-params"] = ":".join([*words, *(["hdr10=1", "repeat-headers=1"] if display or light else [])])
-    elif name == "libx264" and (display or light):
-        words = [f"mastering-display={_display(display)}"] if display else []
-        found["x264-params"] = ":".join([*words, *([f"cll={light[0]},{light[1]}"] if light else [])])
-    elif name == "libsvtav1" and (display or light):
-        words = [f"mastering-display={_display(display, 50_000, 10_000)}"] if display else []
-        found["svtav1-params"] = ":".join([*words, *([f"content-light={light[0]},{light[1]}"] if light else [])])
-    elif display or light:
-        return (f"lost: HDR10's mastering display and light levels, which {name} is not told",)
+    if is_hdr and name not in HDR_OPTIONS:
+        return (f"lost: HDR10's mastering display and light levels, which {name} does not take",)
+    if is_hdr:
+        _, display, light, units = HDR_OPTIONS[name]
+        words += [f"{display}={_display(clip.mastering, *units)}"] if clip.mastering else []
+        words += [light.format(*clip.light)] if clip.light else []
+        words += ["hdr10=1", "repeat-headers=1"] if name == "libx265" else []
+    if words:
+        found[HDR_OPTIONS[name][0]] = ":".join(words)
     return ()
 
 
-def _display(values: tuple[int, ...], unit: int = 1, light_unit: int = 1) -> str:
+def _display(values: tuple[int, ...], unit: int, light_unit: int) -> str:
     """Return x265's syntax: green, blue, red, white point, luminance from most to least."""
-    scaled = [value if unit == 1 else value / unit for value in values[:8]]
+    rx, ry, gx, gy, bx, by, wx, wy = (value if unit == 1 else f"{value / unit:g}" for value in values[:8])
     least, most = (value if light_unit == 1 else value / light_unit for value in values[8:])
-    rx, ry, gx, gy, bx, by, wx, wy = (f"{value:g}" if isinstance(value, float) else str(value) for value in scaled)
     return f"G({gx},{gy})B({bx},{by})R({rx},{ry})WP({wx},{wy})L({most},{least})"

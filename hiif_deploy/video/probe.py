@@ -124,6 +124,8 @@ def probe(path: Path) -> Clip:
         stream = main_stream(container, path)
         shown, is_in_order, notes = _read_times(container, stream, path)
         times = tuple(time for time, _ in shown)
+        # Decoding starts at the first frame, whatever its packet says.
+        keys = (0, *(number for number, (_, is_key) in enumerate(shown) if is_key and number))
         end = shown[-1][0] + max(1, _duration(shown, stream))
         base = stream.time_base
         rate = stream.average_rate or Fraction(len(times)) / ((end - times[0]) * base)
@@ -145,7 +147,7 @@ def probe(path: Path) -> Clip:
     matrix = struct.unpack("=9i", side["DISPLAYMATRIX"]) if "DISPLAYMATRIX" in side else ()
     mastering, light = _hdr(side)
     return Clip(
-        path, index, (first.height, first.width), base, times, _keys(shown), end, rate,
+        path, index, (first.height, first.width), base, times, keys, end, rate,
         first.format.name, first.format.components[0].bits,
         Colours(first.colorspace, first.color_primaries, first.color_trc, is_full),
         aspect or None, matrix, mastering, light, is_counted, missing, notes,
@@ -176,8 +178,7 @@ def _read_times(container: Any, stream: Any, path: Path) -> tuple[list[tuple[int
 def _reported_duration(stream: Any) -> Fraction:
     """Return the seconds that the file's header reports for the stream; 0 where it reports none."""
     if stream.duration is not None:
-        reported: Fraction = stream.duration * stream.time_base
-        return reported
+        return Fraction(stream.duration * stream.time_base)
     try:
         hours, minutes, seconds = stream.metadata.get("DURATION", "").split(":")
         return 3600 * Fraction(hours) + 60 * Fraction(minutes) + Fraction(seconds)
@@ -213,11 +214,6 @@ def _gaps(path: Path, times: tuple[int, ...], base: Fraction) -> tuple[int, tupl
 def _no_times(path: Path, what: str, before: str, after: str) -> str:
     command = " ".join(["ffmpeg", before, "-i", path.name, "-map 0", after, "new.mkv"]).replace("  ", " ")
     return f"{path}: {what}; write its times anew: {command}"
-
-
-def _keys(shown: list[tuple[int, bool]]) -> tuple[int, ...]:
-    keys = [number for number, (_, is_key) in enumerate(shown) if is_key]
-    return tuple(keys if keys and keys[0] == 0 else [0, *keys])
 
 
 def _duration(shown: list[tuple[int, bool]], stream: Any) -> int:

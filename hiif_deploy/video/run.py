@@ -15,7 +15,7 @@ from typing import Any
 
 from hiif_deploy.bundle.contract import to_json
 from hiif_deploy.errors import VideoError
-from hiif_deploy.support.files import atomic_write
+from hiif_deploy.support.files import write_file
 from hiif_deploy.upscaler import Upscaler
 from hiif_deploy.video.journal import COMPLETE_FILE, WHOLE_FILE, Journal, foreign_parts, journal_folder, remove_files
 from hiif_deploy.video.monitor import Monitor
@@ -59,20 +59,11 @@ class VideoResult:
     """Everything that differs from the request or is lost, one sentence each."""
 
 
-def one_machine(upscaler: Upscaler) -> MakeSegments:
-    """Return a function that computes segments one after the other in this process."""
-
-    def make(tasks: Sequence[SegmentTask], folder: Path, monitor: Monitor) -> Iterator[Segment]:
-        return make_segments(tasks, upscaler, folder, monitor.advance, monitor.fill)
-
-    return make
-
-
 def make_video(
     plan: VideoPlan, upscaler: Upscaler, output: Path, *, restart: bool = False, style: str | None = None,
     make: MakeSegments | None = None,
 ) -> VideoResult:  # fmt: skip
-    """Write `output`, or resume an earlier run; `style` is the monitor's.
+    """Write `output`, or resume an earlier run; `style` is the monitor's, and `make` computes segments elsewhere.
 
     Raises VideoError; KeyboardInterrupt reports what is saved. After any interruption the same call resumes.
     """
@@ -85,7 +76,13 @@ def make_video(
                 logger.info("%s: %d of %d frames are finished already; resuming", output, kept, plan.frames)
             monitor = Monitor(plan.clip.path.name, plan.frames, pixels, done=kept, style=style)
             with closing(monitor), _resumable(journal, plan, output):
-                for segment in (make or one_machine(upscaler))(rest, journal.folder, monitor) if rest else ():
+                if make is None:
+                    made: Iterator[Segment] = make_segments(
+                        rest, upscaler, journal.folder, monitor.advance, monitor.fill
+                    )
+                else:
+                    made = make(rest, journal.folder, monitor)
+                for segment in made if rest else ():
                     journal.add(segment)
                 seconds = monitor.progress().seconds
                 _finish(plan, journal, output)
@@ -168,9 +165,7 @@ def _finish(plan: VideoPlan, journal: Journal, output: Path) -> None:
     write_clip(plan.clip, plan.encoding, segments, plan.time_range, plan.lost, whole, output.suffix.lower())
     with whole.open("rb+") as file:
         os.fsync(file.fileno())
-    note = json.dumps({"inode": whole.stat().st_ino}).encode()
-    with atomic_write(journal.folder / COMPLETE_FILE) as file:
-        file.write(note)
+    write_file(journal.folder / COMPLETE_FILE, json.dumps({"inode": whole.stat().st_ino}).encode())
     whole.replace(output.resolve())
 
 

@@ -64,7 +64,7 @@ def test_options_say_whether_the_work_is_on_a_gpu(options: EngineOptions, expect
 
 def test_auto_tries_gpus_in_fp16_and_then_the_processor_in_fp32() -> None:
     contract = open_bundle("hiif-compact").contract
-    tried = [attempt.options for attempt in auto_attempts(contract, EngineOptions(engine="auto"))]
+    tried = [attempt for _, attempt in auto_attempts(contract, EngineOptions(engine="auto"))]
     assert [(options.engine, options.precision) for options in tried] == [
         ("tensorrt", "fp16"), ("torch", "fp16"), ("onnxruntime", "fp16"), ("native", None), ("onnxruntime", None),
     ]  # fmt: skip
@@ -75,7 +75,7 @@ def test_auto_keeps_a_precision_that_was_chosen() -> None:
     contract = open_bundle("hiif-compact").contract
     for precision in ("fp32", "fp16", "bf16", "int8"):
         options = EngineOptions(engine="auto", precision=precision)
-        found = [attempt.options for attempt in auto_attempts(contract, options)]
+        found = [attempt for _, attempt in auto_attempts(contract, options)]
         assert {tried.precision for tried in found} == {precision}
         assert all(runs_on_gpu(tried) for tried in found) is False
         assert found[-1].engine == library_engine(precision)
@@ -84,7 +84,7 @@ def test_auto_keeps_a_precision_that_was_chosen() -> None:
 def test_auto_takes_fp32_on_a_gpu_where_the_bundle_has_no_other_graphs() -> None:
     contract = open_bundle("hiif-compact").contract
     contract = replace(contract, graphs=tuple(graph for graph in contract.graphs if graph.precision == "fp32"))
-    first = next(auto_attempts(contract, EngineOptions(engine="auto")))
+    _, first = next(auto_attempts(contract, EngineOptions(engine="auto")))
     assert first.options.precision == "fp32"
 
 

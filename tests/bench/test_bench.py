@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hiif_deploy.backends import open_host as engine_choice
+from hiif_deploy.backends import onnxruntime_device as engine_choice
 from hiif_deploy.backends.onnxruntime_device import DeviceBackend
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.backends.sessions.onnxruntime import OrtSession

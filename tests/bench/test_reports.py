@@ -15,9 +15,9 @@ from hiif_deploy.bench.case import BenchModel
 from hiif_deploy.bench.plot import plot_results, plot_sweep
 from hiif_deploy.bench.report import bench_tables, remarks, sweep_table
 from hiif_deploy.bench.run import Bench, Report, Result
-from hiif_deploy.bench.sweep import PLAIN_MOST, Point, growth, points, run_sweep, sweep_steps
+from hiif_deploy.bench.sweep import MAX_PLAIN_QUERIES, Point, growth, points, run_sweep, sweep_steps
 from hiif_deploy.bundle.loader import open_bundle
-from hiif_deploy.cli.bench_command import measure_sweep
+from hiif_deploy.cli import main
 from hiif_deploy.errors import OptionError
 
 
@@ -85,7 +85,7 @@ def test_a_sweep_grows_the_scale_and_then_the_picture() -> None:
     assert scales == sorted(scales)
     assert sides == sorted(sides)
     assert sides[0] == (32, 16)
-    assert 128 * 64 * max(scales) ** 2 > PLAIN_MOST  # the plain module is left out somewhere
+    assert 128 * 64 * max(scales) ** 2 > MAX_PLAIN_QUERIES  # the plain module is left out somewhere
 
 
 def test_a_sweep_measures_every_point_and_can_be_drawn(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_results_are_drawn_and_tabled(tmp_path: Path) -> None:
     assert [table.row_count for table in bench_tables(report)] == [2, 2]
 
 
-def test_a_sweep_is_not_compared(tmp_path: Path) -> None:
-    earlier = read_run(write_run(tmp_path / "old.json"))
-    with pytest.raises(OptionError, match="leave --sweep out"):
-        measure_sweep([], Bench(("exact",), (2.0,), (8, 8)), Report(), earlier, None, quiet=True)
+def test_a_sweep_is_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["bench", "--sweep", "--against", str(write_run(tmp_path / "old.json"))])
+    assert "leave --sweep out" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import json
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import cv2
 from hiif_deploy import Upscaler
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.cluster.pool import ClusterOptions, Pool
-from hiif_deploy.cluster.segments import on_cluster
+from hiif_deploy.cluster.segments import make_segments_on
 from hiif_deploy.geometry.target import Target, parse_size
 from hiif_deploy.video.options import VideoOptions
 from hiif_deploy.video.plan import plan_video
@@ -51,7 +52,7 @@ def main() -> None:
             with Pool(upscaler.bundle, options, ENGINE, upscaler.options) as pool:
                 pool.wait_for(workers)
                 starts[workers] = round(time.perf_counter() - began, 2)
-                rate = run(clip, folder / f"{workers}.mkv", upscaler, arguments.scale, on_cluster(pool))
+                rate = run(clip, folder / f"{workers}.mkv", upscaler, arguments.scale, partial(make_segments_on, pool))
             rates[f"ray {workers}"] = rate
         files = {path.read_bytes() for path in folder.glob("[0-9].mkv")}
     if len(files) != 1:

@@ -104,7 +104,7 @@ def test_an_address_where_no_cluster_answers_is_given_up(monkeypatch: pytest.Mon
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         monkeypatch.setenv("RAY_ADDRESS", address)
-        with pytest.raises(ClusterError, match=r"did not answer within 2.00 s\); start one with: ray start --head"):
+        with pytest.raises(ClusterError, match=r"did not respond within 2.00 s\); start one with: ray start --head"):
             pool_module._join(ray, "auto" if is_auto else address)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from clips import make_clip
 from hiif_deploy import Upscaler
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.cluster.pool import ClusterOptions, Pool
-from hiif_deploy.cluster.segments import SentClip, make_segments_on, on_cluster
+from hiif_deploy.cluster.segments import SentClip, make_segments_on
 from hiif_deploy.errors import ClusterError, VideoError
 from hiif_deploy.geometry.target import Target
 from hiif_deploy.video.journal import journal_folder
@@ -53,7 +54,7 @@ def killing(pool: Pool) -> MakeSegments:
     """As the cluster makes them, but a worker is killed when the first one is there."""
 
     def make(tasks: Sequence[SegmentTask], folder: Path, monitor: Any) -> Iterator[Segment]:
-        for number, segment in enumerate(make_segments_on(pool, tasks, folder, monitor.advance)):
+        for number, segment in enumerate(make_segments_on(pool, tasks, folder, monitor)):
             if number == 0:
                 os.kill(pool.worker_infos[-1].process, signal.SIGKILL)
             yield segment
@@ -83,7 +84,7 @@ def test_one_machine_goes_on_with_what_a_cluster_left(upscaler: Upscaler, source
 
     def stop_after_two(pool: Pool) -> MakeSegments:
         def make(tasks: Sequence[SegmentTask], folder: Path, monitor: Any) -> Iterator[Segment]:
-            for number, segment in enumerate(make_segments_on(pool, tasks, folder, monitor.advance)):
+            for number, segment in enumerate(make_segments_on(pool, tasks, folder, monitor)):
                 if number == 2:
                     raise KeyboardInterrupt
                 yield segment
@@ -110,7 +111,7 @@ def test_a_clip_that_workers_do_not_see_is_sent(
     monkeypatch.setattr(SentClip, "send", lambda clip, part: (sent.append(part), send(clip, part)))
 
     def in_small_parts(tasks: Sequence[SegmentTask], folder: Path, monitor: Any) -> Iterator[Segment]:
-        return make_segments_on(pool, tasks, folder, monitor.advance, part=1_000)
+        return make_segments_on(pool, tasks, folder, monitor, part=1_000)
 
     with open_pool(upscaler) as pool:
         make_video(plan(here_only, many), upscaler, many, style="none", make=in_small_parts)
@@ -122,7 +123,7 @@ def test_a_clip_that_workers_do_not_see_is_sent(
 def test_what_a_frame_leads_to_is_reported_as_on_one_machine(upscaler: Upscaler, tmp_path: Path) -> None:
     damaged, made = make_clip("damaged", tmp_path), tmp_path / "made.mkv"
     with open_pool(upscaler) as pool, pytest.raises(VideoError, match=r"frame \d+ cannot be decoded"):
-        make_video(plan(damaged, made), upscaler, made, style="none", make=on_cluster(pool))
+        make_video(plan(damaged, made), upscaler, made, style="none", make=partial(make_segments_on, pool))
 
 
 def test_a_segment_that_no_worker_survives_is_given_up_and_the_rest_is_kept(

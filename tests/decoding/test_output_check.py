@@ -61,7 +61,7 @@ def test_an_answer_that_is_no_number_is_an_error(graph: str, value: float) -> No
 
 @pytest.mark.parametrize("value", [1e30, -1e30])
 def test_an_answer_far_from_any_colour_is_an_error(value: float) -> None:
-    message = r"bundle hiif-video \(ONNX Runtime, cpu, fp32\) answered colours of .*, where black is 0 and white 1"
+    message = r"bundle hiif-video \(ONNX Runtime, cpu, fp32\) gave colours of .*, where black is 0 and white 1"
     with spoiled("tail", value) as upscaler, pytest.raises(EngineError, match=message):
         upscaler.upscale(FRAME, scale=2)
 
@@ -98,7 +98,7 @@ def test_an_output_that_the_contract_does_not_promise_is_refused() -> None:
         session._graph = replace(
             session._graph, outputs=(replace(session._graph.outputs[0], shape=(1, 7, "height", "width")),)
         )
-        with pytest.raises(BundleError, match=r"graph encoder: it answered features of shape \[1, 32, 9, 8\]"):
+        with pytest.raises(BundleError, match=r"graph encoder: it gave features of shape \[1, 32, 9, 8\]"):
             upscaler.encode(FRAME)
 
 
@@ -113,7 +113,7 @@ def test_equal_names_agree_within_one_call(shape: tuple[int, ...], fits: bool) -
     if fits:
         check_outputs(graph, feeds, outputs)
     else:
-        with pytest.raises(BundleError, match=re.escape(f"graph g: it answered y of shape {list(shape)}")):
+        with pytest.raises(BundleError, match=re.escape(f"graph g: it gave y of shape {list(shape)}")):
             check_outputs(graph, feeds, outputs)
 
 

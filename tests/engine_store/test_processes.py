@@ -115,8 +115,8 @@ if moment == "writing":
     os.fsync = die
 if moment == "between":
     import hiif_deploy.engine_store.store as module
-    write = module.atomic_write
-    module.atomic_write = lambda path: die() if path.suffix == ".json" else write(path)
+    write = module.write_file
+    module.write_file = lambda path, data: die() if path.suffix == ".json" else write(path, data)
 store.get_or_build(make_identity(), build)
 """
 

@@ -1,4 +1,4 @@
-"""Which engine runs: what was asked for, and `auto` tells what it took and why."""
+"""Which engine runs: the requested one, and `auto` reports what it took and why."""
 
 from __future__ import annotations
 

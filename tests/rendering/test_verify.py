@@ -55,5 +55,5 @@ def test_the_bounds_themselves_are_allowed() -> None:
 
 
 def test_nothing_stored_is_no_proof() -> None:
-    with pytest.raises(ParityError, match="stores no reference answers"):
+    with pytest.raises(ParityError, match="stores no reference outputs"):
         check_stored({})

@@ -1,4 +1,4 @@
-"""Shared by the tests of video: clips, made when first asked for."""
+"""Shared by the tests of video: clips, made when first requested."""
 
 from __future__ import annotations
 

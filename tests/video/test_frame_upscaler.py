@@ -71,7 +71,7 @@ def test_a_frame_that_half_precision_spoils_is_made_again_in_fp32(
 def test_a_frame_that_fp32_spoils_is_an_error(clip: Clip, upscale: Upscale) -> None:
     with (
         Upscaler("hiif-video", backend=Faulty(np.nan, {3}, "fp32")) as upscaler,
-        pytest.raises(EngineError, match=r"frame 3: the engine answered no numbers \(NaN or infinite\) in fp32"),
+        pytest.raises(EngineError, match=r"frame 3: the engine gave no numbers \(NaN or infinite\) in fp32"),
     ):
         upscale(clip("constant"), upscaler=upscaler)
 

@@ -29,7 +29,8 @@ from hiif_deploy.video import segments as segments_module
 from hiif_deploy.video.journal import DONE_FILE, Journal, journal_folder
 from hiif_deploy.video.options import VideoOptions
 from hiif_deploy.video.plan import plan_video
-from hiif_deploy.video.run import VideoResult, is_complete, make_video, one_machine
+from hiif_deploy.video.run import VideoResult, is_complete, make_video
+from hiif_deploy.video.segments import make_segments
 
 Clip = Callable[[str], Path]
 SIZE = Target(scale=2.0)
@@ -55,7 +56,7 @@ def stop_after(count: int, upscaler: Upscaler, error: BaseException) -> Any:
     """Segments, of which the one after `count` fails with `error`."""
 
     def made(tasks: Any, folder: Path, monitor: Any) -> Any:
-        for number, segment in enumerate(one_machine(upscaler)(tasks, folder, monitor)):
+        for number, segment in enumerate(make_segments(tasks, upscaler, folder, monitor.advance)):
             if number == count:
                 raise error
             yield segment
@@ -299,7 +300,7 @@ def test_a_file_that_comes_into_the_journals_folder_meanwhile_is_not_deleted(
 
     def made(tasks: Any, folder: Path, monitor: Any) -> Any:
         (folder / "notes.txt").write_text("mine")
-        yield from one_machine(video_upscaler)(tasks, folder, monitor)
+        yield from make_segments(tasks, video_upscaler, folder, monitor.advance)
 
     make(clip("one_frame"), output, video_upscaler, make=made)
     assert [path.name for path in journal_folder(output).iterdir()] == ["notes.txt"]

@@ -66,8 +66,6 @@ def convert_command(recipe: BuildRecipe, graph: GraphContract, profile: Profile)
     for end in ("min", "opt", "max"):
         words += _option(f"--trt-{end}-shapes", _shapes(graph, profile, end))
     words += ["--builder-optimization-level", str(recipe.flags.optimization_level)]
-    if recipe.timing_cache is not None:
-        words += ["--load-timing-cache", str(recipe.timing_cache), "--save-timing-cache", str(recipe.timing_cache)]
     if recipe.flags.hardware != "none":
         words += ["--hardware-compatibility-level", recipe.flags.hardware]
     if recipe.flags.version_compatible:

@@ -6,7 +6,6 @@ It has one model per graph, and one Python model for clients, which does what `U
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +25,8 @@ TYPES = {"float16": "TYPE_FP16", "float32": "TYPE_FP32", "int32": "TYPE_INT32", 
 """Element type of the contract → Triton's name for it."""
 ENGINE_MEMORY = 4 << 30
 """Bytes of the server's own memory for one picture's maps, where engines run the graphs."""
+NAME = "hiif"
+"""Name of the model for clients; those of the graphs begin with it."""
 DYNAMIC = -1
 """Triton's number for a dynamic size."""
 
@@ -38,10 +39,9 @@ def write_triton(
     engines: Mapping[str, bytes] | None = None,
     profiles: Mapping[str, Profile] | None = None,
     options: RenderOptions | None = None,
-    name: str = "hiif",
     overwrite: bool = False,
 ) -> None:
-    """Write a model repository to `folder`; its models are NAME and NAME_encoder, NAME_maps, …
+    """Write a model repository to `folder`; its models are hiif, and hiif_encoder, hiif_maps, …
 
     `engines` are serialised TensorRT engines by graph name, and `profiles` those that they were built with; without
     them ONNX Runtime serves the graphs. `options` say how the work is split; the default suits the engines. OptionError
@@ -55,20 +55,19 @@ def write_triton(
             f"no engine, or no profile of it, for graph {missing[0]}; all of {', '.join(graphs)} need one"
         )
     limits = axis_limits(graphs, profiles or {}) if engines is not None else {}
-    check_name(name)
-    check_folder(folder, name, overwrite)
+    check_folder(folder, overwrite)
     with _explained(folder), atomic_directory(folder) as aside:
         for key, graph in graphs.items():
-            model = aside / f"{name}_{key}"
+            model = aside / f"{NAME}_{key}"
             (model / "1").mkdir(parents=True)
             platform = "onnxruntime_onnx" if engines is None else "tensorrt_plan"
             (model / "config.pbtxt").write_text(graph_config(model.name, graph, platform), encoding="utf-8")
             file, data = ("model.onnx", bundle.graphs[graph.key]) if engines is None else ("model.plan", engines[key])
             (model / "1" / file).write_bytes(data)
-        write_front(bundle, aside / name, precision, options or default_options(limits), limits)
-        write_template("client.py", aside / "client.py", {"MODEL": name})
+        write_front(bundle, aside / NAME, precision, options or default_options(limits), limits)
+        write_template("client.py", aside / "client.py", {"MODEL": NAME})
         served = "ONNX Runtime" if engines is None else "TensorRT"
-        metadata = {"MODEL": name, "BUNDLE": bundle.contract.name, "PRECISION": precision, "SERVED": served}
+        metadata = {"MODEL": NAME, "BUNDLE": bundle.contract.name, "PRECISION": precision, "SERVED": served}
         write_template("README.md", aside / "README.md", {**metadata, "VERSION": hiif_deploy.__version__})
 
 
@@ -129,21 +128,15 @@ def write_template(file: str, target: Path, values: Mapping[str, str]) -> None:
     target.write_text(text, encoding="utf-8")
 
 
-def check_name(name: str) -> None:
-    """Raise OptionError unless the name is valid for a model and its folder."""
-    if not re.fullmatch(r"\w[\w-]*", name, re.ASCII):
-        raise OptionError(f"model name {name!r}: expected letters, digits, - and _")
-
-
-def check_folder(folder: Path, name: str, overwrite: bool) -> None:
+def check_folder(folder: Path, overwrite: bool) -> None:
     """Raise OptionError where writing a repository would destroy something else."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not overwrite:
         raise OptionError(f"{folder} exists already and is not empty; choose another folder or add --overwrite")
-    if not (folder / name / "config.pbtxt").is_file():
+    if not (folder / NAME / "config.pbtxt").is_file():
         raise OptionError(
-            f"{folder} is not a model repository with a model {name!r}, so it is not overwritten; choose another folder"
+            f"{folder} is not a model repository with a model {NAME!r}, so it is not overwritten; choose another folder"
         )
 
 

@@ -35,8 +35,6 @@ class BuildRecipe:
     """Folder of the bundle's ONNX files."""
     engines: Path
     """Folder for the built engines."""
-    timing_cache: Path | None = None
-    """File that keeps kernel timings between builds; None for no cache."""
     flags: BuildFlags = field(default_factory=BuildFlags)
     """Build settings, as for an engine that is built here."""
 
@@ -74,8 +72,6 @@ def trtexec_command(recipe: BuildRecipe, graph: GraphContract, profile: Profile)
             words.append(f"--{end}Shapes={listed}")
     flags = recipe.flags
     words += [f"--builderOptimizationLevel={flags.optimization_level}", "--profilingVerbosity=detailed"]
-    if recipe.timing_cache is not None:
-        words.append(f"--timingCacheFile={recipe.timing_cache}")
     if flags.hardware != "none":
         words.append(f"--hardwareCompatibilityLevel={HARDWARE[flags.hardware]}")
     if flags.version_compatible:

@@ -13,6 +13,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from hiif_deploy.backends.options import EngineOptions
@@ -22,7 +24,7 @@ from hiif_deploy.errors import EngineError, OptionError, ScaleError
 from hiif_deploy.images.samples import SAMPLES, sample
 from hiif_deploy.pixels import Frame, check_frame, to_unit
 from hiif_deploy.rendering.verify import Difference, measure
-from hiif_deploy.support.files import atomic_write
+from hiif_deploy.support.files import write_file
 from hiif_deploy.upscaler import Upscaler
 from hiif_engines.emit.vs_mlrt_graph import fused_graph
 
@@ -46,8 +48,6 @@ def write_vs_mlrt(
     rule, which the file follows. Raises ScaleError, OptionError for an existing file, FrameError; after any failure no
     file is written.
     """
-    import onnx
-
     check_request(scale, path, overwrite)
     frames = dict(pictures) if pictures is not None else {name: sample(name) for name in SAMPLES}
     if not frames:
@@ -67,8 +67,7 @@ def write_vs_mlrt(
     onnx.helper.set_model_props(model, {**metadata, "hiif.deviation": json.dumps(deviations)})
     try:
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
-            file.write(model.SerializeToString())
+        write_file(path, model.SerializeToString())
     except OSError as error:
         raise EngineError(f"{path}: cannot be written ({error.strerror})") from error
     return found
@@ -122,8 +121,6 @@ def describe(bundle: Bundle, scale: int, frames: Mapping[str, Frame]) -> dict[st
 
 def compare(bundle: Bundle, scale: int, model: bytes, frames: Mapping[str, Frame]) -> dict[str, Difference]:
     """Compare the fused model in ONNX Runtime with the runtime, on the middle of each frame [h, w, 3]."""
-    import onnxruntime as ort
-
     options = ort.SessionOptions()
     options.intra_op_num_threads = EngineOptions().thread_count
     options.log_severity_level = 3
@@ -134,8 +131,8 @@ def compare(bundle: Bundle, scale: int, model: bytes, frames: Mapping[str, Frame
             image = middle(to_unit(frame), scale, bundle.contract.encoder.size_multiple)
             size = (image.shape[0] * scale, image.shape[1] * scale)
             expected = upscaler.render_unclamped(upscaler.encode(image), size=size).clip(0, 1)
-            (answer,) = session.run(["output"], {"input": np.ascontiguousarray(image.transpose(2, 0, 1)[None])})
-            found[name] = measure(answer[0].transpose(1, 2, 0), expected)
+            (output,) = session.run(["output"], {"input": np.ascontiguousarray(image.transpose(2, 0, 1)[None])})
+            found[name] = measure(output[0].transpose(1, 2, 0), expected)
     return found
 
 

@@ -8,9 +8,10 @@ tables that the graph repeats for any input size; no compiler can round them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from hiif_deploy.bundle.contract import Contract
@@ -18,9 +19,6 @@ from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.decoding.session import Tensors
 from hiif_deploy.errors import BundleError
 from hiif_deploy.geometry.grid import exact_bits, exact_local
-
-if TYPE_CHECKING:
-    import onnx
 
 OPSET = 20
 """Opset of the bundle's graphs and of the result."""
@@ -69,15 +67,11 @@ class _GraphBuilder:
 
     def add(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
         """Append a node with one output; return the output's name."""
-        import onnx
-
         self.nodes.append(onnx.helper.make_node(operator, inputs, [output], name=output, **attributes))
         return output
 
     def constant(self, name: str, value: Any) -> str:
         """Store a tensor; equal names must mean equal values."""
-        import onnx
-
         self.constants[name] = onnx.numpy_helper.from_array(np.asarray(value, order="C"), name)
         return name
 
@@ -87,8 +81,6 @@ class _GraphBuilder:
 
     def graft(self, bundle: Bundle, name: str, joins: Mapping[str, str]) -> None:
         """Append the bundle's graph `name`, its tensors prefixed and its inputs taken from `joins`."""
-        import onnx
-
         model = onnx.load_from_string(bundle.graphs[name])
         check_joinable(name, model, joins)
         model = onnx.compose.add_prefix(model, f"{name}/")
@@ -100,8 +92,6 @@ class _GraphBuilder:
 
     def model(self, name: str, metadata: Mapping[str, str]) -> onnx.ModelProto:
         """Return the finished model, checked by ONNX."""
-        import onnx
-
         shapes = {"input": (1, 3, "height", "width"), "output": (1, 3, "out_height", "out_width")}
         ends = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, shape) for n, shape in shapes.items()]
         graph = onnx.helper.make_graph(self.nodes, name, ends[:1], ends[1:], list(self.constants.values()))
@@ -225,6 +215,4 @@ def _channels(values: tuple[float, ...]) -> NDArray[np.float32]:
 
 
 def _type(name: str) -> int:
-    import onnx
-
     return int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(name)))

@@ -23,7 +23,7 @@ NAME = "hiif-edsr-baseline"
 SPEC = {"name": "hiif", "args": {"encoder_spec": {"name": "edsr-baseline", "args": {"no_upsampling": True}}}}
 """As published: 2,955,511 parameters, 256 wide, six levels, two attention blocks."""
 SEED = 0
-REMARK = "random weights: times hold, dB tell no more than the order of magnitude"
+REMARK = "random weights: times hold, dB show no more than the order of magnitude"
 BUNDLE, CHECKPOINT = "bundle", "model.pth"
 
 

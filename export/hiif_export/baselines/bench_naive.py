@@ -7,9 +7,8 @@ run in chunks, attention averages over a chunk and not over the picture, which c
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -22,11 +21,11 @@ from hiif_deploy.bench.work import count_calls
 from hiif_deploy.decoding.compose import finish, normalise
 from hiif_deploy.decoding.job import Window
 from hiif_deploy.decoding.queries import query_axes
-from hiif_deploy.decoding.session import ComputePrecision, Tensors
+from hiif_deploy.decoding.session import Tensors
 from hiif_deploy.errors import CheckpointError
 from hiif_deploy.geometry.sizes import Size, padded_size
-from hiif_deploy.pixels import FrameFormat, from_unit, mirror, to_unit
-from hiif_export.baselines.bench_plain import contract_queries, load_model
+from hiif_deploy.pixels import mirror, to_unit
+from hiif_export.baselines.bench_plain import Baseline, contract_queries, load_model
 from hiif_export.graphs.graph import Graph
 from hiif_export.graphs.onnx_file import to_onnx
 from hiif_training.models.hiif import Hiif
@@ -38,10 +37,8 @@ TRIAL = 1 << 16
 """Queries that each candidate is timed on."""
 
 
-class NaiveOnnxBaseline:
-    """A `Runner` on ONNX Runtime that uses all threads inside one call."""
-
-    arithmetic: ComputePrecision = "fp32"
+class NaiveOnnxBaseline(Baseline):
+    """One graph on ONNX Runtime that uses all threads inside one call."""
 
     def __init__(self, model: BenchModel, threads: int, chunk: int | None) -> None:
         """`chunk`: queries per call; None chooses the fastest of `CHUNKS` on the first picture."""
@@ -51,7 +48,6 @@ class NaiveOnnxBaseline:
             raise CheckpointError(f"{model.name}: a {type(loaded).__name__}; the naive graph is written for HIIF only")
         self._graphs = [to_onnx(graph).SerializeToString() for graph in (_encoder(loaded), _decoder(loaded))]
         self._encoder, self._decoder = (_session(graph, threads) for graph in self._graphs)
-        self._stages: dict[str, float] = {}
 
     @property
     def detail(self) -> str:
@@ -63,31 +59,9 @@ class NaiveOnnxBaseline:
         """Name with the number of queries per call, once it is known."""
         return f"naive-onnx:{self._chunk}" if self._chunk else "naive-onnx"
 
-    def upscale(self, image: Image, size: Size) -> Image:
-        """Upscale an RGB picture [h, w, 3] to [H, W, 3] of the same dtype."""
-        marks = [time.perf_counter()]
-        rows = self._encode(image)
-        marks.append(time.perf_counter())
-        colours = self._decode(image, rows, size, self._best(image, rows, size))
-        marks.append(time.perf_counter())
-        frame = from_unit(colours, FrameFormat.of(image))
-        marks.append(time.perf_counter())
-        names = ("encode", "decode", "conversion")
-        self._stages = {name: marks[n + 1] - marks[n] for n, name in enumerate(names)}
-        return frame
-
-    def colours(self, image: Image, size: Size) -> NDArray[Any]:
-        """Return unclamped float32 colours [H, W, 3] of an RGB picture [h, w, 3], 1 being white."""
-        rows = self._encode(image)
-        return self._decode(image, rows, size, self._best(image, rows, size))
-
-    def stages(self) -> Mapping[str, float]:
-        """Seconds of the last `upscale`: encode, decode and conversion."""
-        return self._stages
-
     def work(self, image: Image, size: Size) -> Work:
         """Count multiplications and bytes for an RGB picture [h, w, 3] upscaled to `size`."""
-        rows = self._encode(image)
+        rows = self.encode(image)
         first, *others = self._calls((image.shape[0], image.shape[1]), rows, size, self._best(image, rows, size))
         encoder, decoder = self._graphs
         total = count_calls(encoder, [self._network_input(image)], self._threads)
@@ -96,15 +70,12 @@ class NaiveOnnxBaseline:
             total += len(others) * count_calls(decoder, [first], self._threads)
         return total + count_calls(decoder, [[first, *others][-1]], self._threads)
 
-    def close(self) -> None:
-        """Nothing to release; required by `Runner`."""
-
     def _network_input(self, image: Image) -> Tensors:
         size = padded_size((image.shape[0], image.shape[1]), self._contract.encoder.size_multiple)
         return {"image": normalise(self._contract, mirror(to_unit(image), size))}
 
-    def _encode(self, image: Image) -> NDArray[np.float32]:
-        """Return the encoder's maps as rows [h · w, width]."""
+    def encode(self, image: Image) -> NDArray[np.float32]:
+        """Return the encoder's maps of an RGB picture [h, w, 3] as rows [h · w, width]."""
         height, width = image.shape[:2]
         (maps,) = self._encoder.run(None, dict(self._network_input(image)))
         return np.ascontiguousarray(maps[:height, :width]).reshape(height * width, -1)
@@ -122,9 +93,10 @@ class NaiveOnnxBaseline:
             self._chunk = min(seconds, key=seconds.__getitem__)
         return self._chunk
 
-    def _decode(self, image: Image, rows: NDArray[np.float32], size: Size, chunk: int) -> NDArray[np.float32]:
-        source = (image.shape[0], image.shape[1])
-        parts = [self._run(feeds) for feeds in self._calls(source, rows, size, chunk)]
+    def decode(self, image: Image, encoded: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
+        """Return unclamped float32 colours [H, W, 3] of an RGB picture [h, w, 3] and its rows [h · w, width]."""
+        source, chunk = (image.shape[0], image.shape[1]), self._best(image, encoded, size)
+        parts = [self._run(feeds) for feeds in self._calls(source, encoded, size, chunk)]
         colours = np.concatenate(parts).reshape(*size, 3)
         axes = query_axes(self._contract, source, size, Window((0, size[0]), (0, size[1])))
         return finish(self._contract, colours, to_unit(image), *axes)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,10 +32,49 @@ CHUNK = 2048
 """Queries per call of the chunked baseline, as in the demos of the public code."""
 
 
-class EagerBaseline:
-    """A `Runner` of the reference module in eager PyTorch, fp32."""
+class Baseline(ABC):
+    """Base of `Runner`s that compute in fp32 or wider and time encoding, decoding and conversion themselves."""
 
     arithmetic: ComputePrecision = "fp32"
+    _stages: Mapping[str, float] = MappingProxyType({})
+
+    @abstractmethod
+    def encode(self, image: Image) -> Any:
+        """Return what `decode` reads of an RGB picture [h, w, 3]."""
+
+    @abstractmethod
+    def decode(self, image: Image, encoded: Any, size: Size) -> NDArray[Any]:
+        """Return unclamped float colours [H, W, 3] of an RGB picture [h, w, 3], 1 being white."""
+
+    def upscale(self, image: Image, size: Size) -> Image:
+        """Upscale an RGB picture [h, w, 3] to [H, W, 3] of the same dtype."""
+        began = time.perf_counter()
+        encoded = self.encode(image)
+        after_encoder = time.perf_counter()
+        colours = self.decode(image, encoded, size)
+        after_decoder = time.perf_counter()
+        frame = from_unit(colours.astype(np.float32, copy=False), FrameFormat.of(image))
+        self._stages = {
+            "encode": after_encoder - began, "decode": after_decoder - after_encoder,
+            "conversion": time.perf_counter() - after_decoder,
+        }  # fmt: skip
+        return frame
+
+    def colours(self, image: Image, size: Size) -> NDArray[Any]:
+        """Return unclamped float colours [H, W, 3] of an RGB picture [h, w, 3], 1 being white."""
+        return self.decode(image, self.encode(image), size)
+
+    def stages(self) -> Mapping[str, float]:
+        """Seconds of the last `upscale`: encode, decode and conversion."""
+        return self._stages
+
+    def close(self) -> None:  # noqa: B027 (nothing to override)
+        """Nothing to release; required by `Runner`."""
+
+
+class EagerBaseline(Baseline):
+    """The reference module in eager PyTorch, fp32."""
+
     resolved = "plain"
 
     def __init__(self, model: BenchModel, threads: int, chunk: int | None) -> None:
@@ -41,42 +82,28 @@ class EagerBaseline:
         torch.set_num_threads(threads)
         self._contract, self._model = model.bundle.contract, load_model(model)
         self._chunk = chunk
-        self._stages: dict[str, float] = {}
         how = "the whole grid" if chunk is None else f"{chunk} queries per call"
         self.detail = f"PyTorch {torch.__version__}, eager, fp32, {how}"
 
-    def upscale(self, image: Image, size: Size) -> Image:
-        """Upscale an RGB picture [h, w, 3] to [H, W, 3] of the same dtype."""
-        marks = [time.perf_counter()]
-        with torch.inference_mode():
-            network_input, features = self.encode(image)
-            marks.append(time.perf_counter())
-            colours = self._decode(network_input, features, size)
-            marks.append(time.perf_counter())
-        frame = from_unit(_unit(self._contract, colours, size), FrameFormat.of(image))
-        marks.append(time.perf_counter())
-        names = ("encode", "decode", "conversion")
-        self._stages = {name: marks[n + 1] - marks[n] for n, name in enumerate(names)}
-        return frame
-
     def encode(self, image: Image) -> tuple[Tensor, Tensor]:
         """Return the normalised network input [1, 3, h, w] and the maps [1, C, h, w] of an RGB picture [h, w, 3]."""
-        network_input, features = encode(self._model, self._contract, image)
-        return network_input, query_maps(self._model, features)
-
-    def render(self, network_input: Tensor, maps: Tensor, image: Image, size: Size) -> Image:
-        """Decode the outputs of `encode`, [1, 3, h, w] and [1, C, h, w], to a picture [H, W, 3] in the format of
-        `image`."""
-        return from_unit(_unit(self._contract, self._decode(network_input, maps, size), size), FrameFormat.of(image))
-
-    def colours(self, image: Image, size: Size) -> NDArray[Any]:
-        """Return unclamped float32 colours [H, W, 3] of an RGB picture [h, w, 3], 1 being white."""
         with torch.inference_mode():
-            return _unit(self._contract, self._decode(*self.encode(image), size), size)
+            network_input, features = encode(self._model, self._contract, image)
+            return network_input, query_maps(self._model, features)
 
-    def stages(self) -> Mapping[str, float]:
-        """Seconds of the last `upscale`: encode, decode and conversion."""
-        return self._stages
+    def decode(self, image: Image, encoded: tuple[Tensor, Tensor], size: Size) -> NDArray[Any]:
+        """Decode the outputs of `encode`, [1, 3, h, w] and [1, C, h, w], to float32 colours [H, W, 3]."""
+        network_input, maps = encoded
+        parts = []
+        with torch.inference_mode():
+            for queries in self._queries((image.shape[0], image.shape[1]), size):
+                part = decode_maps(self._model, maps, queries)
+                parts.append(part + skip(network_input, queries) if self._model.traits.skip == "bilinear" else part)
+            return _unit(self._contract, parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), size)
+
+    def render(self, encoded: tuple[Tensor, Tensor], image: Image, size: Size) -> Image:
+        """Decode the outputs of `encode` to a picture [H, W, 3] in the format of `image` [h, w, 3]."""
+        return from_unit(self.decode(image, encoded, size), FrameFormat.of(image))
 
     def work(self, image: Image, size: Size) -> Work:
         """Count multiplications and bytes for an RGB picture [h, w, 3]; runs shapes only, on the meta device."""
@@ -89,16 +116,6 @@ class EagerBaseline:
             for queries in self._queries(source, size):
                 decode_maps(shapes, maps, queries.to(torch.device("meta")))
         return Work(counter.get_total_flops() // 2, traffic.bytes)
-
-    def close(self) -> None:
-        """Nothing to release; required by `Runner`."""
-
-    def _decode(self, network_input: Tensor, maps: Tensor, size: Size) -> Tensor:
-        parts = []
-        for queries in self._queries((network_input.shape[2], network_input.shape[3]), size):
-            colours = decode_maps(self._model, maps, queries)
-            parts.append(colours + skip(network_input, queries) if self._model.traits.skip == "bilinear" else colours)
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _queries(self, source: Size, size: Size) -> Iterator[Any]:
         return chunks(self._model, source, size, self._chunk)
@@ -113,10 +130,9 @@ class ChunkedEagerBaseline(EagerBaseline):
         self.resolved = f"plain-chunked:{chunk or CHUNK}"
 
 
-class Float64Reference:
+class Float64Reference(Baseline):
     """The reference module in float64. Queries run in groups, but attention averages over all of them."""
 
-    arithmetic: ComputePrecision = "fp32"
     detail = "PyTorch, eager, float64"
     resolved = "float64"
 
@@ -125,33 +141,26 @@ class Float64Reference:
         self._contract, self._model = model.bundle.contract, load_model(model).double()
         self._chunk = chunk or 8 * CHUNK
 
-    def upscale(self, image: Image, size: Size) -> Image:
-        """Upscale an RGB picture [h, w, 3] to [H, W, 3] of the same dtype."""
-        return from_unit(self.colours(image, size).astype(np.float32), FrameFormat.of(image))
-
-    def colours(self, image: Image, size: Size) -> NDArray[Any]:
-        """Return unclamped float64 colours [H, W, 3] of an RGB picture [h, w, 3], 1 being white."""
+    def encode(self, image: Image) -> tuple[Tensor, Tensor]:
+        """Return the network input [1, 3, h, w] and features [1, C, h, w] of an RGB picture [h, w, 3]."""
         with torch.inference_mode():
-            network_input, features = encode(self._model, self._contract, image)
-            source = (image.shape[0], image.shape[1])
+            return encode(self._model, self._contract, image)
+
+    def decode(self, image: Image, encoded: tuple[Tensor, Tensor], size: Size) -> NDArray[Any]:
+        """Return unclamped float64 colours [H, W, 3] of an RGB picture [h, w, 3], 1 being white."""
+        source = (image.shape[0], image.shape[1])
+        with torch.inference_mode():
             if isinstance(self._model, Hiif):
-                colours = self._passes(self._model, network_input, features, size)
+                colours = self._passes(self._model, *encoded, size)
             else:
                 step = None if self._contract.decoder.statistics_passes else self._chunk
                 groups = (part.to(dtype=torch.float64) for part in chunks(self._model, source, size, step))
-                colours = [self._model.decode_with_skip(network_input, features, queries) for queries in groups]
+                colours = [self._model.decode_with_skip(*encoded, queries) for queries in groups]
             return _unit(self._contract, torch.cat(colours, dim=1), size)
-
-    def stages(self) -> Mapping[str, float]:
-        """Empty: the reference is never timed."""
-        return {}
 
     def work(self, image: Image, size: Size) -> None:
         """Not measured: returns None for any picture [h, w, 3]."""
         del image, size
-
-    def close(self) -> None:
-        """Nothing to release; required by `Runner`."""
 
     def _passes(self, model: Hiif, network_input: Tensor, features: Tensor, size: Size) -> list[Tensor]:
         maps, source = model.freq(features), (network_input.shape[2], network_input.shape[3])

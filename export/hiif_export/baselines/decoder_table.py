@@ -25,7 +25,7 @@ from hiif_deploy.bench.work import count_upscale
 from hiif_deploy.bundle.loader import open_bundle
 from hiif_deploy.errors import HiifError, OptionError
 from hiif_deploy.geometry.sizes import Size, output_size, padded_size
-from hiif_deploy.support.files import atomic_write
+from hiif_deploy.support.files import write_file
 from hiif_deploy.upscaler import RenderOptions
 from hiif_export.baselines.decoder_times import CHUNK, DecoderTimer, Seconds, queries_per_call
 from hiif_export.baselines.plain_memory import check_memory
@@ -263,8 +263,7 @@ def read_rows(path: Path, setting: TableSetting) -> dict[tuple[str, str], Row]:
 def keep_rows(path: Path, rows: Iterable[Row], setting: TableSetting) -> None:
     """Write all rows to `path` atomically."""
     content = {"setting": _plain(setting), "rows": [asdict(row) for row in rows]}
-    with atomic_write(path) as file:
-        file.write((json.dumps(content, indent=1) + "\n").encode())
+    write_file(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def _plain(setting: TableSetting) -> Any:

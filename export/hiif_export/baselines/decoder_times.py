@@ -66,7 +66,7 @@ class DecoderTimer:
             encoding = self._turns([lambda: plain.encode(image), lambda: upscaler.encode(image)])
             if known not in self.decoders:
                 maps, features = plain.encode(image), upscaler.encode(image)
-                ways = [lambda: plain.render(*maps, image, size), lambda: upscaler.render(features, size=size)]
+                ways = [lambda: plain.render(maps, image, size), lambda: upscaler.render(features, size=size)]
                 self.decoders[known] = self._turns(ways)
         return encoding, self.decoders[known]
 

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from hiif_deploy.errors import HiifError
 from hiif_deploy.geometry.sizes import Size, padded_size
+from hiif_deploy.support.system_table import table_bytes
 from hiif_export.baselines.bench_plain import chunks, decode_maps, query_maps
 from hiif_training.models.implicit import ImplicitModel
 
@@ -24,7 +25,7 @@ MEMINFO = Path("/proc/meminfo")
 
 def check_memory(model: ImplicitModel, source: Size, size: Size, chunk: int | None) -> None:
     """HiifError where PyTorch needs more memory than is free; no check where the system does not report free memory."""
-    free, needed = free_bytes(), plain_bytes(model, source, size, chunk) + BESIDES
+    free, needed = table_bytes(MEMINFO, "MemAvailable"), plain_bytes(model, source, size, chunk) + BESIDES
     if free is not None and needed > free:
         raise HiifError(
             f"PyTorch's plain way takes {needed / 1e9:.1f} GB for {source[1]}x{source[0]} → {size[1]}x{size[0]}, and "
@@ -41,15 +42,6 @@ def plain_bytes(model: ImplicitModel, source: Size, size: Size, chunk: int | Non
         # One chunk is enough: all need the same memory, and the colours that accumulate are small.
         decode_maps(shapes, maps, next(chunks(model, source, size, chunk)).to(meta))
     return int(alive.most)
-
-
-def free_bytes() -> int | None:
-    """Return the memory available without swapping in bytes; None where the system does not report it."""
-    try:
-        lines = MEMINFO.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
 class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -110,7 +110,7 @@ def _refuse_fallback(session: ort.InferenceSession, wanted: str, graph: str) -> 
     actual = session.get_providers()[0]
     if actual != wanted:
         raise EngineError(
-            f"graph {graph}: asked for {wanted}, ONNX Runtime chose {actual}; its libraries are missing or do not "
+            f"graph {graph}: requested {wanted}, ONNX Runtime chose {actual}; its libraries are missing or do not "
             "match: see hiif-deploy doctor, or choose --provider cpu"
         )
 

@@ -1,7 +1,7 @@
 """OpenVINO as an engine of the processor: fp32, and faster approximate precisions where the processor has them.
 
 bf16: matrix products and what lies between them in bfloat16. int8: besides, every constant matrix in 8 bits with a
-scale per output, the rows that meet it in 8 bits with scales of their own; a row's answer therefore does not depend
+scale per output, the rows that meet it in 8 bits with scales of their own; a row's output therefore does not depend
 on the rows beside it. Which graphs may run so is the backend's choice (design/decoding.md §5).
 """
 
@@ -38,7 +38,7 @@ INSTRUCTIONS: dict[ComputePrecision, frozenset[str]] = {
 """Any one of these processor flags makes a precision faster than fp32; without them it would only be less exact."""
 CALLERS_THREAD = 0
 """Streams of a compiled graph that has no thread of its own."""
-LEAST_OUTPUTS = 16
+MIN_OUTPUTS = 16
 """Smaller matrices, such as the last one to three colours, stay as they are: they cost nothing and show most."""
 
 
@@ -128,7 +128,7 @@ def quantise(network: Model) -> int:
             continue
         weight = node.input_value(1).get_node().get_data()
         rows = weight if node.get_attributes()["transpose_b"] else weight.T
-        if rows.ndim != 2 or len(rows) < LEAST_OUTPUTS:
+        if rows.ndim != 2 or len(rows) < MIN_OUTPUTS:
             continue
         scale = np.maximum(np.abs(rows).max(axis=1, keepdims=True) / 127, np.finfo(np.float32).tiny)
         whole = ops.convert(ops.constant(np.rint(rows / scale).astype(np.int8)), np.float32)
@@ -153,7 +153,7 @@ def require_instructions(arithmetic: ComputePrecision) -> None:
 
 @cache
 def processor_flags(file: Path = Path("/proc/cpuinfo")) -> frozenset[str] | None:
-    """Instruction sets that the system names, as Linux writes them; None where it does not tell."""
+    """Instruction sets that the system names, as Linux writes them; None where it names none."""
     try:
         lines = file.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""ONNX Runtime runs a graph on the provider that was asked for, or says in one sentence why not."""
+"""ONNX Runtime runs a graph on the requested provider, or says in one sentence why not."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_falling_back_to_another_provider_is_refused(bundle: Bundle, monkeypatch
     fallen = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     monkeypatch.setattr(ort, "InferenceSession", lambda *_, **__: fallen)
-    message = "graph encoder: asked for CUDAExecutionProvider, ONNX Runtime chose CPUExecutionProvider"
+    message = "graph encoder: requested CUDAExecutionProvider, ONNX Runtime chose CPUExecutionProvider"
     refused(lambda: load(bundle, "cuda"), message, "doctor")
 
 

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from hiif_deploy import EngineError, EngineOptions, RenderOptions, Upscaler
-from hiif_deploy.backends import open_host as choice
+from hiif_deploy.backends import onnxruntime_device as choice
 from hiif_deploy.backends.host import HostBackend
-from hiif_deploy.backends.onnxruntime_device import DeviceBackend
-from hiif_deploy.backends.open_host import keeps_tensors
+from hiif_deploy.backends.onnxruntime_device import DeviceBackend, keeps_tensors
 from hiif_deploy.backends.sessions.onnxruntime_device import Crop, DeviceSession, Held, HeldFeatures, device_of
 from hiif_deploy.bundle.contract import FIRST_STAGE, is_fold
 from hiif_deploy.bundle.loader import Bundle, open_bundle

@@ -38,7 +38,7 @@ def profile(graph: GraphContract) -> Profile:
 
 
 def script_for(bundle: Bundle, folder: Path) -> str:
-    recipe = BuildRecipe("sample", bundle.folder, folder, folder / "timing.cache", BuildFlags(optimization_level=2))
+    recipe = BuildRecipe("sample", bundle.folder, folder, BuildFlags(optimization_level=2))
     contract = bundle.contract
     graphs = [*contract.chain("fp32").values(), *contract.chain("fp16").values()]
     return polygraphy_script(recipe, graphs, {graph.name: profile(graph) for graph in graphs})

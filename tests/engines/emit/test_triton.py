@@ -202,13 +202,13 @@ def small_engines(bundle: Bundle) -> tuple[dict[str, bytes], dict[str, Profile]]
 
 def test_engines_are_served_as_plans(bundle: Bundle, tmp_path: Path) -> None:
     engines, profiles = small_engines(bundle)
-    write_triton(bundle, tmp_path / "out", engines=engines, profiles=profiles, name="sr")
+    write_triton(bundle, tmp_path / "out", engines=engines, profiles=profiles)
     for name in GRAPHS:
-        assert (tmp_path / "out" / f"sr_{name}" / "1" / "model.plan").read_bytes() == bundle.graphs[name]
-        assert read_config(tmp_path / "out" / f"sr_{name}" / "config.pbtxt").platform == "tensorrt_plan"
+        assert (tmp_path / "out" / f"hiif_{name}" / "1" / "model.plan").read_bytes() == bundle.graphs[name]
+        assert read_config(tmp_path / "out" / f"hiif_{name}" / "config.pbtxt").platform == "tensorrt_plan"
     assert "served by TensorRT" in (tmp_path / "out" / "README.md").read_text()
-    assert 'default="sr"' in (tmp_path / "out" / "client.py").read_text()
-    limits = json.loads(read_config(tmp_path / "out" / "sr" / "config.pbtxt").parameters["limits"].string_value)
+    assert 'default="hiif"' in (tmp_path / "out" / "client.py").read_text()
+    limits = json.loads(read_config(tmp_path / "out" / "hiif" / "config.pbtxt").parameters["limits"].string_value)
     assert (limits["height"], limits["width"], limits["columns"], limits["rows"]) == (48, 60, 120, 2)
 
 
@@ -327,10 +327,3 @@ def test_a_failing_write_leaves_the_earlier_repository(bundle: Bundle, tmp_path:
         write_triton(gone, tmp_path / "out", options=RenderOptions(tile_rows=3), overwrite=True)
     assert 'string_value: "8"' in (tmp_path / "out" / "hiif" / "config.pbtxt").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-@pytest.mark.parametrize("name", ["", "../up", "a b", "-x"])
-def test_a_name_that_is_no_folders_is_refused(bundle: Bundle, tmp_path: Path, name: str) -> None:
-    with pytest.raises(OptionError, match=r"model name .* expected letters, digits"):
-        write_triton(bundle, tmp_path / "out", name=name)
-    assert list(tmp_path.iterdir()) == []

@@ -76,12 +76,11 @@ def test_precision_comes_from_the_file_and_nothing_is_run(bundle: Bundle) -> Non
 def test_options_of_the_recipe_are_passed_on(bundle: Bundle) -> None:
     graph = bundle.contract.graph("maps")
     plain = trtexec_command(BuildRecipe("m", Path("m"), Path("e")), graph, small_profile(graph))
-    assert not any(word.startswith(("--timingCacheFile", "--hardware", "--version")) for word in plain)
+    assert not any(word.startswith(("--hardware", "--version")) for word in plain)
     flags = BuildFlags(optimization_level=5, hardware="ampere_plus", version_compatible=True)
-    recipe = BuildRecipe("m", Path("m"), Path("e"), Path("kept.cache"), flags)
+    recipe = BuildRecipe("m", Path("m"), Path("e"), flags)
     full = trtexec_command(recipe, graph, small_profile(graph))
     assert {
-        "--timingCacheFile=kept.cache",
         "--builderOptimizationLevel=5",
         "--hardwareCompatibilityLevel=ampere+",
         "--versionCompatible",

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from hiif_deploy import Upscaler
-from hiif_deploy.bench import models, variants
+from hiif_deploy.bench import case, variants
 from hiif_deploy.bench.case import BenchModel, picture
 from hiif_deploy.bench.run import Bench, Report, run_bench
 from hiif_deploy.bundle.loader import open_bundle
+from hiif_deploy.support import resolve
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
@@ -40,12 +41,10 @@ def model(tiny_model: Any, tiny_bundle: Path, tmp_path_factory: pytest.TempPathF
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """The entry points of this tree, whatever tree is installed."""
 
-    def found(group: str) -> list[EntryPoint]:
-        entries = PYPROJECT["project"]["entry-points"][group]
-        return [EntryPoint(name, value, group) for name, value in entries.items()]
+    def found(group: str, name: str) -> list[EntryPoint]:
+        return [EntryPoint(name, PYPROJECT["project"]["entry-points"][group][name], group)]
 
-    for module in (variants, models):
-        monkeypatch.setattr(module, "entry_points", found)
+    monkeypatch.setattr(resolve, "entry_points", found)
 
 
 def test_plain_answers_as_the_upscaler_and_chunks_do_not(model: BenchModel) -> None:
@@ -129,10 +128,10 @@ def test_the_full_size_model_is_exported_once_and_kept(
     few_graphs = {**TINY_SPEC["args"], "attention_blocks": 0, "levels": 2}
     monkeypatch.setattr(bench_model, "SPEC", {**TINY_SPEC, "args": few_graphs})
     caplog.set_level("INFO", "hiif_export")
-    made = models.open_model("full", None, show_progress=False)
+    made = case.open_model("full", None, show_progress=False)
     assert "exporting the full-size model once" in caplog.messages[0]
     caplog.clear()
-    again = models.open_model("full", None, show_progress=False)
+    again = case.open_model("full", None, show_progress=False)
     assert caplog.messages == []
     assert again.bundle.graphs == made.bundle.graphs
     assert np.abs(EagerBaseline(again, 1, None).colours(IMAGE, SIZE) - colours_of(again)).max() < 1e-5
@@ -146,7 +145,7 @@ def colours_of(model: BenchModel) -> Any:
 def test_every_baseline_and_model_that_the_runtime_knows_is_registered() -> None:
     entries = PYPROJECT["project"]["entry-points"]
     assert set(entries[variants.ENTRY_POINTS]) == {*variants.BASELINES, variants.REFERENCE}
-    assert set(entries[models.ENTRY_POINTS]) == {models.FULL}
-    for group in (variants.ENTRY_POINTS, models.ENTRY_POINTS):
+    assert set(entries[case.ENTRY_POINTS]) == {case.FULL}
+    for group in (variants.ENTRY_POINTS, case.ENTRY_POINTS):
         for name, value in entries[group].items():
             assert callable(EntryPoint(name, value, group).load())
