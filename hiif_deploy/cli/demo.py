@@ -27,7 +27,8 @@ def run_demo(bundle: str, folder: Path, scale: float) -> None:
     rows = []
     with Upscaler(bundle) as upscaler:
         contract = upscaler.contract
-        _print(f"model {contract.name}: {contract.parameters:,} parameters, {upscaler.engine.thread_count} threads")
+        threads = upscaler.engine.thread_count
+        print(f"model {contract.name}: {contract.parameters:,} parameters, {threads} threads", flush=True)
         for name in SAMPLES:
             small = sample(name)
             size = output_size((small.shape[0], small.shape[1]), scale=scale)
@@ -38,16 +39,11 @@ def run_demo(bundle: str, folder: Path, scale: float) -> None:
             write_image(path, Picture(large))
             megapixels = size[0] * size[1] / 1e6
             across = f"{small.shape[1]}x{small.shape[0]} → {size[1]}x{size[0]}"
-            _print(f"{path}: {across} in {duration(seconds)}, {pixel_rate(megapixels / seconds)}")
+            print(f"{path}: {across} in {duration(seconds)}, {pixel_rate(megapixels / seconds)}", flush=True)
             rows.append((name, small, large))
     path = folder / "comparison.png"
     write_image(path, Picture(comparison_sheet(rows)))
-    _print(f"{path}: a part of each picture as input pixels, enlarged by bicubic, and by {contract.name}")
-
-
-def _print(line: str) -> None:
-    """On stdout, which a pipe reads at once."""
-    print(line, flush=True)
+    print(f"{path}: a part of each picture as input pixels, enlarged by bicubic, and by {contract.name}", flush=True)
 
 
 def comparison_sheet(rows: list[tuple[str, Pixels, Pixels]]) -> Pixels:

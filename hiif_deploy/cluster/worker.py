@@ -80,7 +80,7 @@ class Worker:
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="hiif-worker-"))
         self._guard = _remove_at_exit(self._folder)
-        self._upscaler: Upscaler | None = None
+        self._upscaler: Upscaler
         self._clips: dict[FileMark, Path] = {}
 
     def open(self, bundle: Bundle, engine: EngineOptions, options: RenderOptions) -> WorkerInfo:
@@ -96,7 +96,7 @@ class Worker:
         clip = self._clip(task.clip, mark, parts)
         if clip is None:
             return None
-        made = make_segment(replace(task, clip=clip), self._opened(), self._folder)
+        made = make_segment(replace(task, clip=clip), self._upscaler, self._folder)
         path = self._folder / task.file_name
         data = path.read_bytes()
         path.unlink()
@@ -108,14 +108,14 @@ class Worker:
             own = Item(Path(folder, "in", item.source.name), Path(folder, "out", item.target.name))
             own.source.parent.mkdir()
             own.source.write_bytes(data)
-            (outcome,) = run_batch(self._opened(), [own], target, options, show_progress=False)
+            (outcome,) = run_batch(self._upscaler, [own], target, options, show_progress=False)
             made = own.target.read_bytes() if outcome.status in ("done", "copied") else None
             error = outcome.error and outcome.error.replace(str(own.source), str(item.source))
             return replace(outcome, source=str(item.source), target=str(item.target), error=error), made
 
     def close(self) -> None:
         """Close the model and delete all temporary files."""
-        if self._upscaler is not None:
+        if hasattr(self, "_upscaler"):  # where `open` was called
             self._upscaler.close()
         shutil.rmtree(self._folder, ignore_errors=True)
         self._guard.close()
@@ -139,11 +139,6 @@ class Worker:
             for part in parts:
                 file.write(ray.get(part))
         return path
-
-    def _opened(self) -> Upscaler:
-        if self._upscaler is None:
-            raise RuntimeError("the worker's model is not open")
-        return self._upscaler
 
 
 def _remove_at_exit(folder: Path) -> IO[bytes]:

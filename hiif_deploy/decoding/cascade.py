@@ -16,9 +16,9 @@ from hiif_deploy.decoding.queries import geometry_inputs, query_axes
 from hiif_deploy.decoding.session import Tensors
 from hiif_deploy.decoding.session_executor import SessionExecutor, reshaped
 from hiif_deploy.geometry.clit_axis import clit_axis, stage_sizes
-from hiif_deploy.geometry.grid import Axis, relative_cell
+from hiif_deploy.geometry.grid import relative_cell
 from hiif_deploy.geometry.sizes import Size
-from hiif_deploy.geometry.tiling import Tile, query_blocks
+from hiif_deploy.geometry.tiling import Tile, query_blocks, source_part
 
 
 class CascadedExecutor(SessionExecutor):
@@ -35,7 +35,8 @@ class CascadedExecutor(SessionExecutor):
     def _refined(self, job: Job, window: Window, n: int, size: Size, before: Array) -> Array:
         """[R, W, 3] of decoder `n`, which reads features of `size` and what the decoder before it gave."""
         rows, columns = query_axes(self.contract, size, job.size, window)
-        tile = Tile(slice(0, rows.count), slice(0, columns.count), _taps(rows), _taps(columns))
+        down, across = slice(0, rows.count), slice(0, columns.count)
+        tile = Tile(down, across, source_part(rows, down), source_part(columns, across))
         features = stage_tile(np.asarray(job.features), size, tile, self.contract.decoder.halo)
         maps = self.sessions[f"maps_{n}"].run({"features": features})
         cell, name = relative_cell(size, job.size), f"decoder_{n}"
@@ -66,7 +67,3 @@ def stage_tile(features: NDArray[Any], size: Size, tile: Tile, halo: int) -> NDA
         features = lower + upper
         margins.append((inside[0] - start, stop - inside[1]))
     return np.pad(features, margins)[None]
-
-
-def _taps(axis: Axis) -> slice:
-    return slice(int(axis.taps.min()), int(axis.taps.max()) + 1)

@@ -73,12 +73,7 @@ class WeightedAxis(Axis):
 
 
 def axis_table(
-    source: int,
-    target: int,
-    window: tuple[int, int] | None = None,
-    *,
-    levels: int = 6,
-    bits: BitRule = "reference",
+    source: int, target: int, window: tuple[int, int] | None = None, *, levels: int = 6, bits: BitRule = "reference"
 ) -> Axis:
     """Return the table of one axis of `target` output pixels over `source` input pixels.
 

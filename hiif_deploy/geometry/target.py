@@ -27,11 +27,7 @@ class Target:
     """Length of the longer side in pixels."""
 
     def __post_init__(self) -> None:
-        ways = [
-            self.scale is not None,
-            self.width is not None or self.height is not None,
-            self.max_side is not None,
-        ]
+        ways = [self.scale is not None, self.width is not None or self.height is not None, self.max_side is not None]
         if sum(ways) != 1:
             raise OptionError("give exactly one of --scale, --size, --width and/or --height, --max-side")
         if self.scale is not None:

@@ -34,7 +34,7 @@ def decoder_tiles(rows: Axis, columns: Axis, cell: tuple[int, int], most: int) -
     """Cut the queries so that each tile's lower taps fall into one cell of a grid of `cell` source pixels (rows,
     columns), and it holds at most `most` queries."""
     return [
-        Tile(shift(row, part_rows), shift(column, part_columns), _taps(rows, row), _taps(columns, column))
+        Tile(shift(row, part_rows), shift(column, part_columns), source_part(rows, row), source_part(columns, column))
         for row in _runs(rows, cell[0])
         for column in _runs(columns, cell[1])
         for part_rows, part_columns in query_blocks(row.stop - row.start, column.stop - column.start, most)
@@ -75,6 +75,7 @@ def length(part: slice) -> int:
     return int(part.stop - part.start)
 
 
-def _taps(axis: Axis, part: slice) -> slice:
+def source_part(axis: Axis, part: slice) -> slice:
+    """Return the source pixels between the outermost taps of a part of an axis."""
     taps = axis.taps[:, part]
     return slice(int(taps.min()), int(taps.max()) + 1)

@@ -13,15 +13,7 @@ from hiif_deploy.decoding.plan import cached_state_bytes
 from hiif_deploy.errors import HiifError, ImageError, OptionError
 from hiif_deploy.geometry.target import Larger, Target
 from hiif_deploy.images.alpha import fill_under_alpha, upscale_alpha
-from hiif_deploy.images.io import (
-    MAX_PIXELS,
-    Picture,
-    check_stream,
-    check_target,
-    copy_image,
-    read_image,
-    write_image,
-)
+from hiif_deploy.images.io import MAX_PIXELS, Picture, check_stream, check_target, copy_image, read_image, write_image
 from hiif_deploy.pictures.deviation import deviation
 from hiif_deploy.pictures.items import Item, is_stream
 from hiif_deploy.pictures.pace import Pace, _across_down, measure_pace, probe_size

@@ -9,14 +9,7 @@ from pathlib import Path
 
 from hiif_deploy.errors import ImageError, OptionError
 from hiif_deploy.geometry.target import Larger
-from hiif_deploy.images.io import (
-    READABLE,
-    STREAM,
-    SUFFIXES,
-    VIDEO_SUFFIXES,
-    format_of,
-    readable_suffixes,
-)
+from hiif_deploy.images.io import READABLE, STREAM, SUFFIXES, VIDEO_SUFFIXES, format_of, readable_suffixes
 
 
 @dataclass(frozen=True)

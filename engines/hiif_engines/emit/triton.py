@@ -55,6 +55,9 @@ def write_triton(
             f"no engine, or no profile of it, for graph {missing[0]}; all of {', '.join(graphs)} need one"
         )
     limits = axis_limits(graphs, profiles or {}) if engines is not None else {}
+    if options is None and limits:
+        # Calls as large as the engines accept.
+        options = RenderOptions(query_block=limits["rows"] * limits["columns"], memory=ENGINE_MEMORY)
     check_folder(folder, overwrite)
     with _explained(folder), atomic_directory(folder) as aside:
         for key, graph in graphs.items():
@@ -64,18 +67,11 @@ def write_triton(
             (model / "config.pbtxt").write_text(graph_config(model.name, graph, platform), encoding="utf-8")
             file, data = ("model.onnx", bundle.graphs[graph.key]) if engines is None else ("model.plan", engines[key])
             (model / "1" / file).write_bytes(data)
-        write_front(bundle, aside / NAME, precision, options or default_options(limits), limits)
+        write_front(bundle, aside / NAME, precision, options or RenderOptions(), limits)
         write_template("client.py", aside / "client.py", {"MODEL": NAME})
         served = "ONNX Runtime" if engines is None else "TensorRT"
         metadata = {"MODEL": NAME, "BUNDLE": bundle.contract.name, "PRECISION": precision, "SERVED": served}
         write_template("README.md", aside / "README.md", {**metadata, "VERSION": hiif_deploy.__version__})
-
-
-def default_options(limits: Limits) -> RenderOptions:
-    """Return the options for the CPU, or with calls as large as the engines accept."""
-    if not limits:
-        return RenderOptions()
-    return RenderOptions(query_block=limits["rows"] * limits["columns"], memory=ENGINE_MEMORY)
 
 
 def write_front(bundle: Bundle, model: Path, precision: Precision, options: RenderOptions, limits: Limits) -> None:

@@ -34,12 +34,7 @@ MEASURED_QUERIES = 1 << 16
 
 
 def write_vs_mlrt(
-    bundle: Bundle,
-    scale: int,
-    path: Path,
-    *,
-    pictures: Mapping[str, Frame] | None = None,
-    overwrite: bool = False,
+    bundle: Bundle, scale: int, path: Path, *, pictures: Mapping[str, Frame] | None = None, overwrite: bool = False
 ) -> dict[str, Difference]:
     """Write the fused graph; return each calibration picture's deviation from the runtime with its own statistics.
 
@@ -48,7 +43,10 @@ def write_vs_mlrt(
     rule, which the file follows. Raises ScaleError, OptionError for an existing file, FrameError; after any failure no
     file is written.
     """
-    check_request(scale, path, overwrite)
+    if not isinstance(scale, int) or scale < 1:
+        raise ScaleError(f"scale {scale}: a file for vs-mlrt has one whole-number scale of at least 1")
+    if path.exists() and not overwrite:
+        raise OptionError(f"{path} exists already; choose another name or add --overwrite")
     frames = dict(pictures) if pictures is not None else {name: sample(name) for name in SAMPLES}
     if not frames:
         raise OptionError("no calibration picture was given; leave the option out to take the package's samples")
@@ -73,18 +71,11 @@ def write_vs_mlrt(
     return found
 
 
-def check_request(scale: int, path: Path, overwrite: bool) -> None:
-    """Raise ScaleError unless the scale is an integer of at least 1; OptionError where the file exists already."""
-    if not isinstance(scale, int) or scale < 1:
-        raise ScaleError(f"scale {scale}: a file for vs-mlrt has one whole-number scale of at least 1")
-    if path.exists() and not overwrite:
-        raise OptionError(f"{path} exists already; choose another name or add --overwrite")
-
-
 def calibrate(bundle: Bundle, scale: int, frames: Mapping[str, Frame]) -> Tensors:
     """Return the decoder's folded attention by input name, averaged over frames [h, w, 3]; bits by the exact rule."""
     found: list[Tensors] = []
-    with Upscaler(with_exact_bits(bundle)) as upscaler:
+    decoder = replace(bundle.contract.decoder, bits="exact")
+    with Upscaler(replace(bundle, contract=replace(bundle.contract, decoder=decoder))) as upscaler:
         for frame in frames.values():
             features = upscaler.encode(frame)
             size = (features.size[0] * scale, features.size[1] * scale)
@@ -92,12 +83,6 @@ def calibrate(bundle: Bundle, scale: int, frames: Mapping[str, Frame]) -> Tensor
     # Folding is affine in the mean of KᵀV, so the mean of the folded matrices is the folded mean.
     means = {name: np.mean([one[name] for one in found], axis=0, dtype=np.float64) for name in found[0]}
     return {name: np.asarray(mean, dtype=np.float32) for name, mean in means.items()}
-
-
-def with_exact_bits(bundle: Bundle) -> Bundle:
-    """Return a copy of the bundle whose bits follow the exact rule."""
-    decoder = replace(bundle.contract.decoder, bits="exact")
-    return replace(bundle, contract=replace(bundle.contract, decoder=decoder))
 
 
 def describe(bundle: Bundle, scale: int, frames: Mapping[str, Frame]) -> dict[str, str]:

@@ -54,14 +54,8 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "hiif": ("hiif", {}),
 }
 """Row of the table → name and arguments of the published model."""
-ENCODERS: dict[str, dict[str, Any]] = {
-    "edsr-baseline": {"no_upsampling": True},
-    "rdn": {"no_upsampling": True},
-    "swinir": {"no_upsampling": True},
-}
-"""Row of the table → arguments of the published encoder."""
-OTHER_ENCODERS: dict[tuple[str, str], dict[str, Any]] = {("ciaosr", "swinir"): {"no_upsampling": True, "num_feat": 0}}
-"""Published pairs whose encoder arguments differ from `ENCODERS`."""
+ENCODERS = ("edsr-baseline", "rdn", "swinir")
+"""Published encoders."""
 COUNTED: Size = (48, 48)
 """Source pixels of the picture whose multiplications are counted."""
 SUITE = ((7, 5), (16, 24))
@@ -127,8 +121,10 @@ def pair(text: str) -> tuple[str, str]:
 def spec(decoder: str, encoder: str) -> dict[str, Any]:
     """Return the spec of a pair as its published checkpoint stores it."""
     name, args = DECODERS[decoder]
-    encoder_args = OTHER_ENCODERS.get((decoder, encoder), ENCODERS[encoder])
-    return {"name": name, "args": {"encoder_spec": {"name": encoder, "args": encoder_args}, **args}}
+    # CiaoSR around SwinIR was published without the encoder's last convolutions.
+    more = {"num_feat": 0} if (decoder, encoder) == ("ciaosr", "swinir") else {}
+    encoder_spec = {"name": encoder, "args": {"no_upsampling": True, **more}}
+    return {"name": name, "args": {"encoder_spec": encoder_spec, **args}}
 
 
 def measure_all(

@@ -62,13 +62,10 @@ class CiaosrExporter(DecoderExporter):
 
     def contract(self) -> DecoderContract:
         """Contract of a decoder with a halo of two pixels and axis rule `ciaosr`."""
-        config, traits = self.model.config, self.model.traits
         values = NEIGHBOURS * self.model.encoder.out_channels
-        return DecoderContract(
-            halo=2, statistics_passes=0,
+        return self.make_contract(
+            halo=2, axes="ciaosr", query_channels=8 * values + 8 * max(self.model.config.hidden),
             map_channels=sum(tensor.shape[1] for tensor, _ in self.maps(torch.float32).values()),
-            query_channels=8 * values + 8 * max(config.hidden),
-            axes="ciaosr", skip=traits.skip, clips_cell=traits.clips_cell,
         )  # fmt: skip
 
     @property

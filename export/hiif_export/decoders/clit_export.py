@@ -79,12 +79,11 @@ class ClitExporter(DecoderExporter):
 
     def contract(self) -> DecoderContract:
         """Contract of a cascade with axis rule `clit`."""
-        config, traits = self.model.config, self.model.traits
-        return DecoderContract(
-            halo=1, statistics_passes=0, map_channels=4 * config.width,
-            query_channels=4 * SIDE * config.width + 4 * SIDE * SIDE * config.heads + 2 * max(config.hidden),
-            axes="clit", skip=traits.skip, clips_cell=traits.clips_cell, cascade=config.stages,
-        )  # fmt: skip
+        config = self.model.config
+        queries = 4 * SIDE * config.width + 4 * SIDE * SIDE * config.heads + 2 * max(config.hidden)
+        return self.make_contract(
+            halo=1, axes="clit", cascade=config.stages, map_channels=4 * config.width, query_channels=queries
+        )
 
 
 class _Encoder(nn.Module):

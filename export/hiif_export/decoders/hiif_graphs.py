@@ -57,14 +57,9 @@ class HiifExporter(CoupledExporter):
 
     def contract(self) -> DecoderContract:
         """Contract of a decoder with coupled queries, a halo of one pixel and position bits."""
-        config, traits = self.model.config, self.model.traits
-        return DecoderContract(
-            halo=1,
-            statistics_passes=config.attention_blocks,
+        config = self.model.config
+        return self.make_contract(
+            halo=1, statistics_passes=config.attention_blocks, levels=config.levels, bits=config.bits,
             map_channels=4 * config.mlp_dim + 2 + 2 * config.hidden_dim,
             query_channels=8 * max(config.mlp_dim, config.hidden_dim),
-            levels=config.levels,
-            bits=config.bits,
-            skip=traits.skip,
-            clips_cell=traits.clips_cell,
-        )
+        )  # fmt: skip

@@ -86,8 +86,5 @@ class LiifExporter(DecoderExporter):
 
     def contract(self) -> DecoderContract:
         """Contract of a decoder with independent queries and one map."""
-        config, traits = self.model.config, self.model.traits
-        return DecoderContract(
-            halo=1 if config.unfold else 0, statistics_passes=0, map_channels=config.hidden[0],
-            query_channels=6 * max(config.hidden), skip=traits.skip, clips_cell=traits.clips_cell,
-        )  # fmt: skip
+        unfold, hidden = self.model.config.unfold, self.model.config.hidden
+        return self.make_contract(halo=1 if unfold else 0, map_channels=hidden[0], query_channels=6 * max(hidden))

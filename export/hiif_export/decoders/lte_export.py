@@ -93,8 +93,5 @@ class LteExporter(DecoderExporter):
 
     def contract(self) -> DecoderContract:
         """Contract of a decoder with independent queries and two maps."""
-        config, traits = self.model.config, self.model.traits
-        return DecoderContract(
-            halo=1, statistics_passes=0, map_channels=2 * config.width,
-            query_channels=8 * max(config.width, *config.hidden), skip=traits.skip, clips_cell=traits.clips_cell,
-        )  # fmt: skip
+        width, hidden = self.model.config.width, self.model.config.hidden
+        return self.make_contract(halo=1, map_channels=2 * width, query_channels=8 * max(width, *hidden))

@@ -89,8 +89,5 @@ class MetasrExporter(DecoderExporter):
 
     def contract(self) -> DecoderContract:
         """Contract of a decoder with one source pixel per query and axis rule `top-left`."""
-        traits = self.model.traits
-        return DecoderContract(
-            halo=1, statistics_passes=0, map_channels=self.map_channels, query_channels=3 * self.map_channels,
-            skip=traits.skip, axes="top-left", clips_cell=traits.clips_cell,
-        )  # fmt: skip
+        channels = self.map_channels
+        return self.make_contract(halo=1, map_channels=channels, query_channels=3 * channels, axes="top-left")

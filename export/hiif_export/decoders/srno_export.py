@@ -58,8 +58,5 @@ class SrnoExporter(CoupledExporter):
 
     def contract(self) -> DecoderContract:
         """Contract of a decoder with coupled queries and four maps."""
-        width, traits = self.model.config.width, self.model.traits
-        return DecoderContract(
-            halo=0, statistics_passes=BLOCKS, map_channels=4 * width, query_channels=8 * width,
-            skip=traits.skip, clips_cell=traits.clips_cell,
-        )  # fmt: skip
+        width = self.model.config.width
+        return self.make_contract(halo=0, statistics_passes=BLOCKS, map_channels=4 * width, query_channels=8 * width)

@@ -69,7 +69,12 @@ class DecoderExporter(ABC):
 
     @abstractmethod
     def contract(self) -> DecoderContract:
-        """How the runtime must query the graphs; `skip` and `clips_cell` are the model's traits."""
+        """How the runtime must query the graphs (`make_contract`)."""
+
+    def make_contract(self, **values: Any) -> DecoderContract:
+        """Return a contract of `values`, without statistics passes by default, and of the model's traits."""
+        traits = {"skip": self.model.traits.skip, "clips_cell": self.model.traits.clips_cell}
+        return DecoderContract(**{"statistics_passes": 0, **traits, **values})
 
     def geometry(self) -> Inputs:
         """Geometry that the decoder graph reads; by default tables of the four corners, and the cell."""
