@@ -181,9 +181,10 @@ def decoders(
     from hiif_deploy.backends.options import usable_cores
     from hiif_deploy.geometry.target import parse_size
     from hiif_export.baselines import decoder_table as table
+    from hiif_export.baselines.decoder_times import TableSetting
 
     pairs = [table.pair(row) for row in rows or [f"{d}:{e}" for d in table.DECODERS for e in table.ENCODERS]]
-    setting = table.TableSetting(
+    setting = TableSetting(
         parse_size("--input", input_), scale, rounds, limited_threads(threads) or usable_cores(), memory << 20
     )
     with Progress("measuring", len(pairs), unit="rows") as progress:

@@ -27,7 +27,7 @@ from hiif_deploy.errors import HiifError, OptionError
 from hiif_deploy.geometry.sizes import Size, output_size, padded_size
 from hiif_deploy.support.files import write_file
 from hiif_deploy.upscaler import RenderOptions
-from hiif_export.baselines.decoder_times import CHUNK, DecoderTimer, Seconds, queries_per_call
+from hiif_export.baselines.decoder_times import CHUNK, DecoderTimer, Seconds, TableSetting, queries_per_call
 from hiif_export.baselines.plain_memory import check_memory
 from hiif_export.export import export_bundle
 from hiif_export.graphs.exporter import make_exporter
@@ -58,27 +58,6 @@ ENCODERS = ("edsr-baseline", "rdn", "swinir")
 """Published encoders."""
 COUNTED: Size = (48, 48)
 """Source pixels of the picture whose multiplications are counted."""
-SUITE = ((7, 5), (16, 24))
-"""Source sizes whose outputs are compared."""
-
-
-@dataclass(frozen=True)
-class TableSetting:
-    """Conditions under which every row is measured."""
-
-    source: Size = (256, 256)
-    """(height, width) of the timed picture. With coupled queries PyTorch needs about 15 KB per output pixel."""
-    scale: float = 4.0
-    """Scale factor of the timed and of the counted picture."""
-    rounds: int = 1
-    """Timed pictures per method, alternating, after a small one to warm up; the medians count."""
-    threads: int = 2
-    """Processor threads of PyTorch and of the runtime."""
-    memory: int = 1280 << 20
-    """Working memory of the runtime in bytes; the largest row (CiaoSR around SwinIR, published tiles) needs this
-    much."""
-    suite: Sequence[tuple[int, int]] = SUITE
-    """Source sizes whose outputs are compared, each at every scale of the export's suite."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +100,7 @@ def pair(text: str) -> tuple[str, str]:
 def spec(decoder: str, encoder: str) -> dict[str, Any]:
     """Return the spec of a pair as its published checkpoint stores it."""
     name, args = DECODERS[decoder]
-    # CiaoSR around SwinIR was published without the encoder's last convolutions.
+    # The published CiaoSR around SwinIR has one more argument of its encoder.
     more = {"num_feat": 0} if (decoder, encoder) == ("ciaosr", "swinir") else {}
     encoder_spec = {"name": encoder, "args": {"no_upsampling": True, **more}}
     return {"name": name, "args": {"encoder_spec": encoder_spec, **args}}
@@ -138,7 +117,7 @@ def measure_all(
     `keep` is a file to which each row is written as soon as it is measured, and whose rows are not measured again.
     """
     known = {} if keep is None else read_rows(keep, setting)
-    watch = DecoderTimer(setting.source, setting.scale, setting.rounds, setting.threads, setting.memory)
+    watch = DecoderTimer(setting)
     for decoder, encoder in pairs:
         if (decoder, encoder) not in known:
             try:
