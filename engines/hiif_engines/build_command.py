@@ -159,9 +159,8 @@ def _build(
     for case, difference in found.items():
         print(f"{case}: largest deviation {difference.largest:.2e}, {difference.psnr:.0f} dB")
     logger.info(
-        "%s: ready; try: hiif-deploy upscale PICTURE --bundle %s --engine tensorrt --scale 2",
-        store.root, bundle.folder,
-    )  # fmt: skip
+        "%s: ready; try: hiif-deploy upscale PICTURE --bundle %s --engine tensorrt --scale 2", store.root, bundle.folder
+    )
     return engines
 
 

@@ -84,9 +84,8 @@ def export_bundle(
 
 
 def _verify(
-    model: ImplicitModel, bundle: Bundle, precision: Precision, suite: list[Case], threads: int,
-    show_progress: bool,
-) -> tuple[list[Deviation], dict[str, Any]]:  # fmt: skip
+    model: ImplicitModel, bundle: Bundle, precision: Precision, suite: list[Case], threads: int, show_progress: bool
+) -> tuple[list[Deviation], dict[str, Any]]:
     """Return the deviations from PyTorch of whole pictures, and the figures that the contract stores of them."""
     graphs = compare_graphs(model, bundle, precision)
     check_graphs(graphs, precision)

@@ -94,9 +94,7 @@ class Share:
 class Pool:
     """Workers with the same model. A context manager that ends them, and the cluster if it started it."""
 
-    def __init__(
-        self, bundle: Bundle, options: ClusterOptions, engine: EngineOptions, render: RenderOptions,
-    ) -> None:  # fmt: skip
+    def __init__(self, bundle: Bundle, options: ClusterOptions, engine: EngineOptions, render: RenderOptions) -> None:
         """Join or start the cluster. MissingExtraError without Ray, ClusterError where it cannot be reached."""
         require_extra("ray")
         import ray

@@ -25,9 +25,7 @@ class Tile:
     @property
     def key(self) -> tuple[int, int, int, int]:
         """Identifies the maps that this tile needs."""
-        return (
-            self.source_rows.start, self.source_rows.stop, self.source_columns.start, self.source_columns.stop,
-        )  # fmt: skip
+        return (self.source_rows.start, self.source_rows.stop, self.source_columns.start, self.source_columns.stop)
 
 
 def decoder_tiles(rows: Axis, columns: Axis, cell: tuple[int, int], most: int) -> list[Tile]:

@@ -83,7 +83,5 @@ _TRANSPARENT = (
     "has transparency, which an array of colours cannot hold: hiif-deploy upscale keeps it, or convert it to RGB first"
 )
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
-_CONVERTED = {
-    "1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "RGBX": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "HSV": "RGB",
-}  # fmt: skip
+_CONVERTED = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "RGBX": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "HSV": "RGB"}
 """Pillow's opaque modes of 8 bits per sample, and what they become. It would clip deeper ones to 8 bits in silence."""

@@ -40,9 +40,7 @@ class Converter:
         self._av = pyav()
         self._scaler = self._av.video.reformatter.VideoReformatter()
         kind = self._av.video.reformatter.Interpolation
-        self._how = int(
-            kind.BICUBIC | kind.ACCURATE_RND | kind.BITEXACT | kind.FULL_CHR_H_INT | kind.FULL_CHR_H_INP
-        )  # fmt: skip
+        self._how = int(kind.BICUBIC | kind.ACCURATE_RND | kind.BITEXACT | kind.FULL_CHR_H_INT | kind.FULL_CHR_H_INP)
 
     def to_rgb(self, frame: Any) -> RgbFrame:
         """Convert a decoded frame to a new RGB array [H, W, 3]: uint8 for 8-bit streams, else uint16."""

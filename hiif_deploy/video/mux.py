@@ -194,9 +194,7 @@ def _open_target(target: str | BinaryIO, suffix: str, metadata: dict[str, str]) 
     return pyav().open(target, "w", format=FORMATS[suffix], container_options=options)
 
 
-def _add_streams(
-    source: Any, made: Any, clip: Clip, encoding: Encoding, lost: Lost
-) -> dict[int, Any]:  # fmt: skip
+def _add_streams(source: Any, made: Any, clip: Clip, encoding: Encoding, lost: Lost) -> dict[int, Any]:
     """Add a stream for each of the source's except the lost ones, in its order; return them by the source's index."""
     streams: dict[int, Any] = {}
     for stream in source.streams:

@@ -90,9 +90,7 @@ def default_codec(suffix: str, bits: int) -> str:
     return "libx264" if bits <= 8 else "libx265"
 
 
-def choose_encoding(
-    clip: Clip, size: Size, suffix: str, options: VideoOptions
-) -> tuple[Encoding, tuple[str, ...]]:  # fmt: skip
+def choose_encoding(clip: Clip, size: Size, suffix: str, options: VideoOptions) -> tuple[Encoding, tuple[str, ...]]:
     """Return the encoding at about `size`, and a sentence for everything that differs from the request.
 
     OptionError for an encoder or format that is missing; VideoError for colours that cannot be converted.

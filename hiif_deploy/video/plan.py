@@ -92,9 +92,7 @@ def segment_bounds(keys: tuple[int, ...], first: int, stop: int, length: int) ->
         first = end
 
 
-def _task(
-    clip: Clip, encoding: Encoding, options: VideoOptions, number: int, first: int, stop: int
-) -> SegmentTask:  # fmt: skip
+def _task(clip: Clip, encoding: Encoding, options: VideoOptions, number: int, first: int, stop: int) -> SegmentTask:
     back = KEYS_TO_COUNT if clip.is_counted else 0
     key = clip.keys[max(0, bisect_right(clip.keys, first) - 1 - back)]
     counted = clip.times[key : stop + REORDERED] if clip.is_counted else ()

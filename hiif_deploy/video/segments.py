@@ -89,9 +89,8 @@ def _upscale(frames: FrameUpscaler, item: Any) -> Any:
     if not is_last:
         return source.time, picture, None
     found = Segment(
-        frames.task.number, "", 0, tuple(frames.damaged), frames.fallback_blocks, frames.deviation_db,
-        frames.resized,
-    )  # fmt: skip
+        frames.task.number, "", 0, tuple(frames.damaged), frames.fallback_blocks, frames.deviation_db, frames.resized
+    )
     return source.time, picture, found
 
 
