@@ -61,6 +61,7 @@ def main() -> None:
     runner.upscale(image, tuple(size))
     ran = peak_resident()
     runner.close()
+    # Opening the model may have needed more than the picture, and its peak was forgotten.
     print(json.dumps(asdict(Memory(max(peak, ran) / MEBI, max(0, ran - opened) / MEBI))))
 
 

@@ -180,6 +180,7 @@ class _Turn:
         for name, runner in self._runners.items():
             self._colours[name] = runner.colours(self._image, self._size)
             advance(1)
+        # In turns, and not one variant after the other: a machine's speed drifts.
         for _ in range(self._bench.rounds):
             meter.measure()
             for name, runner in self._runners.items():

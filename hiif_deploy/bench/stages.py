@@ -53,6 +53,7 @@ class Stopwatch:
     def add(self, graph: str, seconds: float) -> None:
         """A graph ran on one of the threads."""
         with self._lock:
+            # `finish-uint8` and `finish-colours` are one stage.
             self._graphs[self.phase, graph.partition("-")[0]] += seconds
 
     def wrap(self, graph: str, session: Session) -> Session:

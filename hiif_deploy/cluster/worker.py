@@ -147,7 +147,7 @@ def _remove_at_exit(folder: Path) -> IO[bytes]:
     null = subprocess.DEVNULL
     guard = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=null, stderr=null, start_new_session=True)
     if hasattr(os, "fork"):
-        guard.wait()
+        guard.wait()  # for the parent only, which ends at once; its child waits for the pipe
     assert guard.stdin is not None
     return guard.stdin
 

@@ -28,7 +28,7 @@ class CascadedExecutor(SessionExecutor):
         """See `SessionExecutor`; each later decoder is given the output so far."""
         colours = super().tile_colours(job, queries, folded)
         for n, size in enumerate(stage_sizes(job.source, job.size)[: self.contract.decoder.cascade]):
-            if n > 0:
+            if n > 0:  # the first decoder has run
                 colours = self._refined(job, queries.whole, n, size, colours)
         return colours
 

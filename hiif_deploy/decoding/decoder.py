@@ -114,4 +114,5 @@ def step_count(contract: Contract, plan: Plan, source: Size, target: Size, windo
 def accumulate(sums: Sums, part: Tensors) -> None:
     """Add the values of `part` to `sums` by name, in float64."""
     for name, value in part.items():
+        # A picture has thousands of blocks: float32 would lose the digits of later ones.
         sums[name] = sums.get(name, 0) + value.astype(np.float64)

@@ -41,6 +41,7 @@ def geometry_inputs(names: list[str], rows: Axis, columns: Axis, tile: Tile, cel
     """The geometry inputs that a graph names, shaped [·, R, 1] and [·, 1, W]; taps index the tile's maps."""
     width = tile.source_columns.stop - tile.source_columns.start
     tables: dict[str, Callable[[], NDArray[Any]]] = {
+        # Maps are row-major: a row's tap counts whole rows of the tile, a column's the pixels in it.
         "row_tap": lambda: ((rows.taps - tile.source_rows.start) * width)[:, :, None],
         "column_tap": lambda: (columns.taps - tile.source_columns.start)[:, None, :],
         "row_relative": lambda: rows.relative[:, :, None],

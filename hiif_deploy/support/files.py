@@ -39,6 +39,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         with temporary.open("xb") as file:
             yield file
             file.flush()
+            # On the disk before the name is: after a crash it must not lead to an empty file.
             os.fsync(file.fileno())
         if target.exists():
             shutil.copymode(target, temporary)
@@ -120,6 +121,7 @@ def locked(path: Path, message: str = "", *, wait: bool = True) -> Iterator[bool
     lock = FileLock(path)
     try:
         try:
+            # Once without waiting, so that a wait can be logged before it begins.
             lock.acquire(timeout=0)
         except Timeout:
             if message:

@@ -165,6 +165,7 @@ def _finish(plan: VideoPlan, journal: Journal, output: Path) -> None:
     write_clip(plan.clip, plan.encoding, segments, plan.time_range, plan.lost, whole, output.suffix.lower())
     with whole.open("rb+") as file:
         os.fsync(file.fileno())
+    # A run that is killed after the move is recognised by the inode, which the move keeps.
     write_file(journal.folder / COMPLETE_FILE, json.dumps({"inode": whole.stat().st_ino}).encode())
     whole.replace(output.resolve())
 
