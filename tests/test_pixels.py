@@ -122,7 +122,7 @@ def test_from_unit_leaves_its_input_alone() -> None:
         (np.full((4, 5), -0.5, np.float32), "frame of float32 reaches -0.5; expected values in [0, 1]"),
     ],
 )
-def test_what_is_no_frame_is_told_why(frame: object, message: str) -> None:
+def test_what_is_no_frame_is_refused_with_the_reason(frame: object, message: str) -> None:
     with pytest.raises(FrameError, match=re.escape(message)):
         check_frame(frame)
 

@@ -101,13 +101,13 @@ def test_exit_codes_are_those_drawn_in_the_tree() -> None:
         assert kind.exit_code == drawn[nearest], name  # type: ignore[attr-defined]
 
 
-def test_a_missing_extra_is_answered_with_the_command_that_adds_it() -> None:
+def test_a_missing_extra_is_refused_with_the_command_that_adds_it() -> None:
     error = missing_extra("torch", "train")
     assert (error.package, error.extra) == ("torch", "train")
     assert str(error) == f"torch is not installed; add it with: {install_command('train')}"
 
 
-def test_nothing_is_told_to_anyone_of_its_use(tmp_path: Path) -> None:
+def test_nothing_is_sent_to_anyone_about_its_use(tmp_path: Path) -> None:
     """ONNX Runtime's telemetry keeps its state among the temporary files as soon as it is imported."""
     asked = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
     command = [sys.executable, "-c", "import hiif_deploy.upscaler, onnxruntime"]

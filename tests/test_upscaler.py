@@ -51,7 +51,7 @@ def test_features_do_not_depend_on_what_the_caller_does_with_the_frame(
 
 @pytest.mark.parametrize("rows", [1, 7, 64, 1000])
 @pytest.mark.parametrize("tile_rows", [1, 8, 64])
-def test_the_answer_does_not_depend_on_rows_per_block(
+def test_the_output_does_not_depend_on_rows_per_block(
     upscaler: Upscaler, frame: NDArray[np.uint8], whole: NDArray[np.float32], rows: int, tile_rows: int
 ) -> None:
     options = RenderOptions(query_block=rows * SIZE[1], tile_rows=tile_rows)
@@ -61,7 +61,7 @@ def test_the_answer_does_not_depend_on_rows_per_block(
 
 
 @pytest.mark.parametrize("memory", [192 << 10, 300 << 10, 1 << 20])
-def test_the_answer_does_not_depend_on_the_memory_budget(
+def test_the_output_does_not_depend_on_the_memory_budget(
     upscaler: Upscaler, frame: NDArray[np.uint8], whole: NDArray[np.float32], memory: int
 ) -> None:
     with Upscaler(
@@ -73,7 +73,7 @@ def test_the_answer_does_not_depend_on_the_memory_budget(
     assert np.abs(answer - whole).max() <= 1e-5
 
 
-def test_the_answer_does_not_depend_on_threads(
+def test_the_output_does_not_depend_on_threads(
     upscaler: Upscaler, frame: NDArray[np.uint8], whole: NDArray[np.float32]
 ) -> None:
     for threads in (1, 3):
@@ -203,7 +203,7 @@ def test_threads_share_an_upscaler(upscaler: Upscaler, frame: NDArray[np.uint8])
         assert np.abs(found[n].astype(int) - expected[n]).max() <= 1
 
 
-def test_steps_foretell_what_advance_is_told(upscaler: Upscaler, frame: NDArray[np.uint8]) -> None:
+def test_steps_foretell_what_advance_reports(upscaler: Upscaler, frame: NDArray[np.uint8]) -> None:
     for options in (RenderOptions(), RenderOptions(group_rows=20, tile_rows=3)):
         with Upscaler(upscaler.bundle, options=options) as other:
             told: list[int] = []

@@ -217,7 +217,7 @@ def test_multiplications_and_bytes_are_counted_per_call() -> None:
     assert count_calls(matmul_model(32), [rows, rows], 1) == Work(2 * 32**3, 2 * 3 * 4 * 32**2)
 
 
-def test_every_name_in_the_table_can_be_asked_for_and_no_other() -> None:
+def test_every_name_in_the_table_can_be_requested_and_no_other() -> None:
     check_variants([*variant_names(), "tensorrt", "torch", "torch:fp16", "openvino:bf16", "naive-onnx:8192"])
     for name in ("fast", "exact:9", "plain:all", "warp:fp16"):
         with pytest.raises(OptionError, match=f"unknown variant '{name}': expected one of plain, .*exact.*int8"):

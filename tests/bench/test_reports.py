@@ -65,7 +65,7 @@ def test_quartiles_that_do_not_hold_the_median_are_refused(tmp_path: Path) -> No
         read_run(write_run(tmp_path / "x.json", result("exact", 1.0, 2.0, 3.0)))
 
 
-def test_growth_is_told_from_the_points() -> None:
+def test_growth_is_computed_from_the_points() -> None:
     found = [
         Point("m", "scale", name, (8, 8), 2.0, n, 3e-6 * n**power, 100 + 40 * n / 1e6, 1.0)
         for name, power in (("linear", 1.0), ("square", 2.0))

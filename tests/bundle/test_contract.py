@@ -143,7 +143,7 @@ def test_a_value_of_the_wrong_type_is_named_with_its_place(path: Path, new: Any)
         (("graphs", 2, "inputs", 0, "dtype"), "float32"),
     ],
 )
-def test_an_unknown_choice_is_answered_with_the_known_ones(path: Path, expected: str) -> None:
+def test_an_unknown_choice_is_refused_with_the_known_ones(path: Path, expected: str) -> None:
     with pytest.raises(BundleError, match=f"{re.escape(place(path))} is 'other': expected .*{expected}"):
         from_json(Contract, replaced(path, "other"))
 

@@ -106,7 +106,7 @@ def test_a_deep_object_inside_free_fields_does_no_harm(sample: Path) -> None:
 
 
 @pytest.mark.parametrize("version", [4, 17])
-def test_a_newer_bundle_is_answered_with_the_update_command(sample: Path, version: int) -> None:
+def test_a_newer_bundle_is_refused_with_the_update_command(sample: Path, version: int) -> None:
     rewrite(sample, lambda value: value.update(version=version, news="unknown to this program"))
     refused(
         lambda: open_bundle(sample),
@@ -172,7 +172,7 @@ def test_a_reference_outside_the_folder_is_not_read(sample: Path, name: str) -> 
     refused(open_bundle(sample).reference, f"file name {name!r} leaves the bundle's folder")
 
 
-def test_a_checkpoint_in_the_place_of_a_bundle_is_answered_with_the_export_command(tmp_path: Path) -> None:
+def test_a_checkpoint_in_the_place_of_a_bundle_is_refused_with_the_export_command(tmp_path: Path) -> None:
     path = tmp_path / "best.pth"
     path.write_bytes(b"PK")
     refused(lambda: open_bundle(path), f"{path} is a file; a bundle is a folder: make one from a checkpoint with")
@@ -182,7 +182,7 @@ def test_a_folder_without_a_contract_is_no_bundle(tmp_path: Path) -> None:
     refused(lambda: open_bundle(tmp_path), f"{tmp_path} holds no bundle.json, so it is not a bundle")
 
 
-def test_an_unknown_name_is_answered_with_the_shipped_ones() -> None:
+def test_an_unknown_name_is_refused_with_the_shipped_ones() -> None:
     shipped = ", ".join(shipped_models()) or "none"
     message = f"hiif-enormous: no such folder, and no shipped model of that name (shipped: {shipped})"
     refused(lambda: open_bundle("hiif-enormous"), message)

@@ -64,7 +64,7 @@ def test_a_picture_is_upscaled_beside_its_input(run: Run, photo: Path, tiny_bund
     assert result.out == ""
 
 
-def test_the_file_equals_what_the_library_answers(run: Run, photo: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_the_file_equals_the_librarys_output(run: Run, photo: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     run("upscale", photo, "-b", tiny_bundle, "--size", "30x40", "-o", tmp_path / "new" / "out.png")
     with Image.open(photo) as small, Image.open(tmp_path / "new" / "out.png") as large, Upscaler(tiny_bundle) as up:
         assert np.array_equal(np.asarray(large), up.upscale(np.asarray(small), size=(40, 30)))
@@ -136,7 +136,7 @@ def test_a_dry_run_plans_and_writes_nothing(run: Run, photo: Path, tiny_bundle: 
     assert "28x20" in run("upscale", photo, "-b", tiny_bundle, "--scale", 2, "--dry-run").out
 
 
-def test_a_dry_run_tells_what_would_fail(run: Run, photo: Path, tiny_bundle: Path) -> None:
+def test_a_dry_run_reports_what_would_fail(run: Run, photo: Path, tiny_bundle: Path) -> None:
     result = run("upscale", photo, "-b", tiny_bundle, "--size", "5x5", "--dry-run")
     assert (result.code, "this model only upscales" in result.err) == (2, True)
 
@@ -155,7 +155,7 @@ def test_alpha_depth_orientation_and_profile_survive(run: Run, tiny_bundle: Path
         assert made.info["icc_profile"] == b"profile of tests, kept as bytes"
 
 
-def test_what_a_format_cannot_hold_is_told(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_what_a_format_cannot_hold_is_reported(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
     Image.new("RGBA", (6, 6), (1, 2, 3, 100)).save(tmp_path / "a.png")
     result = run("upscale", tmp_path / "a.png", "-b", tiny_bundle, "--scale", 2, "--format", "jpg")
     assert result.code == 0
@@ -191,7 +191,7 @@ def test_what_a_format_cannot_hold_is_told(run: Run, tiny_bundle: Path, tmp_path
         (["--scale", "2", "--no-such-option"], 2, "No such option"),
     ],
 )
-def test_bad_usage_is_told_in_a_sentence(
+def test_bad_usage_is_reported_in_a_sentence(
     run: Run, photo: Path, tiny_bundle: Path, words: list[str], code: int, message: str
 ) -> None:
     if "-b" not in words:
@@ -206,7 +206,7 @@ def test_bad_usage_is_told_in_a_sentence(
     ("content", "message"),
     [(b"", "is empty (0 bytes)"), (b"hello", "not"), (None, "does not exist"), ("truncated", "truncated")],
 )
-def test_a_bad_picture_is_told_in_a_sentence(
+def test_a_bad_picture_is_reported_in_a_sentence(
     run: Run, photo: Path, tiny_bundle: Path, content: bytes | str | None, message: str
 ) -> None:
     path = photo.with_name("bad.png")
@@ -219,7 +219,7 @@ def test_a_bad_picture_is_told_in_a_sentence(
     assert "Traceback" not in result.err
 
 
-def test_a_folder_without_pictures_is_told(run: Run, tmp_path: Path, tiny_bundle: Path) -> None:
+def test_a_folder_without_pictures_is_reported(run: Run, tmp_path: Path, tiny_bundle: Path) -> None:
     result = run("upscale", tmp_path, "-b", tiny_bundle, "--scale", 2)
     assert (result.code, "no pictures in this folder" in result.err) == (1, True)
 
@@ -285,14 +285,14 @@ def test_an_unexpected_error_asks_for_debug(run: Run, monkeypatch: pytest.Monkey
     assert (result.code, "unexpected RuntimeError: surprise; add --debug" in result.err) == (1, True)
 
 
-def test_info_tells_what_a_bundle_holds(run: Run, tiny_bundle: Path) -> None:
+def test_info_reports_what_a_bundle_holds(run: Run, tiny_bundle: Path) -> None:
     facts = json.loads(run("info", tiny_bundle, "--json").out)
     assert facts["decoder"]["bits"] == "exact"
     assert facts["parity"]["max_error"] <= 1e-4
     assert "decoder.onnx" in run("info", tiny_bundle).out
 
 
-def test_doctor_tells_what_is_missing_and_how_to_add_it(run: Run) -> None:
+def test_doctor_reports_what_is_missing_and_how_to_add_it(run: Run) -> None:
     result = run("doctor", "--json")
     assert result.code == 0
     found = {finding["name"]: finding for finding in json.loads(result.out)}

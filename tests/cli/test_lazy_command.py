@@ -150,7 +150,7 @@ def test_an_area_that_cannot_be_loaded_leaves_the_others(
         ("build", "--emit"), ("build", "--backend"), ("tune-kernels", "--precision"),
     ],
 )  # fmt: skip
-def test_a_word_that_an_option_does_not_know_is_answered_with_those_that_it_knows(
+def test_a_word_that_an_option_does_not_know_is_refused_with_those_that_it_knows(
     command: str, option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:

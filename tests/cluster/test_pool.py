@@ -97,7 +97,7 @@ def test_local_starts_a_cluster_of_its_own_beside_another_and_leaves_sigterm_to_
 
 
 @pytest.mark.parametrize("is_auto", [True, False])
-def test_an_address_where_no_cluster_answers_is_given_up(monkeypatch: pytest.MonkeyPatch, is_auto: bool) -> None:
+def test_an_address_where_no_cluster_responds_is_given_up(monkeypatch: pytest.MonkeyPatch, is_auto: bool) -> None:
     """Something listens there, but it is not Ray: for example another program at the port of a cluster that ended."""
     ray = pytest.importorskip("ray", reason="needs Ray")
     monkeypatch.setattr(pool_module, "JOIN_TIMEOUT", 2.0)

@@ -40,7 +40,7 @@ def test_a_contract_without_the_later_graphs_is_refused() -> None:
         make_contract(decoder={"cascade": 2})
 
 
-def test_tensorrt_refuses_what_it_would_answer_wrong() -> None:
+def test_tensorrt_refuses_what_it_would_compute_wrong() -> None:
     contract = make_contract(encoder={"receptive_field": None, "tile": 192, "tile_overlap": 32})
     with pytest.raises(EngineError, match="choose --engine onnxruntime"):
         ENGINES["tensorrt"].check(contract)

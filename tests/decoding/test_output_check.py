@@ -54,19 +54,19 @@ def spoiled(graph: str, value: Any) -> Upscaler:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("graph", ["encoder", "tail"])
-def test_an_answer_that_is_no_number_is_an_error(graph: str, value: float) -> None:
+def test_an_output_that_is_no_number_is_an_error(graph: str, value: float) -> None:
     with spoiled(graph, value) as upscaler, pytest.raises(EngineError, match=r"no numbers \(NaN or infinite\): check"):
         upscaler.upscale(FRAME, scale=2)
 
 
 @pytest.mark.parametrize("value", [1e30, -1e30])
-def test_an_answer_far_from_any_colour_is_an_error(value: float) -> None:
+def test_an_output_far_from_any_colour_is_an_error(value: float) -> None:
     message = r"bundle hiif-video \(ONNX Runtime, cpu, fp32\) gave colours of .*, where black is 0 and white 1"
     with spoiled("tail", value) as upscaler, pytest.raises(EngineError, match=message):
         upscaler.upscale(FRAME, scale=2)
 
 
-def test_a_whole_answer_in_black_is_an_error_and_a_part_is_not() -> None:
+def test_a_whole_output_in_black_is_an_error_and_a_part_is_not() -> None:
     class Black(HostBackend):
         def frames(self, *arguments: Any) -> Iterator[Any]:
             for rows, columns, part in super().frames(*arguments):

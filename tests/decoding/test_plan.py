@@ -137,7 +137,7 @@ def test_a_larger_budget_never_costs_more_encoder_calls() -> None:
 
 
 @pytest.mark.parametrize(("passes", "kept"), [(0, False), (1, True)])
-def test_maps_are_kept_only_for_decoders_that_ask_twice(passes: int, kept: bool) -> None:
+def test_maps_are_kept_only_for_decoders_that_read_them_twice(passes: int, kept: bool) -> None:
     plan = make_plan(make_contract(decoder={"statistics_passes": passes}), (64, 64))
     assert (plan.cache_bytes > 0) is kept
 

@@ -24,7 +24,7 @@ def sampling() -> Sampling:
     return found
 
 
-def test_at_least_as_many_queries_are_sampled_as_asked(sampling: Sampling) -> None:
+def test_at_least_as_many_queries_are_sampled_as_requested(sampling: Sampling) -> None:
     assert 700 <= sampling.count(*WHOLE) <= 2 * 700
 
 

@@ -23,7 +23,7 @@ def without_stages(bundle: Bundle) -> Bundle:
 
 
 @pytest.mark.parametrize("memory", [2 << 20, 4 << 20, 1 << 30])
-def test_stages_answer_as_whole_graphs_do(tiny_bundle: Path, memory: int) -> None:
+def test_stages_have_the_outputs_of_whole_graphs(tiny_bundle: Path, memory: int) -> None:
     bundle = open_bundle(tiny_bundle)
     assert bundle.contract.stages
     image = sample("astronaut")[:33, :26]

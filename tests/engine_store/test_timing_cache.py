@@ -36,7 +36,7 @@ def test_a_cache_comes_back_as_it_was_saved(cache: TimingCache, log: pytest.LogC
     assert log.messages == []
 
 
-def test_its_name_tells_the_library_its_version_and_the_gpu(store: EngineStore, cache: TimingCache) -> None:
+def test_its_name_has_the_library_its_version_and_the_gpu(store: EngineStore, cache: TimingCache) -> None:
     assert cache.path.parent == store.root / "timing"
     assert cache.path.name.startswith("tensorrt-10.13.3.9-NVIDIA_GeForce_RTX_4090-8.9-")
 

@@ -123,7 +123,7 @@ def test_a_second_build_builds_nothing_and_another_profile_is_built_beside_it(
 
 
 @pytest.mark.usefixtures("machine")
-def test_engines_that_are_missing_are_built_when_they_are_asked_for_and_verified(
+def test_engines_that_are_missing_are_built_when_they_are_requested_and_verified(
     run: Run, half_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("upscale", SAMPLE, "-b", half_bundle, "--scale", "1", "--engine", "auto", "-o", tmp_path / "o.png") == 0
@@ -223,7 +223,7 @@ def test_engines_out_of_tolerance_are_removed_unless_they_are_forced(
     assert "these engines are out of tolerance and were kept by --force" in capsys.readouterr().err
 
 
-def test_blocks_that_are_no_numbers_are_healed_and_told(
+def test_blocks_that_are_no_numbers_are_healed_and_reported(
     machine: Machine, run: Run, half_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("build", half_bundle) == 0
@@ -234,7 +234,7 @@ def test_blocks_that_are_no_numbers_are_healed_and_told(
     assert "1 blocks overflowed in fp16 and were recomputed in fp32" in capsys.readouterr().err
 
 
-def test_a_build_that_fails_tells_the_librarys_reason_and_leaves_nothing(
+def test_a_build_that_fails_reports_the_librarys_reason_and_leaves_nothing(
     machine: Machine, run: Run, half_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine.trt.testing.fail_build("no kernel for node_linear_2")
@@ -287,7 +287,7 @@ def test_a_servers_folder_holds_the_engines(
     assert (folder / "hiif" / "1" / "model.py").is_file()
 
 
-def test_a_servers_folder_without_engines_is_asked_for_by_name(
+def test_a_servers_folder_without_engines_is_requested_by_name(
     run: Run, half_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "repository"

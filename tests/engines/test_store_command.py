@@ -143,7 +143,7 @@ def test_one_engine_is_inspected_as_json(store: EngineStore, capsys: Output) -> 
     assert (found["key"], found["report"]["note"]) == (engine.identity.key, "text")
 
 
-def test_a_prefix_of_several_engines_is_answered_with_their_names(store: EngineStore, capsys: Output) -> None:
+def test_a_prefix_of_several_engines_is_refused_with_their_names(store: EngineStore, capsys: Output) -> None:
     one, two = stored(store), stored(store, graph="decoder")
     assert run("engines", "inspect", "hiif-compact") == 2
     said = capsys.readouterr().err
@@ -153,9 +153,7 @@ def test_a_prefix_of_several_engines_is_answered_with_their_names(store: EngineS
 
 
 @pytest.mark.parametrize("prefix", ["nothing", "", "0" * 64, "/no/such.engine"])
-def test_a_prefix_of_no_engine_is_answered_with_those_there_are(
-    store: EngineStore, capsys: Output, prefix: str
-) -> None:
+def test_a_prefix_of_no_engine_is_refused_with_those_there_are(store: EngineStore, capsys: Output, prefix: str) -> None:
     engine = stored(store)
     assert run("engines", "inspect", prefix) == 2
     said = capsys.readouterr().err
@@ -210,5 +208,5 @@ def test_prune_all_removes_everything(store: EngineStore, capsys: Output) -> Non
 @pytest.mark.parametrize(
     ("size", "text"), [(0, "0.0 KiB"), (1536, "1.5 KiB"), (1 << 20, "1.0 MiB"), (5 << 30, "5120.0 MiB")]
 )
-def test_sizes_are_told_in_binary_units(size: int, text: str) -> None:
+def test_sizes_are_reported_in_binary_units(size: int, text: str) -> None:
     assert size_text(size) == text

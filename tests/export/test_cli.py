@@ -90,7 +90,7 @@ def test_export_writes_every_precision_of_the_decoder_and_says_which_it_lacks(
         assert (precisions, caplog.messages) == (("fp32", "fp16"), [])
 
 
-def test_a_precision_that_is_asked_for_and_lacking_is_refused_by_name(
+def test_a_precision_that_is_requested_and_lacking_is_refused_by_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = {"name": "ciaosr", "args": {"encoder_spec": TINY_SPEC["args"]["encoder_spec"], "hidden_list": [16]}}
@@ -138,7 +138,7 @@ def test_options_of_the_other_kind_of_verification_are_refused(
 
 
 @pytest.mark.parametrize("command", ["export", "verify"])
-def test_a_missing_checkpoint_is_told(
+def test_a_missing_checkpoint_is_reported(
     command: str, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     absent = tmp_path / "absent.pth"

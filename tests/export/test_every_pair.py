@@ -45,7 +45,7 @@ def test_upscale_gives_pytorchs_picture_at_another_size(pairs: Pairs, decoder: s
 
 @pytest.mark.early
 @pytest.mark.parametrize(("decoder", "encoder"), PAIRS)
-def test_queries_asked_a_row_at_a_time_get_the_same_answer(pairs: Pairs, decoder: str, encoder: str) -> None:
+def test_queries_run_a_row_at_a_time_have_the_same_output(pairs: Pairs, decoder: str, encoder: str) -> None:
     picture, size = sample("coffee")[60:71, 80:93].copy(), (29, 40)
     answers = []
     for rows in (1, size[0]):

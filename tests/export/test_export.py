@@ -67,7 +67,7 @@ def broken(model: Hiif, part: str) -> Hiif:
     return other
 
 
-def test_a_bundle_has_a_contract_its_graphs_and_reference_answers(export: Export, tmp_path: Path) -> None:
+def test_a_bundle_has_a_contract_its_graphs_and_reference_outputs(export: Export, tmp_path: Path) -> None:
     export(tmp_path / "bundle")
     assert sorted(path.name for path in (tmp_path / "bundle").iterdir()) == FILES
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
@@ -130,7 +130,7 @@ def test_the_contract_holds_the_measured_deviation_of_every_case(export: Export,
     assert [case["target"] for case in parity["cases"]] == [[12, 18], [20, 30], [6, 8], [10, 13]]
 
 
-def test_the_reference_answers_are_pytorchs_own(tiny_model: Hiif, export: Export, tmp_path: Path) -> None:
+def test_the_reference_outputs_are_pytorchs_own(tiny_model: Hiif, export: Export, tmp_path: Path) -> None:
     export(tmp_path / "bundle")
     with Upscaler(tmp_path / "bundle") as upscaler:
         stored = upscaler.bundle.reference()
@@ -239,7 +239,7 @@ def test_a_failure_while_folders_are_exchanged_keeps_the_old_bundle(
     assert contents(tmp_path) == before
 
 
-def test_an_existing_folder_is_not_touched_unasked(export: Export, tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_touched_without_overwrite(export: Export, tmp_path: Path) -> None:
     export(tmp_path / "bundle")
     before = contents(tmp_path)
     with pytest.raises(OptionError, match="bundle exists already; choose another folder or add --overwrite"):
@@ -263,7 +263,7 @@ def test_only_bundles_are_overwritten(export: Export, tmp_path: Path, kind: str)
     assert target.exists()
 
 
-def test_a_bundle_is_replaced_where_that_is_asked(export: Export, tmp_path: Path) -> None:
+def test_a_bundle_is_replaced_with_overwrite(export: Export, tmp_path: Path) -> None:
     export(tmp_path / "bundle")
     (tmp_path / "bundle" / "left-over.txt").touch()
     export(tmp_path / "bundle", name="two", overwrite=True)
@@ -298,7 +298,7 @@ def test_the_tolerance_is_exact(colours: float, accepted: bool) -> None:
             check([deviation(1.0, colours)])
 
 
-def test_an_answer_that_is_not_a_number_deviates_without_bound(
+def test_an_output_that_is_not_a_number_deviates_without_bound(
     tiny_model: Hiif, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Upscaler(tiny_bundle) as upscaler:

@@ -82,7 +82,7 @@ def test_the_queries_in_training_weigh_the_corners_as_eager_pytorch(grid: tuple[
 
 
 @pytest.mark.parametrize("levels", [1, 4, 9])
-def test_the_number_of_levels_is_what_was_asked(levels: int, eager: Any) -> None:
+def test_the_number_of_levels_is_the_requested_one(levels: int, eager: Any) -> None:
     expected = eager.eager_grid((33, 1), (100, 1), levels).bits[..., 0, 0].numpy()
     np.testing.assert_array_equal(axis_table(33, 100, levels=levels).bits, expected)
 

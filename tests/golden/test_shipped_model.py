@@ -53,7 +53,7 @@ def test_the_default_model_is_small_and_exact() -> None:
     assert contract.parity["max_error"] <= 1e-4
 
 
-def test_every_shipped_model_answers_as_pytorch_did() -> None:
+def test_every_shipped_model_has_the_outputs_of_pytorch() -> None:
     assert DEFAULT_MODEL in shipped_models()
     for name in shipped_models():
         with Upscaler(name) as upscaler:

@@ -120,7 +120,7 @@ def test_memory_is_flat_over_a_thousand_frames(upscaler: Upscaler) -> None:
     assert upscaler.memory_bytes == before > 0
 
 
-def test_onnx_runtimes_cuda_provider_answers_as_the_processor_does(exact: Upscaler) -> None:
+def test_onnx_runtimes_cuda_provider_has_the_outputs_of_the_processor(exact: Upscaler) -> None:
     image = np.ascontiguousarray(sample("coffee")[:64, :80])
     try:
         cuda = Upscaler(engine=EngineOptions(provider="cuda"))

@@ -55,7 +55,7 @@ with Upscaler(bundle, backend=backend) as upscaler, Upscaler(bundle) as plain:
     [("fp32", "by-operation", 100), ("fp16", "by-operation", 60), ("fp16", "fused", 60)],
 )
 @pytest.mark.parametrize("recorded", ["recorded", "launched"])
-def test_whole_pictures_answer_as_on_the_processor(
+def test_whole_pictures_are_those_of_the_processor(
     name: str, precision: str, least: float, fused: str, recorded: str
 ) -> None:
     # A process of its own: in this one Triton interprets (conftest.py).

@@ -28,7 +28,7 @@ def test_an_exact_run_has_none_to_report(tiny_bundle: Path) -> None:
         exact_reference(upscaler)
 
 
-def test_the_command_tells_it_for_every_picture(
+def test_the_command_reports_it_for_every_picture(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), sample("astronaut")[:96, :96])

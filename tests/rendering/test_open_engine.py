@@ -91,7 +91,7 @@ def test_auto_takes_openvino_in_lower_precisions_where_there_is_no_native_code(
     assert install_command("native") in line
 
 
-def test_native_code_that_was_asked_for_is_never_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_native_code_that_was_requested_is_never_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(extras.EXTRAS, "native", ("no_such_module",))
     with pytest.raises(MissingExtraError, match=r"\[native\]"):
         open_backend(open_bundle("hiif-compact"), EngineOptions(engine="native"))
@@ -107,7 +107,7 @@ def test_auto_takes_tensorrt_where_it_works(
     assert len(devices) == 1
 
 
-def test_tensorrt_that_was_asked_for_is_never_replaced(
+def test_tensorrt_that_was_requested_is_never_replaced(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device_module, "LAYERS", {})
@@ -151,7 +151,7 @@ def test_a_builder_that_builds_nothing_is_found_out(
         find_or_build(bundle, "fp16", load_library(), HERE, EngineStore.open(tmp_path))
 
 
-def test_a_bundle_without_the_precision_is_told_before_anything_is_built(
+def test_a_bundle_without_the_precision_is_reported_before_anything_is_built(
     tiny_bundle: Path, devices: list[FakeDevice], tmp_path: Path
 ) -> None:
     with pytest.raises(Exception, match="holds no fp16 graph"):

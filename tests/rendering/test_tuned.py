@@ -35,7 +35,7 @@ def tuning_of(call: CallConfig = CUT) -> Tuning:
     return Tuning("tiny", "ONNX Runtime, cpu, fp32", "a processor, 2 threads", call, {"300 x 1": 1.0})
 
 
-def test_the_fastest_of_all_cuts_is_found_and_every_one_is_told(
+def test_the_fastest_of_all_cuts_is_found_and_every_one_is_reported(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tuning, "SOURCE", 20)
@@ -78,7 +78,7 @@ def test_another_engine_provider_or_number_of_threads_is_another_tuning(bundle: 
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"call": {"query_block": 0, "call_threads": 1}}'])
-def test_a_damaged_file_is_told_and_not_used(bundle: Bundle, text: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_file_is_reported_and_not_used(bundle: Bundle, text: str, caplog: pytest.LogCaptureFixture) -> None:
     tuned.store(bundle, ENGINE, tuning_of()).write_text(text, encoding="utf-8")
     assert tuned.find(bundle, ENGINE) is None
     assert "hiif-deploy tune writes it anew" in caplog.text

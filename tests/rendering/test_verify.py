@@ -11,7 +11,7 @@ from hiif_deploy.errors import ParityError
 from hiif_deploy.rendering.verify import TOLERANCES, Difference, check_difference, check_stored, measure
 
 
-def test_equal_answers_differ_by_nothing() -> None:
+def test_equal_outputs_differ_by_nothing() -> None:
     assert measure(np.ones((2, 3)), np.ones((2, 3))) == Difference(0.0, 0.0, 200.0)
 
 

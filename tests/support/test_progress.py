@@ -29,7 +29,7 @@ def test_short_work_says_nothing(clock: Clock, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr() == ("", "")
 
 
-def test_long_work_tells_its_state_and_the_time_left(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_long_work_reports_its_state_and_the_time_left(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with Progress("work", 100, unit="tiles") as bar:
         clock.now = 20
         bar.advance(10)

@@ -106,7 +106,7 @@ def test_memory_is_flat_over_a_thousand_frames(video_upscaler: Upscaler, tmp_pat
     assert late < 1.02 * early, [value >> 20 for value in seen]
 
 
-def test_json_lines_tell_frames_pace_and_queues(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_lines_report_frames_pace_and_queues(capsys: pytest.CaptureFixture[str]) -> None:
     monitor = Monitor("clip.mkv", 100, 2_000_000, done=40, style="json")
     monitor.fill.decoded = 3
     for _ in range(10):

@@ -53,7 +53,7 @@ def refused(work: Callable[[], object], *parts: str) -> None:
 
 
 @pytest.mark.parametrize("provider", ["cpu", "CPU", "CPUExecutionProvider"])
-def test_the_provider_in_use_is_the_one_asked_for(bundle: Bundle, provider: str) -> None:
+def test_the_provider_in_use_is_the_requested_one(bundle: Bundle, provider: str) -> None:
     session = load(bundle, provider)
     assert session.provider == "CPUExecutionProvider"
     assert session._session.get_providers() == ["CPUExecutionProvider"]
@@ -118,7 +118,7 @@ def test_inputs_of_another_layout_or_type_are_converted_and_further_ones_ignored
     np.testing.assert_array_equal(found, expected)
 
 
-def test_answers_are_named_as_promised_and_belong_to_the_caller(bundle: Bundle, encoder: OrtSession) -> None:
+def test_outputs_are_named_as_promised_and_belong_to_the_caller(bundle: Bundle, encoder: OrtSession) -> None:
     first, second = (encoder.run({"image": image(6, 5)}) for _ in range(2))
     assert list(first) == [tensor.name for tensor in bundle.contract.graph("encoder").outputs]
     assert not np.shares_memory(first["features"], second["features"])
@@ -126,7 +126,7 @@ def test_answers_are_named_as_promised_and_belong_to_the_caller(bundle: Bundle, 
     assert second["features"].any()
 
 
-def test_eight_threads_get_the_answers_of_one(encoder: OrtSession) -> None:
+def test_eight_threads_get_the_outputs_of_one(encoder: OrtSession) -> None:
     pictures = [image(height, 9) for height in range(4, 28)]
     alone = [encoder.run({"image": picture})["features"] for picture in pictures]
     with ThreadPoolExecutor(8) as pool:
@@ -136,7 +136,7 @@ def test_eight_threads_get_the_answers_of_one(encoder: OrtSession) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_number_of_threads_does_not_change_an_answer(bundle: Bundle, threads: int) -> None:
+def test_the_number_of_threads_does_not_change_an_output(bundle: Bundle, threads: int) -> None:
     graph = bundle.contract.graph("encoder")
     session = open_session(graph, bundle.graphs["encoder"], EngineOptions(), threads=threads, keep_memory=True)
     found = session.run({"image": image(6, 5)})["features"]
@@ -160,6 +160,6 @@ def test_a_promised_tensor_that_the_graph_lacks_is_refused(bundle: Bundle) -> No
         OrtSession(other, bundle.graphs["encoder"], "cpu", 1)
 
 
-def test_cuda_is_asked_for_full_fp32() -> None:
+def test_cuda_is_set_to_full_fp32() -> None:
     assert provider_choice("CUDAExecutionProvider") == ("CUDAExecutionProvider", {"use_tf32": "0"})
     assert provider_choice("CPUExecutionProvider") == ("CPUExecutionProvider", {})

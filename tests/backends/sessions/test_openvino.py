@@ -46,9 +46,7 @@ def test_the_description_names_no_provider_that_openvino_does_not_read(tiny_bund
 
 
 @pytest.mark.parametrize("arithmetic", ["fp32", "bf16", "int8"])
-def test_openvino_answers_as_onnx_runtime_within_the_arithmetic(
-    tiny_bundle: Path, arithmetic: ComputePrecision
-) -> None:
+def test_openvino_equals_onnx_runtime_within_the_arithmetic(tiny_bundle: Path, arithmetic: ComputePrecision) -> None:
     needs(arithmetic)
     image = sample("astronaut")[:24, :20]
     options = EngineOptions(engine="openvino", precision=arithmetic, threads=2)
@@ -193,7 +191,7 @@ def test_flags_are_read_from_the_system(tmp_path: Path) -> None:
     assert session.processor_flags(tmp_path / "absent") is None
 
 
-def test_graphs_joined_to_one_answer_as_one_after_the_other(tiny_bundle: Path) -> None:
+def test_graphs_joined_to_one_have_the_outputs_of_one_after_the_other(tiny_bundle: Path) -> None:
     bundle = open_bundle(tiny_bundle)
     parts = bundle.contract.last_pass
     assert len(parts) > 1

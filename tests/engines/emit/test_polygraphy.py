@@ -57,7 +57,7 @@ def run_polygraphy(words: list[str], shim: Path | None = None) -> subprocess.Com
     return subprocess.run([sys.executable, "-c", code, *words], env=environment, capture_output=True, text=True)
 
 
-def test_every_graph_is_built_answered_and_compared(bundle: Bundle, tmp_path: Path) -> None:
+def test_every_graph_is_built_run_and_compared(bundle: Bundle, tmp_path: Path) -> None:
     found = commands(script_for(bundle, tmp_path))
     kept = ("fold", *bundle.contract.stages)
     wanted = [graph for graph in bundle.contract.graphs if not graph.name.startswith(kept)]
@@ -120,7 +120,7 @@ def test_inputs_stay_small_whatever_the_engine_is_built_for(bundle: Bundle) -> N
             )
 
 
-def test_a_window_transformer_is_asked_for_multiples_of_its_window() -> None:
+def test_a_window_transformer_gets_multiples_of_its_window() -> None:
     image = TensorContract("image", "float32", (1, 3, "height", "width"))
     graph = GraphContract("encoder", "encoder.onnx", "0" * 64, (image,), ())
     shapes = compared_shapes(graph, {"image": ShapeRange((1, 3, 24, 24), (1, 3, 720, 48), (1, 3, 1080, 1920))})

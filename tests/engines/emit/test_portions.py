@@ -74,7 +74,7 @@ def test_engines_too_small_for_the_overlap_are_named() -> None:
 
 
 @pytest.mark.parametrize("name", ["decoder", "statistics_0"])
-def test_calls_in_portions_answer_what_one_call_answers(bundle: Bundle, name: str) -> None:
+def test_calls_in_portions_have_the_outputs_of_one_call(bundle: Bundle, name: str) -> None:
     graph = bundle.contract.graph(name)
     session = OrtSession(graph, bundle.graphs[name], "cpu", 1)
     feeds = random_feeds(bundle, name)

@@ -83,7 +83,7 @@ def test_every_graph_is_described_as_the_contract_says(bundle: Bundle, repositor
         assert (repository / f"hiif_{name}" / "1" / "model.onnx").read_bytes() == bundle.graphs[name]
 
 
-def test_clients_are_told_what_to_send(repository: Path) -> None:
+def test_the_configuration_names_what_clients_send(repository: Path) -> None:
     config = read_config(repository / "hiif" / "config.pbtxt")
     assert (config.name, config.backend, config.max_batch_size) == ("hiif", "python", 0)
     assert [(entry.name, list(entry.dims), entry.optional) for entry in config.input] == [
@@ -101,7 +101,7 @@ def test_only_models_are_in_the_folder_and_folds_are_none(repository: Path) -> N
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0, 3.3])
-def test_the_answer_is_the_upscalers_bit_for_bit(bundle: Bundle, front: Any, server: Server, scale: float) -> None:
+def test_the_output_is_the_upscalers_bit_for_bit(bundle: Bundle, front: Any, server: Server, scale: float) -> None:
     image = picture()
     with Upscaler(bundle, options=OPTIONS) as upscaler:
         expected = upscaler.upscale(image, scale=scale)
@@ -132,7 +132,7 @@ def test_a_scale_means_its_decimal_digits(front: Any) -> None:
         ({"size": np.array([1 << 16, 1 << 16], np.int32)}, "over the limit"),
     ],
 )
-def test_what_cannot_be_done_is_answered_with_the_reason(front: Any, values: Any, message: str) -> None:
+def test_what_cannot_be_done_is_refused_with_the_reason(front: Any, values: Any, message: str) -> None:
     response = ask(front, image=picture(), **values)
     assert message in response.error().message()
 
@@ -249,7 +249,7 @@ def test_a_picture_that_no_tiles_fit_is_refused(
     assert "the engines take at most 50x16, too little for tiles with 18 pixels" in response.error().message()
 
 
-def test_an_answer_that_is_no_number_is_an_error(front: Any, server: Server) -> None:
+def test_an_output_that_is_no_number_is_an_error(front: Any, server: Server) -> None:
     server.spoiled = "hiif_decoder"
     response = ask(front, image=picture(), scale=np.array([2], np.float32))
     assert (
@@ -266,7 +266,7 @@ def test_half_precision_is_described_as_such() -> None:
 
 
 @pytest.mark.early
-def test_graphs_of_half_precision_answer_as_they_do_in_the_upscaler(
+def test_graphs_of_half_precision_have_the_outputs_of_the_upscaler(
     half_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = open_bundle(half_bundle)

@@ -197,7 +197,7 @@ def test_only_whole_scales_are_possible(bundle: Bundle, tmp_path: Path, scale: A
         write_vs_mlrt(bundle, scale, tmp_path / "x.onnx")
 
 
-def test_an_existing_file_is_kept_unless_told_otherwise(bundle: Bundle, tmp_path: Path) -> None:
+def test_an_existing_file_is_kept_without_overwrite(bundle: Bundle, tmp_path: Path) -> None:
     path = tmp_path / "x2.onnx"
     path.write_bytes(b"mine")
     with pytest.raises(OptionError, match=r"x2\.onnx exists already; choose another name or add --overwrite"):

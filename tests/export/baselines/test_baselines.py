@@ -47,7 +47,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolve, "entry_points", found)
 
 
-def test_plain_answers_as_the_upscaler_and_chunks_do_not(model: BenchModel) -> None:
+def test_plain_equals_the_upscaler_and_chunks_do_not(model: BenchModel) -> None:
     with Upscaler(model.bundle) as upscaler:
         expected = upscaler.render_unclamped(upscaler.encode(IMAGE), size=SIZE)
     plain, chunked = EagerBaseline(model, 1, None), ChunkedEagerBaseline(model, 1, 200)
@@ -69,7 +69,7 @@ def test_float64_is_the_whole_picture_however_it_is_cut(model: BenchModel) -> No
     assert 0 < np.abs(whole - EagerBaseline(model, 1, None).colours(IMAGE, SIZE)).max() < 1e-5  # fp32
 
 
-def test_the_naive_graph_asked_at_once_is_the_plain_module(model: BenchModel) -> None:
+def test_the_naive_graph_run_at_once_is_the_plain_module(model: BenchModel) -> None:
     expected = EagerBaseline(model, 1, None).colours(IMAGE, SIZE)
     whole, cut = NaiveOnnxBaseline(model, 1, SIZE[0] * SIZE[1]), NaiveOnnxBaseline(model, 1, 200)
     assert np.abs(whole.colours(IMAGE, SIZE) - expected).max() < 1e-5  # fp32 in another order

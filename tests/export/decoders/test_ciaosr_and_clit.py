@@ -41,7 +41,7 @@ def test_a_bundle_is_verified_without_pytorch(exported: tuple[ImplicitModel, Pat
 
 
 @pytest.mark.parametrize("options", [RenderOptions(query_block=97), RenderOptions(tile_rows=2, query_block=400)])
-def test_the_answer_does_not_depend_on_how_queries_are_cut(
+def test_the_output_does_not_depend_on_how_queries_are_cut(
     exported: tuple[ImplicitModel, Path], options: RenderOptions
 ) -> None:
     size = (61, 85)

@@ -110,7 +110,7 @@ def test_the_contract_says_what_the_file_has(models: dict[str, onnx.ModelProto],
         assert [tensor.dtype for tensor in promised] == [types[value.type.tensor_type.elem_type] for value in values]
 
 
-def test_every_input_is_geometry_or_the_answer_of_an_earlier_graph(contract: Contract) -> None:
+def test_every_input_is_geometry_or_the_output_of_an_earlier_graph(contract: Contract) -> None:
     known = {"image", "count"} | GEOMETRY_INPUTS
     for graph in contract.graphs:
         assert {tensor.name for tensor in graph.inputs} <= known, graph.name
@@ -145,7 +145,7 @@ def test_only_the_folds_which_run_on_the_processor_have_float64(models: dict[str
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_in_a_graph_tells_of_the_machine_that_wrote_it(tiny_bundle: Path, name: str) -> None:
+def test_nothing_in_a_graph_describes_the_machine_that_wrote_it(tiny_bundle: Path, name: str) -> None:
     content = (tiny_bundle / f"{name}.onnx").read_bytes()
     for trace in (str(Path.cwd()), str(Path(torch.__file__).parent), "/home", "site-packages", "pkg.torch"):
         assert trace.encode() not in content, trace
@@ -166,7 +166,7 @@ def test_the_area_epsilon_is_a_constant_of_the_graph(models: dict[str, onnx.Mode
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 @pytest.mark.parametrize("size", [(1, 1), (5, 5), (1, 5)])
-def test_queries_on_pixel_centres_are_answered_right(
+def test_queries_on_pixel_centres_have_the_right_output(
     tiny_model: Hiif, tiny_bundle: Path, size: tuple[int, int], scale: float
 ) -> None:
     with Upscaler(tiny_bundle) as upscaler:

@@ -208,7 +208,7 @@ def test_the_folded_matrix_is_attention_and_its_first_projection(changes: dict[s
     torch.testing.assert_close(x[0] @ weight + bias, seen[0][0], rtol=1e-10, atol=1e-10)
 
 
-def test_a_fold_answers_float32_unless_asked_otherwise() -> None:
+def test_a_fold_returns_float32_unless_requested_otherwise() -> None:
     attention = make().attention[0]
     sums = [torch.ones(shape, dtype=torch.float64) for shape in ((2, 4, 4), (2, 4), (2, 4), (1,))]
     assert {t.dtype for t in Fold(attention)(*sums)} == {torch.float32}

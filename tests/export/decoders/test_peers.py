@@ -43,7 +43,7 @@ def rendered(folder: Path, picture: NDArray[np.uint8], **options: Any) -> NDArra
         return upscaler.render_unclamped(upscaler.encode(picture), size=SIZE)
 
 
-def test_the_answer_is_pytorchs_however_the_work_is_cut(bundle: tuple[ImplicitModel, Path]) -> None:
+def test_the_output_is_pytorchs_however_the_work_is_cut(bundle: tuple[ImplicitModel, Path]) -> None:
     model, folder = bundle
     picture = sample("astronaut")[40:53, 60:77]
     expected = upscale(model, picture, SIZE)

@@ -60,7 +60,7 @@ def shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
     return tuple(axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim)
 
 
-def test_inputs_and_outputs_have_the_asked_names_and_shapes(written: onnx.ModelProto) -> None:
+def test_inputs_and_outputs_have_the_requested_names_and_shapes(written: onnx.ModelProto) -> None:
     assert {value.name: shape(value) for value in written.graph.input} == {
         "image": (1, 3, "height", "width"),
         "factor": (3, 1, 1),
@@ -106,7 +106,7 @@ def test_operators_inside_functions_and_branches_are_listed() -> None:
     assert operators(model) == {"If", "Relu", "Add"}
 
 
-def test_nothing_in_the_file_tells_of_the_machine_that_wrote_it(written: onnx.ModelProto) -> None:
+def test_nothing_in_the_file_describes_the_machine_that_wrote_it(written: onnx.ModelProto) -> None:
     content = written.SerializeToString()
     for trace in (str(Path.cwd()), str(Path(torch.__file__).parent), "/home", "site-packages", ".py"):
         assert trace.encode() not in content, trace
@@ -115,7 +115,7 @@ def test_nothing_in_the_file_tells_of_the_machine_that_wrote_it(written: onnx.Mo
     assert all(not value.metadata_props for value in (*written.graph.input, *written.graph.output))
 
 
-def test_the_exporter_alone_would_tell_of_it() -> None:
+def test_the_exporter_alone_would_describe_it() -> None:
     with _quiet():
         program = torch.onnx.export(nn.ReLU().eval(), (torch.rand(3),), dynamo=True, opset_version=OPSET, verbose=False)
     assert program is not None
@@ -132,7 +132,7 @@ def test_the_contract_of_a_graph_lists_its_tensors_in_order() -> None:
     assert [tensor.name for tensor in outputs] == ["answer", "total"]
 
 
-def test_example_outputs_are_what_the_module_answers() -> None:
+def test_example_outputs_are_the_modules_own() -> None:
     asked = graph()
     image, factor, offset = (tensor for tensor, _ in asked.inputs.values())
     for found, expected in zip(example_outputs(asked), Scale()(image, factor, offset), strict=True):

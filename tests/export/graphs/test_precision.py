@@ -81,14 +81,14 @@ def test_a_bundle_without_half_graphs_names_the_export_that_adds_them(tiny_bundl
         Upscaler(tiny_bundle, engine=EngineOptions(precision="fp16"))
 
 
-def test_half_graphs_answer_as_pytorch_within_their_tolerance(tiny_model: Hiif, half_bundle: Path) -> None:
+def test_half_graphs_equal_pytorch_within_their_tolerance(tiny_model: Hiif, half_bundle: Path) -> None:
     with Upscaler(half_bundle, engine=EngineOptions(precision="fp16")) as upscaler:
         found = compare(tiny_model, upscaler, cases(sizes=((1, 1), (7, 5), (16, 24)), scales=(1.0, 2.0, 3.3)))
     check(found, TOLERANCES["fp16"])
     assert min(deviation.psnr for deviation in found) < 120
 
 
-def test_the_shipped_models_half_graphs_are_far_better_than_asked() -> None:
+def test_the_shipped_models_half_graphs_are_far_better_than_required() -> None:
     with Upscaler(engine=EngineOptions(precision="fp16")) as upscaler:
         found = compare_stored(upscaler)
     check_stored(found, TOLERANCES["fp16"])
