@@ -85,7 +85,7 @@ def test_auto_takes_fp32_on_a_gpu_where_the_bundle_has_no_other_graphs() -> None
     contract = open_bundle("hiif-compact").contract
     contract = replace(contract, graphs=tuple(graph for graph in contract.graphs if graph.precision == "fp32"))
     _, first = next(auto_attempts(contract, EngineOptions(engine="auto")))
-    assert first.options.precision == "fp32"
+    assert first.precision == "fp32"
 
 
 def test_without_a_name_the_engine_is_the_one_that_has_the_precision() -> None:

@@ -55,18 +55,6 @@ def tensor_contracts(graph: Graph) -> tuple[tuple[TensorContract, ...], tuple[Te
     return tuple(inputs), tuple(TensorContract(name, DTYPES[t.dtype], shape) for (name, shape), t in outputs)
 
 
-def operators(model: onnx.ModelProto) -> set[str]:
-    """Return the operator types of a model, functions and sub-graphs included."""
-    found: set[str] = set()
-    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
-    while nodes:
-        node = nodes.pop()
-        found.add(node.op_type)
-        for attribute in node.attribute:
-            nodes.extend(attribute.g.node)
-    return found - {function.name for function in model.functions}
-
-
 def _dynamic_shapes(graph: Graph) -> tuple[Any, ...]:
     # torch.export takes the tail of a module with *args as one nested tuple.
     specs = [

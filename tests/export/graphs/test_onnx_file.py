@@ -21,10 +21,10 @@ from hiif_export.graphs.onnx_file import (
     _name_axes,
     _quiet,
     example_outputs,
-    operators,
     tensor_contracts,
     to_onnx,
 )
+from onnx_operators import operators
 
 torch.set_num_threads(1)
 
