@@ -15,9 +15,15 @@ from rich.table import Table
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bench.against import Earlier, compare, read_run
 from hiif_deploy.bench.case import BenchModel, default_models, open_model
-from hiif_deploy.bench.machine import machine_facts
-from hiif_deploy.bench.plot import plot_results, plot_sweep
-from hiif_deploy.bench.report import bench_tables, change_table, remarks, sweep_table
+from hiif_deploy.bench.report import (
+    bench_tables,
+    change_table,
+    machine_facts,
+    plot_results,
+    plot_sweep,
+    remarks,
+    sweep_table,
+)
 from hiif_deploy.bench.run import Bench, Report, run_bench
 from hiif_deploy.bench.sweep import growth, run_sweep, sweep_steps
 from hiif_deploy.bench.variants import check_variants, variant_names

@@ -12,8 +12,7 @@ import pytest
 
 from hiif_deploy.bench.against import compare, read_run
 from hiif_deploy.bench.case import BenchModel
-from hiif_deploy.bench.plot import plot_results, plot_sweep
-from hiif_deploy.bench.report import bench_tables, remarks, sweep_table
+from hiif_deploy.bench.report import bench_tables, plot_results, plot_sweep, remarks, sweep_table
 from hiif_deploy.bench.run import Bench, Report, Result
 from hiif_deploy.bench.sweep import MAX_PLAIN_QUERIES, Point, growth, points, run_sweep, sweep_steps
 from hiif_deploy.bundle.loader import open_bundle
