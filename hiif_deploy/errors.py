@@ -20,8 +20,6 @@
 A message names the thing, what arrived, what was expected and what to do.
 """
 
-from __future__ import annotations
-
 import signal
 
 TERMINATED = 128 + signal.SIGTERM

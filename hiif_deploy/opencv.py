@@ -7,8 +7,6 @@ Sound, subtitles, exact time stamps and colour tags are not OpenCV's business, s
 ...         writer.write(frame)
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self

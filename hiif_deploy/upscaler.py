@@ -1,7 +1,5 @@
 """A bundle by name, on the engine of choice: the class that most users need."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Registers the sub-commands `build`, `tune-kernels` and `engines`; their modules are imported when one runs."""
 
-from __future__ import annotations
-
 import typer
 
 from hiif_deploy.cli.lazy_command import EXPERT, MODELS, LazyCommand, add_commands

@@ -1,7 +1,5 @@
 """Parses a bundle's ONNX file as data, of which nothing is executed."""
 
-from __future__ import annotations
-
 import onnx
 
 from hiif_deploy.errors import BundleError

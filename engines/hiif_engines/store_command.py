@@ -1,7 +1,5 @@
 """The sub-commands `engines list`, `engines inspect` and `engines prune`."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Mapping

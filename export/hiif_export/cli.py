@@ -1,7 +1,5 @@
 """Registers the sub-commands `export`, `verify` and `decoders`; their modules are imported when one of them runs."""
 
-from __future__ import annotations
-
 import typer
 
 from hiif_deploy.cli.lazy_command import EXPERT, MEASURE, MODELS, LazyCommand, add_commands

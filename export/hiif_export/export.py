@@ -1,7 +1,5 @@
 """Exports a model as a bundle: writes every graph, verifies them against PyTorch, then moves the folder into place."""
 
-from __future__ import annotations
-
 import datetime
 import hashlib
 import json

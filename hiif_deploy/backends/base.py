@@ -1,7 +1,5 @@
 """The protocol of an opened bundle on one engine."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, Protocol
 

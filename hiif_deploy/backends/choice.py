@@ -1,7 +1,5 @@
 """Which engine is taken where the user leaves it open, and what options mean for the machine."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The table of engines: what is known of each before it is opened. Every decision about engines reads it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

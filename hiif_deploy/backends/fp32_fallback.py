@@ -1,7 +1,5 @@
 """Recomputes blocks of queries that overflowed in fp16, with the fp32 graphs on the processor."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import weakref

@@ -1,7 +1,5 @@
 """The engines whose tensors are numpy arrays: ONNX Runtime and OpenVINO on the processor."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import numpy as np

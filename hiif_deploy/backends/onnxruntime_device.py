@@ -1,7 +1,5 @@
 """ONNX Runtime on a GPU: features, maps, folded matrices and colours stay there; frames and sums cross the bus."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterable
 from typing import cast

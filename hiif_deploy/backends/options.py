@@ -1,7 +1,5 @@
 """Which engine runs the graphs: the user's choice, which never changes silently."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path

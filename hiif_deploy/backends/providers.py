@@ -1,7 +1,5 @@
 """ONNX Runtime's execution providers by their short names. Importing this loads no engine."""
 
-from __future__ import annotations
-
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",

@@ -1,7 +1,5 @@
 """Two runs compared: what became faster or slower by more than either run's own scatter."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

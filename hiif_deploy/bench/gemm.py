@@ -1,7 +1,5 @@
 """This machine's own peak: one large matrix product in each arithmetic, by the engines that run the models."""
 
-from __future__ import annotations
-
 import struct
 import time
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Peak memory of one variant on one picture, in a process of its own."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """One model at one scale: every variant in turn, round after round."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence

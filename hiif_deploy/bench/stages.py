@@ -3,8 +3,6 @@
 The last fold, which is tiny, counts as decoding: its pass has reported all of its steps by then.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """How time and memory grow with the scale and with the picture: both should be linear, memory bounded."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Ways to enlarge a picture that the benchmark knows by name."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,6 @@
 """Multiplications and bytes of a picture, counted from what ONNX Runtime says it executed: its profile names every
 operation with the shapes it met. Nothing is estimated from the model's description. Native code reports its own."""
 
-from __future__ import annotations
-
 import json
 import math
 import tempfile

@@ -1,7 +1,5 @@
 """The frozen contract of a bundle: everything the runtime must know of a model that its graphs do not say."""
 
-from __future__ import annotations
-
 import sys
 import types
 from collections.abc import Mapping, Sequence

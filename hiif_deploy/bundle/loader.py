@@ -1,7 +1,5 @@
 """A bundle: a folder with ONNX files and `bundle.json`, their contract. Reading one validates all of it."""
 
-from __future__ import annotations
-
 import difflib
 import errno
 import hashlib

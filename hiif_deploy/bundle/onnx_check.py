@@ -4,8 +4,6 @@ A walk over protobuf's wire format, written by hand because the runtime does not
 stricter than protobuf: what a serialiser never writes is refused, so that no engine sees more in a file than this does.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from hiif_deploy.errors import BundleError

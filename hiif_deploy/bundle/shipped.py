@@ -1,7 +1,5 @@
 """The models inside the package: what `hiif-deploy models` reports of them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from hiif_deploy.bundle.loader import DEFAULT_MODEL, read_contract, shipped_models, unknown_model

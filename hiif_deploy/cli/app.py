@@ -1,7 +1,5 @@
 """The command `hiif-deploy`. Other areas add their sub-commands through the entry points `hiif_deploy.commands`."""
 
-from __future__ import annotations
-
 import logging
 import re
 import sys

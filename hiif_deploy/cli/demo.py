@@ -1,7 +1,5 @@
 """The pictures that the package carries, upscaled, and a sheet that compares them with bicubic."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

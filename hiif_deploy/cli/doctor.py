@@ -1,7 +1,5 @@
 """What is installed, what works, and the command that adds what is missing."""
 
-from __future__ import annotations
-
 import platform
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Sub-commands whose module is imported when they run, so that `--help` and `--version` stay quick."""
 
-from __future__ import annotations
-
 import importlib
 from dataclasses import dataclass
 from typing import Any

@@ -3,8 +3,6 @@
 Imports only `errors` and `support.messages`, so that `--help` and `--version` stay quick.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

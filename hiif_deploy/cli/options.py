@@ -1,7 +1,5 @@
 """Options that several sub-commands share. Importing this needs neither an engine nor OpenCV."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, cast, get_args

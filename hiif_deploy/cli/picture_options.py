@@ -1,7 +1,5 @@
 """Options of `hiif-deploy upscale` for what is made, in which size, and for picture files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

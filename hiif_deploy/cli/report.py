@@ -1,7 +1,5 @@
 """What the command line reports: tables for people on stderr or stdout, JSON for programs on stdout."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Mapping, Sequence

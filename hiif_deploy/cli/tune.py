@@ -4,8 +4,6 @@ The result does not depend on it. The best block of queries is one whose rows st
 long enough for a matrix product; which that is depends on the processor, the model's width and the arithmetic.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Sequence

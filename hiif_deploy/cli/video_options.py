@@ -1,7 +1,5 @@
 """Options of the command line that are for videos only."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

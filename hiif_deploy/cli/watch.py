@@ -1,7 +1,5 @@
 """Frames and their enlargement side by side in a window, live."""
 
-from __future__ import annotations
-
 import itertools
 import logging
 import subprocess

@@ -1,7 +1,5 @@
 """Upscales pictures on a pool of workers. They are sent as their files' bytes, so no folder need be shared."""
 
-from __future__ import annotations
-
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence

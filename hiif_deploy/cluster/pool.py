@@ -1,7 +1,5 @@
 """A pool of workers on a Ray cluster: each worker runs one job at a time, and a lost worker's job is repeated."""
 
-from __future__ import annotations
-
 import logging
 import socket
 import subprocess

@@ -1,7 +1,5 @@
 """Computes the segments of a video on a pool of workers: the same files as on one machine, as they finish."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

@@ -4,8 +4,6 @@ How many run depends on the scale (`clit_axis.stage_sizes`). Features of a later
 at a time, so that the large picture of them never exists.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,8 +1,6 @@
 """Frames to the encoder's input and decoded colours to colours of a picture, in numpy: the reference that the shared
 graphs are held to, bit for bit (`pixels.to_unit` and `from_unit` are the rest of it)."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from hiif_deploy.bundle.contract import Contract

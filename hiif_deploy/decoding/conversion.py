@@ -1,7 +1,5 @@
 """Frames to the encoder's input and decoded colours to frames, by the shared graphs."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from typing import Any

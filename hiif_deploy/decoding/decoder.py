@@ -1,8 +1,6 @@
 """The decode loop of every engine: statistics passes, folds, colours; a check of every block, and a second way for
 blocks that half precision could not compute."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Protocol

@@ -1,7 +1,5 @@
 """Picture → features, whole or in tiles."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The seam between the decode driver and an engine: how the graphs of one bundle are run on the queries of a tile."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar

@@ -1,7 +1,5 @@
 """One picture at one output size: what every decoding pass over its queries shares."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

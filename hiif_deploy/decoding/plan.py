@@ -1,7 +1,5 @@
 """From a memory budget to encoder tiles, decoder tiles and query blocks."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

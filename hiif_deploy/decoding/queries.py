@@ -1,7 +1,5 @@
 """Axis tables of a window and the geometry inputs that a graph takes from them."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """The protocol of a loaded graph, and the precisions that a graph can be computed in."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 

@@ -1,7 +1,5 @@
 """Runs a bundle's graphs as sessions whose tensors the host can hand from graph to graph, on its own threads."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections import deque

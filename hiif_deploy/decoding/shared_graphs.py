@@ -9,8 +9,6 @@
 `hiif_export.graphs.shared` writes their files; the reference in numpy is `compose.finish` and `pixels`.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from importlib.resources import files
 

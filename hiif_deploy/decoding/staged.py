@@ -4,8 +4,6 @@ Same values as `SessionExecutor`, its reference, up to rounding. State 0 of a qu
 n + 1 is state n with attention block n applied. A pass starts from the latest state at hand, from nothing if need be.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

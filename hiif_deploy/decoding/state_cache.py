@@ -1,7 +1,5 @@
 """States of queries kept from one pass for the next, as far as memory is granted."""
 
-from __future__ import annotations
-
 import threading
 from typing import Any
 

@@ -1,7 +1,5 @@
 """One stored engine: its file, the JSON sidecar beside it, and whether both are whole."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

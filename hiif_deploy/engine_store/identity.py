@@ -1,7 +1,5 @@
 """What an engine depends on, and why it does not run on a given machine."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -4,8 +4,6 @@ A function has the arguments of `grid.axis_table` and returns an `Axis`. A new r
 name in `grid.AxisRule`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from hiif_deploy.geometry.ciaosr_axis import ciaosr_query_axis

@@ -4,8 +4,6 @@ Its taps lie (1 − cell) / (source − 1) to both sides of a query instead of 1
 pixel. All arithmetic is float32 in the published order.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

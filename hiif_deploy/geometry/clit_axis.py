@@ -4,8 +4,6 @@ A query attends to `2·reach + 1` pixels around the nearest one; its attention q
 the picture count, with features of zero. All arithmetic is float32 in the published order.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Output sizes and regions as callers give them."""
 
-from __future__ import annotations
-
 import numbers
 
 from hiif_deploy.errors import ScaleError

@@ -1,7 +1,5 @@
 """The output size as the command line states it."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Literal

@@ -1,7 +1,5 @@
 """Splits an output window into tiles and query blocks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise

@@ -3,8 +3,6 @@
 All arithmetic is float32 in the published order (design/decoders.md M1).
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from hiif_deploy.geometry.grid import (

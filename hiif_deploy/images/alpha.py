@@ -4,8 +4,6 @@ Files store colours that are not premultiplied, and any colour may hide under tr
 the hidden colour bleeds into the visible edge as a halo; so it is first replaced by its surroundings.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import cv2

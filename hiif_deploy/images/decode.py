@@ -4,8 +4,6 @@ Pillow's file classes are used directly: `Image.open` would apply Pillow's globa
 formats that this project does not read.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import functools

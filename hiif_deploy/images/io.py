@@ -6,8 +6,6 @@ cannot store or this project cannot keep is reported in notes, never lost silent
 OpenCV that affects pixels is changed, so this may run in several threads.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import stat

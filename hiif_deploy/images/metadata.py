@@ -4,8 +4,6 @@ Pillow re-serialises EXIF, which breaks maker notes, and has no 16-bit colour; s
 for byte is patched and inserted here.
 """
 
-from __future__ import annotations
-
 import io
 import re
 import struct

@@ -1,7 +1,5 @@
 """The picture class that files are read into and written from."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -4,8 +4,6 @@ libpng prints its warnings and errors on stderr, past any log: about profiles an
 or too long. This cannot be switched off, so it receives the pixels alone, and only where they are complete.
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 

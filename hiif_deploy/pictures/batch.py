@@ -1,7 +1,5 @@
 """Upscales many picture files one after the other, and reports the outcome of each."""
 
-from __future__ import annotations
-
 import functools
 import logging
 import time

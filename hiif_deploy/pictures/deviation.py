@@ -1,7 +1,5 @@
 """Measures the deviation of an approximate run from the exact one on the picture itself."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from hiif_deploy.backends.options import EngineOptions

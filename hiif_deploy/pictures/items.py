@@ -1,7 +1,5 @@
 """Which picture files become which: inputs, folders and output names."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """How long pictures take on this machine, from one small picture."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 

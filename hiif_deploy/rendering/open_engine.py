@@ -1,7 +1,5 @@
 """Opens a bundle on the engine that the user names; `auto` says once which it took and why."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """How the decoder is called on this machine, as `tune` measured and stored it."""
 
-from __future__ import annotations
-
 import json
 import logging
 import platform

@@ -1,7 +1,5 @@
 """A bundle against the outputs of PyTorch that it stores, and how far outputs may differ. Needs no PyTorch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The cache folder of everything that was built and measured on this machine: engines, timing caches, tunings."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Formats durations and rates for people."""
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """Optional packages: which are installed, and the command that installs them."""
 
-from __future__ import annotations
-
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 

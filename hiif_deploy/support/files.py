@@ -1,7 +1,5 @@
 """Writes files and folders atomically, and locks files between processes."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

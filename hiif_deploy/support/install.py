@@ -1,7 +1,5 @@
 """Install commands for missing packages, as they work for this installation."""
 
-from __future__ import annotations
-
 import json
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution

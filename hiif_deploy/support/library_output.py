@@ -1,7 +1,5 @@
 """Silences lines that libraries print on stderr, past the log."""
 
-from __future__ import annotations
-
 import os
 import sys
 import warnings

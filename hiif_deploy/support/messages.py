@@ -1,7 +1,5 @@
 """Escapes text so that it neither controls the terminal nor breaks a JSON reader."""
 
-from __future__ import annotations
-
 import json
 import re
 import unicodedata

@@ -1,7 +1,5 @@
 """Shows the progress of long work on stderr: a bar with an ETA in a terminal, a line now and then elsewhere."""
 
-from __future__ import annotations
-
 import sys
 import time
 from typing import Self

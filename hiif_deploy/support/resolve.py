@@ -1,7 +1,5 @@
 """Objects by name, imported when they are needed."""
 
-from __future__ import annotations
-
 import importlib
 from importlib.metadata import entry_points
 from typing import Any

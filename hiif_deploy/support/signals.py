@@ -1,7 +1,5 @@
 """Makes SIGTERM end a command as Ctrl-C does: with cleanup, and a report of what is saved."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

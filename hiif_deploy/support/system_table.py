@@ -1,7 +1,5 @@
 """Reads the tables that Linux keeps about the processor, the memory and this process."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 CPU_INFO = Path("/proc/cpuinfo")

@@ -1,7 +1,5 @@
 """`hiif-deploy upscale` for videos: pairs inputs with outputs, runs or plans them, and reports the outcomes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ Streams of 8 bits become uint8, deeper ones uint16. Chroma is interpolated bicub
 MPEG-2. FFmpeg's scaler converts 8-bit colours; deeper ones use `levels`, because the scaler is inexact there.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Copied streams: whether a container accepts them, and the time code, which most containers store as metadata."""
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """Encodes frames to packets, and stores the packets of one segment in a file."""
 
-from __future__ import annotations
-
 import base64
 import json
 import struct

@@ -1,7 +1,5 @@
 """Upscales the frames of one clip and validates each result."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -1,7 +1,5 @@
 """Decodes the frames of one segment, and handles damaged frames as the task says."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass

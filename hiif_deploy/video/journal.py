@@ -4,8 +4,6 @@ A folder beside the output: `run.json` describes the run, `done.jsonl` gains a l
 segments lie beside them. A line is written after its file is complete and on the disk.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import itertools

@@ -4,8 +4,6 @@ FFmpeg's scaler treats white of more than 8 bits as 255/256, so its output is da
 not restored exactly. These functions are exact to half a step.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

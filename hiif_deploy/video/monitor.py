@@ -1,7 +1,5 @@
 """Shows a video's progress on stderr: one updated line in a terminal, a line now and then elsewhere, or JSON lines."""
 
-from __future__ import annotations
-
 import json
 import sys
 import time

@@ -1,7 +1,5 @@
 """Writes segments and all other streams of the clip into one file. Nothing is encoded here."""
 
-from __future__ import annotations
-
 import heapq
 import io
 import math

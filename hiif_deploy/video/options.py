@@ -1,7 +1,5 @@
 """Options of a video beside its size, and the choice of the encoder and its settings."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any

@@ -1,7 +1,5 @@
 """Plans the segments of a clip for the given options."""
 
-from __future__ import annotations
-
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Reads a clip's properties without decoding more than its first frame."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Loads PyAV on first use."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Upscales one video file: keeps finished segments, computes the rest, then joins all of them."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Computes segments from tasks with an open upscaler, on one machine or many."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing

@@ -1,7 +1,5 @@
 """A segment: a run of frames that starts with a key frame and is computed independently, and its result."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args

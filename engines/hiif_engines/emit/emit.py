@@ -1,7 +1,5 @@
 """`build --emit`: commands for other tools, a server's model repository, or a fused graph for VapourSynth."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from pathlib import Path

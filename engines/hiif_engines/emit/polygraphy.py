@@ -1,7 +1,5 @@
 """`--emit polygraphy`: commands that build the engines with Polygraphy and compare each with ONNX Runtime."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Splits pictures into parts that a set of engines accepts, for runtimes that run engines through plain sessions."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any

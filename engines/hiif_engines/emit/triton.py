@@ -3,8 +3,6 @@
 It has one model per graph, and one Python model for clients, which does what `Upscaler` does and calls the others.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """`--emit trtexec`: writes the commands that build the same engines with NVIDIA's own tool."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

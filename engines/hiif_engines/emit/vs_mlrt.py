@@ -4,8 +4,6 @@ The runtime computes attention statistics for every picture. A single graph cann
 pictures is stored in it; how far that changes the picture is measured, reported, and stored in the file.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Mapping

@@ -5,8 +5,6 @@ At an integer scale s the s pixels over every source pixel have the same pattern
 tables that the graph repeats for any input size; no compiler can round them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

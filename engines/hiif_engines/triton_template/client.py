@@ -3,8 +3,6 @@
 Needs: pip install 'tritonclient[http]' pillow
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import Any

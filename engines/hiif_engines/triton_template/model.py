@@ -4,8 +4,6 @@ hiif_deploy works here as everywhere else, except that other models of the same 
 scripting). Each graph is the model NAME_GRAPH, NAME being this model's own name.
 """
 
-from __future__ import annotations
-
 import json
 from functools import partial
 from pathlib import Path

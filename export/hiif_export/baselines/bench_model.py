@@ -1,7 +1,5 @@
 """The full-size model that the benchmark uses where none is named: exported once, kept in the user's cache folder."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from pathlib import Path

@@ -4,8 +4,6 @@ The encoder graph includes `freq` and returns rows of pixels, so that no chunk r
 run in chunks, attention averages over a chunk and not over the picture, which changes the picture.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from itertools import islice

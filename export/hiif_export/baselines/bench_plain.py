@@ -1,7 +1,5 @@
 """The PyTorch reference module as the benchmark's baseline: whole grid, chunks, and float64 to measure deviations."""
 
-from __future__ import annotations
-
 import copy
 import time
 from abc import ABC, abstractmethod

@@ -5,8 +5,6 @@ others go on. Rows that a file keeps from an earlier run are not measured again.
 width of features.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import logging

@@ -1,7 +1,5 @@
 """Determines the memory that the PyTorch module needs by running it with shapes only."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Exports CiaoSR: the non-local branch in the encoder graph, everything else per tile and per query."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

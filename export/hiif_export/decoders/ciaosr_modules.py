@@ -5,8 +5,6 @@ moved out of the query: ⟨question, key · (W h + b)⟩ = h · Wᵀ(question ·
 depends on pairs of neighbouring pixels only. A pair is symmetric, so five directions represent all nine.
 """
 
-from __future__ import annotations
-
 from typing import cast
 
 import torch

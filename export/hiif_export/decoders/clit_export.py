@@ -1,7 +1,5 @@
 """Exports CLIT: one pair of maps and decoder graphs per stage."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

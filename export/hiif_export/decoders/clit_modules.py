@@ -5,8 +5,6 @@ one axis only. The first layer is applied to one row of tokens at a time, so tha
 are never in memory together.
 """
 
-from __future__ import annotations
-
 import math
 from typing import cast
 

@@ -1,7 +1,5 @@
 """A network that predicts from each corner and averages: its last layer is linear, so it runs once on the average."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu

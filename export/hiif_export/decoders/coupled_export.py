@@ -4,8 +4,6 @@ Between passes the decoder is also split into stages, so that the results of one
 each part can run in a precision of its own.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Sequence
 

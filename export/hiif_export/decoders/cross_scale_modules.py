@@ -6,8 +6,6 @@ instead of 36·C, and no tensor of twice the size is built. Pixels of the first 
 convolution pads with zero where the larger picture would continue.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, pad

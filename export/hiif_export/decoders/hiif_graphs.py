@@ -1,7 +1,5 @@
 """Exports HIIF: which modules, which named tensors, which dynamic axes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

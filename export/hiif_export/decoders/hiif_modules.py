@@ -9,8 +9,6 @@ The same modules serve both precisions (`precision.py`): matrix products take an
 corners.
 """
 
-from __future__ import annotations
-
 from typing import cast
 
 import torch

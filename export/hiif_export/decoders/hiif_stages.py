@@ -5,8 +5,6 @@ The parts in order: `First` (maps and geometry → state 0), `key_value` (state 
 weight once.
 """
 
-from __future__ import annotations
-
 from typing import cast
 
 from torch import Tensor, nn

@@ -4,8 +4,6 @@ The first layer is linear in the 3×3 surroundings, so it becomes one convolutio
 position and cell remain. The last layer is linear, so it is applied once to the average instead of to each corner.
 """
 
-from __future__ import annotations
-
 from typing import cast
 
 import torch

@@ -4,8 +4,6 @@ Amplitudes and frequencies are maps for both models; row frequencies stand befor
 by π. The last layer is applied once to the average of the corners. There is no larger exact gain (design/decoders.md).
 """
 
-from __future__ import annotations
-
 import math
 from typing import cast
 

@@ -6,8 +6,6 @@ multiplications per query beside h, and 444,096 per source pixel. The known rest
 per phase) needs no map but works there only; this one is the same graph for every scale.
 """
 
-from __future__ import annotations
-
 from typing import cast
 
 import torch

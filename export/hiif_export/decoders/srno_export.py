@@ -1,7 +1,5 @@
 """Exports SRNO; `srno_modules` explains the restructuring."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cached_property
 

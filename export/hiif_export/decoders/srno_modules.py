@@ -4,8 +4,6 @@ The input layer has neither norm nor activation, so its product with each corner
 summed in passes and folded into one matrix as for HIIF (design/decoding.md §3b, 3c).
 """
 
-from __future__ import annotations
-
 import math
 from typing import cast
 

@@ -3,8 +3,6 @@
 Queries are all of R rows × W columns, row-major, N = R · W in all. Corners are in the order of `CORNERS`.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

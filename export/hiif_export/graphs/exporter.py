@@ -24,8 +24,6 @@ Geometry means the axis tables and `cell`: a graph receives those of `GEOMETRY_I
 (`hiif_deploy.bundle.contract`) that it names as inputs.
 """
 
-from __future__ import annotations
-
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence

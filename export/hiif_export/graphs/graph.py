@@ -1,7 +1,5 @@
 """One exported graph: a module, its named inputs and outputs, and the axes that stay dynamic."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Exports one graph as an ONNX model, and checks the result."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ are written into the graphs, because TensorRT 11 is strongly typed and no automa
 reductions correctly (design/precision.md).
 """
 
-from __future__ import annotations
-
 import copy
 import math
 

@@ -6,8 +6,6 @@ They convert frames to the encoder's input, and decoded colours to frames, step 
 `hiif_deploy.pixels` and `hiif_deploy.decoding.compose`, so that all engines round alike.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from importlib.resources import as_file, files
 from typing import Any

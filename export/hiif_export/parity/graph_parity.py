@@ -3,8 +3,6 @@
 Polygraphy runs and compares the ONNX models; PyTorch computes the inputs from a real picture.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Compares a bundle's pictures with PyTorch's: the measure that every export must pass."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass

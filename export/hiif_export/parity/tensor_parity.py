@@ -4,8 +4,6 @@ PyTorch rounds each tensor to half where the graphs do. ONNX Runtime need not on
 leave out a rounding between two operations.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """ONNX Runtime as an engine."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cache
 from typing import Any

@@ -1,7 +1,5 @@
 """ONNX Runtime with tensors that stay on its device from graph to graph (I/O binding)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast

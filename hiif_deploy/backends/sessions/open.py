@@ -1,7 +1,5 @@
 """Loads one graph on ONNX Runtime or OpenVINO."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from hiif_deploy.backends.engines import ENGINES
