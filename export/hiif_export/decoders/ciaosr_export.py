@@ -1,5 +1,7 @@
 """Exports CiaoSR: the non-local branch in the encoder graph, everything else per tile and per query."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +31,7 @@ class CiaosrExporter(DecoderExporter):
             return graph
         module = _Encoder(graph.module, CrossScale(self.model.cs_attn)).eval()
         outputs = {"features": (1, self._channels, "height", "width")}
-        return Graph(graph.name, module, graph.inputs, outputs, graph.multiples, precision)
+        return replace(graph, module=module, outputs=outputs)
 
     def maps(self, compute: torch.dtype) -> Inputs:
         """First layers, products of neighbouring pixels, and values."""

@@ -1,7 +1,9 @@
 """Exports CLIT: one pair of maps and decoder graphs per stage."""
 
+from dataclasses import replace
+
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hiif_deploy.bundle.contract import DecoderContract, EncoderContract, Precision
 from hiif_deploy.errors import OptionError
@@ -44,7 +46,7 @@ class ClitExporter(DecoderExporter):
         graph = super().encoder_graph(precision)
         module = nn.Sequential(graph.module, self.model.conv_ch).eval()
         outputs = {"features": (1, self.model.config.width, "height", "width")}
-        return Graph(graph.name, _Encoder(module).eval(), graph.inputs, outputs, graph.multiples, precision)
+        return replace(graph, module=module, outputs=outputs)
 
     def maps(self, compute: torch.dtype) -> Inputs:
         """Attention query, key and value per pixel of a stage."""
@@ -82,16 +84,3 @@ class ClitExporter(DecoderExporter):
         return self.make_contract(
             halo=1, axes="clit", cascade=config.stages, map_channels=4 * config.width, query_channels=queries
         )
-
-
-class _Encoder(nn.Module):
-    """Gives the sequence an input named `image`."""
-
-    def __init__(self, layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = layers
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Picture [1, 3, h, w] → features [1, width, h, w]."""
-        features: Tensor = self.layers(image)
-        return features
