@@ -9,18 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from hiif_deploy.bundle.contract import Precision
-from hiif_deploy.cli.options import (
-    REPORT,
-    EngineOption,
-    LibraryOption,
-    PrecisionOption,
-    ProviderOption,
-    QuietOption,
-    ThreadsOption,
-    engine_options,
-    limited_threads,
-    refuse_options,
-)
+from hiif_deploy.cli import options as shared
+from hiif_deploy.cli.options import engine_options, limited_threads, refuse_options
 from hiif_deploy.errors import HiifError, OptionError
 from hiif_deploy.support.extras import require_extra
 from hiif_deploy.support.progress import Progress
@@ -50,11 +40,12 @@ def export(
         typer.Option(help="Of the graphs: fp32, or fp32,fp16; default: every one that the decoder can be written in."),
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a bundle that is there.")] = False,
-    threads: ThreadsOption = 0,
+    threads: shared.ThreadsOption = 0,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Debug messages and a table of all cases.", rich_help_panel=REPORT)
+        bool,
+        typer.Option("--verbose", "-v", help="Debug messages and a table of all cases.", rich_help_panel=shared.REPORT),
     ] = False,
-    quiet: QuietOption = False,
+    quiet: shared.QuietOption = False,
 ) -> None:
     """Turn a checkpoint into a bundle, and prove it against PyTorch."""
     require_extra("export")
@@ -103,11 +94,11 @@ def verify(
         list[Path] | None, typer.Option(help="With --published: folder of a test set, named as the set; repeatable.")
     ] = None,
     scales: Annotated[str, typer.Option(help="With --published: factors, separated by commas.")] = "2,3,4",
-    engine: EngineOption = None,
-    provider: ProviderOption = None,
-    precision: PrecisionOption = None,
-    library: LibraryOption = None,
-    threads: ThreadsOption = 0,
+    engine: shared.EngineOption = None,
+    provider: shared.ProviderOption = None,
+    precision: shared.PrecisionOption = None,
+    library: shared.LibraryOption = None,
+    threads: shared.ThreadsOption = 0,
     tolerance: Annotated[
         float | None, typer.Option(help="Largest deviation, colours in [0, 1]; default: what an export must keep.")
     ] = None,

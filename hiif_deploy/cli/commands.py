@@ -14,45 +14,10 @@ import typer
 
 from hiif_deploy.backends.choice import library_engine
 from hiif_deploy.bundle.loader import DEFAULT_MODEL, VIDEO_MODEL
+from hiif_deploy.cli import options as shared
+from hiif_deploy.cli import picture_options as picture
 from hiif_deploy.cli import video_options as video
-from hiif_deploy.cli.options import (
-    MODEL,
-    BundleOption,
-    DeviceOption,
-    EngineOption,
-    JsonOption,
-    LibraryOption,
-    MemoryOption,
-    PrecisionOption,
-    ProviderOption,
-    QuietOption,
-    RayOption,
-    ThreadsOption,
-    WorkersOption,
-    engine_options,
-    given_options,
-    in_panel,
-    refuse_options,
-)
-from hiif_deploy.cli.picture_options import (
-    DeviationOption,
-    DryRunOption,
-    FormatOption,
-    HeightOption,
-    InputsArgument,
-    LargerOption,
-    LosslessOption,
-    MaxPixelsOption,
-    MaxSideOption,
-    OutputOption,
-    OverwriteOption,
-    PublishedOption,
-    QualityOption,
-    ScaleOption,
-    SizeOption,
-    StatisticsOption,
-    WidthOption,
-)
+from hiif_deploy.cli.options import engine_options, given_options, in_panel, refuse_options
 from hiif_deploy.errors import OptionError
 from hiif_deploy.geometry.target import Target, parse_target
 from hiif_deploy.support.messages import json_text
@@ -74,7 +39,7 @@ LOSSY = (".jpg", ".jpeg", ".webp")
 """Suffixes of pictures that have a quality."""
 UpscaleBundleOption = Annotated[
     str,
-    in_panel(MODEL)(
+    in_panel(shared.MODEL)(
         "Bundle folder, or name of a shipped model.",
         "--bundle",
         "-b",
@@ -85,30 +50,30 @@ UpscaleBundleOption = Annotated[
 
 def upscale(
     context: typer.Context,
-    inputs: InputsArgument,
-    output: OutputOption = None,
-    scale: ScaleOption = None,
-    size: SizeOption = None,
-    width: WidthOption = None,
-    height: HeightOption = None,
-    max_side: MaxSideOption = None,
-    larger: LargerOption = None,
+    inputs: picture.InputsArgument,
+    output: picture.OutputOption = None,
+    scale: picture.ScaleOption = None,
+    size: picture.SizeOption = None,
+    width: picture.WidthOption = None,
+    height: picture.HeightOption = None,
+    max_side: picture.MaxSideOption = None,
+    larger: picture.LargerOption = None,
     bundle: UpscaleBundleOption = DEFAULT_MODEL,
-    format_: FormatOption = None,
-    quality: QualityOption = 95,
-    lossless: LosslessOption = False,
-    overwrite: OverwriteOption = False,
-    max_pixels: MaxPixelsOption = 1 << 30,
-    memory: MemoryOption = 1024,
-    threads: ThreadsOption = 0,
-    engine: EngineOption = None,
-    provider: ProviderOption = None,
-    precision: PrecisionOption = None,
-    library: LibraryOption = None,
-    device: DeviceOption = None,
-    statistics: StatisticsOption = "exact",
-    report_deviation: DeviationOption = False,
-    published_rows: PublishedOption = None,
+    format_: picture.FormatOption = None,
+    quality: picture.QualityOption = 95,
+    lossless: picture.LosslessOption = False,
+    overwrite: picture.OverwriteOption = False,
+    max_pixels: picture.MaxPixelsOption = 1 << 30,
+    memory: shared.MemoryOption = 1024,
+    threads: shared.ThreadsOption = 0,
+    engine: shared.EngineOption = None,
+    provider: shared.ProviderOption = None,
+    precision: shared.PrecisionOption = None,
+    library: shared.LibraryOption = None,
+    device: shared.DeviceOption = None,
+    statistics: picture.StatisticsOption = "exact",
+    report_deviation: picture.DeviationOption = False,
+    published_rows: picture.PublishedOption = None,
     codec: video.CodecOption = None,
     crf: video.CrfOption = None,
     preset: video.PresetOption = None,
@@ -121,11 +86,11 @@ def upscale(
     segment_frames: video.SegmentOption = SEGMENT_FRAMES,
     restart: video.RestartOption = False,
     json_progress: video.JsonProgressOption = False,
-    ray: RayOption = None,
-    workers: WorkersOption = 0,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    ray: shared.RayOption = None,
+    workers: shared.WorkersOption = 0,
+    dry_run: picture.DryRunOption = False,
+    as_json: shared.JsonOption = False,
+    quiet: shared.QuietOption = False,
 ) -> None:
     """Upscale pictures and videos by any factor or to any size.
 
@@ -252,7 +217,7 @@ def _items(
 
 def info(
     bundle: Annotated[str, typer.Argument(help="Bundle folder, or name of a shipped model.")] = DEFAULT_MODEL,
-    as_json: JsonOption = False,
+    as_json: shared.JsonOption = False,
 ) -> None:
     """Show what a bundle holds and promises, after checking all of it."""
     from hiif_deploy.bundle.loader import open_bundle
@@ -266,7 +231,8 @@ def info(
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(help="Show this model's card.")] = None, as_json: JsonOption = False
+    name: Annotated[str | None, typer.Argument(help="Show this model's card.")] = None,
+    as_json: shared.JsonOption = False,
 ) -> None:
     """List the models that ship, or show the card of one: data, licence, recipe, figures, limits."""
     from hiif_deploy.bundle.shipped import list_models, model_card
@@ -280,7 +246,7 @@ def models(
         report.show(report.models_table(list_models()))
 
 
-def show_doctor(as_json: JsonOption = False) -> None:
+def show_doctor(as_json: shared.JsonOption = False) -> None:
     """Show versions, engines and shipped models, and the command that adds what is missing."""
     from hiif_deploy.cli import doctor, report
 
@@ -299,7 +265,7 @@ def show_doctor(as_json: JsonOption = False) -> None:
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("demo"),
     scale: Annotated[float, typer.Option(help="Factor.")] = 4.0,
-    bundle: BundleOption = DEFAULT_MODEL,
+    bundle: shared.BundleOption = DEFAULT_MODEL,
 ) -> None:
     """Upscale the pictures that the package carries, and write a sheet that compares them with bicubic."""
     from hiif_deploy.cli.demo import run_demo
@@ -309,12 +275,12 @@ def demo(
 
 def tune(
     bundle: Annotated[str, typer.Argument(help="Bundle folder, or name of a shipped model.")] = DEFAULT_MODEL,
-    engine: EngineOption = None,
-    precision: PrecisionOption = None,
-    threads: ThreadsOption = 0,
+    engine: shared.EngineOption = None,
+    precision: shared.PrecisionOption = None,
+    threads: shared.ThreadsOption = 0,
     rounds: Annotated[int, typer.Option(help="Pictures per way of cutting, after one to warm up.")] = 3,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    as_json: shared.JsonOption = False,
+    quiet: shared.QuietOption = False,
 ) -> None:
     """Find the fastest way of cutting the decoder's work on this machine, and store it for later runs."""
     from hiif_deploy.bundle.loader import open_bundle

@@ -1,13 +1,11 @@
 """Encodes a `Picture` as the bytes of a picture file, with a note for everything that the format cannot store."""
 
-from __future__ import annotations
-
 import io
 import struct
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -16,9 +14,7 @@ from PIL import Image
 
 from hiif_deploy.errors import ImageError
 from hiif_deploy.images import metadata as containers
-
-if TYPE_CHECKING:
-    from hiif_deploy.images.io import Picture
+from hiif_deploy.images.picture import Picture
 
 Kept = Literal["icc", "exif", "xmp", "dpi", "text", "colour_chunks"]
 """A part of a `Picture` beside its pixels."""
