@@ -9,16 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.geometry.grid import (
-    EDGE,
-    F32,
-    Axis,
-    BitRule,
-    check_axis,
-    nearest_pixel,
-    pixel_centres,
-    unlevelled_axis,
-)
+from hiif_deploy.geometry.grid import EDGE, F32, Axis, BitRule, axis_fields, check_axis, nearest_pixel, pixel_centres
 
 
 @dataclass(frozen=True)
@@ -51,7 +42,7 @@ def ciaosr_query_axis(
     start, stop = check_axis(source, target, window)
     axis = ciaosr_axis(source, target, window)
     index, taps = np.arange(start, stop, dtype=np.int64), np.concatenate([axis.taps, axis.nearest[None]])
-    return Axis(**unlevelled_axis(source, target, index, taps, axis.relative, axis.relative[0] / F32(2)))
+    return Axis(**axis_fields(source, target, index, taps, axis.relative, axis.relative[0] / F32(2)))
 
 
 def _shift(source: int, target: int) -> np.float32:

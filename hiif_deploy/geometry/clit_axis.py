@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.errors import ScaleError
-from hiif_deploy.geometry.grid import F32, BitRule, WeightedAxis, check_axis, pixel_centres, unlevelled_axis
+from hiif_deploy.geometry.grid import F32, BitRule, WeightedAxis, axis_fields, check_axis, pixel_centres
 
 STAGE_SCALE = 4
 """Factor by which each stage's features are larger than those of the stage before."""
@@ -65,7 +65,7 @@ def clit_query_axis(
     start, stop = check_axis(source, target, window)
     axis = clit_axis(source, target, window)
     index, taps = np.arange(start, stop, dtype=np.int64), np.concatenate([axis.tokens, axis.taps])
-    common = unlevelled_axis(source, target, index, taps, axis.relative, axis.weight[1])
+    common = axis_fields(source, target, index, taps, axis.relative, axis.weight[1])
     return WeightedAxis(**common, weight=np.concatenate([axis.inside, axis.weight]))
 
 

@@ -95,25 +95,22 @@ def axis_table(
     digits = reference_bits(local, levels) if bits == "reference" else exact_bits(source, target, index, levels)
     if bits == "exact":
         local = exact_local(source, target, index)
-    return Axis(**{**unlevelled_axis(source, target, index, np.stack([low, high]), relative, local), "bits": digits})
+    return Axis(**axis_fields(source, target, index, np.stack([low, high]), relative, local, digits))
 
 
-def unlevelled_axis(
-    source: int,
-    target: int,
-    index: NDArray[np.int64],
-    taps: NDArray[np.int32],
-    relative: NDArray[np.float32],
-    local: NDArray[np.float32],
-) -> dict[str, NDArray[Any]]:
-    """Return the fields of an `Axis` without bits, for pixels `index` [count]: what a rule other than `corners` gives.
+def axis_fields(
+    source: int, target: int, index: NDArray[np.int64], taps: NDArray[np.int32], relative: NDArray[np.float32],
+    local: NDArray[np.float32], bits: NDArray[np.int32] | None = None,
+) -> dict[str, NDArray[Any]]:  # fmt: skip
+    """Return the fields of an `Axis` for pixels `index` [count]; those of the bilinear skip are the same for all rules.
 
-    `taps` [taps, count], `relative` [tokens, count] and `local` [count] are the rule's own.
+    `taps` [taps, count], `relative` [tokens, count], `local` [count] and `bits` [levels, count] (None: no levels) are
+    the rule's own.
     """
     skip_taps, skip_weight = bilinear_taps(source, target, index)
     return {
         "taps": taps, "relative": relative, "distance": (np.abs(relative) / F32(2)).astype(F32, copy=False),
-        "local": local, "bits": np.zeros((0, index.size), dtype=np.int32),
+        "local": local, "bits": np.zeros((0, index.size), dtype=np.int32) if bits is None else bits,
         "skip_taps": skip_taps, "skip_weight": skip_weight,
     }  # fmt: skip
 

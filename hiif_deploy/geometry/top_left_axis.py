@@ -5,16 +5,7 @@ All arithmetic is float32 in the published order (design/decoders.md M1).
 
 import numpy as np
 
-from hiif_deploy.geometry.grid import (
-    EDGE,
-    F32,
-    Axis,
-    BitRule,
-    check_axis,
-    nearest_pixel,
-    pixel_centres,
-    unlevelled_axis,
-)
+from hiif_deploy.geometry.grid import EDGE, F32, Axis, BitRule, axis_fields, check_axis, nearest_pixel, pixel_centres
 
 
 def top_left_axis(
@@ -29,4 +20,4 @@ def top_left_axis(
     tap = nearest_pixel(query + F32(EDGE), source)
     corner = (pixel_centres(source, tap.astype(np.int64)) - F32(1 / source)).astype(F32)
     relative = ((query - corner) * F32(source)).astype(F32)
-    return Axis(**unlevelled_axis(source, target, index, tap[None], relative[None], relative / F32(2)))
+    return Axis(**axis_fields(source, target, index, tap[None], relative[None], relative / F32(2)))
