@@ -52,8 +52,8 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "hiif": ("hiif", {}),
 }
 """Row of the table → name and arguments of the published model."""
-ENCODERS = ("edsr-baseline", "rdn", "swinir")
-"""Published encoders."""
+ENCODERS: dict[str, dict[str, Any]] = dict.fromkeys(("edsr-baseline", "rdn", "swinir"), {"no_upsampling": True})
+"""Row of the table → arguments of the published encoder."""
 COUNTED: Size = (48, 48)
 """Source pixels of the picture whose multiplications are counted."""
 
@@ -100,7 +100,7 @@ def spec(decoder: str, encoder: str) -> dict[str, Any]:
     name, args = DECODERS[decoder]
     # The published CiaoSR around SwinIR has one more argument of its encoder.
     more = {"num_feat": 0} if (decoder, encoder) == ("ciaosr", "swinir") else {}
-    encoder_spec = {"name": encoder, "args": {"no_upsampling": True, **more}}
+    encoder_spec = {"name": encoder, "args": {**ENCODERS[encoder], **more}}
     return {"name": name, "args": {"encoder_spec": encoder_spec, **args}}
 
 
