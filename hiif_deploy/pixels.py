@@ -4,10 +4,8 @@ A *frame* is an array [H, W], [H, W, 1] or [H, W, 3] of uint8, uint16 or float16
 [0, 1], three channels are RGB. A *unit* array is what the models read and write: float32 [H, W, 3] in [0, 1].
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +32,7 @@ class FrameFormat:
     """1 or 3 for a frame with a channel axis, None for [H, W]."""
 
     @classmethod
-    def of(cls, frame: Frame) -> FrameFormat:
+    def of(cls, frame: Frame) -> Self:
         """Format of a frame that `check_frame` accepts."""
         return cls(frame.dtype, frame.shape[2] if frame.ndim == 3 else None)
 

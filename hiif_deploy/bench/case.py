@@ -1,11 +1,9 @@
 """What a benchmark is about: models, a picture, a size; and what a way of enlarging it must be able to do."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import cv2
 import numpy as np
@@ -50,11 +48,11 @@ class Work:
     bytes: int
     """Of all tensors that operations read and write, weights included, caches not considered."""
 
-    def __add__(self, other: Work) -> Work:
-        return Work(self.macs + other.macs, self.bytes + other.bytes)
+    def __add__(self, other: Self) -> Self:
+        return replace(self, macs=self.macs + other.macs, bytes=self.bytes + other.bytes)
 
-    def __rmul__(self, times: int) -> Work:
-        return Work(times * self.macs, times * self.bytes)
+    def __rmul__(self, times: int) -> Self:
+        return replace(self, macs=times * self.macs, bytes=times * self.bytes)
 
 
 class Runner(Protocol):

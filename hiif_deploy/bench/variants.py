@@ -113,32 +113,21 @@ class UpscalerRunner:
     def __init__(self, name: str, model: BenchModel, setting: Setting) -> None:
         self.resolved = name
         # As the upscaler does it by itself, where its backend is not open already.
-        self._call = tuned.find(model.bundle, setting.engine)
-        if self._call is not None:
-            setting = replace(setting, engine=replace(setting.engine, call_threads=self._call.call_threads))
+        call = tuned.find(model.bundle, setting.engine)
+        if call is not None:
+            setting = replace(setting, engine=replace(setting.engine, call_threads=call.call_threads))
         self._setting, self._bundle, self._watch = setting, model.bundle, Stopwatch()
         backend = open_backend(model.bundle, setting.engine)
         if isinstance(backend, HostBackend):
             backend.wrap_sessions(self._watch.wrap)
-        block = self._call.query_block if self._call else None
+        block = call.query_block if call else None
         self._renderer = Renderer(model.bundle, backend, setting.render, tuned_block=block)
-        self.seconds = 0.0
-        """Of the last `upscale`."""
+        self.arithmetic: ComputePrecision = self._renderer.precision
+        tuning = f", tuned: {block} queries x {call.call_threads} threads per call" if call else ""
+        self.detail = f"{self._renderer.description}{tuning}"
+        self._seconds = 0.0
         self._table: dict[tuple[Size, Size], float] = {}
         self._last: tuple[Size, Size] | None = None
-
-    @property
-    def detail(self) -> str:
-        """See `Runner`."""
-        if self._call is None:
-            return self._renderer.description
-        call = f"{self._call.query_block} queries x {self._call.call_threads} threads per call"
-        return f"{self._renderer.description}, tuned: {call}"
-
-    @property
-    def arithmetic(self) -> ComputePrecision:
-        """See `Runner`."""
-        return self._renderer.precision
 
     @property
     def fallback_blocks(self) -> int:
@@ -154,8 +143,8 @@ class UpscalerRunner:
         began = time.perf_counter()
         self._watch.start({"encode": encoding, "statistics": passes * tiles, "decode": tiles})
         frame: Image = self._renderer.upscale(image, size=size, advance=self._watch.advance)
-        self.seconds = time.perf_counter() - began
-        self._last = ((image.shape[0], image.shape[1]), size)
+        self._seconds = time.perf_counter() - began
+        self._last = (source, size)
         return frame
 
     def colours(self, image: Image, size: Size) -> Array:
@@ -171,7 +160,7 @@ class UpscalerRunner:
         passes = self._bundle.contract.decoder.statistics_passes
         engine = self._setting.engine
         calls = max(1, engine.thread_count // (engine.call_threads or 1))
-        return self._watch.split(self.seconds, self._table[self._last], passes, calls)
+        return self._watch.split(self._seconds, self._table[self._last], passes, calls)
 
     def work(self, image: Image, size: Size) -> Work | None:
         """See `Runner`; other engines than the host's are not counted."""

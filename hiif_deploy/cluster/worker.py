@@ -1,8 +1,6 @@
 """Code that runs on a node: an open upscaler that computes segments and pictures. Plain Python; Ray makes an actor of
 it."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import platform
@@ -13,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bundle.loader import Bundle
@@ -65,7 +63,7 @@ class FileMark:
     """SHA-256 of its first and last bytes."""
 
     @classmethod
-    def of(cls, path: Path) -> FileMark:
+    def of(cls, path: Path) -> Self:
         """Read the fingerprint of a file. Raises OSError."""
         with path.open("rb") as file:
             length = os.fstat(file.fileno()).st_size

@@ -1,10 +1,8 @@
 """Checks that the output of an engine is a picture: NaN, infinity, or values far from any colour are an error."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +26,7 @@ class NotAPictureError(EngineError):
         advice = "check the bundle with hiif-deploy verify; in half precision, choose --precision fp32"
         super().__init__(f"{where} gave {what}: {advice}")
 
-    def __reduce__(self) -> tuple[type[NotAPictureError], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
         # Pickled exceptions are made again from their message, which is not what this one is made from.
         return type(self), (self.what, self.where)
 
@@ -45,7 +43,7 @@ class ColourRange:
     """Their sum. Least and largest may miss a NaN, the sum does not."""
 
     @classmethod
-    def of(cls, values: NDArray[Any]) -> ColourRange:
+    def of(cls, values: NDArray[Any]) -> Self:
         """Range of a float array of any shape. NumPy's least and largest value are NaN where one is."""
         low, high = float(values.min(initial=0)), float(values.max(initial=0))
         return cls(low, high, low + high)

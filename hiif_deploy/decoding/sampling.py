@@ -7,12 +7,10 @@ about equally often, in every part of the picture (design/decoding.md §5). Ever
 tile's sample is five grids, each one call. Nothing is random: every run takes the same sample.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +47,7 @@ class Sampling:
     """(rows, columns) of output pixels of which one is sampled."""
 
     @classmethod
-    def of(cls, size: Size, samples: int) -> Sampling | None:
+    def of(cls, size: Size, samples: int) -> Self | None:
         """At least `samples` queries, evenly spread; None where the picture has hardly more than that."""
         area = size[0] * size[1] // max(1, samples)
         if area < 2:

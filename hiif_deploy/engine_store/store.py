@@ -1,7 +1,5 @@
 """The engines on this machine: found by what they depend on, built once, checked whenever they are read."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import logging
@@ -12,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from hiif_deploy.engine_store.entry import (
     ENGINE,
@@ -111,7 +109,7 @@ class EngineStore:
     """The wanted store, where it cannot be written: its engines are used, not changed."""
 
     @classmethod
-    def open(cls, root: str | Path | None = None) -> EngineStore:
+    def open(cls, root: str | Path | None = None) -> Self:
         """The store at `root`, else at `$HIIF_DEPLOY_STORE`, else in the user's cache folder; created where absent.
 
         One that cannot be written gives way to a temporary one of this user, which is logged.

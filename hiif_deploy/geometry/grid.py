@@ -8,10 +8,8 @@ The arithmetic of `axis_table` repeats the published evaluation in float32, oper
 hierarchical bits lie on rounding edges at ×2, ×4 and ×8 (float64 or a fused multiply-add gives other bits).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +57,7 @@ class Axis:
         """Number of output pixels on the axis."""
         return int(self.taps.shape[-1])
 
-    def __getitem__(self, part: slice | NDArray[np.int64]) -> Axis:
+    def __getitem__(self, part: slice | NDArray[np.int64]) -> Self:
         """Return the axis of some of its pixels, ascending (views for a slice)."""
         return type(self)(*(getattr(self, name)[..., part] for name in self.__dataclass_fields__))
 

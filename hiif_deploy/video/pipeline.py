@@ -1,7 +1,5 @@
 """Threads joined by bounded queues; the first error ends all of them."""
 
-from __future__ import annotations
-
 import queue
 import threading
 from collections.abc import Callable
@@ -13,46 +11,6 @@ WAIT = 0.1
 
 class StoppedError(Exception):
     """Another thread has ended the work."""
-
-
-class BoundedQueue:
-    """A queue of limited length that raises StoppedError when its pipeline ends."""
-
-    def __init__(self, pipeline: Pipeline, size: int) -> None:
-        self._pipeline = pipeline
-        self._queue: queue.Queue[Any] = queue.Queue(size)
-
-    @property
-    def fill(self) -> int:
-        """Number of items in the queue."""
-        return self._queue.qsize()
-
-    def put(self, item: Any) -> None:
-        """Append an item, waiting while the queue is full. StoppedError where the pipeline ended."""
-        while True:
-            self._pipeline.check()
-            try:
-                return self._queue.put(item, timeout=WAIT)
-            except queue.Full:
-                continue
-
-    def get(self) -> Any:
-        """Return the next item, waiting while the queue is empty. StoppedError where the pipeline ended."""
-        while True:
-            self._pipeline.check()
-            try:
-                return self._queue.get(timeout=WAIT)
-            except queue.Empty:
-                continue
-
-    def get_ready(self) -> list[Any]:
-        """Return all items that are in the queue now, without waiting."""
-        found = []
-        while True:
-            try:
-                found.append(self._queue.get_nowait())
-            except queue.Empty:
-                return found
 
 
 class Pipeline:
@@ -94,3 +52,43 @@ class Pipeline:
         except BaseException as error:
             self.error = self.error or error
             self._ended.set()
+
+
+class BoundedQueue:
+    """A queue of limited length that raises StoppedError when its pipeline ends."""
+
+    def __init__(self, pipeline: Pipeline, size: int) -> None:
+        self._pipeline = pipeline
+        self._queue: queue.Queue[Any] = queue.Queue(size)
+
+    @property
+    def fill(self) -> int:
+        """Number of items in the queue."""
+        return self._queue.qsize()
+
+    def put(self, item: Any) -> None:
+        """Append an item, waiting while the queue is full. StoppedError where the pipeline ended."""
+        while True:
+            self._pipeline.check()
+            try:
+                return self._queue.put(item, timeout=WAIT)
+            except queue.Full:
+                continue
+
+    def get(self) -> Any:
+        """Return the next item, waiting while the queue is empty. StoppedError where the pipeline ended."""
+        while True:
+            self._pipeline.check()
+            try:
+                return self._queue.get(timeout=WAIT)
+            except queue.Empty:
+                continue
+
+    def get_ready(self) -> list[Any]:
+        """Return all items that are in the queue now, without waiting."""
+        found = []
+        while True:
+            try:
+                found.append(self._queue.get_nowait())
+            except queue.Empty:
+                return found

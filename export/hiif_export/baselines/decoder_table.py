@@ -52,7 +52,7 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "hiif": ("hiif", {}),
 }
 """Row of the table → name and arguments of the published model."""
-ENCODERS: dict[str, dict[str, Any]] = dict.fromkeys(("edsr-baseline", "rdn", "swinir"), {"no_upsampling": True})
+ENCODERS = {name: {"no_upsampling": True} for name in ("edsr-baseline", "rdn", "swinir")}
 """Row of the table → arguments of the published encoder."""
 COUNTED: Size = (48, 48)
 """Source pixels of the picture whose multiplications are counted."""

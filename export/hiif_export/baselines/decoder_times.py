@@ -1,12 +1,10 @@
 """Times the PyTorch module and the bundle alternately, encoder and decoder separately."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 
@@ -35,8 +33,8 @@ class Seconds:
     deployed: float
     """Seconds of the bundle in the runtime."""
 
-    def __add__(self, other: Seconds) -> Seconds:
-        return Seconds(self.plain + other.plain, self.deployed + other.deployed)
+    def __add__(self, other: Self) -> Self:
+        return replace(self, plain=self.plain + other.plain, deployed=self.deployed + other.deployed)
 
 
 @dataclass(frozen=True)
