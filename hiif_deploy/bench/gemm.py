@@ -1,6 +1,5 @@
 """This machine's own peak: one large matrix product in each arithmetic, by the engines that run the models."""
 
-import struct
 import time
 from dataclasses import dataclass
 
@@ -42,12 +41,14 @@ class GemmMeter:
     def __init__(self, threads: int, arithmetics: set[ComputePrecision], side: int = SIDE) -> None:
         self._side = side
         self._sessions: list[tuple[ComputePrecision, Engine, Session]] = []
+        x, y = (TensorContract(name, "float32", (side, side)) for name in "xy")
+        contract = GraphContract("product", "", "", (x,), (y,))
         for arithmetic in sorted(arithmetics):
             for engine in ENGINES.get(arithmetic, ()):
                 options = EngineOptions(engine=engine, threads=threads, precision=arithmetic)
                 try:
                     session = open_session(
-                        _contract(side), matmul_model(side), options, threads=threads, keep_memory=True,
+                        contract, matmul_model(side), options, threads=threads, keep_memory=True,
                         precision=arithmetic,
                     )  # fmt: skip
                 except HiifError:
@@ -76,14 +77,10 @@ def matmul_model(side: int) -> bytes:
     weight: NDArray[np.float32] = np.random.default_rng(1).standard_normal((side, side), dtype=np.float32)
     tensor = _number(1, side) + _number(1, side) + _number(2, 1) + _text(8, b"w") + _text(9, weight.tobytes())
     node = _text(1, b"x") + _text(1, b"w") + _text(2, b"y") + _text(4, b"MatMul")
-    ends = [_text(field, _text(1, name) + _text(2, _text(1, _number(1, 1) + _text(2, _square(side)))))
+    ends = [_text(field, _text(1, name) + _text(2, _text(1, _number(1, 1) + _text(2, 2 * _text(1, _number(1, side))))))
             for field, name in ((11, b"x"), (12, b"y"))]  # fmt: skip
     graph = _text(1, node) + _text(2, b"product") + _text(5, tensor) + b"".join(ends)
     return _number(1, 8) + _text(7, graph) + _text(8, _number(2, 17))
-
-
-def _square(side: int) -> bytes:
-    return 2 * _text(1, _number(1, side))
 
 
 def _number(field: int, value: int) -> bytes:
@@ -99,11 +96,6 @@ def _text(field: int, value: bytes) -> bytes:
 def _varint(value: int) -> bytes:
     found = b""
     while value > 127:
-        found += struct.pack("B", value & 127 | 128)
+        found += bytes([value & 127 | 128])
         value >>= 7
-    return found + struct.pack("B", value)
-
-
-def _contract(side: int) -> GraphContract:
-    x, y = (TensorContract(name, "float32", (side, side)) for name in "xy")
-    return GraphContract("product", "", "", (x,), (y,))
+    return found + bytes([value])

@@ -125,7 +125,8 @@ class UpscalerRunner:
         self.arithmetic: ComputePrecision = self._renderer.precision
         tuning = f", tuned: {block} queries x {call.call_threads} threads per call" if call else ""
         self.detail = f"{self._renderer.description}{tuning}"
-        self._seconds = 0.0
+        self.seconds = 0.0
+        """Of the last `upscale`."""
         self._table: dict[tuple[Size, Size], float] = {}
         self._last: tuple[Size, Size] | None = None
 
@@ -143,7 +144,7 @@ class UpscalerRunner:
         began = time.perf_counter()
         self._watch.start({"encode": encoding, "statistics": passes * tiles, "decode": tiles})
         frame: Image = self._renderer.upscale(image, size=size, advance=self._watch.advance)
-        self._seconds = time.perf_counter() - began
+        self.seconds = time.perf_counter() - began
         self._last = (source, size)
         return frame
 
@@ -160,7 +161,7 @@ class UpscalerRunner:
         passes = self._bundle.contract.decoder.statistics_passes
         engine = self._setting.engine
         calls = max(1, engine.thread_count // (engine.call_threads or 1))
-        return self._watch.split(self._seconds, self._table[self._last], passes, calls)
+        return self._watch.split(self.seconds, self._table[self._last], passes, calls)
 
     def work(self, image: Image, size: Size) -> Work | None:
         """See `Runner`; other engines than the host's are not counted."""

@@ -49,7 +49,9 @@ class CountingSession:
 
     def finish(self) -> Work:
         """All calls so far; the session must not be run any more."""
-        return _sum_up(json.loads(Path(self._session.end_profiling()).read_text(encoding="utf-8")))
+        events = json.loads(Path(self._session.end_profiling()).read_text(encoding="utf-8"))
+        times = (event for event in events if event.get("cat") == "Node" and event["name"].endswith("kernel_time"))
+        return sum((_operation(event["args"]) for event in times), Work(0, 0))
 
 
 _DTYPES: dict[str, type[np.generic]] = {
@@ -124,14 +126,6 @@ def count_calls(model: bytes, calls: Iterable[Tensors], threads: int) -> Work:
         for feeds in calls:
             session.run(feeds)
         return session.finish()
-
-
-def _sum_up(events: list[dict[str, Any]]) -> Work:
-    total = Work(0, 0)
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("kernel_time"):
-            total += _operation(event["args"])
-    return total
 
 
 def _operation(facts: dict[str, Any]) -> Work:

@@ -11,17 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.bench import report as reports
 from hiif_deploy.bench.against import Earlier, compare, read_run
 from hiif_deploy.bench.case import BenchModel, default_models, open_model
-from hiif_deploy.bench.report import (
-    bench_tables,
-    change_table,
-    machine_facts,
-    plot_results,
-    plot_sweep,
-    remarks,
-    sweep_table,
-)
 from hiif_deploy.bench.run import Bench, Report, run_bench
 from hiif_deploy.bench.sweep import growth, run_sweep, sweep_steps
 from hiif_deploy.bench.variants import check_variants, variant_names
@@ -91,10 +83,10 @@ def bench(
         console.width = WIDTH
     for table in tables:
         console.print(table)
-    for line in remarks(report):
+    for line in reports.remarks(report):
         print(printable(line), file=sys.stderr)
     if output is not None:
-        found = {**report.facts(), **facts, "machine": machine_facts(), "threads": plan.thread_count}
+        found = {**report.facts(), **facts, "machine": reports.machine_facts(), "threads": plan.thread_count}
         write_file(output, f"{json_text(found)}\n".encode())
 
 
@@ -111,13 +103,13 @@ def measure_variants(
     with Progress("measuring", len(models) * plan.steps(), unit="steps", enabled=not quiet) as progress:
         run_bench(models, plan, report, progress.advance)
     if plot is not None:
-        plot_results(report.results, plot)
-    tables = bench_tables(report)
+        reports.plot_results(report.results, plot)
+    tables = reports.bench_tables(report)
     if earlier is None:
         return {}, tables
     changes = compare(report.results, earlier)
     facts = {"file": str(earlier.path), "processor": earlier.processor, "changes": [*map(asdict, changes)]}
-    return {"against": facts}, [*tables, change_table(changes, earlier)]
+    return {"against": facts}, [*tables, reports.change_table(changes, earlier)]
 
 
 def measure_sweep(
@@ -127,9 +119,9 @@ def measure_sweep(
     with Progress("sweeping", len(models) * sweep_steps(plan), unit="pictures", enabled=not quiet) as progress:
         found = run_sweep(models, plan, report, progress.advance)
     if plot is not None:
-        plot_sweep(found, plot)
+        reports.plot_sweep(found, plot)
     lines = growth(found)
-    return {"sweep": [*map(asdict, found)], "growth": [*map(asdict, lines)]}, [sweep_table(found, lines)]
+    return {"sweep": [*map(asdict, found)], "growth": [*map(asdict, lines)]}, [reports.sweep_table(found, lines)]
 
 
 def open_models(wanted: Sequence[str], checkpoint: Path | None, report: Report, *, quiet: bool) -> list[BenchModel]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import onnxruntime
 
-from hiif_deploy.backends.cuda.open import DeviceLayer, device_layers
+from hiif_deploy.backends.cuda.open import device_layers
 from hiif_deploy.backends.options import EngineOptions, usable_cores
 from hiif_deploy.backends.providers import INSTALL, PROVIDERS
 from hiif_deploy.bundle.loader import open_bundle, shipped_models
@@ -48,7 +48,7 @@ def examine() -> list[Finding]:
         *(_provider(short, full) for short, full in PROVIDERS.items()),
         *_tunings(),
         *(_optional(name) for name in OPTIONAL_PACKAGES),
-        *(_device_layer(layer) for layer in device_layers()),
+        *(_part(f"GPU layer {layer.name}", layer.version, layer.install) for layer in device_layers()),
     ]
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     return [
@@ -107,10 +107,10 @@ def _model(name: str) -> Finding:
     return Finding(f"model {name}", "ok", f"{contract.parameters:,} parameters")
 
 
-def _device_layer(layer: DeviceLayer) -> Finding:
-    if layer.version is None:
-        return Finding(f"GPU layer {layer.name}", "absent", "not installed", layer.install)
-    return Finding(f"GPU layer {layer.name}", "ok", layer.version)
+def _part(name: str, version: str | None, install: str) -> Finding:
+    if version is None:
+        return Finding(name, "absent", "not installed", install)
+    return Finding(name, "ok", version)
 
 
 def _tunings() -> list[Finding]:
@@ -126,8 +126,5 @@ def _tunings() -> list[Finding]:
 
 
 def _optional(name: str) -> Finding:
-    version = installed_version(name)
-    if version is not None:
-        return Finding(name, "ok", version)
     extra = next((extra for extra, packages in EXTRAS.items() if name in packages), None)
-    return Finding(name, "absent", "not installed", install_command(extra) if extra else f"pip install {name}")
+    return _part(name, installed_version(name), install_command(extra) if extra else f"pip install {name}")

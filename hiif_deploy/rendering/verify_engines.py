@@ -1,13 +1,11 @@
 """Engines against the outputs of PyTorch that the bundle stores: a build that succeeded proves nothing."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hiif_deploy.backends.base import Backend
 from hiif_deploy.backends.host import HostBackend
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bundle.contract import Precision
@@ -19,9 +17,6 @@ from hiif_deploy.images.samples import sample
 from hiif_deploy.rendering.renderer import Renderer
 from hiif_deploy.rendering.verify import TOLERANCES, Difference, check_stored, compare_stored, measure
 
-if TYPE_CHECKING:
-    from hiif_deploy.backends.tensorrt.backend import TrtBackend
-
 logger = logging.getLogger(__name__)
 Engines = Mapping[str, StoredEngine]
 VERIFIED, PROBLEM = "verified", "problem"
@@ -31,7 +26,7 @@ LARGE_SIDE, LARGE_SCALE = 96, 3.3
 
 
 def require_verified(
-    bundle: Bundle, backend: TrtBackend, engines: Engines, precision: Precision, store: EngineStore
+    bundle: Bundle, backend: Backend, engines: Engines, precision: Precision, store: EngineStore
 ) -> None:
     """Verify engines that never were; those kept by force are named. ParityError, and removed, where they are wrong."""
     problems = {str(engine.sidecar.report.get(PROBLEM, "")) for engine in engines.values()} - {""}
@@ -42,7 +37,7 @@ def require_verified(
 
 
 def verify_engines(
-    bundle: Bundle, backend: TrtBackend, engines: Engines, precision: Precision, store: EngineStore,
+    bundle: Bundle, backend: Backend, engines: Engines, precision: Precision, store: EngineStore,
     *, force: bool = False,
 ) -> dict[str, Difference]:  # fmt: skip
     """Run the backend's engines on the stored pictures and a larger one; the distances go into their reports.
@@ -65,7 +60,7 @@ def verify_engines(
     return found
 
 
-def measure_engines(bundle: Bundle, backend: TrtBackend) -> dict[str, Difference]:
+def measure_engines(bundle: Bundle, backend: Backend) -> dict[str, Difference]:
     """Every stored case, and a larger picture against the fp32 graphs on the processor, by description."""
     renderer = Renderer(bundle, backend)
     found = compare_stored(renderer)

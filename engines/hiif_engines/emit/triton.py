@@ -65,20 +65,18 @@ def write_triton(
             (model / "config.pbtxt").write_text(graph_config(model.name, graph, platform), encoding="utf-8")
             file, data = ("model.onnx", bundle.graphs[graph.key]) if engines is None else ("model.plan", engines[key])
             (model / "1" / file).write_bytes(data)
-        write_front(bundle, aside / NAME, precision, options or RenderOptions(), limits)
+        # The Python model for clients, with the bundle that it reads.
+        front = aside / NAME
+        (front / "1" / "bundle").mkdir(parents=True)
+        for file in [CONTRACT_FILE, *(graph.file for graph in bundle.contract.graphs)]:
+            shutil.copyfile(bundle.folder / file, front / "1" / "bundle" / file)
+        config = front_config(NAME, precision, options or RenderOptions(), limits)
+        (front / "config.pbtxt").write_text(config, encoding="utf-8")
+        write_template("model.py", front / "1" / "model.py", {})
         write_template("client.py", aside / "client.py", {"MODEL": NAME})
         served = "ONNX Runtime" if engines is None else "TensorRT"
         metadata = {"MODEL": NAME, "BUNDLE": bundle.contract.name, "PRECISION": precision, "SERVED": served}
         write_template("README.md", aside / "README.md", {**metadata, "VERSION": hiif_deploy.__version__})
-
-
-def write_front(bundle: Bundle, model: Path, precision: Precision, options: RenderOptions, limits: Limits) -> None:
-    """Write the Python model for clients, with the bundle that it reads."""
-    (model / "1" / "bundle").mkdir(parents=True)
-    for file in [CONTRACT_FILE, *(graph.file for graph in bundle.contract.graphs)]:
-        shutil.copyfile(bundle.folder / file, model / "1" / "bundle" / file)
-    (model / "config.pbtxt").write_text(front_config(model.name, precision, options, limits), encoding="utf-8")
-    write_template("model.py", model / "1" / "model.py", {})
 
 
 def graph_config(name: str, graph: GraphContract, platform: str) -> str:

@@ -8,17 +8,7 @@ from torch import nn
 from hiif_deploy.bundle.contract import DecoderContract, EncoderContract, Precision
 from hiif_deploy.errors import OptionError
 from hiif_export.decoders.clit_modules import ClitDecoder, ClitMaps
-from hiif_export.graphs.exporter import (
-    COLOUR,
-    DecoderExporter,
-    Inputs,
-    axis_inputs,
-    cell_input,
-    features_input,
-    make_graph,
-    map_inputs,
-    shapes,
-)
+from hiif_export.graphs.exporter import COLOUR, DecoderExporter, Inputs, axis_inputs, cell_input, make_graph, map_inputs
 from hiif_export.graphs.graph import Graph
 from hiif_training.models.clit import Clit
 
@@ -59,11 +49,10 @@ class ClitExporter(DecoderExporter):
 
     def graphs(self, precision: Precision = "fp32") -> list[Graph]:
         """Return the graphs in the order of use, those of later stages last."""
-        found, maps = super().graphs(precision), self.maps(torch.float32)
-        inputs = {**maps, **self.geometry(), "before": (torch.zeros(35, 3), ("queries", 3))}
-        features = features_input(self.model.config.width, precision)
+        found = super().graphs(precision)
+        inputs = {**self.maps(torch.float32), **self.geometry(), "before": (torch.zeros(35, 3), ("queries", 3))}
         for n in range(1, self.model.config.stages):
-            found.append(make_graph(f"maps_{n}", ClitMaps(self.model, n), features, shapes(maps)))
+            found.append(self.maps_graph(precision, f"maps_{n}", ClitMaps(self.model, n)))
             found.append(make_graph(f"decoder_{n}", ClitDecoder(self.model, n), inputs, COLOUR))
         return found
 

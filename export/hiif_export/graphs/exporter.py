@@ -79,11 +79,11 @@ class DecoderExporter(ABC):
         axes = {**axis_inputs("tap", 2, torch.int32), **axis_inputs("distance", 2), **axis_inputs("relative", 2)}
         return {**axes, **cell_input()}
 
-    def maps_graph(self, precision: Precision) -> Graph:
-        """Features → maps."""
+    def maps_graph(self, precision: Precision, name: str = "maps", module: nn.Module | None = None) -> Graph:
+        """Features → maps; `module` is that of a later stage."""
         inputs = features_input(self.encoder_contract().channels, precision)
-        module, outputs = self.maps_module(self.model), shapes(self.maps(COMPUTE[precision]))
-        return make_graph("maps", module, inputs, outputs, precision)
+        outputs = shapes(self.maps(COMPUTE[precision]))
+        return make_graph(name, module or self.maps_module(self.model), inputs, outputs, precision)
 
     def decoder_graph(self, precision: Precision) -> Graph:
         """Maps and geometry → colours."""

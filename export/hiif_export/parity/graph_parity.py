@@ -91,7 +91,8 @@ def chain_values(
 
 def typed_feeds(values: Tensors, graph: Graph) -> Tensors:
     """Return the graph's inputs from `values`, in its dtypes and order."""
-    return {name: _as(values[name], tensor) for name, (tensor, _) in graph.inputs.items()}
+    types = {name: torch.empty(0, dtype=tensor.dtype).numpy().dtype for name, (tensor, _) in graph.inputs.items()}
+    return {name: np.ascontiguousarray(values[name], dtype=dtype) for name, dtype in types.items()}
 
 
 def check_graphs(found: Sequence[GraphDeviation], precision: Precision = "fp32") -> None:
@@ -112,10 +113,6 @@ def _geometry(bundle: Bundle, source: tuple[int, int], size: tuple[int, int]) ->
     wanted = sorted({name for graph in bundle.contract.graphs for name in graph.geometry})
     count = np.array([size[0] * size[1]], dtype=np.float64)
     return {**geometry_inputs(wanted, rows, columns, whole, relative_cell(source, size)), "count": count}
-
-
-def _as(value: NDArray[Any], like: torch.Tensor) -> NDArray[Any]:
-    return np.ascontiguousarray(value, dtype=torch.empty(0, dtype=like.dtype).numpy().dtype)
 
 
 def _typed(feeds: Tensors, graph: GraphContract) -> Tensors:
