@@ -129,24 +129,18 @@ def _contract(
     graphs: list[GraphContract],
     provenance: Mapping[str, Any],
 ) -> Contract:
+    versions = {
+        "exported": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "hiif_deploy": hiif_deploy.__version__, "torch": torch.__version__, "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__, "opset": OPSET,
+    }  # fmt: skip
     return Contract(
         format=FORMAT, version=VERSION, name=name, model=spec,
         parameters=sum(parameter.numel() for parameter in exporter.model.parameters()),
         training_scales=scales, normalisation=exporter.normalisation(),
         encoder=exporter.encoder_contract(), decoder=exporter.contract(), graphs=tuple(graphs), reference={},
-        provenance={**_versions(), **provenance}, parity={},
+        provenance={**versions, **provenance}, parity={},
     )  # fmt: skip
-
-
-def _versions() -> dict[str, Any]:
-    return {
-        "exported": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "hiif_deploy": hiif_deploy.__version__,
-        "torch": torch.__version__,
-        "onnx": onnx.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "opset": OPSET,
-    }
 
 
 def _write_reference(model: ImplicitModel, bundle: Bundle, folder: Path) -> dict[str, str]:

@@ -1,9 +1,7 @@
 """The engines whose tensors are numpy arrays: ONNX Runtime and OpenVINO on the processor."""
 
 from collections.abc import Callable, Mapping
-
-import numpy as np
-from numpy.typing import NDArray
+from functools import partial
 
 from hiif_deploy.backends.base import DecoderBackend, Encoded
 from hiif_deploy.backends.engines import ENGINES
@@ -71,7 +69,8 @@ class HostBackend(DecoderBackend):
 
     def encode(self, frame: Frame, plan: Plan, advance: Advance) -> Encoded:
         """See `Backend`."""
-        return encode(self._encode_whole, self.contract, frame, plan, advance)
+        run = partial(encode_whole, self.sessions["encoder"], self.contract, self._converter)
+        return encode(run, self.contract, frame, plan, advance)
 
     def close(self) -> None:
         """See `Backend`."""
@@ -86,9 +85,6 @@ class HostBackend(DecoderBackend):
         """Queries per decoder call where nobody says how many."""
         del limits
         return QUERY_BLOCK
-
-    def _encode_whole(self, frame: Frame) -> NDArray[np.float32]:
-        return encode_whole(self.sessions["encoder"], self.contract, self._converter, frame)
 
     def _stages(self) -> dict[str, GraphContract]:
         """Graphs of the decoder in stages; empty where it is run whole."""

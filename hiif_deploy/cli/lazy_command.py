@@ -50,9 +50,10 @@ def new_app(**settings: Any) -> typer.Typer:
 def add_commands(app: typer.Typer, *commands: LazyCommand) -> None:
     """Add sub-commands to `app` without importing them."""
     for command in commands:
-        app.command(name=command.name, cls=_placeholder(command), help=command.help, rich_help_panel=command.panel)(
-            _never_called
+        declare = app.command(
+            name=command.name, cls=_placeholder(command), help=command.help, rich_help_panel=command.panel
         )
+        declare(lambda: None)  # never called: the placeholder hands over before
 
 
 def _placeholder(command: LazyCommand) -> type[TyperCommand]:
@@ -66,7 +67,3 @@ def _placeholder(command: LazyCommand) -> type[TyperCommand]:
             return context
 
     return Placeholder
-
-
-def _never_called() -> None:
-    """Stands for a command that has not been imported."""

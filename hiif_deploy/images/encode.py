@@ -101,7 +101,9 @@ def fit(picture: Picture, target: Format) -> tuple[Picture, tuple[str, ...]]:
     lost = [name for part, name in _NAMES.items() if part not in target.kept and _matters(picture, part)]
     if lost:
         notes.append(f"left out because {target.name} does not hold it: {', '.join(lost)}")
-    return replace(picture, **_nothing(target)), tuple(notes)
+    empty: dict[Kept, Any] = {"text": (), "colour_chunks": ()}
+    nothing: dict[str, Any] = {part: empty.get(part) for part in _NAMES if part not in target.kept}
+    return replace(picture, **nothing), tuple(notes)
 
 
 def over_white(pixels: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
@@ -143,11 +145,6 @@ def _matters(picture: Picture, part: Kept) -> bool:
         # An sRGB chunk states what readers assume anyway; the others then only repeat it.
         return bool(kinds) and (b"sRGB" not in kinds or b"cICP" in kinds)
     return bool(getattr(picture, part))
-
-
-def _nothing(target: Format) -> dict[str, Any]:
-    empty: dict[Kept, Any] = {"text": (), "colour_chunks": ()}
-    return {part: empty.get(part) for part in _NAMES if part not in target.kept}
 
 
 def _samples(picture: Picture) -> NDArray[Any]:

@@ -126,8 +126,8 @@ class Renderer:
         self._closed = True
 
     @property
-    def _ready(self) -> Backend:
-        """The backend, where it can be used; EngineError otherwise."""
+    def backend(self) -> Backend:
+        """The opened backend, which is closed with this object; EngineError where it cannot be used any more."""
         if self._closed:
             raise EngineError(f"this upscaler of {self.contract.name} is closed: open another one")
         if self._process != os.getpid():
@@ -138,14 +138,9 @@ class Renderer:
         return self._backend
 
     @property
-    def backend(self) -> Backend:
-        """The opened backend; it is closed with this object."""
-        return self._ready
-
-    @property
     def description(self) -> str:
         """Engine, precision and device in use, and what is approximate."""
-        return self._described(self._ready)
+        return self._described(self.backend)
 
     def _described(self, backend: Backend) -> str:
         sampled = ", sampled statistics" if self.options.statistics == "sampled" else ""
@@ -159,7 +154,7 @@ class Renderer:
     @property
     def fallback_blocks(self) -> int:
         """Blocks of queries that overflowed in fp16 and were recomputed in fp32."""
-        return self._ready.fallback_blocks
+        return self.backend.fallback_blocks
 
     @property
     def contract(self) -> Contract:
@@ -169,7 +164,7 @@ class Renderer:
     @property
     def memory_bytes(self) -> int:
         """GPU memory held beside the weights; 0 on the processor."""
-        return self._ready.memory_bytes
+        return self.backend.memory_bytes
 
     def upscale(
         self, frame: Source, *, scale: Scale | None = None, size: Size | None = None, region: Region | None = None,
@@ -194,14 +189,14 @@ class Renderer:
 
     def encode(self, frame: Source, *, advance: Callable[[int], None] | None = None) -> Features:
         """Run the encoder over a picture, given as for `upscale`."""
-        backend, pixels = self._ready, as_frame(frame)
+        backend, pixels = self.backend, as_frame(frame)
         working = working_frame(pixels)
         plan = self.plan((working.shape[0], working.shape[1]))
         return Features(backend.encode(working, plan, advance or ignore), working, FrameFormat.of(pixels))
 
     def statistics(self, features: Features, size: Size, *, advance: Callable[[int], None] | None = None) -> Statistics:
         """Statistics of all queries of an output `size`; pass them to `render` for many regions of that size."""
-        backend, size = self._ready, check_size(size)
+        backend, size = self.backend, check_size(size)
         job = self._job(features, size, advance)
         # This job decodes nothing, so its last states are of no use.
         job.state_cache = StateCache(0)
@@ -216,7 +211,7 @@ class Renderer:
 
         EngineError where the values are NaN, infinite, no colours, or all black though the picture is not.
         """
-        backend = self._ready
+        backend = self.backend
         target = output_size(features.size, scale=scale, size=size)
         window = _whole(target) if region is None else _part(target, region)
         like = features.format
@@ -229,7 +224,7 @@ class Renderer:
 
     def render_unclamped(self, features: Features, *, size: Size, statistics: Statistics | None = None) -> Array:
         """[H, W, 3] float32 as the model gives it, 1 being white: overshoot kept, for measuring deviations."""
-        _, size = self._ready, check_size(size)
+        _, size = self.backend, check_size(size)
         colours = np.empty((*size, 3), dtype=np.float32)
         job = self._job(replace(features, frame=to_unit(features.frame)), size, clamps=False)
         for rows, columns, values in self._parts(job, _whole(size), statistics):
@@ -238,7 +233,7 @@ class Renderer:
 
     def plan(self, source: Size) -> Plan:
         """How a picture of that (height, width) is cut."""
-        _, options = self._ready, self.options
+        _, options = self.backend, self.options
         source = output_size(check_size(source), size=source)  # which has at least one pixel
         block = options.query_block or self._tuned_block
         return self._backend.plan(source, PlanLimits(options.memory, block, options.tile_rows))
@@ -259,7 +254,7 @@ class Renderer:
 
     def _parts(self, job: Job, window: Window, statistics: Statistics | None) -> Iterator[tuple[slice, slice, Frame]]:
         """Parts of the window, decoded with its own statistics or those of the row groups that it lies in."""
-        backend, whole = self._ready, _whole(job.size)
+        backend, whole = self.backend, _whole(job.size)
         if self.options.group_rows is None:
             yield from backend.frames(job, window, statistics or backend.statistics(job, whole))
             return

@@ -67,28 +67,29 @@ def make_video(
     """
     pixels = plan.encoding.size[0] * plan.encoding.size[1]
     with _opened(plan, upscaler, output, restart) as journal:
-        try:
-            rest = [task for task in plan.tasks if task.number not in journal.done]
-            kept = sum(len(task.times) for task in plan.tasks) - sum(len(task.times) for task in rest)
-            if kept:
-                logger.info("%s: %d of %d frames are finished already; resuming", output, kept, plan.frames)
-            monitor = Monitor(plan.clip.path.name, plan.frames, pixels, done=kept, style=style)
-            with closing(monitor), _resumable(journal, plan, output):
-                if make is None:
-                    made: Iterator[Segment] = make_segments(
-                        rest, upscaler, journal.folder, monitor.advance, monitor.fill
-                    )
-                else:
-                    made = make(rest, journal.folder, monitor)
-                for segment in made if rest else ():
-                    journal.add(segment)
-                seconds = monitor.progress().seconds
-                _finish(plan, journal, output)
-        except OSError as error:
-            raise VideoError(_stopped(error, journal, plan, output)) from error
+        rest = [task for task in plan.tasks if task.number not in journal.done]
+        kept = sum(len(task.times) for task in plan.tasks) - sum(len(task.times) for task in rest)
+        if kept:
+            logger.info("%s: %d of %d frames are finished already; resuming", output, kept, plan.frames)
+        monitor = Monitor(plan.clip.path.name, plan.frames, pixels, done=kept, style=style)
+        with _resumable(journal, plan, output), closing(monitor):
+            if make is None:
+                made: Iterator[Segment] = make_segments(rest, upscaler, journal.folder, monitor.advance, monitor.fill)
+            else:
+                made = make(rest, journal.folder, monitor)
+            for segment in made if rest else ():
+                journal.add(segment)
+            seconds = monitor.progress().seconds
+            _finish(plan, journal, output)
         segments = [journal.done[task.number] for task in plan.tasks]
         journal.remove()
-    return _result(plan.frames, segments, kept, seconds, plan.notes)
+    deviations = [segment.deviation_db for segment in segments if segment.deviation_db is not None]
+    return VideoResult(
+        plan.frames, sum(segment.frames for segment in segments), kept, seconds,
+        tuple(number for segment in segments for number in segment.damaged),
+        sum(segment.fallback_blocks for segment in segments), min(deviations, default=None),
+        sum(segment.resized for segment in segments), plan.notes,
+    )  # fmt: skip
 
 
 def is_complete(output: Path) -> bool:
@@ -136,24 +137,19 @@ def _opened(plan: VideoPlan, upscaler: Upscaler, output: Path, restart: bool) ->
 
 @contextmanager
 def _resumable(journal: Journal, plan: VideoPlan, output: Path) -> Iterator[None]:
-    """Add to KeyboardInterrupt how to resume."""
+    """Add to KeyboardInterrupt how to resume, and turn OSError into a VideoError that says so."""
     try:
         yield
-    except KeyboardInterrupt as stop:
-        raise type(stop)(f"interrupted: {_how_to_go_on(journal, plan, output)}") from stop
-
-
-def _how_to_go_on(journal: Journal, plan: VideoPlan, output: Path) -> str:
-    done = sum(len(task.times) for task in plan.tasks if task.number in journal.done)
-    return (
-        f"{done} of {plan.frames} frames of {output} are saved in {journal.folder}; "
-        "run the same command again to resume"
-    )
-
-
-def _stopped(error: OSError, journal: Journal, plan: VideoPlan, output: Path) -> str:
-    why = "the disk is full" if error.errno == errno.ENOSPC else f"{error.strerror or error}"
-    return f"{why}: {_how_to_go_on(journal, plan, output)}"
+    except (KeyboardInterrupt, OSError) as stop:
+        done = sum(len(task.times) for task in plan.tasks if task.number in journal.done)
+        saved = (
+            f"{done} of {plan.frames} frames of {output} are saved in {journal.folder}; "
+            "run the same command again to resume"
+        )
+        if isinstance(stop, KeyboardInterrupt):
+            raise type(stop)(f"interrupted: {saved}") from stop
+        why = "the disk is full" if stop.errno == errno.ENOSPC else f"{stop.strerror or stop}"
+        raise VideoError(f"{why}: {saved}") from stop
 
 
 def _finish(plan: VideoPlan, journal: Journal, output: Path) -> None:
@@ -166,18 +162,6 @@ def _finish(plan: VideoPlan, journal: Journal, output: Path) -> None:
     # A run that is killed after the move is recognised by the inode, which the move keeps.
     write_file(journal.folder / COMPLETE_FILE, json.dumps({"inode": whole.stat().st_ino}).encode())
     whole.replace(output.resolve())
-
-
-def _result(
-    frames_in: int, segments: Sequence[Segment], kept: int, seconds: float, notes: tuple[str, ...]
-) -> VideoResult:  # fmt: skip
-    deviations = [segment.deviation_db for segment in segments if segment.deviation_db is not None]
-    return VideoResult(
-        frames_in, sum(segment.frames for segment in segments), kept, seconds,
-        tuple(number for segment in segments for number in segment.damaged),
-        sum(segment.fallback_blocks for segment in segments), min(deviations, default=None),
-        sum(segment.resized for segment in segments), notes,
-    )  # fmt: skip
 
 
 def _fingerprint(path: Path) -> list[Any]:

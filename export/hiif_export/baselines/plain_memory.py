@@ -54,15 +54,10 @@ class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
         output = function(*args, **(kwargs or {}))
-        self._forget()
+        self._storages = {key: kept for key, kept in self._storages.items() if not kept[0].expired()}  # type: ignore[no-untyped-call]
         for leaf in tree_leaves(output):
             if isinstance(leaf, Tensor):
                 reference = StorageWeakRef(leaf.untyped_storage())  # type: ignore[no-untyped-call]
                 self._storages[reference.cdata] = (reference, leaf.untyped_storage().nbytes())
         self.most = max(self.most, sum(size for _, size in self._storages.values()))
         return output
-
-    def _forget(self) -> None:
-        gone = [key for key, (storage, _) in self._storages.items() if storage.expired()]  # type: ignore[no-untyped-call]
-        for key in gone:
-            del self._storages[key]

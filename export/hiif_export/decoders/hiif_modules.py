@@ -228,7 +228,8 @@ class Fold(nn.Module):
         heads, width = attention.heads, attention.qkv_proj.in_features
         query, _, _ = split_heads(attention.qkv_proj.weight.double(), heads)
         query_bias, _, _ = split_heads(attention.qkv_proj.bias.double(), heads)
-        first = first_projection(attention)
+        # The variant with one projection calls it `proj`.
+        first = cast(nn.Linear, getattr(attention, "proj1", None) or attention.get_submodule("proj"))
         self.register_buffer("query", query)
         self.register_buffer("query_bias", query_bias[:, :, None])
         self.register_buffer("projection", first.weight.double())
@@ -341,11 +342,6 @@ def first_bias(level: Level) -> Tensor:
 def second_layer(level: Level) -> nn.Linear:
     """Return a copy of fc2 in float64."""
     return linear(level.fc2.weight.double(), level.fc2.bias.double())
-
-
-def first_projection(attention: LinearAttention) -> nn.Linear:
-    """Return proj1, or proj in the variant with one projection."""
-    return cast(nn.Linear, getattr(attention, "proj1", None) or attention.get_submodule("proj"))
 
 
 def split_heads(rows: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
