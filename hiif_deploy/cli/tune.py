@@ -56,10 +56,6 @@ def measure(
                     advance(1)
             description = one.description
     medians = {call: statistics.median(values) for call, values in seconds.items()}
-    return Tuning(
-        bundle.contract.name,
-        description,
-        f"{processor()}, {engine.thread_count} threads",
-        min(medians, key=medians.__getitem__),
-        {f"{call.query_block} x {call.call_threads}": round(value, 4) for call, value in medians.items()},
-    )
+    shown = {f"{call.query_block} x {call.call_threads}": round(value, 4) for call, value in medians.items()}
+    where = f"{processor()}, {engine.thread_count} threads"
+    return Tuning(bundle.contract.name, description, where, min(medians, key=medians.__getitem__), shown)

@@ -6,6 +6,7 @@ run in chunks, attention averages over a chunk and not over the picture, which c
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -24,6 +25,7 @@ from hiif_deploy.errors import CheckpointError
 from hiif_deploy.geometry.sizes import Size, padded_size
 from hiif_deploy.pixels import mirror, to_unit
 from hiif_export.baselines.bench_plain import Baseline, contract_queries, load_model
+from hiif_export.graphs.exporter import encoder_graph
 from hiif_export.graphs.graph import Graph
 from hiif_export.graphs.onnx_file import to_onnx
 from hiif_training.models.hiif import Hiif
@@ -152,12 +154,8 @@ class _Decoder(nn.Module):
 
 
 def _encoder(model: Hiif) -> Graph:
-    multiple = model.encoder.size_multiple
-    side = 3 * max(multiple, 4)
-    image = torch.zeros(1, 3, side, side + 2 * multiple)
     outputs: dict[str, tuple[str | int, ...]] = {"rows": ("height", "width", model.config.hidden_dim)}
-    sizes = {"height": multiple, "width": multiple}
-    return Graph("encoder", _Encoder(model), {"image": (image, (1, 3, "height", "width"))}, outputs, sizes)
+    return replace(encoder_graph(model), module=_Encoder(model), outputs=outputs)
 
 
 def _decoder(model: Hiif) -> Graph:

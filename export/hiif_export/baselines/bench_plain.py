@@ -20,6 +20,7 @@ from hiif_deploy.decoding.compose import normalise
 from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.geometry.sizes import Size, padded_size
 from hiif_deploy.pixels import FrameFormat, from_unit, mirror, to_unit
+from hiif_export.parity.parity import denormalised
 from hiif_training.checkpoints.checkpoint import load_checkpoint
 from hiif_training.models.hiif import Hiif
 from hiif_training.models.implicit import ImplicitModel, skip
@@ -97,7 +98,7 @@ class EagerBaseline(Baseline):
             for queries in self._queries((image.shape[0], image.shape[1]), size):
                 part = decode_maps(self._model, maps, queries)
                 parts.append(part + skip(network_input, queries) if self._model.traits.skip == "bilinear" else part)
-            return _unit(self._contract, parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), size)
+            return denormalised(self._contract, parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), size)
 
     def render(self, encoded: tuple[Tensor, Tensor], image: Image, size: Size) -> Image:
         """Decode the outputs of `encode` to a picture [H, W, 3] in the format of `image` [h, w, 3]."""
@@ -154,7 +155,7 @@ class Float64Reference(Baseline):
                 step = None if self._contract.decoder.statistics_passes else self._chunk
                 groups = (part.to(dtype=torch.float64) for part in chunks(self._model, source, size, step))
                 colours = [self._model.decode_with_skip(*encoded, queries) for queries in groups]
-            return _unit(self._contract, torch.cat(colours, dim=1), size)
+            return denormalised(self._contract, torch.cat(colours, dim=1), size)
 
     def work(self, image: Image, size: Size) -> None:
         """Not measured: returns None for any picture [h, w, 3]."""
@@ -222,13 +223,6 @@ def encode(model: ImplicitModel, contract: Contract, image: Image) -> tuple[Tens
 def contract_queries(contract: Contract, source: Size, size: Size) -> Queries:
     """Return the queries of the whole output grid, with the contract's levels and bits."""
     return grid_queries(source, size, levels=contract.decoder.levels, bits=contract.decoder.bits)
-
-
-def _unit(contract: Contract, output: Tensor, size: Size) -> NDArray[Any]:
-    """Denormalise network colours [1, N, 3] to [H, W, 3], 1 being white."""
-    colours, scale = output.numpy().reshape(*size, 3), contract.normalisation
-    std, mean = (np.array(values, dtype=colours.dtype) for values in (scale.std, scale.mean))
-    return np.asarray(colours * std + mean)
 
 
 class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]

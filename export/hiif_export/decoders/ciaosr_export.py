@@ -46,19 +46,13 @@ class CiaosrExporter(DecoderExporter):
 
     def encoder_contract(self) -> EncoderContract:
         """Published tiles, because the cost of the branch grows with the square of the area."""
-        encoder = self.model.encoder
+        plain = super().encoder_contract()
         if not self.model.config.non_local:
-            return super().encoder_contract()
+            return plain
         # Scores of one part and their softmax; 4×4 vectors that a pixel spreads, 9·C/2 values that are compared.
-        branch = 2 * TILE * TILE // 4 // PARTS + (2 * 16 + 9) * encoder.out_channels
-        return EncoderContract(
-            channels=self._channels,
-            receptive_field=None,
-            size_multiple=encoder.size_multiple,
-            memory_channels=max(encoder.memory_channels, branch),
-            tile=TILE,
-            tile_overlap=OVERLAP,
-        )
+        branch = 2 * TILE * TILE // 4 // PARTS + (2 * 16 + 9) * plain.channels
+        memory, tiles = max(plain.memory_channels, branch), {"tile": TILE, "tile_overlap": OVERLAP}
+        return replace(plain, channels=self._channels, receptive_field=None, memory_channels=memory, **tiles)
 
     def contract(self) -> DecoderContract:
         """Contract of a decoder with a halo of two pixels and axis rule `ciaosr`."""

@@ -58,13 +58,10 @@ class ClitExporter(DecoderExporter):
 
     def encoder_contract(self) -> EncoderContract:
         """The encoder's contract with one more convolution."""
-        encoder, width = self.model.encoder, self.model.config.width
-        return EncoderContract(
-            channels=width,
-            receptive_field=None if encoder.receptive_field is None else encoder.receptive_field + 1,
-            size_multiple=encoder.size_multiple,
-            memory_channels=max(encoder.memory_channels, encoder.out_channels + 2 * width),
-        )
+        width, plain = self.model.config.width, super().encoder_contract()
+        field = None if plain.receptive_field is None else plain.receptive_field + 1
+        memory = max(plain.memory_channels, plain.channels + 2 * width)
+        return replace(plain, channels=width, receptive_field=field, memory_channels=memory)
 
     def contract(self) -> DecoderContract:
         """Contract of a cascade with axis rule `clit`."""

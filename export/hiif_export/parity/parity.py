@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,15 +82,8 @@ def compare(
         colours = upscaler.render_unclamped(encoded, size=case.target)
         expected = torch_colours(model, upscaler.contract, case.image, features, case.target)
         source = (case.image.shape[0], case.image.shape[1])
-        found.append(
-            Deviation(
-                case.picture,
-                source,
-                case.target,
-                measure(np.asarray(encoded.encoded), features).largest,
-                *astuple(measure(colours, expected)),
-            )
-        )
+        error = measure(np.asarray(encoded.encoded), features).largest
+        found.append(Deviation(case.picture, source, case.target, error, *astuple(measure(colours, expected))))
         advance(1)
     return found
 
@@ -115,9 +109,14 @@ def torch_colours(
     network_input = torch.from_numpy(normalise(contract, to_unit(image)))
     with torch.no_grad():
         output = model.decode_with_skip(network_input, torch.from_numpy(features)[None], queries)
-    mean = np.array(contract.normalisation.mean, dtype=np.float32)
-    std = np.array(contract.normalisation.std, dtype=np.float32)
-    return np.asarray(output.numpy().reshape(*target, 3) * std + mean, dtype=np.float32)
+    return denormalised(contract, output, target)
+
+
+def denormalised(contract: Contract, output: torch.Tensor, size: tuple[int, int]) -> NDArray[Any]:
+    """Return network colours [1, N, 3] as [H, W, 3] of the same dtype, 1 being white."""
+    colours, scale = output.numpy().reshape(*size, 3), contract.normalisation
+    std, mean = (np.array(values, dtype=colours.dtype) for values in (scale.std, scale.mean))
+    return np.asarray(colours * std + mean)
 
 
 def check(found: Sequence[Deviation], tolerance: Tolerance = TOLERANCES["fp32"]) -> None:

@@ -87,11 +87,5 @@ def _recorded(module: nn.Module) -> Iterator[dict[str, Tensor]]:
 
 
 def _measure(graph: str, tensor: str, output: Tensor, expected: Tensor) -> TensorDeviation:
-    error = output.double() - expected.double()
-    return TensorDeviation(
-        graph,
-        tensor,
-        float(expected.double().square().mean().sqrt()),
-        float(error.square().mean().sqrt()),
-        float(error.abs().max()),
-    )
+    error, rms = output.double() - expected.double(), float(expected.double().square().mean().sqrt())
+    return TensorDeviation(graph, tensor, rms, float(error.square().mean().sqrt()), float(error.abs().max()))
