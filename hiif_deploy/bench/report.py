@@ -1,14 +1,12 @@
 """A benchmark's figures for people: tables, pictures (extra `bench`), and the machine that they depend on."""
 
-from __future__ import annotations
-
 import platform
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.table import Table
 
@@ -22,9 +20,6 @@ from hiif_deploy.support.extras import installed_version, require_extra
 from hiif_deploy.support.files import atomic_write
 from hiif_deploy.support.system_table import CPU_INFO, table_value
 from hiif_deploy.support.version import __version__
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 DPI = 120
 PACKAGES = ("numpy", "onnxruntime", "openvino", "llvmlite", "torch", "opencv-python", "tensorrt")
@@ -191,13 +186,13 @@ def _label(result: Result) -> str:
     return f"{result.median_s:.2f} s{ratio}{decibel}"
 
 
-def _figure(width: float, height: float) -> Figure:
+def _figure(width: float, height: float) -> Any:
     require_extra("bench")
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(figure: Any, path: Path) -> None:
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=DPI)

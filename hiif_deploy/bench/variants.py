@@ -52,15 +52,12 @@ NATIVE = ("exact", "sampled", "bf16", "int8")
 
 BASELINES = ("plain", "plain-chunked", "naive-onnx")
 """What ratios refer to: they need PyTorch and come from the area that has it."""
+VARIANTS = (*BASELINES, *SETTINGS)
+"""Names of all that are timed where none are named."""
 REFERENCE = "float64"
 """The plain module in double precision, which deviations refer to; never timed."""
 ENTRY_POINTS = "hiif_deploy.bench_baselines"
 """Name of a baseline → its `Opener`."""
-
-
-def variant_names() -> tuple[str, ...]:
-    """All of them, baselines first."""
-    return (*BASELINES, *SETTINGS)
 
 
 def check_variants(names: Sequence[str]) -> None:
@@ -69,7 +66,7 @@ def check_variants(names: Sequence[str]) -> None:
     for name in names:
         first, _, rest = name.partition(":")
         if not (name in SETTINGS or (first in baselines and (rest.isdecimal() or not rest)) or first in engines):
-            known = ", ".join((*variant_names(), *(n for n in engines if n not in SETTINGS)))
+            known = ", ".join((*VARIANTS, *(n for n in engines if n not in SETTINGS)))
             raise OptionError(f"unknown variant {name!r}: expected one of {known}, ENGINE:PRECISION, BASELINE:QUERIES")
 
 

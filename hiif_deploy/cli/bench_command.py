@@ -16,7 +16,7 @@ from hiif_deploy.bench.against import Earlier, compare, read_run
 from hiif_deploy.bench.case import BenchModel, default_models, open_model
 from hiif_deploy.bench.run import Bench, Report, run_bench
 from hiif_deploy.bench.sweep import growth, run_sweep, sweep_steps
-from hiif_deploy.bench.variants import check_variants, variant_names
+from hiif_deploy.bench.variants import VARIANTS, check_variants
 from hiif_deploy.cli.options import LibraryOption, ThreadsOption, limited_threads
 from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.errors import HiifError, OptionError
@@ -62,7 +62,7 @@ def bench(
     """Measure ways to enlarge a picture, in turns: seconds, memory, and how far their outputs are from float64."""
     if sweep and against is not None:
         raise OptionError("--against compares variants; leave --sweep out")
-    names = _names(variants, engine, precision, SWEPT if sweep else variant_names())
+    names = _names(variants, engine, precision, SWEPT if sweep else VARIANTS)
     check_variants(names)
     scales = tuple(scale or (2.0, 3.3, 4.0))
     for factor in scales:

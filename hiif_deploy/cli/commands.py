@@ -125,7 +125,10 @@ def upscale(
         write = batch.WriteOptions(quality, lossless, overwrite, max_pixels, larger or batch_items.usual_larger(inputs))
         items = _items(context, inputs, output, target, format_)
         work = _pictures(items, target, write, dry_run=dry_run, quiet=quiet, report_deviation=report_deviation)
-    upscaler = Upscaler(_model(context, bundle, is_video), engine=chosen, options=options)
+    if is_video and not given_options(context, ["bundle"]):
+        logger.info("model: %s, for moving pictures; --bundle takes another", VIDEO_MODEL)
+        bundle = VIDEO_MODEL
+    upscaler = Upscaler(bundle, engine=chosen, options=options)
     _run(upscaler, work, ray, workers, as_json=as_json, dry_run=dry_run)
 
 
@@ -181,14 +184,6 @@ def _pictures(
                 yield from batch.run_batch(upscaler, items, target, write, show_progress=not quiet, exact=exact)
 
     return work
-
-
-def _model(context: typer.Context, bundle: str, is_video: bool) -> str:
-    """The bundle; for a video the model for moving pictures where none was named, and that is said."""
-    if not is_video or given_options(context, ["bundle"]):
-        return bundle
-    logger.info("model: %s, for moving pictures; --bundle takes another", VIDEO_MODEL)
-    return VIDEO_MODEL
 
 
 def _items(
@@ -293,7 +288,9 @@ def tune(
         raise OptionError(f"--rounds {rounds}: expected at least 1")
     opened = open_bundle(bundle)
     chosen = engine_options(engine, precision, threads, default=library_engine(precision))
-    candidates = tuning.candidates_for(chosen.thread_count)
+    # Every block with one thread per call, and with all of them in one.
+    inside = sorted({1, chosen.thread_count})
+    candidates = [tuned.CallConfig(block, count) for count in inside for block in tuning.BLOCKS]
     with Progress("tuning", (rounds + 1) * len(candidates), unit="pictures", enabled=not quiet) as progress:
         found = tuning.measure(opened, chosen, candidates, rounds, progress.advance)
     path = tuned.store(opened, chosen, found)

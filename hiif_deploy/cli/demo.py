@@ -54,16 +54,14 @@ def comparison_sheet(rows: list[tuple[str, Pixels, Pixels]]) -> Pixels:
     for column, title in enumerate(("input", "bicubic", "hiif-deploy")):
         draw.text((gap + column * (PANEL + gap), 5), title, fill="black", font=font)
     for row, (name, small, large) in enumerate(rows):
-        for column, panel in enumerate(_panels(small, large, SAMPLES[name])):
+        enlarged = (
+            np.asarray(cv2.resize(small, (large.shape[1], large.shape[0]), interpolation=way), dtype=np.uint8)
+            for way in (cv2.INTER_NEAREST_EXACT, cv2.INTER_CUBIC)
+        )
+        for column, picture in enumerate((*enlarged, large)):
+            panel = _panel(picture, SAMPLES[name])
             sheet.paste(Image.fromarray(panel), (gap + column * (PANEL + gap), head + row * (PANEL + gap)))
     return np.asarray(sheet)
-
-
-def _panels(small: Pixels, large: Pixels, centre: tuple[float, float]) -> tuple[Pixels, Pixels, Pixels]:
-    height, width = large.shape[:2]
-    bicubic = np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
-    nearest = np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST_EXACT), dtype=np.uint8)
-    return _panel(nearest, centre), _panel(bicubic, centre), _panel(large, centre)
 
 
 def _panel(picture: Pixels, centre: tuple[float, float]) -> Pixels:

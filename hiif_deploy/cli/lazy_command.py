@@ -1,6 +1,5 @@
 """Sub-commands whose module is imported when they run, so that `--help` and `--version` stay quick."""
 
-import importlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from typer.main import get_command
 
 from hiif_deploy.cli.log import add_log_options, logs_debug
 from hiif_deploy.support.library_output import silence_libraries
+from hiif_deploy.support.resolve import resolve
 
 USE, MODELS, MEASURE, EXPERT = "Use", "Models", "Check and measure", "Expert"
 """Panels of `hiif-deploy --help`."""
@@ -30,8 +30,7 @@ class LazyCommand:
 
     def load(self) -> Any:
         """The click command, built from the imported target."""
-        module, attribute = self.target.split(":")
-        found = getattr(importlib.import_module(module), attribute)
+        found = resolve(self.target)
         if not isinstance(found, typer.Typer):
             app = new_app()
             app.command(name=self.name)(found)

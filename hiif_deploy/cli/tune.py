@@ -24,11 +24,6 @@ SOURCE, SCALE = 96, 3
 """Side of the picture that is measured on, and its enlargement."""
 
 
-def candidates_for(threads: int) -> list[CallConfig]:
-    """All that are tried: every block with one thread per call, and with all of them in one."""
-    return [CallConfig(block, inside) for inside in sorted({1, threads}) for block in BLOCKS]
-
-
 def measure(
     bundle: Bundle, engine: EngineOptions, candidates: Sequence[CallConfig], rounds: int, advance: Callable[[int], None]
 ) -> Tuning:

@@ -248,7 +248,11 @@ def _tiff(data: bytes, max_pixels: int) -> Picture:
     _check_size(*image.size, max_pixels)
     _check_single(image.n_frames, "pages")
     tags = image.tag_v2
-    exif, notes_of_exif = _tiff_exif(image)
+    notes_of_exif: tuple[str, ...] = ()
+    try:
+        exif = containers.exif_of_tiff(image.getexif())
+    except containers.UNWRITABLE:
+        exif, notes_of_exif = None, ("EXIF is left out: its values are damaged",)
     if set(tags.get(258, (1,))) == {16}:
         pixels, alpha, notes = _deep_tiff(data, (image.height, image.width), tags)
         picture = Picture(pixels, alpha, notes=notes, **_described(image.info))
@@ -256,13 +260,6 @@ def _tiff(data: bytes, max_pixels: int) -> Picture:
         picture = _by_pillow(image)
     picture = replace(picture, exif=exif, dpi=picture.dpi if 282 in tags else None, notes=picture.notes + notes_of_exif)
     return _upright(picture, own or containers.orientation(None, picture.xmp) or 1)
-
-
-def _tiff_exif(image: Image.Image) -> tuple[bytes | None, tuple[str, ...]]:
-    try:
-        return containers.exif_of_tiff(image.getexif()), ()
-    except containers.UNWRITABLE:
-        return None, ("EXIF is left out: its values are damaged",)
 
 
 def _deep_tiff(

@@ -14,7 +14,7 @@ from hiif_deploy.images.alpha import fill_under_alpha, upscale_alpha
 from hiif_deploy.images.io import MAX_PIXELS, Picture, check_stream, check_target, copy_image, read_image, write_image
 from hiif_deploy.pictures.deviation import deviation
 from hiif_deploy.pictures.items import Item, is_stream
-from hiif_deploy.pictures.pace import Pace, _across_down, measure_pace, probe_size
+from hiif_deploy.pictures.pace import Pace, measure_pace, probe_size
 from hiif_deploy.support.progress import Progress
 from hiif_deploy.upscaler import Upscaler
 
@@ -143,7 +143,7 @@ def _make(
     lost = write_image(item.target, result, quality=options.quality, lossless=options.lossless, suffix=item.suffix)
     again = (f"{fallback_blocks} blocks overflowed in fp16 and were recomputed in fp32",) if fallback_blocks else ()
     return Outcome(
-        str(item.source), str(item.target), "done", _across_down(picture.size), _across_down(size),
+        str(item.source), str(item.target), "done", picture.size[::-1], size[::-1],
         round(seconds, 4), round(size[0] * size[1] / 1e6 / seconds, 4),
         deviation_db=None if exact is None else round(deviation(upscaler, exact, picture.pixels, size).psnr, 2),
         notes=(*picture.notes, *lost, *again),
@@ -153,7 +153,7 @@ def _make(
 def _larger(item: Item, picture: Picture, options: WriteOptions, *, is_plan: bool = False) -> Outcome:
     """Handle a picture that is larger than the requested size: skip it, or write it unchanged."""
     known = (str(item.source), str(item.target))
-    size = _across_down(picture.size)
+    size = picture.size[::-1]
     if options.larger == "skip":
         note = f"{size[0]}x{size[1]} is larger already; --larger copy writes it as it is"
         return Outcome(*known, "skipped", size, notes=(note,))
@@ -198,7 +198,7 @@ def _plan(
     passes = upscaler.contract.decoder.statistics_passes + 1
     seconds = pace(probe_size(picture.size, size)).seconds(picture.size, size)
     return Outcome(
-        str(item.source), str(item.target), "planned", _across_down(picture.size), _across_down(size),
+        str(item.source), str(item.target), "planned", picture.size[::-1], size[::-1],
         round(seconds, 1), round(size[0] * size[1] / 1e6 / seconds, 4),
         memory_mib=(whole + plan.working_bytes + cached_state_bytes(upscaler.contract, plan, size[0] * size[1])) >> 20,
         decoder_calls=passes * -(-size[0] * size[1] // plan.query_block), notes=picture.notes,

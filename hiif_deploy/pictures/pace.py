@@ -42,7 +42,3 @@ def measure_pace(upscaler: Upscaler, size: tuple[int, int]) -> Pace:
     upscaler.render(features, size=size)
     decoded = time.perf_counter()
     return Pace((encoded - began) / PROBE**2, (decoded - encoded) / (size[0] * size[1]))
-
-
-def _across_down(size: tuple[int, int]) -> tuple[int, int]:
-    return size[1], size[0]

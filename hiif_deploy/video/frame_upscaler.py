@@ -92,13 +92,9 @@ class FrameUpscaler:
                 where = f"{self.task.clip}: frame {source.number}: the engine"
                 raise NotAPictureError(f"{error.what} in fp32 (--on-error repeat continues)", where) from error
         self.fallback_blocks += 1
-        exact = self._in_fp32()
-        return self._render(exact, exact.encode(source.picture), None)
-
-    def _in_fp32(self) -> Upscaler:
         if self._exact is None:
             self._exact = fp32_reference(self._upscaler, self._upscaler.options)
-        return self._exact
+        return self._render(self._exact, self._exact.encode(source.picture), None)
 
     def _make(self, picture: RgbFrame) -> RgbFrame:
         features = self._upscaler.encode(picture)

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from hiif_deploy.errors import OptionError, VideoError
 from hiif_deploy.support.files import is_temporary, remove_temporary_files, write_file
-from hiif_deploy.video.task import Segment, SegmentTask
+from hiif_deploy.video.task import Segment
 
 RUN_FILE, DONE_FILE, LOCK_FILE = "run.json", "done.jsonl", "lock"
 WHOLE_FILE, COMPLETE_FILE = "whole", "complete.json"
@@ -64,10 +64,6 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
-
-    def path(self, task: SegmentTask) -> Path:
-        """Return the path of a task's segment, finished or not."""
-        return self.folder / task.file_name
 
     def add(self, segment: Segment) -> None:
         """Record durably that the segment's file is complete in the folder."""

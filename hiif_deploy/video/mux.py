@@ -72,7 +72,12 @@ def write_clip(
             _add_timecode(source, streams[clip.stream], clip, time_range)
             made.start_encoding()
             video = streams[clip.stream]
-            _check_headers(video, [headers for headers, part in tables if part])
+            own = bytes(video.codec_context.extradata or b"")
+            if any(headers != own for headers, part in tables if part):
+                raise VideoError(
+                    "segments were encoded by another version of the codec than is installed now; --restart makes them "
+                    "again"
+                )
             packets = _video_packets(segments, times, clip, time_range, video)
             for packet in heapq.merge(packets, _copied(source, streams, clip, time_range), key=_second):
                 made.mux(packet)
@@ -254,14 +259,6 @@ def _kept(metadata: dict[str, str]) -> dict[str, str]:
         key: value for key, value in metadata.items()
         if key.lower() not in MADE_BY_WRITERS and not key.upper().startswith("_STATISTICS")
     }  # fmt: skip
-
-
-def _check_headers(video: Any, found: Sequence[bytes]) -> None:
-    own = bytes(video.codec_context.extradata or b"")
-    if any(headers != own for headers in found):
-        raise VideoError(
-            "segments were encoded by another version of the codec than is installed now; --restart makes them again"
-        )
 
 
 def _video_packets(

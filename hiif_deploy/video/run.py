@@ -155,7 +155,7 @@ def _resumable(journal: Journal, plan: VideoPlan, output: Path) -> Iterator[None
 def _finish(plan: VideoPlan, journal: Journal, output: Path) -> None:
     """Join the segments in the journal's folder, then move the file to its place."""
     whole = journal.folder / WHOLE_FILE
-    segments = [journal.path(task) for task in plan.tasks]
+    segments = [journal.folder / task.file_name for task in plan.tasks]
     write_clip(plan.clip, plan.encoding, segments, plan.time_range, plan.lost, whole, output.suffix.lower())
     with whole.open("rb+") as file:
         os.fsync(file.fileno())

@@ -21,11 +21,11 @@ from hiif_deploy.bench.stages import STAGES, Stopwatch
 from hiif_deploy.bench.variants import (
     BASELINES,
     SETTINGS,
+    VARIANTS,
     Setting,
     UpscalerRunner,
     check_variants,
     open_variant,
-    variant_names,
 )
 from hiif_deploy.bench.work import count_calls, count_upscale
 from hiif_deploy.bundle.contract import GraphContract, TensorContract
@@ -218,7 +218,7 @@ def test_multiplications_and_bytes_are_counted_per_call() -> None:
 
 
 def test_every_name_in_the_table_can_be_requested_and_no_other() -> None:
-    check_variants([*variant_names(), "tensorrt", "torch", "torch:fp16", "openvino:bf16", "naive-onnx:8192"])
+    check_variants([*VARIANTS, "tensorrt", "torch", "torch:fp16", "openvino:bf16", "naive-onnx:8192"])
     for name in ("fast", "exact:9", "plain:all", "warp:fp16"):
         with pytest.raises(OptionError, match=f"unknown variant '{name}': expected one of plain, .*exact.*int8"):
             check_variants([name])

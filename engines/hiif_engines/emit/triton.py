@@ -82,7 +82,7 @@ def write_triton(
 def graph_config(name: str, graph: GraphContract, platform: str) -> str:
     """Return config.pbtxt of one graph; every axis is written out, because no axis is a batch."""
     return (
-        f"name: {_text(name)}\nplatform: {_text(platform)}\nmax_batch_size: 0\n"
+        f"name: {json.dumps(name)}\nplatform: {json.dumps(platform)}\nmax_batch_size: 0\n"
         + "".join(_tensor("input", tensor.name, _kind(graph, tensor), _sizes(tensor)) for tensor in graph.inputs)
         + "".join(_tensor("output", tensor.name, _kind(graph, tensor), _sizes(tensor)) for tensor in graph.outputs)
     )
@@ -99,14 +99,14 @@ def front_config(name: str, precision: Precision, options: RenderOptions, limits
         "limits": json.dumps(limits),
     }
     return (
-        f'name: {_text(name)}\nbackend: "python"\nmax_batch_size: 0\n'
+        f'name: {json.dumps(name)}\nbackend: "python"\nmax_batch_size: 0\n'
         + _tensor("input", "image", TYPES["uint8"], [DYNAMIC, DYNAMIC, 3])
         + _tensor("input", "scale", TYPES["float32"], [1], "optional: true ")
         + _tensor("input", "size", TYPES["int32"], [2], "optional: true ")
         + _tensor("output", "frame", TYPES["uint8"], [DYNAMIC, DYNAMIC, 3])
         + "instance_group { count: 1 kind: KIND_CPU }\n"
         + "".join(
-            f"parameters {{ key: {_text(key)} value {{ string_value: {_text(value)} }} }}\n"
+            f"parameters {{ key: {json.dumps(key)} value {{ string_value: {json.dumps(value)} }} }}\n"
             for key, value in settings.items()
         )
     )
@@ -142,7 +142,7 @@ def _explained(folder: Path) -> Iterator[None]:
 
 def _tensor(role: str, name: str, kind: str, sizes: list[int], more: str = "") -> str:
     listed = ", ".join(map(str, sizes))
-    return f"{role} {{ name: {_text(name)} data_type: {kind} dims: [ {listed} ] {more}}}\n"
+    return f"{role} {{ name: {json.dumps(name)} data_type: {kind} dims: [ {listed} ] {more}}}\n"
 
 
 def _kind(graph: GraphContract, tensor: TensorContract) -> str:
@@ -153,7 +153,3 @@ def _kind(graph: GraphContract, tensor: TensorContract) -> str:
 
 def _sizes(tensor: TensorContract) -> list[int]:
     return [size if isinstance(size, int) else DYNAMIC for size in tensor.shape]
-
-
-def _text(value: str) -> str:
-    return json.dumps(value)

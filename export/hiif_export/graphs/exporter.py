@@ -24,7 +24,6 @@ Geometry means the axis tables and `cell`: a graph receives those of `GEOMETRY_I
 (`hiif_deploy.bundle.contract`) that it names as inputs.
 """
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -34,6 +33,7 @@ from torch import Tensor, nn
 
 from hiif_deploy.bundle.contract import DecoderContract, EncoderContract, Normalisation, Precision
 from hiif_deploy.errors import OptionError
+from hiif_deploy.support.resolve import resolve
 from hiif_export.graphs.graph import Graph
 from hiif_export.graphs.precision import COMPUTE, typed, typed_encoder
 from hiif_training.models.implicit import ImplicitModel
@@ -147,8 +147,7 @@ def make_exporter(model: ImplicitModel, spec: Mapping[str, Any]) -> DecoderExpor
 
 def exporter_class(spec: Mapping[str, Any]) -> type[DecoderExporter]:
     """Return the exporter's class; CheckpointError with the list of known names."""
-    module, _, name = decoder_named(spec).exporter.partition(":")
-    exporter: type[DecoderExporter] = getattr(importlib.import_module(module), name)
+    exporter: type[DecoderExporter] = resolve(decoder_named(spec).exporter)
     return exporter
 
 

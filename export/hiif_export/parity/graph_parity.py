@@ -14,7 +14,7 @@ from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
 from polygraphy.comparator import IterationResult, SimpleCompareFunc
 from polygraphy.logger import G_LOGGER
 
-from hiif_deploy.bundle.contract import GraphContract, Precision
+from hiif_deploy.bundle.contract import Precision
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.decoding.compose import normalise
 from hiif_deploy.decoding.job import Window
@@ -59,7 +59,9 @@ def compare_graphs(model: ImplicitModel, bundle: Bundle, precision: Precision = 
     chain = {**bundle.contract.chain(precision), **bundle.contract.stages}
 
     def visit(graph: Graph, feeds: Tensors, expected: Tensors) -> None:
-        outputs = _run_onnx(bundle.graphs[chain[graph.name].key], _typed(feeds, chain[graph.name]))
+        contract = chain[graph.name]
+        typed = {tensor.name: feeds[tensor.name].astype(tensor.dtype) for tensor in contract.inputs}
+        outputs = _run_onnx(bundle.graphs[contract.key], typed)
         found.extend(_compare(graph.name, outputs, expected))
 
     chain_values(model, bundle, visit)
@@ -113,10 +115,6 @@ def _geometry(bundle: Bundle, source: tuple[int, int], size: tuple[int, int]) ->
     wanted = sorted({name for graph in bundle.contract.graphs for name in graph.geometry})
     count = np.array([size[0] * size[1]], dtype=np.float64)
     return {**geometry_inputs(wanted, rows, columns, whole, relative_cell(source, size)), "count": count}
-
-
-def _typed(feeds: Tensors, graph: GraphContract) -> Tensors:
-    return {tensor.name: feeds[tensor.name].astype(tensor.dtype) for tensor in graph.inputs}
 
 
 def _run_torch(graph: Graph, feeds: Tensors) -> Tensors:
