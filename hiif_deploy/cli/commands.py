@@ -125,10 +125,7 @@ def upscale(
         write = batch.WriteOptions(quality, lossless, overwrite, max_pixels, larger or batch_items.usual_larger(inputs))
         items = _items(context, inputs, output, target, format_)
         work = _pictures(items, target, write, dry_run=dry_run, quiet=quiet, report_deviation=report_deviation)
-    if is_video and not given_options(context, ["bundle"]):
-        logger.info("model: %s, for moving pictures; --bundle takes another", VIDEO_MODEL)
-        bundle = VIDEO_MODEL
-    upscaler = Upscaler(bundle, engine=chosen, options=options)
+    upscaler = Upscaler(_model(context, bundle, is_video), engine=chosen, options=options)
     _run(upscaler, work, ray, workers, as_json=as_json, dry_run=dry_run)
 
 
@@ -184,6 +181,14 @@ def _pictures(
                 yield from batch.run_batch(upscaler, items, target, write, show_progress=not quiet, exact=exact)
 
     return work
+
+
+def _model(context: typer.Context, bundle: str, is_video: bool) -> str:
+    """The bundle; for a video the model for moving pictures where none was named, which is logged."""
+    if not is_video or given_options(context, ["bundle"]):
+        return bundle
+    logger.info("model: %s, for moving pictures; --bundle takes another", VIDEO_MODEL)
+    return VIDEO_MODEL
 
 
 def _items(
