@@ -1,4 +1,4 @@
-"""The script for the first minutes on a GPU, on the processor: every step runs or says why not, whatever the others do."""
+"""The script for the first minutes on a GPU, on the processor: a step runs or says why not, whatever the others do."""
 
 from __future__ import annotations
 
