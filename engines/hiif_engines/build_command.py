@@ -103,7 +103,6 @@ def _triton_backend(library: LibraryName) -> Literal["tensorrt", "onnxruntime"]:
 
 def tune_kernels(
     bundle: Annotated[str, typer.Argument(help="Bundle folder, or name of a shipped model.")],
-    precision: Annotated[Precision, typer.Option(help="Of the kernels.")] = "fp16",
     device: Annotated[str, typer.Option(help="cuda or cuda:N.")] = "cuda",
 ) -> None:
     """Find the fastest configuration of engine torch's fused kernels on this GPU, and store it for later runs."""
@@ -116,7 +115,7 @@ def tune_kernels(
 
     if not device.startswith("cuda"):
         raise OptionError(f"device {device!r}: kernels run on a GPU: expected cuda or cuda:N")
-    for name, measured in tune(open_bundle(bundle), precision, open_device(device)).items():
+    for name, measured in tune(open_bundle(bundle), open_device(device)).items():
         for config, seconds in sorted(measured.seconds.items(), key=lambda pair: pair[1]):
             print(f"{name}: {1000 * seconds:.3f} ms, {config}")
         for config, reason in measured.failed.items():

@@ -49,10 +49,10 @@ def fused_kernels(
     }
 
 
-def tune_kernels(bundle: Bundle, precision: Precision, device: torch.device) -> dict[str, Measured]:
+def tune_kernels(bundle: Bundle, device: torch.device) -> dict[str, Measured]:
     """Measure every configuration of every kernel and store the fastest; return the results by graph name."""
     graphs = decoder_graphs(bundle, device)
-    kernels = open_kernels(graphs, precision)
+    kernels = open_kernels(graphs, "fp16")
     from hiif_engines.fused.tune import MEASURED, measure, seconds_on, store
 
     found = {}

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from hiif_deploy import EngineError
-from hiif_deploy.bundle.contract import Precision
 from hiif_deploy.bundle.loader import open_bundle
 from hiif_deploy.support import cache_dir as store_root
 
@@ -103,19 +102,18 @@ def test_a_configuration_that_no_kernel_has_is_refused(values: tuple[int, int, i
         KernelConfig(*values)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_all_kernels_of_a_bundle_are_measured_and_stored(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_kernels_of_a_bundle_are_measured_and_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     # Real kernels and a real clock, at a size that the interpreter bears.
     for name, value in (("MEASURED", ((3, 3), (4, 6))), ("WARM_UP", 0), ("TURNS", 1)):
         monkeypatch.setattr(tuning, name, value)
     configs = [KernelConfig(16, 32, 3, 4), KernelConfig(32, 64, 2, 4)]
     monkeypatch.setattr(select, "configs", lambda *_: configs)
     bundle = open_bundle("hiif-compact")
-    found = tune_kernels(bundle, precision, CPU)
+    found = tune_kernels(bundle, CPU)
     assert set(found) == {"decoder", "statistics_0", "statistics_1"}
     for measured in found.values():
         assert (len(measured.seconds), measured.failed) == (2, {})
-    for name, kernel in fused_kernels(bundle, precision, CPU).items():
+    for name, kernel in fused_kernels(bundle, "fp16", CPU).items():
         assert kernel.keywords["config"] == found[name].config  # type: ignore[attr-defined]
         assert found[name].config in configs
 
