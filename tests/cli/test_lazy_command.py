@@ -147,7 +147,7 @@ def test_an_area_that_cannot_be_loaded_leaves_the_others(
     [
         ("upscale", "--larger"), ("upscale", "--precision"), ("upscale", "--statistics"), ("upscale", "--on-error"),
         ("watch", "--precision"), ("verify", "--library"), ("bench", "--precision"), ("build", "--hardware"),
-        ("build", "--emit"), ("build", "--backend"), ("tune-kernels", "--precision"),
+        ("build", "--emit"), ("build", "--backend"),
     ],
 )  # fmt: skip
 def test_a_word_that_an_option_does_not_know_is_refused_with_those_that_it_knows(
