@@ -63,11 +63,14 @@ class Gpu:
     clock_ghz: float
     tflops: float
     """fp16 products with float32 sums, dense."""
+    l2_tb_s: float
+    """Bandwidth of the L2 cache, as others measured it, roughly."""
 
 
 GPUS = (
-    Gpu("H200", 90, 132, 1.755, 790), Gpu("RTX 4090", 89, 128, 2.52, 165), Gpu("RTX 4070", 89, 46, 2.475, 58),
-    Gpu("RTX 3060", 86, 28, 1.777, 25), Gpu("L4", 89, 58, 2.04, 121), Gpu("AGX Orin", 87, 16, 1.3, 42),
+    Gpu("H200", 90, 132, 1.755, 790, 5.5), Gpu("RTX 4090", 89, 128, 2.52, 165, 5.0),
+    Gpu("RTX 4070", 89, 46, 2.475, 58, 2.0), Gpu("RTX 3060", 86, 28, 1.777, 25, 1.2),
+    Gpu("L4", 89, 58, 2.04, 121, 2.0), Gpu("AGX Orin", 87, 16, 1.3, 42, 0.6),
 )  # fmt: skip
 """The H200's rate is one that others measured for large products; it and the clocks are without throttling."""
 
@@ -109,6 +112,8 @@ class Compiled:
     """Warp instructions issued per query."""
     macs: int
     """Multiplications per query that the algorithm needs."""
+    l2_bytes: float
+    """Bytes of weights and maps that a query reads: every block reads all weights."""
 
 
 def main() -> None:
@@ -149,10 +154,11 @@ def prediction(gpu: Gpu, parts: list[Compiled]) -> str:
     products = 2 * QUERIES * sum(part.macs for part in parts) / 1e12 / gpu.tflops
     # Four instructions of 32 threads per clock and multiprocessor.
     issue = QUERIES * sum(part.instructions for part in parts) / (4 * gpu.processors * gpu.clock_ghz * 1e9)
-    least, most = 1 / (encoder + products + issue), 1 / (encoder + max(products, issue))
+    l2 = QUERIES * sum(part.l2_bytes for part in parts) / gpu.l2_tb_s / 1e12
+    least, most = 1 / (encoder + products + issue), 1 / (encoder + max(products, issue, l2))
     return (
         f"{gpu.name}: {1000 * encoder:.0f} ms encoder, {1000 * products:.0f} ms products, {1000 * issue:.0f} ms "
-        f"instructions: {least:.1f} to {most:.1f} frames/s"
+        f"instructions, {1000 * l2:.0f} ms L2: {least:.1f} to {most:.1f} frames/s"
     )
 
 
@@ -193,7 +199,7 @@ def compiled(target: Target) -> Compiled:
         target.model, target.kernel, target.architecture, named,
         binary.metadata.shared, registers, sum(code.count(SPILL, *loop) for loop in inner), code.count(SPILL),
         _products(binary.asm["ptx"]), code.count("MUFU.EX2"), any(code.waits_for_each(*loop) for loop in inner),
-        sum(runs) * config.warps / config.block, macs(target),
+        sum(runs) * config.warps / config.block, macs(target), l2_bytes(target),
     )  # fmt: skip
 
 
@@ -206,6 +212,11 @@ def macs(target: Target) -> int:
         return hidden * width + attentions + (c["LEVELS"] - 2) * 2 * width * hidden + hidden * (width + 3)
     first = hidden * width if c["ATTENTIONS"] else 0
     return first + attentions + 2 * width * (width if c["ATTENTIONS"] else hidden) + width * c["HEAD"]
+
+
+def l2_bytes(target: Target) -> float:
+    """Return the bytes of float16 that a query reads: its share of its block's weights, and four map rows."""
+    return 2 * macs(target) / target.config.block + 2 * 4 * target.constants["CHANNELS"]
 
 
 def disassembled(cubin: bytes) -> tuple[str, int]:
