@@ -11,6 +11,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 from hiif_deploy.errors import BundleError as BundleError
 from hiif_deploy.errors import CheckpointError as CheckpointError
 from hiif_deploy.errors import ClusterError as ClusterError
+from hiif_deploy.errors import DownloadError as DownloadError
 from hiif_deploy.errors import EngineAbsentError as EngineAbsentError
 from hiif_deploy.errors import EngineError as EngineError
 from hiif_deploy.errors import EngineLoadError as EngineLoadError

@@ -11,6 +11,7 @@
     ├── VideoError                a video file: unreadable, damaged, interlaced, unwritable, or another than begun
     ├── BundleError               a bundle: missing, tampered, newer, foreign
     ├── CheckpointError           a checkpoint: wrong keys, shapes, names, truncated
+    ├── DownloadError             a model that cannot be downloaded, or is another file than expected
     ├── EngineError               an inference engine: unusable, failed, or not the one requested
     │   └── EngineLoadError       a stored engine that the library does not take
     ├── ClusterError              a cluster: not reached, without workers, or losing them too often
@@ -72,6 +73,10 @@ class BundleError(HiifError):
 
 class CheckpointError(HiifError):
     """A checkpoint does not hold what its name and arguments promise."""
+
+
+class DownloadError(HiifError):
+    """A model cannot be downloaded, or what was downloaded is not the file that was expected."""
 
 
 class EngineError(HiifError):

@@ -33,7 +33,7 @@ class Upscaler(Renderer):
         options: RenderOptions | None = None,
         backend: Backend | None = None,
     ) -> None:
-        """`bundle` is a folder, a shipped model's name or an opened bundle; `engine` a name (`onnxruntime`, `tensorrt`,
+        """`bundle` is a folder, a model's name or an opened bundle; `engine` a name (`onnxruntime`, `tensorrt`,
         `auto`) or all that can be chosen. `precision` alone takes an engine that has it, as the command line does.
         `backend` is one that is open already. Raises BundleError, EngineError, OptionError."""
         self.engine = _engine_options(engine, precision)

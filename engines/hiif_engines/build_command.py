@@ -30,7 +30,7 @@ BUILD_ONLY = ("store", "device_layer", "force")
 
 def build(
     context: typer.Context,
-    bundle: Annotated[str, typer.Argument(help="Bundle folder, or name of a shipped model.")],
+    bundle: Annotated[str, typer.Argument(help="Bundle folder, or name of a model.")],
     precision: Annotated[Precision, typer.Option(help="Of the graphs, and so of the engines.")] = "fp16",
     preset: Annotated[str | None, typer.Option(help="Largest input picture: 720p, 1080p (default) or 4k.")] = None,
     max_input: Annotated[
@@ -102,7 +102,7 @@ def _triton_backend(library: LibraryName) -> Literal["tensorrt", "onnxruntime"]:
 
 
 def tune_kernels(
-    bundle: Annotated[str, typer.Argument(help="Bundle folder, or name of a shipped model.")],
+    bundle: Annotated[str, typer.Argument(help="Bundle folder, or name of a model.")],
     device: Annotated[str, typer.Option(help="cuda or cuda:N.")] = "cuda",
 ) -> None:
     """Find the fastest configuration of engine torch's fused kernels on this GPU, and store it for later runs."""

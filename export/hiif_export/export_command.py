@@ -51,23 +51,16 @@ def export(
     require_extra("export")
     import torch
 
-    from hiif_export.export import export_bundle, file_provenance
-    from hiif_training.checkpoints.checkpoint import load_checkpoint
-
     requested = None if precision is None else parse_precisions(precision)
     threads = limited_threads(threads)
     if threads:
         torch.set_num_threads(threads)
-    loaded = load_checkpoint(checkpoint)
-    precisions = requested or every_precision(loaded.spec)
-    found = export_bundle(
-        loaded.model,
-        loaded.spec,
+    found = export_checkpoint(
+        checkpoint,
         output,
         name=name or output.name,
-        provenance=file_provenance(checkpoint, loaded.metadata),
         training_scales=parse_scales(scales),
-        precisions=precisions,
+        precisions=requested,
         overwrite=overwrite,
         threads=threads,
         show_progress=not quiet,
@@ -81,11 +74,37 @@ def export(
     )  # fmt: skip
 
 
+def export_checkpoint(
+    checkpoint: Path,
+    folder: Path,
+    *,
+    name: str,
+    provenance: Mapping[str, Any] | None = None,
+    precisions: Sequence[Precision] | None = None,
+    **options: Any,
+) -> list[Deviation]:
+    """Write a checkpoint file as a bundle, in every precision of its decoder unless `precisions` lists some.
+
+    `provenance` is stored beside the file's own; `options` are those of `export_bundle`. Returns its deviations.
+    """
+    from hiif_export.export import export_bundle, file_provenance
+    from hiif_training.checkpoints.checkpoint import load_checkpoint
+
+    loaded = load_checkpoint(checkpoint)
+    return export_bundle(
+        loaded.model,
+        loaded.spec,
+        folder,
+        name=name,
+        provenance={**file_provenance(checkpoint, loaded.metadata), **(provenance or {})},
+        precisions=precisions or every_precision(loaded.spec),
+        **options,
+    )
+
+
 def verify(
     context: typer.Context,
-    bundle: Annotated[
-        str, typer.Argument(help="Bundle folder, or name of a shipped model; with --published, a checkpoint.")
-    ],
+    bundle: Annotated[str, typer.Argument(help="Bundle folder, or name of a model; with --published, a checkpoint.")],
     checkpoint: Annotated[Path | None, typer.Option(help="Compare with this checkpoint run by PyTorch.")] = None,
     published: Annotated[
         str | None, typer.Option(help="Name of the published checkpoint, such as liif-edsr-baseline: measure it.")

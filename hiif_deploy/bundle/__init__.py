@@ -1,4 +1,5 @@
-"""What a bundle promises (`contract`), how its files are checked and opened (`loader`), and the models that ship.
+"""What a bundle promises (`contract`), how its files are checked and opened (`loader`), and the models by name:
+shipped, added (`added`, `add_model`) and known (`known`), with their cards and figures (`model_list`).
 
 May import: `geometry` and what stands below it.
 """

@@ -17,8 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.bundle.contract import FORMAT, VERSION, Contract, from_json
+from hiif_deploy.bundle.known import KNOWN_MODELS, MODEL_NAME
 from hiif_deploy.bundle.onnx_check import check_model
 from hiif_deploy.errors import BundleError
+from hiif_deploy.support.data_dir import models_root
+from hiif_deploy.support.files import list_folder
 
 CONTRACT_FILE = "bundle.json"
 CONTRACT_LIMIT = 4 << 20
@@ -55,7 +58,7 @@ class Bundle:
 
 
 def open_bundle(location: str | Path = DEFAULT_MODEL) -> Bundle:
-    """Open a bundle folder, or a shipped model by name. BundleError says in one sentence what is wrong."""
+    """Open a bundle folder, or a shipped or added model by name. BundleError says in one sentence what is wrong."""
     folder = find_bundle(location)
     contract = read_contract(folder)
     graphs = {g.key: _checked_bytes(folder, g.file, g.sha256) for g in contract.graphs}
@@ -70,14 +73,20 @@ def shipped_models() -> dict[str, Path]:
         return {p.name: p for p in sorted(root.iterdir()) if (p / CONTRACT_FILE).is_file()} if root.is_dir() else {}
 
 
+def added_models() -> dict[str, Path]:
+    """Return names and folders of the models that the user added, none of which has a shipped model's name."""
+    root, shipped = models_root(), shipped_models()
+    found = {path.name: path for path in (list_folder(root) if root else ()) if (path / CONTRACT_FILE).is_file()}
+    return {name: path for name, path in found.items() if MODEL_NAME.fullmatch(name) and name not in shipped}
+
+
 def find_bundle(location: str | Path) -> Path:
-    """Folder of a bundle given by folder or by shipped name."""
+    """Folder of a bundle given by folder, or by name: shipped models come before added ones."""
     folder = Path(location)
     if (folder / CONTRACT_FILE).is_file():
         return folder
-    shipped = shipped_models()
-    if str(location) in shipped:
-        return shipped[str(location)]
+    if named := {**added_models(), **shipped_models()}.get(str(location)):
+        return named
     if folder.is_file():
         raise BundleError(
             f"{folder} is a file; a bundle is a folder: make one from a checkpoint with "
@@ -89,11 +98,16 @@ def find_bundle(location: str | Path) -> Path:
 
 
 def unknown_model(name: str) -> str:
-    """`no shipped model of that name`, with the one that may have been meant."""
-    names = list(shipped_models())
-    meant = difflib.get_close_matches(name, names, n=1)
+    """`no model of that name` with those that there are, or the command that adds a known model."""
+    if name in KNOWN_MODELS:
+        return f"this model is not installed; add it with: hiif-deploy models add {name}"
+    shipped, added = list(shipped_models()), list(added_models())
+    absent = [known for known in KNOWN_MODELS if known not in added]
+    kinds = {"shipped": shipped or ["none"], "added": added, "can be added": absent}
+    listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names)
+    meant = difflib.get_close_matches(name, [*shipped, *added, *absent], n=1)
     guess = f"; did you mean {meant[0]}?" if meant else ""
-    return f"no shipped model of that name (shipped: {', '.join(names) or 'none'}){guess}"
+    return f"no model of that name ({listed}){guess}"
 
 
 def read_contract(folder: Path) -> Contract:

@@ -40,8 +40,8 @@ COMMANDS = (
         "Upscale the pictures that the package carries, and write a sheet that compares them with bicubic.", USE,
     ),
     LazyCommand(
-        "models", "hiif_deploy.cli.commands:models",
-        "List the models that ship, or show the card of one: data, licence, recipe, figures, limits.", MODELS,
+        "models", "hiif_deploy.cli.models_command:models",
+        "List shipped, added and known models with their figures, show the card of one, add or remove models.", MODELS,
     ),
     LazyCommand(
         "info", "hiif_deploy.cli.commands:info",

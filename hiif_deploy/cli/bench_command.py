@@ -37,7 +37,7 @@ Found = tuple[dict[str, Any], list[Table]]
 
 def bench(
     model: Annotated[
-        str | None, typer.Argument(help="Bundle folder, shipped model, or full; default: full and the default model.")
+        str | None, typer.Argument(help="Bundle folder, name of a model, or full; default: full and the default model.")
     ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="What the bundle was exported from: the baselines' weights, and for psnr_db.")

@@ -1,4 +1,4 @@
-"""The runtime's sub-commands: upscale, info, models, doctor, demo, tune. What is heavy is imported when one runs."""
+"""The runtime's sub-commands: upscale, info, doctor, demo, tune. What is heavy is imported when one runs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LOSSY = (".jpg", ".jpeg", ".webp")
 UpscaleBundleOption = Annotated[
     str,
     in_panel(shared.MODEL)(
-        "Bundle folder, or name of a shipped model.",
+        "Bundle folder, or name of a model.",
         "--bundle",
         "-b",
         show_default=f"{DEFAULT_MODEL}, for videos {VIDEO_MODEL}",
@@ -216,7 +216,7 @@ def _items(
 
 
 def info(
-    bundle: Annotated[str, typer.Argument(help="Bundle folder, or name of a shipped model.")] = DEFAULT_MODEL,
+    bundle: Annotated[str, typer.Argument(help="Bundle folder, or name of a model.")] = DEFAULT_MODEL,
     as_json: shared.JsonOption = False,
 ) -> None:
     """Show what a bundle holds and promises, after checking all of it."""
@@ -228,22 +228,6 @@ def info(
         print(json_text(report.bundle_facts(opened)))
     else:
         report.show(report.bundle_table(opened))
-
-
-def models(
-    name: Annotated[str | None, typer.Argument(help="Show this model's card.")] = None,
-    as_json: shared.JsonOption = False,
-) -> None:
-    """List the models that ship, or show the card of one: data, licence, recipe, figures, limits."""
-    from hiif_deploy.bundle.shipped import list_models, model_card
-    from hiif_deploy.cli import report
-
-    if name is not None:
-        print(model_card(name))
-    elif as_json:
-        print(json_text([asdict(model) for model in list_models()]))
-    else:
-        report.show(report.models_table(list_models()))
 
 
 def show_doctor(as_json: shared.JsonOption = False) -> None:
@@ -274,7 +258,7 @@ def demo(
 
 
 def tune(
-    bundle: Annotated[str, typer.Argument(help="Bundle folder, or name of a shipped model.")] = DEFAULT_MODEL,
+    bundle: Annotated[str, typer.Argument(help="Bundle folder, or name of a model.")] = DEFAULT_MODEL,
     engine: shared.EngineOption = None,
     precision: shared.PrecisionOption = None,
     threads: shared.ThreadsOption = 0,

@@ -28,7 +28,7 @@ def in_panel(panel: str) -> Callable[..., Any]:
 
 
 _model, _speed, _report, _cluster = map(in_panel, (MODEL, SPEED, REPORT, CLUSTER))
-BundleOption = Annotated[str, _model("Bundle folder, or name of a shipped model.", "--bundle", "-b")]
+BundleOption = Annotated[str, _model("Bundle folder, or name of a model.", "--bundle", "-b")]
 EngineOption = Annotated[
     str | None,
     _speed(

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hiif_deploy.bundle.loader import Bundle
-from hiif_deploy.bundle.shipped import ShippedModel
+from hiif_deploy.bundle.model_list import ListedModel
 from hiif_deploy.cli.doctor import Finding
 from hiif_deploy.pictures.batch import STATUSES, Outcome, summary
 from hiif_deploy.rendering.tuned import Tuning
@@ -110,15 +110,34 @@ def tuning_table(tuning: Tuning) -> Table:
     return table
 
 
-def models_table(models: Sequence[ShippedModel]) -> Table:
-    """Table of the models that ship."""
-    table = Table(title="shipped models", title_justify="left")
-    for column in ("name", "parameters", "size", "passes", "what for"):
-        table.add_column(column, no_wrap=column != "what for")
+def models_table(models: Sequence[ListedModel]) -> Table:
+    """Table of the models that are here or can be added; readable in 80 columns."""
+    table = Table(title="models", title_justify="left", show_lines=True)
+    table.add_column("name", no_wrap=True)
+    table.add_column("what it is", overflow="fold")
     for model in models:
         name = f"{model.name} (default)" if model.is_default else model.name
-        table.add_row(name, f"{model.parameters:,}", f"{model.size / 1e6:.1f} MB", str(model.passes), model.purpose)
+        table.add_row(f"{name}\n{model.state}", escape(printable("\n".join(_model_lines(model)))))
     return table
+
+
+def _model_lines(model: ListedModel) -> list[str]:
+    if model.state == "damaged":
+        return [model.purpose]
+    passes = f"{model.passes} pass{'es' if model.passes > 1 else ''}"
+    sizes = f"{model.parameters:,} parameters, {passes}, {model.size / 1e6:.1f} MB"
+    lines = [
+        model.purpose,
+        f"source: {model.source or 'not stated'}",
+        f"licence: {model.licence or 'not stated'}",
+        sizes,
+    ]
+    if model.psnr:
+        figures = ", ".join(f"×{scale} {value:.2f} dB" for scale, value in model.psnr.items())
+        lines.append(f"Set5: {figures}")
+    if model.state == "not installed":
+        lines.append(f"add it with: hiif-deploy models add {model.name}")
+    return lines
 
 
 def findings_table(findings: Sequence[Finding], title: str) -> Table:

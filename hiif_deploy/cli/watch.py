@@ -87,7 +87,7 @@ def parse_source(source: str) -> str | int:
 def watch(
     source: Annotated[str, typer.Argument(help="Video file, or a camera's index such as 0.")],
     scale: Annotated[float, typer.Option(help="Factor.")] = 2.0,
-    bundle: Annotated[str, typer.Option("--bundle", "-b", help="Bundle folder, or a shipped model.")] = "hiif-video",
+    bundle: Annotated[str, typer.Option("--bundle", "-b", help="Bundle folder, or name of a model.")] = "hiif-video",
     engine: EngineOption = None,
     precision: PrecisionOption = None,
     threads: ThreadsOption = 0,

@@ -30,7 +30,7 @@ def wanted_root(root: str | Path | None = None) -> Path | None:
     try:
         if chosen := root or os.environ.get(VARIABLE):
             return Path(chosen).expanduser().absolute()
-        return _cache_folder() / NAME
+        return user_folder("XDG_CACHE_HOME", ".cache") / NAME
     except RuntimeError:
         return None
 
@@ -121,9 +121,13 @@ def _check_owner(root: Path) -> None:
             )
 
 
-def _cache_folder() -> Path:
+def user_folder(variable: str, *default: str) -> Path:
+    """Return the XDG folder that `variable` names, or `default` below the home folder. RuntimeError without a home.
+
+    On Windows it is the folder of local application data, for every kind of file.
+    """
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     # A relative path there is to be ignored, by its specification.
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or "")
-    return folder if folder.is_absolute() else Path.home() / ".cache"
+    folder = Path(os.environ.get(variable) or "")
+    return folder if folder.is_absolute() else Path.home().joinpath(*default)

@@ -184,7 +184,7 @@ def test_a_folder_without_a_contract_is_no_bundle(tmp_path: Path) -> None:
 
 def test_an_unknown_name_is_refused_with_the_shipped_ones() -> None:
     shipped = ", ".join(shipped_models()) or "none"
-    message = f"hiif-enormous: no such folder, and no shipped model of that name (shipped: {shipped})"
+    message = f"hiif-enormous: no such folder, and no model of that name (shipped: {shipped}"
     refused(lambda: open_bundle("hiif-enormous"), message)
 
 

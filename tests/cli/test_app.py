@@ -185,7 +185,7 @@ def test_what_a_format_cannot_hold_is_reported(run: Run, tiny_bundle: Path, tmp_
         (["--scale", "2", "--threads", "-1"], 2, "threads is -1"),
         (["--scale", "2", "--provider", "cuda"], 1, "CUDAExecutionProvider is not in this ONNX Runtime"),
         (["--scale", "2", "--provider", "bogus"], 1, "bogus is not in this ONNX Runtime"),
-        (["--scale", "2", "-b", "nowhere"], 1, "no such folder, and no shipped model of that name"),
+        (["--scale", "2", "-b", "nowhere"], 1, "no such folder, and no model of that name"),
         (["--scale", "2", "--max-pixels", "100"], 1, "--max-pixels"),
         (["--scale", "2", "--format", "gif"], 2, "--format gif"),
         (["--scale", "2", "--no-such-option"], 2, "No such option"),

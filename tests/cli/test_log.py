@@ -52,7 +52,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
         return capsys.readouterr().err.splitlines()
 
     monkeypatch.delenv(log.VARIABLE, raising=False)
-    monkeypatch.setattr("hiif_deploy.cli.commands.models", models)
+    monkeypatch.setattr("hiif_deploy.cli.models_command.models", models)
     return work
 
 

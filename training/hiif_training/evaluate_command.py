@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Checkpoint, bundle folder, name of a shipped model, or bicubic.")],
+    model: Annotated[str, typer.Argument(help="Checkpoint, bundle folder, name of a model, or bicubic.")],
     data: Annotated[list[Path], typer.Option(help="Folder of pictures, or with HR/ and LR_bicubic/X2/; repeatable.")],
     scales: Annotated[str, typer.Option(help="Factors, separated by commas.")] = "2,3,4",
     limit: Annotated[int | None, typer.Option(min=1, help="Take the first so many pictures of each set.")] = None,

@@ -160,7 +160,7 @@ def test_what_cannot_be_evaluated_is_refused(
 
 def test_an_unknown_model_is_named(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("evaluate", "nothing.pth", "--data", pictures) == 1
-    assert "nothing.pth: no such folder, and no shipped model of that name" in capsys.readouterr().err
+    assert "nothing.pth: no such folder, and no model of that name" in capsys.readouterr().err
 
 
 def test_a_bundle_is_evaluated_without_pytorch_and_the_report_names_its_engine(pictures: Path, tmp_path: Path) -> None:
