@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from hiif_deploy import EngineOptions, RenderOptions, Upscaler
-from hiif_deploy.bundle.contract import Precision
+from hiif_deploy.bundle.contract import Precision, is_fold
 from hiif_deploy.bundle.loader import Bundle, open_bundle
 from hiif_deploy.decoding.job import Window
+from hiif_deploy.decoding.shared_graphs import contracts, model
 from hiif_deploy.images.samples import sample
 from hiif_deploy.pixels import to_unit
 from hiif_deploy.rendering.renderer import Features
@@ -234,9 +235,9 @@ def test_sampled_statistics_and_recorded_colours_go_together(tiny_bundle: Path) 
 
 
 READ_BY_HOST = {
-    "Reshape": (1,), "Slice": (1, 2, 3, 4), "Split": (1,), "ReduceSum": (1,), "ReduceMean": (1,), "Unsqueeze": (1,),
+    "Expand": (1,), "Concat": (0, 1, 2, 3), "Reshape": (1,), "Slice": (1, 2, 3, 4), "Split": (1,), "ReduceSum": (1,), "ReduceMean": (1,), "Unsqueeze": (1,),
 }  # fmt: skip
-"""Operation → its inputs that are sizes or axes."""
+"""Operation → its inputs that are sizes or axes; sizes are put together on the host."""
 
 
 @pytest.mark.parametrize("name", ["hiif-compact", "hiif-video"])
@@ -244,10 +245,12 @@ READ_BY_HOST = {
 def test_recorded_graphs_bring_nothing_from_the_host(name: str, precision: Precision) -> None:
     # A capture refuses copies from pageable memory.
     bundle = open_bundle(name)
-    for key, contract in bundle.contract.chain(precision).items():
-        if key != "decoder" and not key.startswith("statistics_"):
+    graphs = {key: (graph, bundle.graphs[graph.key]) for key, graph in bundle.contract.chain(precision).items()}
+    graphs |= {key: (graph, model(key)) for key, graph in contracts().items() if "uint16" not in key}
+    for key, (contract, data) in graphs.items():
+        if is_fold(key):
             continue
-        graph = TorchGraph(contract, bundle.graphs[contract.key], torch.device("cpu"))
+        graph = TorchGraph(contract, data, torch.device("cpu"))
         for step in graph._steps:
             for place, tensor in enumerate(step.inputs):
                 weight = graph.weights.get(tensor)
