@@ -58,7 +58,8 @@ def tune_kernels(bundle: Bundle, device: torch.device) -> dict[str, Measured]:
     found = {}
     for name, kernel in kernels.items():
         feeds = _feeds(bundle, graphs[name], kernel, MEASURED)
-        found[name] = measure(kernel, feeds, configs(name, kernel.width, device), seconds_on(device))
+        with computing_on(device):
+            found[name] = measure(kernel, feeds, configs(name, kernel.width, device), seconds_on(device))
         store(kernel, device, found[name])
     return found
 

@@ -10,6 +10,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from hiif_deploy.bundle.contract import GraphContract
+from hiif_deploy.errors import BundleError
 from hiif_engines.onnx_graph import parse_model
 
 OUTER = "outer"
@@ -50,6 +51,8 @@ def accumulated(node: NodeProto) -> Nodes:
     that accumulates in fp16. A bias is added behind them, because the pattern has no place for it.
     """
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    if any(attributes.get(name, 1.0) != 1.0 for name in ("alpha", "beta")):
+        raise BundleError(f"{node.op_type} {node.name or node.output[0]} has a factor, which no exported graph has")
     output, nodes, factors = node.output[0], [], []
     for source, side in zip(node.input, "AB", strict=False):
         if attributes.get(f"trans{side}", 0):

@@ -94,6 +94,7 @@ class TorchBackend(DecoderBackend):
 
     def encode(self, frame: Frame, plan: Plan, advance: Advance) -> TorchFeatures:
         """See `Backend`."""
+        self._launcher.expect((frame.shape, frame.dtype))
         return encode(self._graphs["encoder"], self._shared, self.contract, frame, plan, self._launcher, advance)
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from hiif_deploy.errors import EngineError
+from hiif_engines.torch_graph.device import ALONE
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class CudaRecorder:
 
     def record(self, work: Callable[[], dict[str, Tensor]]) -> CudaRecording:
         """Warm up on a stream of its own, as PyTorch asks for, then capture there."""
-        with torch.cuda.device(self._device):
+        with ALONE, torch.cuda.device(self._device):
             current = torch.cuda.current_stream(self._device)
             self._stream.wait_stream(current)
             with torch.cuda.stream(self._stream):
@@ -67,9 +68,13 @@ class CudaRecorder:
             current.wait_stream(self._stream)
             graph, last = torch.cuda.CUDAGraph(), self._last() if self._last else None
             pool = last.graph.pool() if last else None
-            # Other threads may go on using the GPU meanwhile.
-            with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
-                outputs = work()
+            try:
+                # Other threads may go on queueing work meanwhile.
+                with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
+                    outputs = work()
+            finally:
+                # A capture that fails leaves its stream the current one.
+                torch.cuda.set_stream(current)
         recording = CudaRecording(graph, outputs)
         self._last = weakref.ref(recording)
         return recording
@@ -150,15 +155,16 @@ class _Recorded:
     """Where the recorded work reads what differs from block to block."""
     recording: Recording
     """The work."""
-    _held: dict[str, Tensor] = field(default_factory=dict)
+    _held: dict[str, weakref.ref[Tensor]] = field(default_factory=dict)
     """What was last copied into each buffer: a picture's folded matrices are the same for all of its blocks."""
 
     def __call__(self, given: Feeds) -> dict[str, Tensor]:
         with torch.inference_mode():
             for name, value in given.items():
-                if self._held.get(name) is not value:
+                held = self._held.get(name)
+                if held is None or held() is not value:
                     self.inputs[name].copy_(value)
-                    self._held[name] = value
+                    self._held[name] = weakref.ref(value)
             self.recording.replay()
             # The next replay overwrites them.
             return {name: value.clone() for name, value in self.recording.outputs.items()}

@@ -26,10 +26,11 @@ from hiif_engines.torch_engine.features import features_of
 from hiif_engines.torch_engine.launcher import Launcher, upload
 from hiif_engines.torch_engine.map_store import MapStore
 from hiif_engines.torch_engine.sampled import query_list, sampled_queries
+from hiif_engines.torch_graph.device import computing_on
 from hiif_engines.torch_graph.interpreter import TorchGraph
 
 AHEAD = 2
-"""Blocks in flight: one computes while the other is copied to the host and read there."""
+"""Blocks in flight: one computes while the other is read on the host."""
 RANGE = ("low", "high", "total")
 """Outputs of a `finish` graph that describe the colours before the clamp."""
 
@@ -70,7 +71,11 @@ class TorchExecutor:
                 given = {**tables, **cast(Mapping[str, Tensor], folded)}
                 found.append(self._launcher.run(name, compute, maps, given)["sums"])
                 windows.append(window)
-        (host,) = Download(torch.stack(found)).wait()
+        if not found:  # nothing of the tile is sampled
+            return
+        with computing_on(self._launcher.device):
+            download = Download(torch.stack(found))
+        (host,) = download.wait()
         if job.sampling is not None:
             # A list of samples is no window of its own: all that a tile samples counts for the tile.
             windows, host = [queries.whole], host.sum(0, keepdims=True)
@@ -78,7 +83,7 @@ class TorchExecutor:
             yield BlockSums(window, self._unpacked(name, sums))
 
     def blocks(self, job: Job, queries: TileQueries, folded: Tensors) -> Iterable[DecodedBlock]:
-        """See `Executor`; finished on the device, the download of one block beside the work on the next."""
+        """See `Executor`; finished on the device, where the next block is queued before one is read."""
         finish = finish_name(job).replace("uint16", "int32")
         compute = _finished(self._compute("decoder"), self._shared(finish), job.frame.dtype)
         tables = self._launcher.tables(
@@ -94,7 +99,8 @@ class TorchExecutor:
                 finishing = {name: _entries(name, value, *part) for name, value in tables.items()}
                 given = {**geometry, **cast(Mapping[str, Tensor], folded), **finishing, "frame": frame}
                 found = self._launcher.run(f"decoder {finish}", compute, maps, given)
-                queued.append((window, Download(found["values"], found["range"])))
+                with computing_on(self._launcher.device):
+                    queued.append((window, Download(found["values"], found["range"])))
                 if len(queued) == AHEAD:
                     yield _decoded(*queued.popleft())
         yield from (_decoded(*block) for block in queued)

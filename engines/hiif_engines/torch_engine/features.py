@@ -22,6 +22,7 @@ from hiif_deploy.geometry.tiling import Tile, steps
 from hiif_deploy.pixels import Frame
 from hiif_engines.torch_engine.cuda_graphs import Compute
 from hiif_engines.torch_engine.launcher import Launcher, upload
+from hiif_engines.torch_graph.device import computing_on
 from hiif_engines.torch_graph.interpreter import TorchGraph
 
 
@@ -80,14 +81,16 @@ def encode(
     for rows in steps(height, plan.encoder_tile[0]):
         for columns in steps(width, plan.encoder_tile[1]):
             seen = widen(rows, plan.overlap, height), widen(columns, plan.overlap, width)
-            found = _encode_part(compute, contract, frame, on_device, seen, vectors, launcher)
+            with computing_on(launcher.device):
+                found = _encode_part(compute, contract, frame, on_device, seen, vectors, launcher)
             if found.shape[1:] == (height, width) and on_device is not None:
                 features = found
             else:
                 if features is None:
                     home = launcher.device if plan.keeps_features else torch.device("cpu")
                     features = torch.empty((found.shape[0], height, width), dtype=found.dtype, device=home)
-                features[:, rows, columns] = found[:, within(rows, seen[0]), within(columns, seen[1])]
+                with computing_on(launcher.device):
+                    features[:, rows, columns] = found[:, within(rows, seen[0]), within(columns, seen[1])]
             advance(1)
     assert features is not None  # pictures hold pixels
     return TorchFeatures(features, frame, on_device)

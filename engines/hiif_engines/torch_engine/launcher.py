@@ -16,8 +16,8 @@ from hiif_deploy.decoding.session import Tensors
 from hiif_engines.torch_engine.cuda_graphs import Compute, CudaGraphCache, Feeds, Recorder
 from hiif_engines.torch_graph.device import computing_on
 
-TABLES = 16
-"""Sets of tables kept on the device: every frame of a clip has those of the frame before it."""
+TABLE_BYTES = 64 << 20
+"""Tables kept on the device, unless one set is larger: every frame of a clip has those of the frame before it."""
 
 
 class Launcher:
@@ -28,6 +28,7 @@ class Launcher:
         self.device = device
         self._graphs = CudaGraphCache(recorder) if recorder else None
         self._tables: OrderedDict[Hashable, dict[str, Tensor]] = OrderedDict()
+        self._shape: Hashable = None
         self._lock = threading.Lock()
 
     @property
@@ -47,8 +48,7 @@ class Launcher:
 
     def upload(self, host: Tensors) -> dict[str, Tensor]:
         """Copy arrays to the device."""
-        with torch.inference_mode():
-            return {name: upload(value, self.device) for name, value in host.items()}
+        return {name: upload(value, self.device) for name, value in host.items()}
 
     def tables(self, key: Hashable, make: Callable[[], Tensors]) -> dict[str, Tensor]:
         """Return what was uploaded for `key`, or upload what `make` returns."""
@@ -56,9 +56,19 @@ class Launcher:
             if key not in self._tables:
                 self._tables[key] = self.upload(make())
             self._tables.move_to_end(key)
-            while len(self._tables) > TABLES:
+            while len(self._tables) > 1 and self._table_bytes() > TABLE_BYTES:
                 self._tables.popitem(last=False)
             return self._tables[key]
+
+    def expect(self, shape: Hashable) -> None:
+        """Let go of what was recorded for frames of another shape, whose memory would stay in use."""
+        with self._lock:
+            if self._graphs is not None and shape != self._shape:
+                self._graphs.clear()
+            self._shape = shape
+
+    def _table_bytes(self) -> int:
+        return sum(table.nbytes for tables in self._tables.values() for table in tables.values())
 
     def close(self) -> None:
         """Let go of recorded work and tables."""
@@ -69,5 +79,6 @@ class Launcher:
 
 def upload(value: NDArray[Any], device: torch.device) -> Tensor:
     """Copy an array to the device as it is; uint16 becomes int32 there, because PyTorch has few operations on it."""
-    found = torch.from_numpy(np.require(value, requirements=["C", "W"])).to(device, copy=True)
-    return found.to(torch.int32) if found.dtype == torch.uint16 else found
+    with computing_on(device):
+        found = torch.from_numpy(np.require(value, requirements=["C", "W"])).to(device, copy=True)
+        return found.to(torch.int32) if found.dtype == torch.uint16 else found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,12 +15,13 @@ from hiif_deploy.geometry.tiling import Tile, length, shift, steps
 from hiif_engines.torch_engine.cuda_graphs import Feeds
 from hiif_engines.torch_engine.features import TorchFeatures, features_of
 from hiif_engines.torch_engine.launcher import Launcher
+from hiif_engines.torch_graph.device import computing_on
 from hiif_engines.torch_graph.interpreter import TorchGraph
 
 
 @dataclass(frozen=True)
 class _Kept:
-    features: TorchFeatures
+    features: weakref.ref[TorchFeatures]
     key: tuple[int, int, int, int]
     room: dict[str, Tensor]
     """Name → memory for at least the tile's pixels."""
@@ -40,9 +42,9 @@ class MapStore:
         features = features_of(job)
         with self._lock:
             kept, self._kept = self._kept, None
-            if kept is None or kept.features is not features or kept.key != tile.key:
+            if kept is None or kept.features() is not features or kept.key != tile.key:
                 room, kept = {} if kept is None else kept.room, None
-                kept = _Kept(features, tile.key, self._fill(features, tile, room))
+                kept = _Kept(weakref.ref(features), tile.key, self._fill(features, tile, room))
         try:
             pixels = length(tile.source_rows) * length(tile.source_columns)
             yield {name: value[:pixels] for name, value in kept.room.items()}
@@ -60,7 +62,8 @@ class MapStore:
             room.clear()
         for rows in steps(height, max(1, self._pixels // width)):
             part = replace(tile, source_rows=shift(tile.source_rows, rows))
-            given = {"features": features.crop(part, self._halo, self._launcher.device)}
+            with computing_on(self._launcher.device):
+                given = {"features": features.crop(part, self._halo, self._launcher.device)}
             if not room:
                 found = self._launcher.run("maps", self._graph, {}, given)
                 room = {name: value.new_empty((height * width, *value.shape[1:])) for name, value in found.items()}

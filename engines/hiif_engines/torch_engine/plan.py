@@ -9,9 +9,8 @@ from hiif_deploy.geometry.sizes import Size
 
 MAX_QUERIES = 1 << 16
 """Of a block whose operations run one by one: its float32 sums stay exact enough (design/precision.md)."""
-FUSED_QUERY_BYTES = 160
-"""A query of a fused block: its colour, and what the `finish` graph holds of it at once (12 values of 4 bytes for each
-channel, at most)."""
+FUSED_QUERY_BYTES = 64
+"""A query of a fused block: its colour, and what the `finish` graph holds of it at once, 48 bytes as measured."""
 MAPS_SHARE = 16
 """The part of the memory that a call of the maps graph may take beside its outputs."""
 PIXEL_BYTES = 12
@@ -30,12 +29,14 @@ def make_torch_plan(
     keeps = features <= allowed // 2
     kept, twice = features if keeps else 0, 2 if records else 1
     left = allowed - allowed // MAPS_SHARE - kept
-    tile, overlap, blended, encoder_bytes = encoder_tiles(contract, source, left // twice)
+    tile, overlap, blended, encoder_bytes = encoder_tiles(contract, source, left // 2 // twice)
     if blended:
         raise OptionError(
             f"this encoder sees the whole picture and does not fit {allowed >> 20} MiB of GPU memory: allow more "
             "(gpu_memory), or use --engine onnxruntime, which blends tiles"
         )
+    # The maps of the picture before stay where those of the next one go, and recorded work keeps its memory.
+    left -= twice * encoder_bytes
     pixel = _item(precision) * contract.decoder.map_channels
     query = twice * (FUSED_QUERY_BYTES if fused else 4 * contract.decoder.query_channels)
     cell = _cell(source, (left - min(MAX_QUERIES * query, left // 2)) // pixel)
@@ -49,7 +50,7 @@ def make_torch_plan(
         )
     return Plan(
         encoder_tile=tile, overlap=overlap, blended=False, decoder_tile=cell, tile_queries=UNBOUNDED, query_block=block,
-        cache_bytes=0, working_bytes=allowed // MAPS_SHARE + kept + max(twice * encoder_bytes, maps + block * query),
+        cache_bytes=0, working_bytes=allowed // MAPS_SHARE + kept + twice * encoder_bytes + maps + block * query,
         keeps_features=keeps,
     )  # fmt: skip
 

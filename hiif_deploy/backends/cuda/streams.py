@@ -101,7 +101,9 @@ class SlotPool:
     def take(self, size: int) -> Slot:
         """A slot with room for `size` bytes, once queued work has let go of it."""
         while len(self._idle) >= IDLE_SLOTS:
-            slot = self._idle.popleft()
+            # Frames up are larger than blocks down: only where no slot is large enough, the oldest one goes.
+            slot = next((idle for idle in self._idle if idle.pinned.nbytes >= size), self._idle[0])
+            self._idle = deque(idle for idle in self._idle if idle is not slot)
             self.wait(slot)
             if slot.pinned.nbytes >= size:
                 return slot

@@ -129,13 +129,17 @@ class TrtExecutor:
         height, width = length(tile.source_rows), length(tile.source_columns)
         maps = {t.name: pool.take((height * width, int(t.shape[1])), t.dtype) for t in session.graph.outputs}
         most = session.limits["features"][-1][2] - 2 * halo
-        for rows in steps(height, most):
-            shape = (1, features.shape[0], length(rows) + 2 * halo, width + 2 * halo)
-            parts = {name: tensor.rows(rows.start * width, rows.stop * width) for name, tensor in maps.items()}
-            with pool.lease() as take:
-                crop = take(shape, session.graph.inputs[0].dtype)
-                features.crop(crop, shift(tile.source_rows, rows), tile.source_columns)
-                session.enqueue({"features": crop, **parts}, self._gpu.compute)
+        try:
+            for rows in steps(height, most):
+                shape = (1, features.shape[0], length(rows) + 2 * halo, width + 2 * halo)
+                parts = {name: tensor.rows(rows.start * width, rows.stop * width) for name, tensor in maps.items()}
+                with pool.lease() as take:
+                    crop = take(shape, session.graph.inputs[0].dtype)
+                    features.crop(crop, shift(tile.source_rows, rows), tile.source_columns)
+                    session.enqueue({"features": crop, **parts}, self._gpu.compute)
+        except BaseException:
+            pool.give(*maps.values())
+            raise
         return maps
 
     def _sampled_sums(

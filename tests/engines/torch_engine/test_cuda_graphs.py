@@ -235,7 +235,8 @@ def test_sampled_statistics_and_recorded_colours_go_together(tiny_bundle: Path) 
 
 
 READ_BY_HOST = {
-    "Expand": (1,), "Concat": (0, 1, 2, 3), "Reshape": (1,), "Slice": (1, 2, 3, 4), "Split": (1,), "ReduceSum": (1,), "ReduceMean": (1,), "Unsqueeze": (1,),
+    "Expand": (1,), "Concat": (0, 1, 2, 3), "Reshape": (1,), "Slice": (1, 2, 3, 4), "Split": (1,), "ReduceSum": (1,),
+    "ReduceMean": (1,), "ReduceMin": (1,), "ReduceMax": (1,), "Unsqueeze": (1,),
 }  # fmt: skip
 """Operation → its inputs that are sizes or axes; sizes are put together on the host."""
 
@@ -246,7 +247,7 @@ def test_recorded_graphs_bring_nothing_from_the_host(name: str, precision: Preci
     # A capture refuses copies from pageable memory.
     bundle = open_bundle(name)
     graphs = {key: (graph, bundle.graphs[graph.key]) for key, graph in bundle.contract.chain(precision).items()}
-    graphs |= {key: (graph, model(key)) for key, graph in contracts().items() if "uint16" not in key}
+    graphs |= {key: (graph, model(key)) for key, graph in contracts().items() if key.startswith(("prepare", "finish"))}
     for key, (contract, data) in graphs.items():
         if is_fold(key):
             continue
@@ -264,6 +265,7 @@ def test_what_recordings_hold_is_planned() -> None:
     contract = open_bundle("hiif-compact").contract
     small = replace(contract, decoder=replace(contract.decoder, query_channels=1 << 14))
     plain, recorded = (make_torch_plan(small, (64, 64), "fp16", 1 << 30, records=on) for on in (False, True))
-    assert recorded.query_block == plain.query_block // 2
+    # Half as many, less what the recorded encoder keeps.
+    assert recorded.query_block == pytest.approx(plain.query_block / 2, rel=0.01)
     # Up to the queries of half a block.
     assert recorded.working_bytes == pytest.approx(plain.working_bytes, rel=1e-3)

@@ -25,10 +25,12 @@ OPTIONS = EngineOptions(engine="torch", device="cpu", precision="fp16", threads=
 IMAGE = sample("astronaut")[100:106, 100:105]
 MOST = 40
 """Launches and replays of a frame."""
+MOST_COPIES = 20
+"""Copies from and to the host, and those that would be none on one device."""
 VIEWS = {
     "alias", "as_strided", "detach", "expand", "narrow", "permute", "select", "slice", "split", "split_with_sizes",
     "squeeze", "t", "transpose", "unbind", "unsqueeze", "view", "_unsafe_view", "_reshape_alias", "empty", "empty_like",
-    "new_empty", "lift_fresh", "is_pinned",
+    "new_empty", "lift_fresh", "is_pinned", "resolve_conj", "resolve_neg",
 }  # fmt: skip
 """Operations that launch nothing."""
 
@@ -88,7 +90,9 @@ def test_a_frame_of_a_clip_takes_few_launches(name: str) -> None:
         np.testing.assert_array_equal(frame, frames[0])
     # Encoder, maps, one per statistics pass, colours.
     assert launches.counts["replay"] == 3 + bundle.contract.decoder.statistics_passes
-    assert sum(launches.counts.values()) <= MOST, launches.counts
+    copies = launches.counts.pop("to") + launches.counts.pop("_to_copy", 0)
+    assert copies <= MOST_COPIES
+    assert launches.counts.total() <= MOST, launches.counts
 
 
 def test_a_frame_of_1080p_is_one_tile_and_one_block_on_a_large_gpu() -> None:
