@@ -30,6 +30,7 @@ from hiif_export.graphs.onnx_file import OPSET, tensor_contracts, to_onnx
 from hiif_export.parity.graph_parity import check_graphs, compare_graphs
 from hiif_export.parity.parity import Case, Deviation, cases, check, compare, torch_colours, torch_features
 from hiif_training.models.implicit import ImplicitModel
+from hiif_training.pictures.degradations import Degradations
 
 logger = logging.getLogger(__name__)
 REFERENCE_FILE = "reference.npz"
@@ -161,6 +162,19 @@ def _write_contract(contract: Contract, folder: Path) -> None:
 
 
 def file_provenance(checkpoint: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the checkpoint's file name, its hash, and the numbers and texts of its metadata."""
+    """Return the checkpoint's file name, its hash, the numbers and texts of its metadata, and `trained_for`."""
     described = {key: value for key, value in metadata.items() if isinstance(value, (str, int, float))}
+    if trained_for := _trained_for(metadata):
+        described["trained_for"] = trained_for
     return {"checkpoint": checkpoint.name, "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(), **described}
+
+
+def _trained_for(metadata: Mapping[str, Any]) -> Any:
+    """Return the degradations that a training run saw, recorded in its model or in the recipe of its state."""
+    recipe = metadata.get("recipe")
+    if "trained_for" in metadata or not isinstance(recipe, dict):
+        return metadata.get("trained_for")
+    try:
+        return Degradations(**recipe.get("degrade", {})).trained_for()
+    except (TypeError, ValueError, OptionError) as error:
+        raise OptionError(f"the checkpoint's recipe has a damaged table [degrade] ({error})") from error

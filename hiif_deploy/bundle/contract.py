@@ -176,6 +176,21 @@ class Normalisation:
 
 
 @dataclass(frozen=True)
+class TrainedFor:
+    """Degradations that a model saw in the inputs of its training; neither: it was trained on clean pictures."""
+
+    jpeg: tuple[float, float] | None = None
+    """Range of the JPEG quality."""
+    noise: tuple[float, float] | None = None
+    """Range of the noise's standard deviation in 8-bit levels."""
+
+    def __post_init__(self) -> None:
+        for name, pair, least, most in (("jpeg", self.jpeg, 1, 100), ("noise", self.noise, 0, 255)):
+            if pair is not None and not least <= pair[0] <= pair[1] <= most:
+                raise BundleError(f"trained_for {name} is {list(pair)}: expected {least} ≤ low ≤ high ≤ {most}")
+
+
+@dataclass(frozen=True)
 class Contract:
     """The frozen contents of `bundle.json`."""
 
@@ -202,7 +217,7 @@ class Contract:
     reference: Mapping[str, str]
     """`file` and `sha256` of stored PyTorch outputs, an .npz."""
     provenance: Mapping[str, Any]
-    """Where the weights come from and which versions exported them."""
+    """Where the weights come from, which versions exported them, and `trained_for` (see `TrainedFor`)."""
     parity: Mapping[str, Any]
     """Deviation from PyTorch measured at export."""
 
@@ -218,6 +233,18 @@ class Contract:
         stages = expected_stages(self.decoder.statistics_passes)
         if found := [keys.count(key) for key in stages if keys.count(key) != int(FIRST_STAGE in keys)]:
             raise BundleError(f"stages occur {found} times, expected each of {', '.join(stages)} once, or none")
+        _ = self.trained_for  # Raises BundleError where it is malformed.
+
+    @property
+    def trained_for(self) -> TrainedFor:
+        """Degradations that the model was trained for; bundles that do not record any count as trained on clean
+        pictures."""
+        value = self.provenance.get("trained_for", {})
+        if isinstance(value, dict):
+            # Later versions may record more kinds, which must not make the bundle unreadable.
+            value = {field.name: value[field.name] for field in fields(TrainedFor) if field.name in value}
+        found: TrainedFor = from_json(TrainedFor, value, "bundle.json.provenance.trained_for")
+        return found
 
     @property
     def precisions(self) -> tuple[Precision, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hiif_deploy.bundle.contract import Contract, expected_graphs, from_json, to_json
+from hiif_deploy.bundle.contract import Contract, TrainedFor, expected_graphs, from_json, to_json
 from hiif_deploy.errors import BundleError
 from rows import every
 from sample_contract import contract_value, make_contract
@@ -244,3 +244,42 @@ def test_every_graph_occurs_once(name: str) -> None:
     refused({**value, "graphs": [*graphs, found]}, f"graph {name!r} occurs 2 times, expected once")
     rest = [graph for graph in graphs if graph is not found]
     refused({**value, "graphs": rest}, f"graph {name!r} occurs 0 times, expected once")
+
+
+def trained_for(value: Any) -> dict[str, Any]:
+    return replaced(("provenance", "trained_for"), value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({}, TrainedFor()),
+        ({"jpeg": [15, 95]}, TrainedFor(jpeg=(15, 95))),
+        ({"jpeg": None, "noise": [0, 25.5]}, TrainedFor(noise=(0, 25.5))),
+        ({"blur": "of a later version"}, TrainedFor()),
+    ],
+)
+def test_a_contract_says_what_the_model_was_trained_for(value: dict[str, Any], expected: TrainedFor) -> None:
+    contract = from_json(Contract, trained_for(value))
+    assert contract.trained_for == expected
+    assert to_json(contract)["provenance"]["trained_for"] == value
+
+
+def test_a_model_of_which_nothing_is_recorded_was_trained_on_clean_pictures() -> None:
+    assert make_contract().trained_for == TrainedFor()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("jpeg", "bundle.json.provenance.trained_for is 'jpeg': expected an object"),
+        ([], "bundle.json.provenance.trained_for is []: expected an object"),
+        ({"jpeg": 40}, "bundle.json.provenance.trained_for.jpeg is 40: expected "),
+        ({"jpeg": [40]}, "bundle.json.provenance.trained_for.jpeg is [40]: expected "),
+        ({"noise": [float("nan"), 5]}, "bundle.json.provenance.trained_for.noise is [nan, 5]: expected "),
+        ({"jpeg": [0, 95]}, "trained_for jpeg is [0.0, 95.0]: expected 1 ≤ low ≤ high ≤ 100"),
+        ({"noise": [25, 5]}, "trained_for noise is [25.0, 5.0]: expected 0 ≤ low ≤ high ≤ 255"),
+    ],
+)
+def test_a_malformed_record_of_the_training_is_refused(value: Any, message: str) -> None:
+    refused(trained_for(value), message)

@@ -15,11 +15,12 @@ import pytest
 import torch
 
 import hiif_export.export
+from hiif_deploy.bundle.contract import TrainedFor
 from hiif_deploy.bundle.loader import CONTRACT_FILE, open_bundle
 from hiif_deploy.errors import OptionError, ParityError
 from hiif_deploy.rendering.verify import TOLERANCES
 from hiif_deploy.upscaler import Upscaler
-from hiif_export.export import export_bundle
+from hiif_export.export import export_bundle, file_provenance
 from hiif_export.graphs.graph import Graph
 from hiif_export.graphs.onnx_file import OPSET
 from hiif_export.parity.parity import Deviation, cases, check, compare, torch_colours, torch_features
@@ -339,3 +340,29 @@ def test_an_ablation_becomes_a_bundle_that_agrees_with_pytorch(tmp_path: Path) -
     names = {tensor.name for tensor in open_bundle(tmp_path / "bundle").contract.graph("decoder").inputs}
     assert {"row_local", "column_local"} <= names
     assert not names & {"row_bits", "column_bits"}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ({"epoch": 5}, None),
+        ({"trained_for": {"jpeg": [15, 95]}}, {"jpeg": [15, 95]}),
+        ({"recipe": {"seed": 1}}, None),
+        ({"recipe": {"degrade": {"noise": 0.5, "noise_sigma": [0, 25]}}}, {"noise": [0, 25]}),
+    ],
+)
+def test_the_provenance_records_what_a_run_trained_for(metadata: Any, expected: Any, tmp_path: Path) -> None:
+    (tmp_path / "model.pth").write_bytes(b"weights")
+    assert file_provenance(tmp_path / "model.pth", metadata).get("trained_for") == expected
+
+
+@pytest.mark.parametrize("degrade", [3, {"jpg": 0.5}, {"jpeg": 7}, {"jpeg": "often"}, {"noise_sigma": 4}])
+def test_a_damaged_recipe_in_a_state_is_refused(degrade: Any, tmp_path: Path) -> None:
+    (tmp_path / "state.pt").write_bytes(b"weights")
+    with pytest.raises(OptionError, match=r"the checkpoint's recipe has a damaged table \[degrade\]"):
+        file_provenance(tmp_path / "state.pt", {"recipe": {"degrade": degrade}})
+
+
+def test_a_bundle_records_what_its_model_was_trained_for(export: Export, tmp_path: Path) -> None:
+    export(tmp_path / "bundle", provenance={"trained_for": {"jpeg": [15, 95]}})
+    assert open_bundle(tmp_path / "bundle").contract.trained_for == TrainedFor(jpeg=(15, 95))

@@ -147,3 +147,9 @@ def test_a_crop_may_be_compressed_twice(crop: Image.Image, monkeypatch: pytest.M
 def test_values_out_of_range_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         Degradations(**values)  # type: ignore[arg-type]
+
+
+def test_a_model_is_trained_for_the_degradations_that_occur() -> None:
+    assert Degradations(blur=1.0, jpeg_quality=(30, 60)).trained_for() == {}
+    chosen = Degradations(jpeg=0.5, jpeg_quality=(30, 60), noise=0.1)
+    assert chosen.trained_for() == {"jpeg": [30, 60], "noise": [1.0, 15.0]}

@@ -13,6 +13,7 @@ from torch import Tensor
 from hiif_deploy.errors import CheckpointError, OptionError
 from hiif_training.checkpoints.checkpoint import load_checkpoint, read_file, save_checkpoint
 from hiif_training.models.registry import make_model
+from hiif_training.pictures.degradations import Degradations
 from hiif_training.training.loop import train
 from hiif_training.training.recipe import Recipe
 from hiif_training.training.training_module import TrainingModule
@@ -96,6 +97,12 @@ def test_the_checkpoint_records_what_the_run_started_from(recipe: Recipe, folder
     path = train(dataclasses.replace(recipe, freeze="encoder"), tmp_path, show_progress=False)
     expected = {"epoch": 4, "init": str(folder / "liif.pth"), "freeze": "encoder"}
     assert load_checkpoint(path).metadata == expected
+
+
+def test_the_checkpoint_records_what_the_run_trained_for(recipe: Recipe, tmp_path: Path) -> None:
+    degraded = dataclasses.replace(recipe, degrade=Degradations(jpeg=0.5, jpeg_quality=(30, 60)))
+    path = train(degraded, tmp_path, show_progress=False)
+    assert load_checkpoint(path).metadata["trained_for"] == {"jpeg": [30, 60]}
 
 
 def test_the_state_of_a_run_is_a_checkpoint_itself(recipe: Recipe, tmp_path: Path) -> None:

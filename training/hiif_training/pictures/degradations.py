@@ -60,6 +60,11 @@ class Degradations:
                     f"recipe: degrade.{name} is [{low}, {high}], expected {least:g} ≤ low ≤ high ≤ {most:g}"
                 )
 
+    def trained_for(self) -> dict[str, list[float]]:
+        """Return what the runtime must know of a model trained with them: the ranges of `jpeg` and `noise`."""
+        ranges = {"jpeg": (self.jpeg, self.jpeg_quality), "noise": (self.noise, self.noise_sigma)}
+        return {name: list(limits) for name, (probability, limits) in ranges.items() if probability}
+
 
 def downscale(high: Image.Image, side: int, chosen: Degradations, random: np.random.Generator) -> Pixels:
     """Downscale a square RGB crop to [side, side, 3] uint8 and degrade it; `random` alone decides how."""

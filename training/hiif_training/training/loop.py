@@ -159,6 +159,8 @@ def save_model(recipe: Recipe, state: Path, path: Path) -> None:
     model = make_model(recipe.model)
     load_weights(model, {key.removeprefix("model."): value for key, value in content["state_dict"].items()})
     origin = {name: getattr(recipe, name) for name in ORIGIN if getattr(recipe, name) not in ("", "none")}
+    if trained_for := recipe.degrade.trained_for():
+        origin["trained_for"] = trained_for
     save_checkpoint(path, model, recipe.model, {"epoch": content["global_step"], **origin})
 
 
