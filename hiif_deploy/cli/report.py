@@ -13,6 +13,7 @@ from rich.table import Table
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.bundle.model_list import ListedModel
 from hiif_deploy.cli.doctor import Finding
+from hiif_deploy.pictures import suitability
 from hiif_deploy.pictures.batch import STATUSES, Outcome, summary
 from hiif_deploy.rendering.tuned import Tuning
 from hiif_deploy.support.durations import duration, pixel_rate
@@ -36,9 +37,13 @@ def log_outcome(outcome: Outcome, *, is_plan: bool) -> None:
 
 
 def report_batch(upscaler: Upscaler, outcomes: Sequence[Outcome], *, as_json: bool, is_plan: bool) -> None:
-    """The closing report: JSON on stdout, or a table of plans or a count on stderr."""
+    """The closing report: JSON on stdout, or a table of plans or a count on stderr; one warning for all pictures with
+    degradations that the model was not trained for."""
+    found = {outcome.source: outcome.untrained for outcome in outcomes if outcome.untrained is not None}
+    if found:
+        logger.warning("%s", suitability.warning(found, len(outcomes), upscaler.contract))
     if as_json:
-        found = {
+        facts = {
             "bundle": upscaler.contract.name,
             "folder": str(upscaler.bundle.folder),
             "engine": upscaler.description,
@@ -48,7 +53,7 @@ def report_batch(upscaler: Upscaler, outcomes: Sequence[Outcome], *, as_json: bo
             "files": [asdict(outcome) for outcome in outcomes],
             **summary(outcomes),
         }
-        print(json_text(found))
+        print(json_text(facts))
     elif is_plan:
         Console().print(_plan_table(upscaler, outcomes))
         for outcome in outcomes:

@@ -33,6 +33,7 @@ from PIL import (
 
 from hiif_deploy.errors import ImageError
 from hiif_deploy.images import metadata as containers
+from hiif_deploy.images.degradation import jpeg_quality
 from hiif_deploy.images.picture import Picture, turn
 from hiif_deploy.images.png_pixels import pixels_alone
 
@@ -155,7 +156,7 @@ def _jpeg(data: bytes, max_pixels: int) -> Picture:
         notes.append("the Photoshop and IPTC block is left out")
     if "comment" in image.info:
         notes.append("the JPEG comment is left out")
-    picture = _by_pillow(image, tuple(notes))
+    picture = replace(_by_pillow(image, tuple(notes)), jpeg_quality=jpeg_quality(image.quantization))
     if "mp" not in image.info and _ends_early(data, image):
         picture = replace(picture, notes=(*picture.notes, "the JPEG data ends early: a part of the picture is missing"))
     return _upright(picture)

@@ -30,6 +30,8 @@ class Picture:
     """(keyword, text) entries of a PNG."""
     colour_chunks: tuple[Chunk, ...] = ()
     """The cICP, sRGB, gAMA and cHRM chunks of a PNG."""
+    jpeg_quality: int | None = None
+    """Quality of the JPEG that was read, estimated; None for other formats."""
     notes: tuple[str, ...] = ()
     """One sentence for everything that reading changed or left out."""
 

@@ -11,10 +11,12 @@ from hiif_deploy.decoding.plan import cached_state_bytes
 from hiif_deploy.errors import HiifError, ImageError, OptionError
 from hiif_deploy.geometry.target import Larger, Target
 from hiif_deploy.images.alpha import fill_under_alpha, upscale_alpha
+from hiif_deploy.images.degradation import Degradation, measure
 from hiif_deploy.images.io import MAX_PIXELS, Picture, check_stream, check_target, copy_image, read_image, write_image
 from hiif_deploy.pictures.deviation import deviation
 from hiif_deploy.pictures.items import Item, is_stream
 from hiif_deploy.pictures.pace import Pace, measure_pace, probe_size
+from hiif_deploy.pictures.suitability import untrained
 from hiif_deploy.support.progress import Progress
 from hiif_deploy.upscaler import Upscaler
 
@@ -70,6 +72,8 @@ class Outcome:
     """PSNR of this approximate output against the exact one, before rounding; where it was requested."""
     notes: tuple[str, ...] = ()
     """Everything that was changed or lost, one sentence each."""
+    untrained: Degradation | None = None
+    """Degradations of the input that the model was not trained for."""
     error: str | None = None
     """Message of the error, where it failed."""
     exit_code: int = 0
@@ -137,6 +141,7 @@ def _make(
         return _larger(item, picture, options)
     size = target.size(picture.size)
     _prepare(item, size)
+    found = untrained(measure(picture), upscaler.contract.trained_for)
     began, fallback_blocks = time.perf_counter(), upscaler.fallback_blocks
     result = upscale_picture(upscaler, picture, size, title)
     seconds, fallback_blocks = time.perf_counter() - began, upscaler.fallback_blocks - fallback_blocks
@@ -146,7 +151,7 @@ def _make(
         str(item.source), str(item.target), "done", picture.size[::-1], size[::-1],
         round(seconds, 4), round(size[0] * size[1] / 1e6 / seconds, 4),
         deviation_db=None if exact is None else round(deviation(upscaler, exact, picture.pixels, size).psnr, 2),
-        notes=(*picture.notes, *lost, *again),
+        notes=(*picture.notes, *lost, *again), untrained=found,
     )  # fmt: skip
 
 
@@ -202,6 +207,7 @@ def _plan(
         round(seconds, 1), round(size[0] * size[1] / 1e6 / seconds, 4),
         memory_mib=(whole + plan.working_bytes + cached_state_bytes(upscaler.contract, plan, size[0] * size[1])) >> 20,
         decoder_calls=passes * -(-size[0] * size[1] // plan.query_block), notes=picture.notes,
+        untrained=untrained(measure(picture), upscaler.contract.trained_for),
     )  # fmt: skip
 
 
