@@ -9,7 +9,6 @@ from hiif_deploy.backends.tensorrt.library import TYPE_NAMES, Library, Messages,
 from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.decoding.shared_graphs import contracts
 from hiif_deploy.errors import EngineError
-from hiif_engines.tensorrt.rewrite import rewritten
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -22,6 +21,9 @@ def parse_network(
     library: Library, builder: trt.Builder, messages: Messages, graph: GraphContract, model: bytes
 ) -> trt.INetworkDefinition:
     """Rewrite and parse a graph's model, strongly typed. EngineError names graph, node and the parser's reason."""
+    # Where it is used: help and checks of the build command need no onnx.
+    from hiif_engines.tensorrt.rewrite import rewritten
+
     if TYPE_CHECKING:
         import tensorrt as trt
     else:
