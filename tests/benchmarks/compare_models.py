@@ -39,6 +39,7 @@ from numpy.typing import NDArray
 
 from hiif_deploy.bundle.loader import shipped_models
 from hiif_deploy.errors import HiifError
+from hiif_deploy.support.files import write_file
 from hiif_training.evaluation.evaluate import Measure, parse_scales
 from hiif_training.evaluation.evaluators import open_evaluator
 from hiif_training.evaluation.options import EvaluatorOptions
@@ -84,7 +85,9 @@ def arguments() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, required=True, help="rows: read first, written after every picture")
-    parser.add_argument("--data", type=Path, action="append", default=[], help="folder of a test set; repeatable")
+    parser.add_argument(
+        "--data", type=Path, action="append", default=[], help="a test set; repeatable; none: only tables"
+    )
     parser.add_argument("--scales", default="2,3,4")
     parser.add_argument("--inputs", default="clean", help="clean, jpegQUALITY or noiseSIGMA, separated by commas")
     parser.add_argument("--limit", type=int, help="number of pictures per set, in the order of their names")
@@ -294,9 +297,7 @@ class Report:
         """Write the file, one row per line."""
         rows = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in self._rows.values())
         head = json.dumps({"machine": machine(), "skipped": self._skipped}, ensure_ascii=False, indent=1)[:-2]
-        partial_file = self._path.with_suffix(".partial")
-        partial_file.write_text(f'{head},\n "rows": [\n  {rows}\n ]\n}}\n', encoding="utf-8")
-        partial_file.replace(self._path)
+        write_file(self._path, f'{head},\n "rows": [\n  {rows}\n ]\n}}\n'.encode())
 
     def tables(self) -> str:
         """Return tables in Markdown: PSNR, PSNR of 8-bit outputs and times of each model."""
