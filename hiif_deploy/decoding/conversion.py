@@ -16,6 +16,8 @@ from hiif_deploy.geometry.grid import Axis
 from hiif_deploy.pixels import Frame
 
 Array = NDArray[np.float32]
+RANGE = ("low", "high", "total")
+"""Outputs of a `finish` graph that describe the colours before the clamp, as `ColourRange` holds them."""
 
 
 class FrameConverter:
@@ -57,11 +59,11 @@ class FrameConverter:
             return self._sessions[name]
 
 
-def finish_name(job: Job) -> str:
-    """The shared graph that makes values of this job's frame."""
+def finish_name(job: Job, dtype: np.dtype[Any] | None = None) -> str:
+    """The shared graph that makes values of this job's frame, of the element type that holds it in an engine."""
     if not job.clamps:
         return "finish-colours"
-    return f"finish-{job.frame.dtype}{'-grey' if job.frame.shape[2] == 1 else ''}"
+    return f"finish-{dtype or job.frame.dtype}{'-grey' if job.frame.shape[2] == 1 else ''}"
 
 
 def prepare_vectors(contract: Contract) -> dict[str, Array]:
@@ -103,7 +105,7 @@ def finish_tables(contract: Contract, rows: Axis, columns: Axis) -> dict[str, ND
 
 def colour_range(found: Tensors) -> ColourRange:
     """Range of the colours before the clamp, from a `finish` graph's outputs."""
-    return ColourRange(float(found["low"]), float(found["high"]), float(found["total"]))
+    return ColourRange(*(float(found[name]) for name in RANGE))
 
 
 def _local(axis: Axis) -> tuple[slice, NDArray[np.int32]]:

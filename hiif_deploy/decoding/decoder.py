@@ -66,12 +66,10 @@ class Decoder:
         NotAPictureError where the values are none, and no fallback gives better ones.
         """
         folded = self.executor.place(statistics.folded, "decoder")
-        top, left = window.rows[0], window.columns[0]
         work = partial(self.executor.blocks, job, folded=folded)
         for block in self._each_block(work, job, window):
-            (start, stop), (first, last) = block.window.rows, block.window.columns
             values = self._checked(job, block, statistics)
-            yield slice(start - top, stop - top), slice(first - left, last - left), values
+            yield *block.window.within(window), values
 
     def _each_block(self, work: Callable[[TileQueries], Iterable[T]], job: Job, window: Window) -> Iterator[T]:
         """Results of `work` for all tiles; a step is reported when those of a tile are used up.

@@ -12,7 +12,7 @@ from hiif_deploy.decoding.plan import Plan, tile_starts
 from hiif_deploy.decoding.session import Session
 from hiif_deploy.errors import BundleError
 from hiif_deploy.geometry.sizes import padded_size
-from hiif_deploy.geometry.tiling import steps
+from hiif_deploy.geometry.tiling import steps, within
 from hiif_deploy.pixels import Frame, mirror
 
 Array = NDArray[np.float32]
@@ -87,11 +87,6 @@ def encode_whole(session: Session, contract: Contract, converter: FrameConverter
 def widen(part: slice, overlap: int, size: int) -> slice:
     """The part and `overlap` pixels to both sides, as far as there are any."""
     return slice(max(0, part.start - overlap), min(size, part.stop + overlap))
-
-
-def within(part: slice, whole: slice) -> slice:
-    """The part as seen from the beginning of `whole`."""
-    return slice(part.start - whole.start, part.stop - whole.start)
 
 
 def _ramp(part: slice, seen: slice) -> Array:

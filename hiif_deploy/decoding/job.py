@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from hiif_deploy.decoding.session import Session, Tensors
 from hiif_deploy.decoding.state_cache import StateCache
 from hiif_deploy.geometry.grid import Axis
 from hiif_deploy.geometry.sizes import Size
-from hiif_deploy.geometry.tiling import Tile, length, query_blocks, shift, steps
+from hiif_deploy.geometry.tiling import Tile, length, query_blocks, shift, steps, within
 from hiif_deploy.pixels import Frame
 
 Array = NDArray[np.float32]
@@ -47,6 +47,10 @@ class Window:
     def shape(self) -> Size:
         """Height and width in pixels."""
         return self.rows[1] - self.rows[0], self.columns[1] - self.columns[0]
+
+    def within(self, outer: Self) -> tuple[slice, slice]:
+        """Rows and columns counted from the first of `outer`."""
+        return within(slice(*self.rows), slice(*outer.rows)), within(slice(*self.columns), slice(*outer.columns))
 
 
 @dataclass(frozen=True)

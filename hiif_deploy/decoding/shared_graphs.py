@@ -11,11 +11,14 @@
 
 from functools import cache
 from importlib.resources import files
+from typing import Any
+
+import numpy as np
 
 from hiif_deploy.bundle.contract import ElementType, GraphContract, TensorContract
 
 FRAME_TYPES: tuple[ElementType, ...] = ("uint8", "uint16", "int32", "float32")
-"""Element types of frames. int32 holds 16-bit values for engines that have no uint16 (TensorRT)."""
+"""Element types of frames. int32 holds 16-bit values for engines that have no uint16 (TensorRT, PyTorch)."""
 FEATURE_TYPES: tuple[ElementType, ...] = ("float16", "float32")
 
 
@@ -26,6 +29,11 @@ def contracts() -> dict[str, GraphContract]:
     found += [_finish(dtype, channels) for dtype in FRAME_TYPES for channels in (3, 1)]
     found += [_finish("float32", 3, "finish-colours"), *(_crop(dtype) for dtype in FEATURE_TYPES)]
     return {contract.name: contract for contract in found}
+
+
+def without_uint16(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The element type that holds a frame in an engine that has no uint16."""
+    return np.dtype(np.int32) if dtype == np.uint16 else dtype
 
 
 def model(name: str) -> bytes:

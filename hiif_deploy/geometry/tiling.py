@@ -66,6 +66,11 @@ def shift(whole: slice, part: slice) -> slice:
     return slice(whole.start + part.start, whole.start + part.stop)
 
 
+def within(part: slice, whole: slice) -> slice:
+    """Return a part that is counted as `whole` is, counted from the beginning of `whole`."""
+    return slice(part.start - whole.start, part.stop - whole.start)
+
+
 def length(part: slice) -> int:
     """Return the number of rows or columns in a slice with both ends."""
     return int(part.stop - part.start)

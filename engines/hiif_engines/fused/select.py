@@ -43,7 +43,7 @@ def fused_kernels(
         logger.info("compiling fused kernels: seconds on the first run on a GPU, stored by Triton for the next")
     return {
         name: partial(
-            kernel, config=_first_that_runs(name, kernel, _feeds(bundle, graphs[name], kernel, TRIED), device)
+            kernel, config=_first_that_runs(name, kernel, kernel_feeds(bundle, graphs[name], kernel, TRIED), device)
         )
         for name, kernel in kernels.items()
     }
@@ -57,7 +57,7 @@ def tune_kernels(bundle: Bundle, device: torch.device) -> dict[str, Measured]:
 
     found = {}
     for name, kernel in kernels.items():
-        feeds = _feeds(bundle, graphs[name], kernel, MEASURED)
+        feeds = kernel_feeds(bundle, graphs[name], kernel, MEASURED)
         with computing_on(device):
             found[name] = measure(kernel, feeds, configs(name, kernel.width, device), seconds_on(device))
         store(kernel, device, found[name])
@@ -105,7 +105,8 @@ def _first_that_runs(name: str, kernel: Kernel, feeds: Mapping[str, Tensor], dev
     raise EngineError(f"kernel {name} does not run on {describe(device)}: {'; '.join(reasons)}")
 
 
-def _feeds(bundle: Bundle, graph: TorchGraph, kernel: Kernel, sizes: tuple[Size, Size]) -> dict[str, Tensor]:
+def kernel_feeds(bundle: Bundle, graph: TorchGraph, kernel: Kernel, sizes: tuple[Size, Size]) -> dict[str, Tensor]:
+    """Return random inputs [...] of a kernel, with the geometry of a picture of `sizes` and maps of its dtype."""
     from hiif_engines.fused.tune import random_feeds
 
     feeds = random_feeds(bundle.contract, graph, *sizes, graph.device)

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hiif_deploy.bundle.contract import Contract
-from hiif_deploy.decoding.conversion import finish_name, finish_tables, skip_part
+from hiif_deploy.decoding.conversion import RANGE, colour_range, finish_name, finish_tables, skip_part
 from hiif_deploy.decoding.executor import BlockSums, DecodedBlock, T, run_fold
 from hiif_deploy.decoding.job import Job, Sums, TileQueries, Window
-from hiif_deploy.decoding.output_check import ColourRange
 from hiif_deploy.decoding.queries import geometry_inputs
 from hiif_deploy.decoding.session import Session, Tensors
+from hiif_deploy.decoding.shared_graphs import without_uint16
 from hiif_deploy.geometry.tiling import query_blocks, steps
 from hiif_engines.torch_engine.cuda_graphs import Compute
 from hiif_engines.torch_engine.download import Download
@@ -31,8 +31,6 @@ from hiif_engines.torch_graph.interpreter import TorchGraph
 
 AHEAD = 2
 """Blocks in flight: one computes while the other is read on the host."""
-RANGE = ("low", "high", "total")
-"""Outputs of a `finish` graph that describe the colours before the clamp."""
 
 
 class TorchExecutor:
@@ -84,7 +82,7 @@ class TorchExecutor:
 
     def blocks(self, job: Job, queries: TileQueries, folded: Tensors) -> Iterable[DecodedBlock]:
         """See `Executor`; finished on the device, where the next block is queued before one is read."""
-        finish = finish_name(job).replace("uint16", "int32")
+        finish = finish_name(job, without_uint16(job.frame.dtype))
         compute = _finished(self._compute("decoder"), self._shared(finish), job.frame.dtype)
         tables = self._launcher.tables(
             ("finish", finish, *_places(job, queries)),
@@ -95,7 +93,7 @@ class TorchExecutor:
         queued: deque[tuple[Window, Download]] = deque()
         with self._maps.lease(job, queries.tile) as maps:
             for window, geometry in self._blocks("decoder", job, queries):
-                part = _within(window, queries.whole)
+                part = window.within(queries.whole)
                 finishing = {name: _entries(name, value, *part) for name, value in tables.items()}
                 given = {**geometry, **cast(Mapping[str, Tensor], folded), **finishing, "frame": frame}
                 found = self._launcher.run(f"decoder {finish}", compute, maps, given)
@@ -164,19 +162,13 @@ def _finished(compute: Compute, finish: TorchGraph, dtype: np.dtype[Any]) -> Com
 
 
 def _decoded(window: Window, download: Download) -> DecodedBlock:
-    values, (low, high, total) = download.wait()
-    return DecodedBlock(window, values, ColourRange(float(low), float(high), float(total)))
+    values, scalars = download.wait()
+    return DecodedBlock(window, values, colour_range(dict(zip(RANGE, scalars, strict=True))))
 
 
 def _places(job: Job, queries: TileQueries) -> tuple[object, ...]:
     """All that the tables of a tile depend on."""
     return job.source, job.size, job.cell.tobytes(), queries.whole, queries.tile.key
-
-
-def _within(window: Window, whole: Window) -> tuple[slice, slice]:
-    top, left = whole.rows[0], whole.columns[0]
-    rows, columns = window.rows, window.columns
-    return slice(rows[0] - top, rows[1] - top), slice(columns[0] - left, columns[1] - left)
 
 
 def _entries(name: str, value: Tensor, rows: slice, columns: slice) -> Tensor:

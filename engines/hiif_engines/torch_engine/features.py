@@ -14,11 +14,12 @@ from torch.nn.functional import pad
 
 from hiif_deploy.bundle.contract import Contract
 from hiif_deploy.decoding.conversion import prepare_vectors
-from hiif_deploy.decoding.encode import padded_frame, widen, within
+from hiif_deploy.decoding.encode import padded_frame, widen
 from hiif_deploy.decoding.job import Job
 from hiif_deploy.decoding.plan import Plan
+from hiif_deploy.decoding.shared_graphs import without_uint16
 from hiif_deploy.errors import EngineError
-from hiif_deploy.geometry.tiling import Tile, steps
+from hiif_deploy.geometry.tiling import Tile, steps, within
 from hiif_deploy.pixels import Frame
 from hiif_engines.torch_engine.cuda_graphs import Compute
 from hiif_engines.torch_engine.launcher import Launcher, upload
@@ -75,14 +76,13 @@ def encode(
     """Frame [h, w, 1 or 3] → features, whole or in tiles that give the same; `advance` is called with 1 per tile."""
     height, width = frame.shape[:2]
     on_device = upload(frame, launcher.device) if plan.keeps_features else None
-    compute = _encoder(graph, shared(f"prepare-{'int32' if frame.dtype == np.uint16 else frame.dtype}"))
+    compute = _encoder(graph, shared(f"prepare-{without_uint16(frame.dtype)}"))
     vectors = launcher.tables("normalisation", lambda: prepare_vectors(contract))
     features: Tensor | None = None
     for rows in steps(height, plan.encoder_tile[0]):
         for columns in steps(width, plan.encoder_tile[1]):
             seen = widen(rows, plan.overlap, height), widen(columns, plan.overlap, width)
-            with computing_on(launcher.device):
-                found = _encode_part(compute, contract, frame, on_device, seen, vectors, launcher)
+            found = _encode_part(compute, contract, frame, on_device, seen, vectors, launcher)
             if found.shape[1:] == (height, width) and on_device is not None:
                 features = found
             else:

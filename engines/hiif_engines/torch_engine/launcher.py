@@ -55,9 +55,9 @@ class Launcher:
         with self._lock:
             if key not in self._tables:
                 self._tables[key] = self.upload(make())
+                while len(self._tables) > 1 and self._table_bytes() > TABLE_BYTES:
+                    self._tables.popitem(last=False)
             self._tables.move_to_end(key)
-            while len(self._tables) > 1 and self._table_bytes() > TABLE_BYTES:
-                self._tables.popitem(last=False)
             return self._tables[key]
 
     def expect(self, shape: Hashable) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from hiif_deploy.decoding.job import Job
@@ -58,18 +59,26 @@ class MapStore:
     def _fill(self, features: TorchFeatures, tile: Tile, room: dict[str, Tensor]) -> dict[str, Tensor]:
         """Maps of the tile, in `room` where that is large enough: recorded work knows it by its address."""
         height, width = length(tile.source_rows), length(tile.source_columns)
-        if any(len(value) < height * width for value in room.values()):
-            room.clear()
+        if not room or any(len(value) < height * width for value in room.values()):
+            room.clear()  # before the new one is made: both would not fit
+            room = self._room(height * width)
         for rows in steps(height, max(1, self._pixels // width)):
             part = replace(tile, source_rows=shift(tile.source_rows, rows))
             with computing_on(self._launcher.device):
                 given = {"features": features.crop(part, self._halo, self._launcher.device)}
-            if not room:
-                found = self._launcher.run("maps", self._graph, {}, given)
-                room = {name: value.new_empty((height * width, *value.shape[1:])) for name, value in found.items()}
             pixels = slice(rows.start * width, rows.stop * width)
             self._launcher.run("maps", self._write, {name: value[pixels] for name, value in room.items()}, given)
         return room
+
+    def _room(self, pixels: int) -> dict[str, Tensor]:
+        outputs, device = self._graph.contract.outputs, self._launcher.device
+        with computing_on(device):
+            return {
+                tensor.name: torch.empty(
+                    (pixels, *map(int, tensor.shape[1:])), dtype=getattr(torch, tensor.dtype), device=device
+                )
+                for tensor in outputs
+            }
 
     def _write(self, feeds: Feeds) -> dict[str, Tensor]:
         """Run the graph and write its outputs where `feeds` holds their places."""

@@ -8,13 +8,13 @@ import numpy as np
 
 from hiif_deploy.backends.cuda.streams import Gpu
 from hiif_deploy.backends.tensorrt.features import TrtFeatures
-from hiif_deploy.backends.tensorrt.graphs import frame_type
 from hiif_deploy.backends.tensorrt.session import TrtSession
 from hiif_deploy.bundle.contract import Contract
 from hiif_deploy.decoding.conversion import prepare_vectors
-from hiif_deploy.decoding.encode import padded_frame, widen, within
+from hiif_deploy.decoding.encode import padded_frame, widen
 from hiif_deploy.decoding.plan import Plan
-from hiif_deploy.geometry.tiling import length, steps
+from hiif_deploy.decoding.shared_graphs import without_uint16
+from hiif_deploy.geometry.tiling import length, steps, within
 from hiif_deploy.pixels import Frame
 
 
@@ -44,7 +44,7 @@ class TrtEncoder:
         gpu = self._gpu
         seen_rows, seen_columns = widen(rows, overlap, frame.shape[0]), widen(columns, overlap, frame.shape[1])
         seen = padded_frame(self._contract, frame[seen_rows, seen_columns])
-        pixels = gpu.upload(seen, frame_type(seen.dtype))
+        pixels = gpu.upload(seen, without_uint16(seen.dtype))
         with gpu.pool.lease() as take:
             image = take((1, 3, *seen.shape[:2]), np.float32)
             output = take((1, features.shape[0], *seen.shape[:2]), self._dtype)

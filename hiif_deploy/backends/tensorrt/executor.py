@@ -26,6 +26,7 @@ from hiif_deploy.decoding.plan import Plan
 from hiif_deploy.decoding.queries import geometry_inputs
 from hiif_deploy.decoding.sampling import Sampling
 from hiif_deploy.decoding.session import Session, Tensors
+from hiif_deploy.decoding.shared_graphs import without_uint16
 from hiif_deploy.errors import EngineError
 from hiif_deploy.geometry.tiling import Tile, length, rectangles, shift, steps
 
@@ -78,7 +79,8 @@ class TrtExecutor:
         blocks = self._blocks(session, job.plan, queries)
         waiting: deque[_Flight] = deque()
         with self._maps(job, queries.tile) as maps:
-            finish = TrtFinish(self._gpu, self._contract, self._sessions[_finish_name(job)], job, queries, blocks)
+            finishing = self._sessions[finish_name(job, without_uint16(job.frame.dtype))]
+            finish = TrtFinish(self._gpu, self._contract, finishing, job, queries, blocks)
             with self._tables(session, job, queries, folded) as tables, finish:
                 try:
                     for block in blocks:
@@ -202,8 +204,3 @@ class TrtExecutor:
         with self._gpu.turn():
             self._gpu.slots.give(slot)
             self._gpu.pool.give(packed)
-
-
-def _finish_name(job: Job) -> str:
-    """The shared graph that makes values of this job's frame on a GPU."""
-    return finish_name(job).replace("uint16", "int32")

@@ -13,14 +13,11 @@ from hiif_deploy.backends.cuda.streams import Gpu
 from hiif_deploy.backends.tensorrt.geometry import Block, BlockTables, DeviceTensors
 from hiif_deploy.backends.tensorrt.session import TrtSession
 from hiif_deploy.bundle.contract import Contract
-from hiif_deploy.decoding.conversion import finish_feeds
+from hiif_deploy.decoding.conversion import RANGE, colour_range, finish_feeds
 from hiif_deploy.decoding.executor import DecodedBlock
 from hiif_deploy.decoding.job import Job, TileQueries
-from hiif_deploy.decoding.output_check import ColourRange
 
-SCALARS = ("low", "high", "total")
-"""Outputs of a `finish` graph beside the values: the range of the colours."""
-HEADER = len(SCALARS) * ALIGNMENT
+HEADER = len(RANGE) * ALIGNMENT
 """Bytes ahead of a block's values, so that one download brings the scalars too."""
 
 
@@ -63,7 +60,7 @@ class TrtFinish:
         shape = (*block.shape, self._job.frame.shape[2])
         packed = self._gpu.pool.take((HEADER + math.prod(shape) * self._dtype.itemsize,), np.uint8)
         outputs = {"values": DeviceTensor(packed.address + HEADER, shape, self._dtype)}
-        for n, name in enumerate(SCALARS):
+        for n, name in enumerate(RANGE):
             outputs[name] = DeviceTensor(packed.address + n * ALIGNMENT, (), np.dtype(np.float32))
         given = {**tables, "frame": self._frame(block, tables), "colour": colour}
         self._session.enqueue({**given, **outputs}, self._gpu.compute)
@@ -73,9 +70,9 @@ class TrtFinish:
         """The downloaded bytes of a block as values of the job's frame type, in memory of their own."""
         shape = (*block.shape, self._job.frame.shape[2])
         values = packed[HEADER:].view(self._dtype).reshape(shape).astype(self._job.frame.dtype)
-        low, high, total = packed[:HEADER].view(np.float32)[:: ALIGNMENT // 4]
+        scalars = packed[:HEADER].view(np.float32)[:: ALIGNMENT // 4]
         window = self._queries.part(block.rows, block.columns)
-        return DecodedBlock(window, values, ColourRange(float(low), float(high), float(total)))
+        return DecodedBlock(window, values, colour_range(dict(zip(RANGE, scalars, strict=True))))
 
     def _frame(self, block: Block, tables: DeviceTensors) -> DeviceTensor:
         """Queue the copy of the source pixels that the block's skip reads into a fixed buffer."""

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any
-
-import numpy as np
 
 from hiif_deploy.bundle.contract import GraphContract, Precision, is_fold
 from hiif_deploy.bundle.loader import Bundle
@@ -31,8 +28,3 @@ def shared_graphs() -> Graphs:
     names = [name for name in contracts() if name.startswith(("prepare", "finish")) and "uint16" not in name]
     models = {name: model(name) for name in names}
     return {n: (replace(contracts()[n], sha256=sha256(data).hexdigest()), data) for n, data in models.items()}
-
-
-def frame_type(frame: np.dtype[Any]) -> np.dtype[Any]:
-    """Element type of a frame on the GPU: TensorRT has no uint16, so int32 holds 16 bits."""
-    return np.dtype(np.int32) if frame == np.uint16 else frame
