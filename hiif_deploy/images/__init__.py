@@ -1,4 +1,5 @@
-"""Picture files: reading and writing them with their metadata, transparency, and what a caller may pass as a picture.
+"""Picture files: reading and writing them with their metadata, transparency, estimates of their JPEG quality and noise
+(`degradation`), and what a caller may pass as a picture.
 
 May import: `pixels`, `errors` and `support`.
 
