@@ -95,3 +95,26 @@ def test_settings_that_no_shape_reveals_are_reported(tmp_path: Path, caplog: pyt
         f"{path}: the encoder has other settings in this recipe: residual_scale 0.5 → 1.0",
         f"{path}: the decoder has other settings in this recipe: bits 'reference' → 'exact'",
     ]
+
+
+def deep(blocks: int) -> dict[str, Any]:
+    encoder = {"n_resblocks": blocks, "n_feats": 4, "res_scale": 1.0, "no_upsampling": True}
+    args = {"encoder_spec": {"name": "edsr-mini", "args": encoder}, "blocks": 2, "hidden_dim": 8, "mlp_dim": 8}
+    return {"name": "hiif", "args": args}
+
+
+def test_a_shorter_encoder_starts_from_chosen_blocks(tmp_path: Path) -> None:
+    own, donor = model(deep(2), 2), model(deep(4), 1)
+    match = init_weights(own, saved(tmp_path, deep(4)), blocks=(0, 3))
+    assert match.left == {}
+    before, after = donor.encoder.state_dict(), own.encoder.state_dict()
+    # Number 4, and 2 of the shorter encoder, is the convolution behind the blocks.
+    for new, old in ((0, 0), (1, 3), (2, 4)):
+        for name in (name for name in after if name.startswith(f"body.{new}.")):
+            assert after[name].equal(before[name.replace(f"body.{new}.", f"body.{old}.")])
+
+
+@pytest.mark.parametrize("blocks", [(0, 4), (0, 1, 2)])
+def test_blocks_that_do_not_fit_are_refused(tmp_path: Path, blocks: tuple[int, ...]) -> None:
+    with pytest.raises(CheckpointError, match=r"expected 2 blocks, .* out of the checkpoint's 0 to 3"):
+        init_weights(model(deep(2), 2), saved(tmp_path, deep(4)), blocks=blocks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from hiif_deploy.errors import CheckpointError
 from hiif_training.checkpoints.checkpoint import COMPUTED, load_checkpoint
+from hiif_training.models.edsr import Edsr
+from hiif_training.models.encoder import Encoder
 from hiif_training.models.implicit import ImplicitModel
 
 logger = logging.getLogger(__name__)
@@ -36,13 +38,18 @@ class Match:
         return not any(name.startswith(ENCODER) for name in self.left)
 
 
-def init_weights(model: ImplicitModel, path: str | os.PathLike[str], prefix: str = "") -> Match:
+def init_weights(
+    model: ImplicitModel, path: str | os.PathLike[str], prefix: str = "", blocks: Sequence[int] = ()
+) -> Match:
     """Copy the tensors of a checkpoint that fit into `model`, and log which were taken, which were not and why.
 
-    Only names with `prefix` are taken. CheckpointError where the checkpoint has no trained tensor of the model.
+    Only names with `prefix` are taken. With `blocks`, residual block n of the model starts from block `blocks[n]` of
+    the checkpoint. CheckpointError where the checkpoint has no trained tensor of the model, or no such block.
     """
     loaded = load_checkpoint(path)
     given = {name: value for name, value in loaded.model.state_dict().items() if not name.endswith(COMPUTED)}
+    if blocks:
+        given = choose_blocks(path, loaded.model.encoder, model.encoder, given, blocks)
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
     match = match_tensors(trained, given, prefix)
     if not match.taken:
@@ -71,6 +78,31 @@ def match_tensors(own: Mapping[str, Tensor], given: Mapping[str, Tensor], prefix
         elif given[name].shape != value.shape:
             left[name] = "of another shape in the checkpoint"
     return Match(tuple(name for name in own if name not in left), left)
+
+
+def choose_blocks(
+    path: str | os.PathLike[str], given: Encoder, own: Encoder, tensors: Mapping[str, Tensor], blocks: Sequence[int]
+) -> dict[str, Tensor]:
+    """Rename the tensors of an EDSR encoder to those of one that has only the given residual blocks, in order."""
+    if not isinstance(given, Edsr) or not isinstance(own, Edsr):
+        kinds = f"{type(given).__name__} and {type(own).__name__}"
+        raise CheckpointError(f"{path}: init_blocks chooses blocks of an EDSR; the encoders are {kinds}")
+    if blocks[-1] >= given.config.blocks or len(blocks) != own.config.blocks:
+        raise CheckpointError(
+            f"{path}: init_blocks is {list(blocks)}: expected {own.config.blocks} blocks, one for each of the recipe's "
+            f"encoder, out of the checkpoint's 0 to {given.config.blocks - 1}"
+        )
+    # The convolution behind the blocks has the number after the last one.
+    numbers = {str(old): str(new) for new, old in enumerate([*blocks, given.config.blocks])}
+    body = ENCODER + "body."
+    chosen = {}
+    for name, value in tensors.items():
+        number, _, rest = name.removeprefix(body).partition(".")
+        if not name.startswith(body):
+            chosen[name] = value
+        elif number in numbers:
+            chosen[f"{body}{numbers[number]}.{rest}"] = value
+    return chosen
 
 
 def _warn_of_settings(path: str | os.PathLike[str], given: ImplicitModel, own: ImplicitModel) -> None:

@@ -71,6 +71,9 @@ class Recipe:
     """Checkpoint whose tensors replace initial weights of the same name and shape; empty for none."""
     init_part: InitPart = "model"
     """Tensors that are taken from `init`: all of the `model`, or those of the `encoder`."""
+    init_blocks: tuple[int, ...] = ()
+    """Residual blocks of `init`'s EDSR encoder, ascending, from which those of a shorter encoder start; empty: the same
+    number of blocks, each from its own."""
     freeze: Freeze = "none"
     """`encoder` trains the decoder only; the encoder stays as `init` has it."""
     encoder_rate: float = 1.0
@@ -127,6 +130,11 @@ class Recipe:
             raise OptionError(f"recipe: teacher_weight is {self.teacher_weight}, expected 0 to 1")
         if bool(self.teacher) != (self.teacher_weight > 0):
             raise OptionError("recipe: teacher and a teacher_weight above 0 belong together: give both or neither")
+
+        if self.init_blocks and not self.init:
+            raise OptionError("recipe: init_blocks needs a checkpoint with these blocks: --init CHECKPOINT")
+        if list(self.init_blocks) != sorted(set(self.init_blocks)) or any(type(n) is not int for n in self.init_blocks):
+            raise OptionError(f"recipe: init_blocks is {list(self.init_blocks)}, expected ascending whole numbers")
 
     def plain(self) -> dict[str, Any]:
         """Return all fields as TOML and checkpoints store them: lists for tuples."""

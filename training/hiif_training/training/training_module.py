@@ -38,7 +38,8 @@ class TrainingModule(LightningModule):
 
     def _init_weights(self) -> None:
         recipe = self.recipe
-        match = init_weights(self.model, recipe.init, ENCODER if recipe.init_part == "encoder" else "")
+        prefix = ENCODER if recipe.init_part == "encoder" else ""
+        match = init_weights(self.model, recipe.init, prefix, recipe.init_blocks)
         if recipe.freeze == "encoder" and not match.has_whole_encoder:
             raise OptionError(
                 f"{recipe.init}: lacks weights of the encoder to be frozen; choose a checkpoint with the recipe's "
