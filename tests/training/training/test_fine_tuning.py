@@ -162,3 +162,21 @@ def test_an_encoder_that_the_checkpoint_lacks_in_part_is_not_frozen(recipe: Reci
     model = {"name": "hiif", "args": {**MODEL["args"], "encoder_spec": larger}}
     with pytest.raises(OptionError, match=r"liif\.pth: lacks weights of the encoder to be frozen; choose a checkpoint"):
         train(dataclasses.replace(recipe, model=model, freeze="encoder"), tmp_path, show_progress=False)
+
+
+def test_a_run_with_branches_ends_in_a_plain_model(recipe: Recipe, tmp_path: Path) -> None:
+    path = train(dataclasses.replace(recipe, branches=2), tmp_path, show_progress=False)
+    trained, whole = encoder(path), encoder(tmp_path / "state.pt")
+    assert list(trained) == list(make_model(MODEL).encoder.state_dict())
+    assert all(value.equal(whole[name]) for name, value in trained.items())
+
+
+def test_a_run_with_branches_resumes_exactly(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = dataclasses.replace(recipe, branches=2)
+    wanted = encoder(train(recipe, tmp_path / "whole", show_progress=False))
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingModule, "training_step", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, tmp_path / "stopped", show_progress=False)
+    resumed = encoder(train(recipe, tmp_path / "stopped", show_progress=False))
+    assert all(value.equal(wanted[name]) for name, value in resumed.items())

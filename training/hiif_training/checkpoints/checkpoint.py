@@ -35,6 +35,7 @@ from hiif_training.checkpoints.detect import detect_spec
 from hiif_training.checkpoints.mmcv_format import family_tensors, is_mmcv
 from hiif_training.checkpoints.nesting import check_nesting
 from hiif_training.checkpoints.suffixes import SUFFIXES
+from hiif_training.models.branches import merge_branches
 from hiif_training.models.implicit import ImplicitModel
 from hiif_training.models.registry import make_model
 
@@ -175,7 +176,7 @@ def _of_run(content: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, An
     recipe, tensors = content.get("recipe"), content.get("state_dict")
     if not isinstance(recipe, dict) or not isinstance(recipe.get("model"), dict) or not isinstance(tensors, Mapping):
         return None
-    return recipe["model"], {str(key).removeprefix("model."): value for key, value in tensors.items()}
+    return recipe["model"], merge_branches({str(key).removeprefix("model."): v for key, v in tensors.items()})
 
 
 def _nameless(content: Mapping[str, Any]) -> tuple[None, Mapping[str, Any]]:

@@ -21,6 +21,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from hiif_deploy.errors import CheckpointError, OptionError
 from hiif_deploy.support.files import remove_temporary_files
 from hiif_training.checkpoints.checkpoint import load_weights, read_file, save_checkpoint, write_whole
+from hiif_training.models.branches import merge_branches
 from hiif_training.models.registry import make_model
 from hiif_training.pictures.store import check_sizes
 from hiif_training.training.callbacks import STATE_FILE, CountDamaged, SaveState, ShowProgress, StopAfterStep
@@ -157,7 +158,8 @@ def save_model(recipe: Recipe, state: Path, path: Path) -> None:
     """Write the weights of a state file, averaged where the recipe averages them, in the LIIF family's format."""
     content = read_file(state)
     model = make_model(recipe.model)
-    load_weights(model, {key.removeprefix("model."): value for key, value in content["state_dict"].items()})
+    tensors = {key.removeprefix("model."): value for key, value in content["state_dict"].items()}
+    load_weights(model, merge_branches(tensors))
     origin = {name: getattr(recipe, name) for name in ORIGIN if getattr(recipe, name) not in ("", "none")}
     if trained_for := recipe.degrade.trained_for():
         origin["trained_for"] = trained_for

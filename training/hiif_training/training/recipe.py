@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from hiif_deploy.errors import OptionError
+from hiif_training.models.branches import MAX_WIDTH
 from hiif_training.pictures.degradations import Degradations
 from hiif_training.training.family_yaml import read_family_yaml
 
@@ -18,7 +19,7 @@ Schedule = Literal["cosine", "published-cosine", "steps"]
 InitPart = Literal["model", "encoder"]
 Freeze = Literal["none", "encoder"]
 
-_WHOLE = ("seed", "steps", "batch", "accumulate", "patch", "warmup", "schedule_every", "save_every")
+_WHOLE = ("seed", "steps", "batch", "accumulate", "patch", "warmup", "schedule_every", "save_every", "branches")
 _POSITIVE = ("steps", "batch", "accumulate", "patch", "schedule_every", "save_every")
 
 
@@ -78,6 +79,9 @@ class Recipe:
     """`encoder` trains the decoder only; the encoder stays as `init` has it."""
     encoder_rate: float = 1.0
     """Factor on the learning rate of the encoder."""
+    branches: int = 0
+    """Width of the branches with which each 3×3 convolution of the encoder is trained (`models/branches.py`), in
+    multiples of its channels; 0 for none. The trained model has plain convolutions."""
     teacher: str = ""
     """Checkpoint whose output for the same queries is a second target; empty for none."""
     teacher_weight: float = 0.0
@@ -126,6 +130,10 @@ class Recipe:
             raise OptionError(f"recipe: encoder_rate is {self.encoder_rate}, expected more than 0; to stop: freeze")
         if self.freeze == "encoder" and self.encoder_rate != 1:
             raise OptionError(f"recipe: a frozen encoder has no rate: leave out encoder_rate {self.encoder_rate}")
+        if not 0 <= self.branches <= MAX_WIDTH:
+            raise OptionError(f"recipe: branches is {self.branches}, expected 0 to {MAX_WIDTH}")
+        if self.branches and self.freeze == "encoder":
+            raise OptionError(f"recipe: a frozen encoder has no branches: leave out branches {self.branches}")
         if not 0 <= self.teacher_weight <= 1:
             raise OptionError(f"recipe: teacher_weight is {self.teacher_weight}, expected 0 to 1")
         if bool(self.teacher) != (self.teacher_weight > 0):

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from hiif_deploy.errors import OptionError
 from hiif_training.checkpoints.warm_start import ENCODER, init_weights
+from hiif_training.models.branches import add_branches
 from hiif_training.models.registry import make_model
 from hiif_training.training.data import Sample
 from hiif_training.training.recipe import Recipe
@@ -29,6 +30,8 @@ class TrainingModule(LightningModule):
         self.model = make_model(recipe.model)
         if recipe.init and not is_resumed:
             self._init_weights()
+        if recipe.branches:
+            add_branches(self.model.encoder, recipe.branches)
         self.teacher = open_teacher(recipe, self.model)
         self.is_frozen = recipe.freeze == "encoder"
         if self.is_frozen:
