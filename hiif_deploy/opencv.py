@@ -7,7 +7,11 @@ Sound, subtitles, exact time stamps and colour tags are not OpenCV's business, s
 ...         writer.write(frame)
 """
 
+import itertools
+import threading
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 
@@ -41,6 +45,69 @@ def read_frames(source: str | Path | int) -> Iterator[Frame]:
             yield frame
     finally:
         capture.release()
+
+
+def newest_frames(source: str | Path | int) -> Iterator[tuple[int, Frame]]:
+    """Number and frame, the newest one each time: frames that come while the caller works are dropped.
+
+    A file is played at its own rate, a camera delivers at its. Errors as `read_frames`.
+    """
+    frames = read_frames(source)
+    first = next(frames, None)
+    if first is None:
+        return
+    interval = 0.0 if isinstance(source, int) else 1 / frame_rate(source)
+    with closing(NewestFrames(itertools.chain([first], frames), interval)) as newest:
+        yield from newest
+
+
+class NewestFrames:
+    """Reads frames in a thread of its own and keeps the last one, with its number."""
+
+    def __init__(self, frames: Iterator[Frame], interval: float) -> None:
+        """Frames are not kept before they are due: frame n at n times the interval in seconds."""
+        self._changed = threading.Condition()
+        self._newest: tuple[int, Frame] | None = None
+        self._has_ended = False
+        self._error: BaseException | None = None
+        self._reader = threading.Thread(target=self._read, args=(frames, interval), daemon=True)
+        self._reader.start()
+
+    def __iter__(self) -> Iterator[tuple[int, Frame]]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._newest or self._has_ended)
+                newest, self._newest = self._newest, None
+            if newest is None:
+                break
+            yield newest
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """End the thread, so that the camera or file is free again."""
+        with self._changed:
+            self._has_ended = True
+            self._changed.notify_all()
+        self._reader.join()
+
+    def _read(self, frames: Iterator[Frame], interval: float) -> None:
+        began = time.monotonic()
+        try:
+            for number, frame in enumerate(frames):
+                with self._changed:
+                    due = began + number * interval
+                    self._changed.wait_for(lambda: self._has_ended, max(0.0, due - time.monotonic()))
+                    if self._has_ended:
+                        break
+                    self._newest = number, frame
+                    self._changed.notify_all()
+        except Exception as error:  # raised where the frames are taken
+            self._error = error
+        finally:
+            with self._changed:
+                self._has_ended = True
+                self._changed.notify_all()
 
 
 def frame_rate(source: str | Path) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -12,7 +14,7 @@ import pytest
 
 from hiif_deploy import FrameError, ImageError, OptionError, Upscaler
 from hiif_deploy.images.samples import sample
-from hiif_deploy.opencv import FrameWriter, frame_rate, read_frames, upscaled
+from hiif_deploy.opencv import Frame, FrameWriter, NewestFrames, frame_rate, newest_frames, read_frames, upscaled
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -44,6 +46,44 @@ def test_frames_are_those_of_the_upscaler_with_blue_first() -> None:
     with Upscaler("hiif-video") as upscaler:
         (found,) = upscaled(upscaler, [bgr], size=(33, 47))
         np.testing.assert_array_equal(found[..., ::-1], upscaler.upscale(rgb, size=(33, 47)))
+
+
+def test_a_slow_reader_sees_the_newest_frame_and_misses_those_before() -> None:
+    taken, produced = threading.Event(), threading.Event()
+
+    def frames() -> Iterator[Frame]:
+        yield np.zeros((2, 2, 3), np.uint8)
+        assert taken.wait(60)
+        yield from (np.full((2, 2, 3), n, np.uint8) for n in (1, 2, 3))
+        produced.set()
+
+    newest = iter(NewestFrames(frames(), interval=0))
+    assert next(newest)[0] == 0
+    taken.set()
+    assert produced.wait(60)
+    number, frame = next(newest)
+    assert (number, int(frame[0, 0, 0])) == (3, 3)
+    assert next(newest, None) is None
+
+
+def test_frames_of_a_clip_come_in_order_up_to_the_last(clip: Path) -> None:
+    seen = [(number, round(float(frame.mean()) - 20, -1)) for number, frame in newest_frames(clip)]
+    assert all(grey == 40 * number for number, grey in seen)
+    assert seen == sorted(set(seen))
+    assert seen[-1][0] == 4
+
+
+def test_newest_frames_that_are_not_taken_to_the_end_leave_no_thread(clip: Path) -> None:
+    frames = newest_frames(clip)
+    next(frames)
+    before = threading.active_count()
+    frames.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before - 1
+
+
+def test_an_error_of_the_source_is_raised_where_frames_are_taken() -> None:
+    with pytest.raises(ImageError, match=r"absent\.mp4: no such file"):
+        next(newest_frames("absent.mp4"))
 
 
 def test_a_real_clip_comes_out_at_its_new_size(shared: Path, tmp_path: Path) -> None:

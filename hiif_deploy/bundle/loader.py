@@ -28,8 +28,8 @@ CONTRACT_LIMIT = 4 << 20
 """Bytes of bundle.json beyond which it is refused unread."""
 REFERENCE_LIMIT = 1 << 28
 """Bytes of the stored outputs, unpacked, beyond which they are refused."""
-DEFAULT_MODEL, VIDEO_MODEL = "hiif-compact", "hiif-video"
-"""The shipped models that pictures and videos take where no other is named."""
+DEFAULT_MODEL, VIDEO_MODEL, LIVE_MODEL = "hiif-compact", "hiif-video", "hiif-video"
+"""The shipped models that pictures, videos and live frames take where no other is named."""
 
 
 @dataclass(frozen=True)

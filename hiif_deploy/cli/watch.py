@@ -1,6 +1,5 @@
 """Frames and their enlargement side by side in a window, live."""
 
-import itertools
 import logging
 import subprocess
 import sys
@@ -12,9 +11,10 @@ import cv2
 import numpy as np
 import typer
 
+from hiif_deploy.bundle.loader import LIVE_MODEL
 from hiif_deploy.cli.options import EngineOption, PrecisionOption, ThreadsOption, engine_options
 from hiif_deploy.errors import OptionError
-from hiif_deploy.opencv import Frame, read_frames, upscaled
+from hiif_deploy.opencv import Frame, newest_frames, read_frames, upscaled
 from hiif_deploy.upscaler import Upscaler
 
 logger = logging.getLogger(__name__)
@@ -38,17 +38,17 @@ def side_by_side(frame: Frame, large: Frame, label: str = "") -> Frame:
 
 
 def sheets(
-    upscaler: Upscaler, frames: Iterable[Frame], scale: float, clock: Callable[[], float] = time.monotonic
+    upscaler: Upscaler, frames: Iterable[tuple[int, Frame]], scale: float, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Frame]:
-    """One picture for the window per frame, labelled with the rate that it came at."""
+    """One picture for the window per numbered frame, labelled with the frames per second and those left out so far."""
     before = clock()
-    for frame in frames:
+    for shown, (number, frame) in enumerate(frames, 1):
         (large,) = upscaled(upscaler, [frame], scale=scale)
         now = clock()
         rate = 1 / max(now - before, 1e-6)
         before = now
-        name = upscaler.contract.name
-        yield side_by_side(frame, large, f"{_across(frame)} -> {_across(large)}  {name} x{scale:g}  {rate:.1f} fps")
+        what = f"{_across(frame)} -> {_across(large)}  {upscaler.contract.name} x{scale:g}"
+        yield side_by_side(frame, large, f"{what}  {rate:.1f} fps, {number + 1 - shown} of {number + 1} dropped")
 
 
 def show(pictures: Iterable[Frame]) -> int:
@@ -87,23 +87,18 @@ def parse_source(source: str) -> str | int:
 def watch(
     source: Annotated[str, typer.Argument(help="Video file, or a camera's index such as 0.")],
     scale: Annotated[float, typer.Option(help="Factor.")] = 2.0,
-    bundle: Annotated[str, typer.Option("--bundle", "-b", help="Bundle folder, or name of a model.")] = "hiif-video",
+    bundle: Annotated[str, typer.Option("--bundle", "-b", help="Bundle folder, or name of a model.")] = LIVE_MODEL,
     engine: EngineOption = None,
     precision: PrecisionOption = None,
     threads: ThreadsOption = 0,
 ) -> None:
-    """Show a clip or a camera beside its enlargement, live, in a window."""
-    frames = _started(read_frames(parse_source(source)))
+    """Show a clip or a camera beside its enlargement, live, in a window; frames are dropped rather than late."""
+    opened = parse_source(source)
+    next(read_frames(opened), None)  # an absent source is reported before a window and the model are opened
     require_window()
     with Upscaler(bundle, engine=engine_options(engine, precision, threads)) as upscaler:
-        count = show(sheets(upscaler, frames, scale))
+        count = show(sheets(upscaler, newest_frames(opened), scale))
     logger.info("%d frames were shown", count)
-
-
-def _started(frames: Iterator[Frame]) -> Iterator[Frame]:
-    """The frames with the first one read already, so that an absent source is reported at once."""
-    first = next(frames, None)
-    return iter(()) if first is None else itertools.chain([first], frames)
 
 
 def _across(frame: Frame) -> str:

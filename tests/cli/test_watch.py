@@ -36,9 +36,9 @@ def test_each_frame_is_shown_with_what_the_model_makes_of_it() -> None:
     frames = [np.full((12, 16, 3), value, np.uint8) for value in (40, 200)]
     ticks = iter([0.0, 0.5, 0.75])
     with Upscaler("hiif-video") as upscaler:
-        first, second = sheets(upscaler, frames, 1.5, clock=lambda: next(ticks))
+        first, second = sheets(upscaler, [(0, frames[0]), (4, frames[1])], 1.5, clock=lambda: next(ticks))
         expected = cv2.cvtColor(upscaler.upscale(frames[1], scale=1.5), cv2.COLOR_RGB2BGR)
-    label = "16x12 -> 24x18  hiif-video x1.5  4.0 fps"
+    label = "16x12 -> 24x18  hiif-video x1.5  4.0 fps, 3 of 5 dropped"
     np.testing.assert_array_equal(second, side_by_side(frames[1], expected, label))
     assert first.shape == second.shape == (LABEL + 18, 48 + GAP, 3)
 
