@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from hiif_deploy.errors import CheckpointError, OptionError, Terminated
 from hiif_deploy.support import progress
@@ -104,7 +104,7 @@ def plain_training(recipe: Recipe) -> tuple[Hiif, AveragedModel, list[float]]:
     """The run without any framework: what the Trainer's must equal."""
     torch.manual_seed(recipe.seed)
     model = make_model(recipe.model).train()
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))  # type: ignore[no-untyped-call]
+    average = AveragedModel(model, multi_avg_fn=partial(follow, recipe.ema))
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad])
     crops, losses = Crops(recipe, model.make_queries), []
     for step in range(recipe.steps):

@@ -93,6 +93,13 @@ class Hiif(ImplicitModel):
         return [block for block in blocks if isinstance(block, LinearAttention)]
 
     @property
+    def output_layer(self) -> nn.Linear:
+        """The second product of the last level."""
+        last = self.fc_layers[-1]
+        assert isinstance(last, Level)
+        return last.fc2
+
+    @property
     def make_queries(self) -> QueryMaker:
         """Makes queries of four corners with the configured levels and bits."""
         return partial(axis_queries, levels=self.config.levels, bits=self.config.bits)

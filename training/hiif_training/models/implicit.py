@@ -57,6 +57,11 @@ class ImplicitModel(nn.Module, ABC):
     def decode(self, features: Tensor, queries: Any) -> Tensor:
         """Encoder features [B, C, h, w] → colours [B, N, 3] without the skip."""
 
+    @property
+    def output_layer(self) -> nn.Linear | None:
+        """The layer that gives the colours, where a run may start from an output of zero; None for most decoders."""
+        return None
+
     def encode(self, image: Tensor) -> Tensor:
         """Normalised picture [B, 3, h, w] → features [B, C, h, w]."""
         features: Tensor = self.encoder(image)

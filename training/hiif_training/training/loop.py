@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch import Tensor
 
 from hiif_deploy.errors import CheckpointError, OptionError
 from hiif_deploy.support.files import remove_temporary_files
@@ -172,8 +173,17 @@ def _callbacks(recipe: Recipe, folder: Path, done: int, show_progress: bool) -> 
     rest: list[Callback] = [CountDamaged(), SaveState(recipe, folder, done), StopAfterStep(recipe, folder), progress]
     if not recipe.ema:
         return rest
-    follow = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
-    return [WeightAveraging(device=None, use_buffers=False, multi_avg_fn=follow), *rest]
+    return [WeightAveraging(device=None, use_buffers=False, multi_avg_fn=partial(follow, recipe.ema)), *rest]
+
+
+def follow(decay: float, averaged: Sequence[Tensor], current: Sequence[Tensor], steps: Tensor | int) -> None:
+    """Move averaged weights towards the current ones, those after `steps` steps.
+
+    The decay grows from 2/11 to `decay`: a constant one would keep a share of the initial weights that short runs never
+    forget (0.999 after 2,000 steps: 14 %).
+    """
+    growing = (1 + int(steps)) / (10 + int(steps))
+    torch._foreach_lerp_(list(averaged), list(current), 1 - min(decay, growing))
 
 
 def fit(make: Callable[[], Trainer], module: TrainingModule, loader: SampleLoader, state: Path | None = None) -> None:

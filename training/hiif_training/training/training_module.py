@@ -28,6 +28,8 @@ class TrainingModule(LightningModule):
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
         self.model = make_model(recipe.model)
+        if recipe.zero_output:
+            self._zero_output()
         if recipe.init and not is_resumed:
             self._init_weights()
         if recipe.branches:
@@ -38,6 +40,12 @@ class TrainingModule(LightningModule):
             # Without a parameter that needs a gradient, autograd records no graph of the encoder.
             self.model.encoder.requires_grad_(False)
         self.train()
+
+    def _zero_output(self) -> None:
+        if (layer := self.model.output_layer) is None:
+            raise OptionError(f"recipe: zero_output is for HIIF; leave it out for {self.recipe.model['name']}")
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
 
     def _init_weights(self) -> None:
         recipe = self.recipe
