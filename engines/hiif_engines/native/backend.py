@@ -1,4 +1,4 @@
-"""The CPU backend with native code for the decoder; the encoder and the maps run in a library as usual."""
+"""The CPU backend with native code for the decoder and for encoders of 3×3 convolutions; the rest runs in a library."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from hiif_deploy.errors import EngineError
 from hiif_engines.native.check import COARSE, EXACT, check_kernels
 from hiif_engines.native.compile import Compiled, require_processor
 from hiif_engines.native.compose import composed
+from hiif_engines.native.encoder import NativeEncoder, read_encoder
 from hiif_engines.native.kernel import Kernel, emit_kernels
 from hiif_engines.native.layer import ScratchLayout
 from hiif_engines.native.precision import FP32, PRECISIONS
@@ -25,7 +26,8 @@ from hiif_engines.native.stage import Stage, join_stages, read_stage
 
 
 class NativeBackend(HostBackend):
-    """Runs encoder and maps in ONNX Runtime, or in OpenVINO for lower precisions, then one kernel per pass."""
+    """Runs maps, and encoders of other operations, in ONNX Runtime or, in lower precisions, OpenVINO; one kernel per
+    pass."""
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         """EngineError where the decoder has another architecture, or this processor lacks instructions."""
@@ -41,6 +43,15 @@ class NativeBackend(HostBackend):
     @property
     def _title(self) -> str:
         return f"native code and {super()._title}"
+
+    def _open(self, graph: GraphContract, *parts: GraphContract) -> Session:
+        # Lower precisions have their encoder from the library, in the same precision.
+        layers = read_encoder(self._bundle.graphs[graph.key]) if graph.key == "encoder" else None
+        if layers is None or self.precision != "fp32":
+            return super()._open(graph, *parts)
+        encoder = NativeEncoder(graph, layers, self._threads)
+        check_kernels(self._bundle, {graph.name: graph}, {graph.name: encoder}, EXACT)
+        return encoder
 
     def _open_stages(self, stages: Mapping[str, GraphContract]) -> dict[str, Session]:
         graphs = dict(stages)

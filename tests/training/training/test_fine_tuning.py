@@ -180,3 +180,17 @@ def test_a_run_with_branches_resumes_exactly(recipe: Recipe, tmp_path: Path, mon
             train(recipe, tmp_path / "stopped", show_progress=False)
     resumed = encoder(train(recipe, tmp_path / "stopped", show_progress=False))
     assert all(value.equal(wanted[name]) for name, value in resumed.items())
+
+
+def test_an_output_of_zero_leaves_the_enlarged_input(recipe: Recipe) -> None:
+    module = TrainingModule(dataclasses.replace(recipe, zero_output=True))
+    layer = module.model.output_layer
+    assert layer is not None
+    assert not layer.weight.any()
+    assert not layer.bias.any()  # type: ignore[union-attr]
+
+
+def test_a_decoder_without_such_a_layer_cannot_start_from_zero(recipe: Recipe) -> None:
+    liif = {"name": "liif", "args": {"encoder_spec": MODEL["args"]["encoder_spec"]}}
+    with pytest.raises(OptionError, match="zero_output is for HIIF; leave it out for liif"):
+        TrainingModule(dataclasses.replace(recipe, model=liif, zero_output=True))

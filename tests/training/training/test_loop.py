@@ -7,6 +7,7 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from hiif_training.models.hiif import Hiif
 from hiif_training.models.registry import make_model
 from hiif_training.training import callbacks
 from hiif_training.training.data import Crops, Sample
-from hiif_training.training.loop import train
+from hiif_training.training.loop import follow, train
 from hiif_training.training.machine import Machine
 from hiif_training.training.recipe import Recipe
 from hiif_training.training.schedule import learning_rate
@@ -367,3 +368,16 @@ def test_a_damaged_state_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(CheckpointError, match=r"state\.pt: truncated, damaged or not a checkpoint"):
         train(recipe, tmp_path, show_progress=False)
+
+
+@pytest.mark.parametrize("decay", [0.999, 0.5])
+def test_the_average_is_of_the_last_weights_and_forgets_the_first(decay: float) -> None:
+    averaged, first = [torch.tensor([100.0])], 100.0
+    for step in range(1, 200):
+        follow(decay, averaged, [torch.tensor([float(step)])], step)
+    # A constant decay of 0.999 would keep 82 % of the first value.
+    share = 0.0 if decay == 0.5 else float(np.prod([(1 + n) / (10 + n) for n in range(1, 200)]))
+    assert share < 1e-9
+    moves = [min(decay, (1 + n) / (10 + n)) for n in range(1, 200)]
+    wanted = sum((1 - moves[n - 1]) * n * float(np.prod(moves[n:])) for n in range(1, 200)) + share * first
+    assert averaged[0].item() == pytest.approx(wanted, rel=1e-5)

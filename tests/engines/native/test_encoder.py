@@ -1,0 +1,84 @@
+"""Encoders in native code: which graphs are read, and that features are those of ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from hiif_deploy import EngineOptions
+from hiif_deploy.backends.sessions.open import open_session
+from hiif_deploy.bundle.loader import open_bundle, shipped_models
+from hiif_engines.native.check import EXACT
+from hiif_engines.native.encoder import NativeEncoder, read_encoder
+
+pytestmark = pytest.mark.processor
+
+
+def graph(nodes: Sequence[onnx.NodeProto], **weights: NDArray[np.float32]) -> bytes:
+    """A model x [1, C, h, w] → y of the given operations."""
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, None, "h", "w"]) for name in "xy"]
+    stored = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    model: bytes = helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:], stored)).SerializeToString()
+    return model
+
+
+def convolution(source: str, target: str, **options: object) -> onnx.NodeProto:
+    return helper.make_node("Conv", [source, "w", "b"], [target], **{"pads": [1] * 4, **options})
+
+
+WEIGHTS = {"w": np.ones((3, 3, 3, 3), np.float32), "b": np.zeros(3, np.float32)}
+
+
+@pytest.mark.parametrize("name", sorted(shipped_models()))
+@pytest.mark.parametrize("size", [(1, 1), (37, 53)])
+def test_features_of_shipped_models_are_those_of_onnx_runtime(name: str, size: tuple[int, int]) -> None:
+    bundle = open_bundle(name)
+    contract = bundle.contract.chain("fp32")["encoder"]
+    layers = read_encoder(bundle.graphs["encoder"])
+    assert layers is not None
+    known = open_session(contract, bundle.graphs["encoder"], EngineOptions(), threads=1, keep_memory=True)
+    image = np.random.default_rng(1).uniform(-1, 1, (1, 3, *size)).astype(np.float32)
+    wanted = known.run({"image": image})["features"]
+    one, many = (NativeEncoder(contract, layers, threads).run({"image": image})["features"] for threads in (1, 3))
+    np.testing.assert_array_equal(one, many)
+    assert one.shape == wanted.shape
+    # A misread graph deviates by more than half.
+    assert np.linalg.norm(one - wanted) <= EXACT * np.linalg.norm(wanted)
+
+
+def test_relu_and_sums_are_joined_with_the_convolution_before_them() -> None:
+    nodes = [
+        convolution("x", "a"), helper.make_node("Relu", ["a"], ["r"]), convolution("r", "c"),
+        helper.make_node("Add", ["x", "c"], ["y"]),
+    ]  # fmt: skip
+    layers = read_encoder(graph(nodes, **WEIGHTS))
+    assert layers is not None
+    assert [(one.source, one.target, one.has_relu, one.added) for one in layers] == [
+        ("x", "r", True, ""), ("r", "y", False, "x"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [helper.make_node("Sigmoid", ["x"], ["y"])],
+        [convolution("x", "y", strides=[2, 2])],
+        [convolution("x", "y", pads=[0] * 4)],
+        [convolution("x", "y", group=3)],
+        [convolution("x", "y", dilations=[2, 2])],
+        [helper.make_node("Conv", ["x", "w", "b"], ["y"])],
+        [helper.make_node("Relu", ["x"], ["y"])],
+        [convolution("x", "a"), helper.make_node("Add", ["a", "a"], ["y"])],
+        # The sum reads what the ReLU replaced.
+        [convolution("x", "a"), helper.make_node("Relu", ["a"], ["r"]), convolution("r", "c"),
+         helper.make_node("Add", ["a", "c"], ["y"])],
+        [convolution("x", "a")],
+    ],
+)  # fmt: skip
+def test_other_operations_are_left_to_a_library(nodes: list[onnx.NodeProto]) -> None:
+    assert read_encoder(graph(nodes, **WEIGHTS)) is None
