@@ -153,3 +153,20 @@ def test_a_model_is_trained_for_the_degradations_that_occur() -> None:
     assert Degradations(blur=1.0, jpeg_quality=(30, 60)).trained_for() == {}
     chosen = Degradations(jpeg=0.5, jpeg_quality=(30, 60), noise=0.1)
     assert chosen.trained_for() == {"jpeg": [30, 60], "noise": [1.0, 15.0]}
+
+
+def test_a_clip_is_worse_the_higher_its_rate_factor(crop: Image.Image) -> None:
+    plain = downscale(crop, SIDE, Degradations(), random())
+    best, worst = (downscale(crop, SIDE, Degradations(h264=1, h264_crf=(crf, crf)), random(2)) for crf in (1, 45))
+    assert distance(best, plain) < distance(worst, plain)
+
+
+def test_the_last_frame_of_a_clip_lies_where_the_crop_is() -> None:
+    y, x = np.mgrid[:48, :48]
+    pixels = np.dstack([np.where((y - 20) ** 2 + (x - 30) ** 2 < 60, 220, 30)] * 3).astype(np.uint8)
+    chosen = Degradations(h264=1, h264_crf=(5, 5))
+    assert all(distance(degradations.compress_clip(pixels, chosen, random(seed)), pixels) < 3 for seed in range(4))
+
+
+def test_crops_of_odd_sides_keep_their_size() -> None:
+    assert degradations.compress_clip(grey(90, 23), Degradations(h264=1), random()).shape == (23, 23, 3)

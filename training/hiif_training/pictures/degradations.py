@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from hiif_deploy.errors import OptionError
+from hiif_deploy.support.extras import require_extra
 
 Pixels = NDArray[np.uint8]
 Range = tuple[float, float]
 
-PROBABILITIES = ("resample", "blur", "chroma", "noise", "jpeg", "jpeg_twice")
+PROBABILITIES = ("resample", "blur", "chroma", "noise", "jpeg", "jpeg_twice", "h264")
 FILTERS = (
     Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.HAMMING, Image.Resampling.LANCZOS,
 )  # fmt: skip
 """Filters that downscale pictures elsewhere; bicubic is the rule here."""
 JPEG_BLOCK = 8
+CLIP_FRAMES, CLIP_MOTION = 3, 4
+"""Frames of the clip that is compressed as H.264, and the largest motion between two of them in pixels."""
 FULL_CHROMA, HALF_CHROMA = 0, 2
 """Pillow's numbers for 4:4:4 and 4:2:0."""
 
@@ -48,11 +52,16 @@ class Degradations:
     jpeg_twice: float = 0.0
     """Probability that a compressed crop is compressed again, on another grid of blocks."""
 
+    h264: float = 0.0
+    """Probability of H.264 compression, as the last frame of a short clip; needs PyAV (extra `video`)."""
+    h264_crf: Range = (20, 35)
+    """Range of x264's constant rate factor; larger is worse."""
+
     def __post_init__(self) -> None:
         for name in PROBABILITIES:
             if not 0 <= getattr(self, name) <= 1:
                 raise OptionError(f"recipe: degrade.{name} is {getattr(self, name)}, expected a probability, 0 to 1")
-        limits = {"blur_sigma": (0.0, 10.0), "noise_sigma": (0.0, 255.0), "jpeg_quality": (1, 100)}
+        limits = {"blur_sigma": (0.0, 10.0), "noise_sigma": (0.0, 255.0), "jpeg_quality": (1, 100), "h264_crf": (0, 51)}
         for name, (least, most) in limits.items():
             low, high = getattr(self, name)
             if not least <= low <= high <= most:
@@ -125,8 +134,44 @@ def through_jpeg(pixels: Pixels, quality: int, subsampling: int) -> Pixels:
         return np.asarray(picture.convert("RGB"))
 
 
+def compress_clip(pixels: Pixels, chosen: Degradations, random: np.random.Generator) -> Pixels:
+    """Return the last frame of a clip of H.264 that moves towards [h, w, 3] by whole pixels."""
+    crf = round(random.uniform(*chosen.h264_crf))
+    moves = random.integers(-CLIP_MOTION, CLIP_MOTION, (CLIP_FRAMES, 2), endpoint=True)
+    moves[-1] = 0
+    margin = CLIP_FRAMES * CLIP_MOTION
+    wide = np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), "symmetric")
+    size = tuple(length + length % 2 for length in pixels.shape[:2])  # x264 takes even sides
+    frames = [
+        wide[margin + y : margin + y + size[0], margin + x : margin + x + size[1]]
+        for y, x in np.cumsum(moves[::-1], axis=0)[::-1]
+    ]
+    return through_h264(frames, crf)[: pixels.shape[0], : pixels.shape[1]]
+
+
+def through_h264(frames: Sequence[Pixels], crf: int) -> Pixels:
+    """Return the last of the frames [h, w, 3], whose sides are even, after H.264 compression in 4:2:0."""
+    require_extra("video")
+    import av
+
+    height, width = frames[0].shape[:2]
+    # One thread, so that the result does not depend on the machine.
+    options = {"crf": str(crf), "preset": "veryfast", "tune": "zerolatency", "threads": "1"}
+    encoder = av.CodecContext.create("libx264", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
+    encoder.time_base, encoder.options = Fraction(1, 25), options
+    packets = [
+        packet
+        for pixels in frames
+        for packet in encoder.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24"))
+    ]
+    decoder = av.CodecContext.create("h264", "r")
+    decoded = [frame for packet in [*packets, *encoder.encode(None), None] for frame in decoder.decode(packet)]
+    return np.asarray(decoded[-1].to_ndarray(format="rgb24"), np.uint8)
+
+
 STEPS: dict[str, Callable[[Pixels, Degradations, np.random.Generator], Pixels]] = {
-    "blur": blur, "chroma": halve_chroma, "noise": add_noise, "jpeg": compress,
+    "blur": blur, "chroma": halve_chroma, "noise": add_noise, "jpeg": compress, "h264": compress_clip,
 }  # fmt: skip
 """Field with the probability → the degradation, in the order in which they are applied."""
 
