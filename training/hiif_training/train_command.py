@@ -38,7 +38,7 @@ def train(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: steps=2000.")
     ] = None,
     init: Annotated[
-        Path | None, typer.Option(help="Checkpoint whose weights the model starts from, where they fit.")
+        Path | None, typer.Option(help="Checkpoint, or shipped model, whose weights the model starts from.")
     ] = None,
     freeze: Annotated[str | None, typer.Option(help="encoder: train the decoder only; needs --init.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda; several GPUs: torchrun.")] = "auto",

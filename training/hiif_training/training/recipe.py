@@ -69,7 +69,8 @@ class Recipe:
     save_every: int = 500
     """Number of steps between checkpoints."""
     init: str = ""
-    """Checkpoint whose tensors replace initial weights of the same name and shape; empty for none."""
+    """Checkpoint, or name of a shipped model, whose tensors replace initial weights of the same name and shape; empty
+    for none."""
     init_part: InitPart = "model"
     """Tensors that are taken from `init`: all of the `model`, or those of the `encoder`."""
     init_blocks: tuple[int, ...] = ()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hiif_deploy.errors import OptionError
 from hiif_training.checkpoints.checkpoint import load_checkpoint
+from hiif_training.checkpoints.shipped import find_checkpoint
 from hiif_training.models.implicit import ImplicitModel
 from hiif_training.training.data import Sample
 from hiif_training.training.recipe import Recipe
@@ -35,7 +36,7 @@ def open_teacher(recipe: Recipe, model: ImplicitModel) -> Teacher | None:
     """Load the recipe's teacher, None where it names none; OptionError where `model` normalises pictures otherwise."""
     if not recipe.teacher:
         return None
-    teacher = load_checkpoint(recipe.teacher).model.requires_grad_(False)
+    teacher = load_checkpoint(find_checkpoint(recipe.teacher)).model.requires_grad_(False)
     norms = [(traits.mean, traits.std) for traits in (teacher.traits, model.traits)]
     if norms[0] != norms[1]:
         raise OptionError(

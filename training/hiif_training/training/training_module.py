@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from hiif_deploy.errors import OptionError
+from hiif_training.checkpoints.shipped import find_checkpoint
 from hiif_training.checkpoints.warm_start import ENCODER, init_weights
 from hiif_training.models.branches import add_branches
 from hiif_training.models.registry import make_model
@@ -50,7 +51,7 @@ class TrainingModule(LightningModule):
     def _init_weights(self) -> None:
         recipe = self.recipe
         prefix = ENCODER if recipe.init_part == "encoder" else ""
-        match = init_weights(self.model, recipe.init, prefix, recipe.init_blocks)
+        match = init_weights(self.model, find_checkpoint(recipe.init), prefix, recipe.init_blocks)
         if recipe.freeze == "encoder" and not match.has_whole_encoder:
             raise OptionError(
                 f"{recipe.init}: lacks weights of the encoder to be frozen; choose a checkpoint with the recipe's "
