@@ -30,6 +30,8 @@ REFERENCE_LIMIT = 1 << 28
 """Bytes of the stored outputs, unpacked, beyond which they are refused."""
 DEFAULT_MODEL, VIDEO_MODEL, LIVE_MODEL = "hiif-compact", "hiif-video", "hiif-video"
 """The shipped models that pictures, videos and live frames take where no other is named."""
+PHOTO_MODEL = "hiif-photo"
+"""The model for compressed and noisy pictures where no other is named."""
 
 
 @dataclass(frozen=True)

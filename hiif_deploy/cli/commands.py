@@ -124,7 +124,10 @@ def upscale(
     else:
         write = batch.WriteOptions(quality, lossless, overwrite, max_pixels, larger or batch_items.usual_larger(inputs))
         items = _items(context, inputs, output, target, format_)
-        work = _pictures(items, target, write, dry_run=dry_run, quiet=quiet, report_deviation=report_deviation)
+        is_chosen = bool(given_options(context, ["bundle"]))
+        work = _pictures(
+            items, target, write, dry_run=dry_run, quiet=quiet, report_deviation=report_deviation, is_chosen=is_chosen
+        )
     upscaler = Upscaler(_model(context, bundle, is_video), engine=chosen, options=options)
     _run(upscaler, work, ray, workers, as_json=as_json, dry_run=dry_run)
 
@@ -165,20 +168,31 @@ def _videos(
 
 def _pictures(
     items: list[batch_items.Item], target: Target, write: batch.WriteOptions, *, dry_run: bool, quiet: bool,
-    report_deviation: bool,
+    report_deviation: bool, is_chosen: bool,
 ) -> Work:  # fmt: skip
+    """`is_chosen`: the user named the model, so that every picture has it."""
     from hiif_deploy.cluster.pictures import run_batch_on
     from hiif_deploy.pictures import batch
     from hiif_deploy.pictures.deviation import exact_reference
+    from hiif_deploy.pictures.suited import SuitedModels
 
     def work(upscaler: Upscaler, pool: Pool | None) -> Iterable[batch.Outcome]:
-        with exact_reference(upscaler) if report_deviation else contextlib.nullcontext() as exact:
+        if pool is not None and not dry_run:
+            yield from run_batch_on(pool, items, target, write, show_progress=not quiet)
+            return
+        with (
+            exact_reference(upscaler) if report_deviation else contextlib.nullcontext() as exact,
+            SuitedModels(upscaler) as models,
+        ):
+            choose = None if is_chosen or report_deviation else models.choose
             if dry_run:
-                yield from batch.plan_batch(upscaler, items, target, write)
-            elif pool is not None:
-                yield from run_batch_on(pool, items, target, write, show_progress=not quiet)
+                yield from batch.plan_batch(upscaler, items, target, write, choose=choose)
             else:
-                yield from batch.run_batch(upscaler, items, target, write, show_progress=not quiet, exact=exact)
+                yield from batch.run_batch(
+                    upscaler, items, target, write, show_progress=not quiet, exact=exact, choose=choose
+                )
+        if models.failure is not None:
+            logger.warning("compressed and noisy pictures had %s: %s", upscaler.contract.name, models.failure)
 
     return work
 

@@ -10,7 +10,8 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from hiif_deploy.bundle.loader import Bundle
+from hiif_deploy.bundle.contract import Contract
+from hiif_deploy.bundle.loader import Bundle, find_bundle, read_contract
 from hiif_deploy.bundle.model_list import ListedModel
 from hiif_deploy.cli.doctor import Finding
 from hiif_deploy.pictures import suitability
@@ -37,11 +38,10 @@ def log_outcome(outcome: Outcome, *, is_plan: bool) -> None:
 
 
 def report_batch(upscaler: Upscaler, outcomes: Sequence[Outcome], *, as_json: bool, is_plan: bool) -> None:
-    """The closing report: JSON on stdout, or a table of plans or a count on stderr; one warning for all pictures with
-    degradations that the model was not trained for."""
-    found = {outcome.source: outcome.untrained for outcome in outcomes if outcome.untrained is not None}
-    if found:
-        logger.warning("%s", suitability.warning(found, len(outcomes), upscaler.contract))
+    """The closing report: JSON on stdout, or a table of plans or a count on stderr; one line for each model that was
+    taken in place of the default, or was not trained for some pictures."""
+    for name in dict.fromkeys(outcome.model for outcome in outcomes if outcome.model is not None):
+        _report_model(name, upscaler.contract, outcomes)
     if as_json:
         facts = {
             "bundle": upscaler.contract.name,
@@ -63,6 +63,19 @@ def report_batch(upscaler: Upscaler, outcomes: Sequence[Outcome], *, as_json: bo
         counts = summary(outcomes)
         text = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
         logger.info("%s in %s", text, duration(counts["seconds"]))
+
+
+def _report_model(name: str, default: Contract, outcomes: Sequence[Outcome]) -> None:
+    """Report how many pictures had another model than the default, and which a model was not trained for."""
+    made = [outcome for outcome in outcomes if outcome.model == name]
+    if name != default.name:
+        what = made[0].source if len(made) == 1 else f"{len(made)} of {len(outcomes)} pictures"
+        text = "%s: compressed or noisy, so %s is used, which was trained on such; --bundle %s takes the usual model"
+        logger.info(text, what, name, default.name)
+    found = {outcome.source: outcome.untrained for outcome in made if outcome.untrained is not None}
+    if found:
+        trained = default.trained_for if name == default.name else read_contract(find_bundle(name)).trained_for
+        logger.warning("%s", suitability.warning(found, len(outcomes), name, trained))
 
 
 def bundle_facts(bundle: Bundle) -> dict[str, Any]:

@@ -72,33 +72,45 @@ class Outcome:
     """PSNR of this approximate output against the exact one, before rounding; where it was requested."""
     notes: tuple[str, ...] = ()
     """Everything that was changed or lost, one sentence each."""
+    model: str | None = None
+    """Name of the model that upscaled or would upscale it."""
     untrained: Degradation | None = None
-    """Degradations of the input that the model was not trained for."""
+    """Degradations of the input that this model was not trained for."""
     error: str | None = None
     """Message of the error, where it failed."""
     exit_code: int = 0
     """1 where it failed, 2 where the request is impossible."""
 
 
+Choose = Callable[[Degradation], Upscaler]
+"""What degraded a picture → the model that upscales it."""
+
+
 def run_batch(
     upscaler: Upscaler, items: Sequence[Item], target: Target, options: WriteOptions, *, show_progress: bool = True,
-    exact: Upscaler | None = None,
+    exact: Upscaler | None = None, choose: Choose | None = None,
 ) -> Iterator[Outcome]:  # fmt: skip
     """Upscale every item; one that fails is reported and the others continue. With `exact` each reports its
-    deviation."""
+    deviation. `choose` returns the model of each picture; without it all have `upscaler`."""
 
     def make(number: int, item: Item) -> Outcome:
         title = f"[{number}/{len(items)}] {item.source.name}" if len(items) > 1 else item.source.name
-        return _make(upscaler, item, target, options, title if show_progress else None, exact)
+        return _make(choose or _always(upscaler), item, target, options, title if show_progress else None, exact)
 
     return _each(items, options, make)
 
 
-def plan_batch(upscaler: Upscaler, items: Sequence[Item], target: Target, options: WriteOptions) -> Iterator[Outcome]:
+def plan_batch(
+    upscaler: Upscaler, items: Sequence[Item], target: Target, options: WriteOptions, *, choose: Choose | None = None
+) -> Iterator[Outcome]:
     """Yield the outcomes that `run_batch` would have, with estimated memory and time; nothing is written."""
-    # Timing a small picture takes about a second, so it is done once per scale.
-    pace = functools.cache(functools.partial(measure_pace, upscaler))
-    return _each(items, options, lambda _, item: _plan(upscaler, item, target, options, pace))
+    # Timing a small picture takes about a second, so it is done once per model and scale.
+    pace = functools.cache(measure_pace)
+    return _each(items, options, lambda _, item: _plan(choose or _always(upscaler), item, target, options, pace))
+
+
+def _always(upscaler: Upscaler) -> Choose:
+    return lambda _: upscaler
 
 
 def _each(items: Sequence[Item], options: WriteOptions, work: Callable[[int, Item], Outcome]) -> Iterator[Outcome]:
@@ -134,14 +146,15 @@ def upscale_picture(upscaler: Upscaler, picture: Picture, size: tuple[int, int],
 
 
 def _make(
-    upscaler: Upscaler, item: Item, target: Target, options: WriteOptions, title: str | None, exact: Upscaler | None
+    choose: Choose, item: Item, target: Target, options: WriteOptions, title: str | None, exact: Upscaler | None
 ) -> Outcome:
     picture = read_image(item.source, max_pixels=min(options.max_pixels, MAX_PIXELS))
     if target.shrinks(picture.size) and options.larger != "error":
         return _larger(item, picture, options)
     size = target.size(picture.size)
     _prepare(item, size)
-    found = untrained(measure(picture), upscaler.contract.trained_for)
+    found = measure(picture)
+    upscaler = choose(found)
     began, fallback_blocks = time.perf_counter(), upscaler.fallback_blocks
     result = upscale_picture(upscaler, picture, size, title)
     seconds, fallback_blocks = time.perf_counter() - began, upscaler.fallback_blocks - fallback_blocks
@@ -151,7 +164,8 @@ def _make(
         str(item.source), str(item.target), "done", picture.size[::-1], size[::-1],
         round(seconds, 4), round(size[0] * size[1] / 1e6 / seconds, 4),
         deviation_db=None if exact is None else round(deviation(upscaler, exact, picture.pixels, size).psnr, 2),
-        notes=(*picture.notes, *lost, *again), untrained=found,
+        notes=(*picture.notes, *lost, *again), model=upscaler.contract.name,
+        untrained=untrained(found, upscaler.contract.trained_for),
     )  # fmt: skip
 
 
@@ -186,14 +200,17 @@ def _prepare(item: Item, size: tuple[int, int]) -> None:
 
 
 def _plan(
-    upscaler: Upscaler, item: Item, target: Target, options: WriteOptions, pace: Callable[[tuple[int, int]], Pace]
-) -> Outcome:
+    choose: Choose, item: Item, target: Target, options: WriteOptions,
+    pace: Callable[[Upscaler, tuple[int, int]], Pace],
+) -> Outcome:  # fmt: skip
     picture = read_image(item.source, max_pixels=min(options.max_pixels, MAX_PIXELS))
     if target.shrinks(picture.size) and options.larger != "error":
         return _larger(item, picture, options, is_plan=True)
     size = target.size(picture.size)
     if item.target.parent.is_dir() and not is_stream(item.target):
         check_target(item.target, size)
+    found = measure(picture)
+    upscaler = choose(found)
     plan = upscaler.plan(picture.size)
     # `steps` raises what the run would raise: a plan must fail where the run does.
     upscaler.steps(picture.size, size)
@@ -201,13 +218,13 @@ def _plan(
     features = 4 * upscaler.contract.encoder.channels + 12
     whole = picture.size[0] * picture.size[1] * features + size[0] * size[1] * channels * picture.pixels.itemsize
     passes = upscaler.contract.decoder.statistics_passes + 1
-    seconds = pace(probe_size(picture.size, size)).seconds(picture.size, size)
+    seconds = pace(upscaler, probe_size(picture.size, size)).seconds(picture.size, size)
     return Outcome(
         str(item.source), str(item.target), "planned", picture.size[::-1], size[::-1],
         round(seconds, 1), round(size[0] * size[1] / 1e6 / seconds, 4),
         memory_mib=(whole + plan.working_bytes + cached_state_bytes(upscaler.contract, plan, size[0] * size[1])) >> 20,
         decoder_calls=passes * -(-size[0] * size[1] // plan.query_block), notes=picture.notes,
-        untrained=untrained(measure(picture), upscaler.contract.trained_for),
+        model=upscaler.contract.name, untrained=untrained(found, upscaler.contract.trained_for),
     )  # fmt: skip
 
 

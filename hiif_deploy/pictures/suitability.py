@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 
-from hiif_deploy.bundle.contract import Contract, TrainedFor
+from hiif_deploy.bundle.contract import TrainedFor
 from hiif_deploy.bundle.loader import added_models, read_contract, shipped_models
 from hiif_deploy.errors import BundleError
 from hiif_deploy.images.degradation import CLEAN_JPEG, Degradation
@@ -16,8 +16,8 @@ def untrained(found: Degradation, trained: TrainedFor) -> Degradation | None:
     return None if jpeg is None and noise is None else Degradation(jpeg, noise)
 
 
-def warning(found: Mapping[str, Degradation], total: int, contract: Contract) -> str:
-    """Return one sentence on the pictures, of `total`, with degradations that the model was not trained for.
+def warning(found: Mapping[str, Degradation], total: int, name: str, trained: TrainedFor) -> str:
+    """Return one sentence on the pictures, of `total`, with degradations that the model `name` was not trained for.
 
     `found` maps their paths, at least one, to what `untrained` returned.
     """
@@ -26,10 +26,10 @@ def warning(found: Mapping[str, Degradation], total: int, contract: Contract) ->
     if len(found) > 1:
         what = f"{len(found)} of {total} pictures: {_counted(found.values(), worst)}, the first {first}"
     kept = [word for word, value in (("artefacts", worst.jpeg), ("noise", worst.noise)) if value is not None]
-    name = _suited_model(worst)
+    suited = _suited_model(worst)
     return (
-        f"{what}; {contract.name} was trained on {_inputs(contract.trained_for)}, so {' and '.join(kept)} may stay or "
-        f"be amplified{f'; --bundle {name} is trained for this' if name else ''}"
+        f"{what}; {name} was trained on {_inputs(trained)}, so {' and '.join(kept)} may stay or "
+        f"be amplified{f'; --bundle {suited} is trained for this' if suited else ''}"
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +16,8 @@ from hiif_deploy.cli import main
 from hiif_deploy.images.degradation import Degradation
 from hiif_deploy.images.samples import sample
 from hiif_deploy.pictures.suitability import untrained, warning
-from sample_contract import make_contract
 
 MODEL = "hiif-video"
-CLEAN = make_contract()
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +79,7 @@ def test_a_clean_picture_suits_every_model() -> None:
 
 
 def test_one_picture_is_named_with_what_was_found() -> None:
-    assert warning({"a.jpg": Degradation(40, 12.4)}, 3, CLEAN) == (
+    assert warning({"a.jpg": Degradation(40, 12.4)}, 3, "sample", TrainedFor()) == (
         "a.jpg: JPEG of quality 40 with noise of about σ 12; sample was trained on clean pictures, so artefacts and "
         "noise may stay or be amplified"
     )
@@ -90,16 +87,16 @@ def test_one_picture_is_named_with_what_was_found() -> None:
 
 def test_several_pictures_are_counted() -> None:
     found = {"a.jpg": Degradation(40), "b.jpg": Degradation(30), "c.png": Degradation(noise=21)}
-    assert warning(found, 9, CLEAN) == (
+    assert warning(found, 9, "sample", TrainedFor()) == (
         "3 of 9 pictures: 2 JPEG below quality 90 (lowest 30), 1 noisy (up to about σ 21), the first a.jpg; sample was "
         "trained on clean pictures, so artefacts and noise may stay or be amplified"
     )
 
 
 def test_the_warning_says_what_the_model_was_trained_for() -> None:
-    trained = replace(CLEAN, provenance={"trained_for": {"jpeg": [50, 95], "noise": [1, 15]}})
+    trained = TrainedFor(jpeg=(50, 95), noise=(1, 15))
     assert "was trained on clean pictures and JPEG of quality 50 or more and noise up to σ 15, so artefacts may" in (
-        warning({"a.jpg": Degradation(40)}, 1, trained)
+        warning({"a.jpg": Degradation(40)}, 1, "sample", trained)
     )
 
 
@@ -108,9 +105,9 @@ def test_a_model_that_was_trained_for_all_that_was_found_is_named(models: Path, 
     (models / "damaged").mkdir()
     (models / "damaged" / "bundle.json").write_text("{")
     found = {"a.jpg": Degradation(40, 12)}
-    assert "--bundle" not in warning(found, 1, CLEAN)
+    assert "--bundle" not in warning(found, 1, "sample", TrainedFor())
     add_trained_model("robust", {"jpeg": [15, 95], "noise": [0, 25]}, tmp_path)
-    assert warning(found, 1, CLEAN).endswith("; --bundle robust is trained for this")
+    assert warning(found, 1, "sample", TrainedFor()).endswith("; --bundle robust is trained for this")
 
 
 def test_a_folder_ends_with_one_warning(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
