@@ -1,4 +1,4 @@
-"""The sub-commands `build` and `tune-kernels`."""
+"""The sub-command `build`."""
 
 from __future__ import annotations
 
@@ -99,27 +99,6 @@ def _triton_backend(library: LibraryName) -> Literal["tensorrt", "onnxruntime"]:
         logger.warning("no TensorRT here, so the server uses the ONNX Runtime backend: %s", error)
         return "onnxruntime"
     return "tensorrt"
-
-
-def tune_kernels(
-    bundle: Annotated[str, typer.Argument(help="Bundle folder, or name of a model.")],
-    device: Annotated[str, typer.Option(help="cuda or cuda:N.")] = "cuda",
-) -> None:
-    """Find the fastest configuration of engine torch's fused kernels on this GPU, and store it for later runs."""
-    from hiif_deploy.bundle.loader import open_bundle
-    from hiif_deploy.support.extras import require_extra
-
-    require_extra("cuda-torch")
-    from hiif_engines.fused.select import tune_kernels as tune
-    from hiif_engines.torch_graph.device import open_device
-
-    if not device.startswith("cuda"):
-        raise OptionError(f"device {device!r}: kernels run on a GPU: expected cuda or cuda:N")
-    for name, measured in tune(open_bundle(bundle), open_device(device)).items():
-        for config, seconds in sorted(measured.seconds.items(), key=lambda pair: pair[1]):
-            print(f"{name}: {1000 * seconds:.3f} ms, {config}")
-        for config, reason in measured.failed.items():
-            print(f"{name}: {config}: {reason}")
 
 
 def _build(

@@ -1,4 +1,4 @@
-"""Registers the sub-commands `build`, `tune-kernels` and `engines`; their modules are imported when one runs."""
+"""Registers the sub-commands `build` and `engines`; their modules are imported when one runs."""
 
 import typer
 
@@ -9,11 +9,6 @@ COMMANDS = (
         "build", "hiif_engines.build_command:build",
         "Turn a bundle's graphs into TensorRT engines for the GPU at hand, and prove them against PyTorch's outputs.",
         MODELS,
-    ),
-    LazyCommand(
-        "tune-kernels", "hiif_engines.build_command:tune_kernels",
-        "Find the fastest configuration of engine torch's fused kernels on this GPU, and store it for later runs.",
-        EXPERT,
     ),
     LazyCommand(
         "engines", "hiif_engines.store_command:engines", "List, inspect and remove stored engines.", EXPERT,

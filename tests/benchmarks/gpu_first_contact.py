@@ -183,13 +183,13 @@ def kernels(given: argparse.Namespace, source: tuple[int, int], size: tuple[int,
     import torch
 
     from hiif_deploy.bundle.loader import open_bundle
-    from hiif_engines.fused.select import decoder_graphs, kernel_feeds, open_kernels
+    from hiif_engines.fused.select import decoder_graphs, open_kernels, random_feeds
 
     bundle, device = open_bundle(given.bundle), torch.device(given.device)
     graphs, found = decoder_graphs(bundle, device), []
     for name, kernel in open_kernels(graphs, "fp16").items():
         kernel.graph, kernel.graph_name = graphs[name], name  # type: ignore[union-attr]
-        found.append((name, kernel, kernel_feeds(bundle, graphs[name], kernel, (source, size))))
+        found.append((name, kernel, random_feeds(bundle.contract, graphs[name], kernel.dtype, source, size)))
     return found
 
 

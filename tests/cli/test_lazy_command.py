@@ -84,7 +84,7 @@ def test_expert_commands_stand_in_a_panel_of_their_own(capsys: pytest.CaptureFix
     shown = capsys.readouterr().out
     first, expert = shown.split("Expert")
     assert all(f" {name} " in first for name in ("upscale", "export", "doctor"))
-    assert all(f" {name} " in expert for name in ("tune", "tune-kernels", "engines", "decoders"))
+    assert all(f" {name} " in expert for name in ("tune", "engines", "decoders"))
 
 
 def test_options_stand_in_panels_with_two_examples(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,5 @@
 """Fused Triton kernels of the HIIF decoder: the kernels (`kernels`), their arguments (`decoder`), the table of their
-configurations (`configs`), the choice for a bundle and a GPU (`select`), and its measurement (`tune`).
+configurations (`configs`), and the choice for a bundle and a GPU (`select`).
 
 May import: `torch_graph` and `hiif_deploy`.
 """

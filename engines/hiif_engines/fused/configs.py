@@ -36,15 +36,6 @@ class KernelConfig:
     stages: int = 1
     """Slices of weights in shared memory: with two, one is multiplied while the next arrives."""
 
-    def __post_init__(self) -> None:
-        sizes = self.block, self.slice, self.warps
-        if any(type(n) is not int or n < 1 or n & (n - 1) for n in sizes) or min(self.block, self.slice) < 16:
-            raise EngineError(
-                f"kernel configuration {self}: expected powers of two, of at least 16 queries and hidden channels"
-            )
-        if any(type(n) is not int or n < 1 for n in (self.programs, self.stages)):
-            raise EngineError(f"kernel configuration {self}: expected at least one program and one stage")
-
     @property
     def compiled(self) -> dict[str, int | bool]:
         """Return what Triton compiles a kernel with besides its sizes."""

@@ -22,14 +22,14 @@ from hiif_deploy.errors import HiifError
 from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.pixels import Frame
 from hiif_engines.fused.select import fused_kernels
-from hiif_engines.torch_engine.cuda_graphs import Compute, CudaRecorder, Recorder
+from hiif_engines.torch_engine.cuda_graphs import CudaRecorder, Recorder
 from hiif_engines.torch_engine.executor import TorchExecutor
 from hiif_engines.torch_engine.features import TorchFeatures, encode
 from hiif_engines.torch_engine.launcher import Launcher
 from hiif_engines.torch_engine.map_store import MapStore
 from hiif_engines.torch_engine.plan import make_torch_plan, map_pixels
 from hiif_engines.torch_graph.device import describe, memory_of, open_device
-from hiif_engines.torch_graph.interpreter import TorchGraph
+from hiif_engines.torch_graph.interpreter import Compute, TorchGraph
 
 logger = logging.getLogger(__name__)
 

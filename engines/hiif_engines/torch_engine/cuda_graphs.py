@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,11 +19,10 @@ from torch import Tensor
 
 from hiif_deploy.errors import EngineError
 from hiif_engines.torch_graph.device import ALONE
+from hiif_engines.torch_graph.interpreter import Compute, Feeds
 
 logger = logging.getLogger(__name__)
 
-Feeds = Mapping[str, Tensor]
-Compute = Callable[[Feeds], dict[str, Tensor]]
 Key = tuple[object, ...]
 MOST = 64
 """Recordings kept: encoder, maps, two statistics passes and colours, each for whole tiles and for the last ones."""

@@ -20,14 +20,13 @@ from hiif_deploy.decoding.queries import geometry_inputs
 from hiif_deploy.decoding.session import Session, Tensors
 from hiif_deploy.decoding.shared_graphs import without_uint16
 from hiif_deploy.geometry.tiling import query_blocks, steps
-from hiif_engines.torch_engine.cuda_graphs import Compute
 from hiif_engines.torch_engine.download import Download
 from hiif_engines.torch_engine.features import features_of
 from hiif_engines.torch_engine.launcher import Launcher, upload
 from hiif_engines.torch_engine.map_store import MapStore
 from hiif_engines.torch_engine.sampled import query_list, sampled_queries
 from hiif_engines.torch_graph.device import computing_on
-from hiif_engines.torch_graph.interpreter import TorchGraph
+from hiif_engines.torch_graph.interpreter import Compute, TorchGraph
 
 AHEAD = 2
 """Blocks in flight: one computes while the other is read on the host."""

@@ -21,10 +21,9 @@ from hiif_deploy.decoding.shared_graphs import without_uint16
 from hiif_deploy.errors import EngineError
 from hiif_deploy.geometry.tiling import Tile, steps, within
 from hiif_deploy.pixels import Frame
-from hiif_engines.torch_engine.cuda_graphs import Compute
 from hiif_engines.torch_engine.launcher import Launcher, upload
 from hiif_engines.torch_graph.device import computing_on
-from hiif_engines.torch_graph.interpreter import TorchGraph
+from hiif_engines.torch_graph.interpreter import Compute, TorchGraph
 
 
 @dataclass(frozen=True)

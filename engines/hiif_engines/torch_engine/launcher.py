@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hiif_deploy.decoding.session import Tensors
-from hiif_engines.torch_engine.cuda_graphs import Compute, CudaGraphCache, Feeds, Recorder
+from hiif_engines.torch_engine.cuda_graphs import CudaGraphCache, Recorder
 from hiif_engines.torch_graph.device import computing_on
+from hiif_engines.torch_graph.interpreter import Compute, Feeds
 
 TABLE_BYTES = 64 << 20
 """Tables kept on the device, unless one set is larger: every frame of a clip has those of the frame before it."""

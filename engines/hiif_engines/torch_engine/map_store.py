@@ -13,11 +13,10 @@ from torch import Tensor
 
 from hiif_deploy.decoding.job import Job
 from hiif_deploy.geometry.tiling import Tile, length, shift, steps
-from hiif_engines.torch_engine.cuda_graphs import Feeds
 from hiif_engines.torch_engine.features import TorchFeatures, features_of
 from hiif_engines.torch_engine.launcher import Launcher
 from hiif_engines.torch_graph.device import computing_on
-from hiif_engines.torch_graph.interpreter import TorchGraph
+from hiif_engines.torch_graph.interpreter import Feeds, TorchGraph
 
 
 @dataclass(frozen=True)

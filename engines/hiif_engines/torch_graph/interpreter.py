@@ -5,7 +5,7 @@ Tensors stay on their device between graphs. Weights are read from the graph's i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,10 @@ from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.errors import EngineError
 from hiif_engines.onnx_graph import parse_graph
 from hiif_engines.torch_graph.operations import OPERATIONS
+
+Feeds = Mapping[str, Tensor]
+Compute = Callable[[Feeds], dict[str, Tensor]]
+"""A graph, or what stands for one: input tensors by name [...] → output tensors [...]."""
 
 
 @dataclass(frozen=True)
