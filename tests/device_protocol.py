@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -118,95 +117,6 @@ def an_event_that_was_never_recorded_holds_nothing_back(device: Device) -> None:
     assert not _bytes(device, address, 8, stream).any()
 
 
-def a_graph_repeats_what_was_recorded(device: Device) -> None:
-    stream, address = device.stream(), device.allocate(64)
-    sent, back = device.pinned(64), device.pinned(64)
-    back.fill(0)
-    sent.fill(1)
-
-    def work() -> None:
-        device.upload(address, sent, stream)
-        device.clear(address, 32, stream)
-        device.download(back, address, stream)
-
-    graph = device.capture(stream, work)
-    device.synchronize(stream)
-    assert not back.any(), "recording must not do the work"
-    for value in (5, 6):
-        sent.fill(value)
-        device.launch(graph, stream)
-        device.synchronize(stream)
-        assert not back[:32].any()
-        assert (back[32:] == value).all()
-    device.free_graph(graph)
-
-
-def a_graph_keeps_its_place_in_the_stream(device: Device) -> None:
-    stream, address = device.stream(), device.allocate(16)
-    graph = device.capture(stream, lambda: device.clear(address, 16, stream))
-    first, last = np.full(16, 9, dtype=np.uint8), np.full(4, 3, dtype=np.uint8)
-    device.upload(address, first, stream)
-    device.launch(graph, stream)
-    device.upload(address, last, stream)
-    np.testing.assert_array_equal(_bytes(device, address, 16, stream), [*last, *[0] * 12])
-
-
-def what_work_raises_ends_the_capture(device: Device) -> None:
-    stream, address = device.stream(), device.allocate(16)
-
-    def work() -> None:
-        device.clear(address, 16, stream)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        device.capture(stream, work)
-    _still_works(device, stream)
-    device.free_graph(device.capture(stream, lambda: device.clear(address, 16, stream)))
-
-
-def synchronising_inside_a_capture_is_refused(device: Device) -> None:
-    stream, address = device.stream(), device.allocate(16)
-
-    def work() -> None:
-        device.clear(address, 16, stream)
-        device.synchronize(stream)
-
-    with pytest.raises(EngineError, match="StreamCapture"):
-        device.capture(stream, work)
-    _still_works(device, stream)
-
-
-def allocating_inside_a_capture_is_refused(device: Device) -> None:
-    stream = device.stream()
-
-    def work() -> None:
-        device.allocate(16)
-
-    with pytest.raises(EngineError, match="StreamCapture"):
-        device.capture(stream, work)
-    _still_works(device, stream)
-
-
-def a_capture_whose_error_was_swallowed_is_refused(device: Device) -> None:
-    stream, address = device.stream(), device.allocate(16)
-
-    def work() -> None:
-        device.clear(address, 16, stream)
-        with suppress(EngineError):
-            device.synchronize(stream)
-
-    with pytest.raises(EngineError, match=r"nvalidated"):
-        device.capture(stream, work)
-    _still_works(device, stream)
-
-
-def captures_do_not_nest(device: Device) -> None:
-    stream = device.stream()
-    with pytest.raises(EngineError):
-        device.capture(stream, lambda: device.capture(stream, lambda: None))
-    _still_works(device, stream)
-
-
 def nothing_is_freed_twice(device: Device) -> None:
     stream = device.stream()
     things: list[tuple[Callable[[Any], None], Any]] = [
@@ -215,9 +125,6 @@ def nothing_is_freed_twice(device: Device) -> None:
         (device.free_stream, stream),
         (device.free_event, device.event()),
     ]
-    if device.has_graphs:
-        address = device.allocate(16)
-        things.append((device.free_graph, device.capture(stream, lambda: device.clear(address, 16, stream))))
     for free, thing in reversed(things):
         free(thing)
         with pytest.raises(EngineError, match="is not in use: freed before"):
@@ -349,17 +256,6 @@ PROTOCOL: list[Callable[[Device], None]] = [
     close_gives_everything_back_and_ends_the_device,
 ]
 """What every device does."""
-
-GRAPHS: list[Callable[[Device], None]] = [
-    a_graph_repeats_what_was_recorded,
-    a_graph_keeps_its_place_in_the_stream,
-    what_work_raises_ends_the_capture,
-    synchronising_inside_a_capture_is_refused,
-    allocating_inside_a_capture_is_refused,
-    a_capture_whose_error_was_swallowed_is_refused,
-    captures_do_not_nest,
-]
-"""What a device with graphs does too."""
 
 
 def _bytes(device: Device, address: int, size: int, stream: Stream) -> NDArray[np.uint8]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from fake_device import Capture, FakeDevice, FakeEvent
+from fake_device import FakeDevice, FakeEvent
 from hiif_deploy.backends.cuda.device import Stream
 from hiif_deploy.errors import EngineError
 
@@ -29,8 +29,6 @@ class cudaError_t(IntEnum):
     cudaErrorInsufficientDriver = 35
     cudaErrorInvalidResourceHandle = 400
     cudaErrorIllegalAddress = 700
-    cudaErrorStreamCaptureUnsupported = 900
-    cudaErrorStreamCaptureInvalidated = 901
 
 
 class cudaMemcpyKind(IntEnum):
@@ -39,16 +37,12 @@ class cudaMemcpyKind(IntEnum):
     cudaMemcpyDeviceToDevice = 3
 
 
-class cudaStreamCaptureMode(IntEnum):
-    cudaStreamCaptureModeThreadLocal = 1
-
-
 Answer = tuple[Any, ...]
 OK = cudaError_t.cudaSuccess
 
 
 class Handle:
-    """A stream, event or graph, as cuda-python wraps them: an object that is an integer when asked."""
+    """A stream or event, as cuda-python wraps them: an object that is an integer when asked."""
 
     def __init__(self, number: int, thing: Any) -> None:
         self.number = number
@@ -63,7 +57,6 @@ class FakeCudaRuntime:
 
     cudaError_t = cudaError_t
     cudaMemcpyKind = cudaMemcpyKind
-    cudaStreamCaptureMode = cudaStreamCaptureMode
     cudaStreamNonBlocking = 1
     cudaEventDisableTiming = 2
 
@@ -71,8 +64,6 @@ class FakeCudaRuntime:
         self.device = device
         self.calls: list[tuple[Any, ...]] = []
         self.fail: dict[str, cudaError_t] = {}
-        self.graphs: set[tuple[str, int]] = set()
-        """Those to destroy: recorded and executable ones."""
         self.current = 0
         """The GPU that the thread chose last."""
         self._pinned: dict[int, Any] = {}
@@ -204,41 +195,6 @@ class FakeCudaRuntime:
         self.device.synchronize_all()
         return (OK,)
 
-    def cudaStreamBeginCapture(self, stream: Handle, mode: IntEnum) -> Answer:
-        assert mode is cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        self.device.begin_capture(stream.thing)
-        return (OK,)
-
-    def cudaStreamEndCapture(self, stream: Handle) -> Answer:
-        assert isinstance(stream.thing, Stream)
-        capture = self.device.end_capture()
-        return OK, self._graph("recorded", capture)
-
-    def cudaGraphInstantiate(self, graph: Handle, flags: int) -> Answer:
-        assert isinstance(graph.thing, Capture)
-        assert flags == 0
-        return OK, self._graph("executable", graph.thing)
-
-    def cudaGraphDestroy(self, graph: Handle) -> Answer:
-        return self._destroy("recorded", graph.thing)
-
-    def cudaGraphLaunch(self, graphExec: Handle, stream: Handle) -> Answer:
-        self.device.launch(graphExec.thing, stream.thing)
-        return (OK,)
-
-    def cudaGraphExecDestroy(self, graphExec: Handle) -> Answer:
-        return self._destroy("executable", graphExec.thing)
-
-    def _graph(self, kind: str, capture: Capture) -> Handle:
-        self.graphs.add((kind, id(capture)))
-        return Handle(id(capture), capture)
-
-    def _destroy(self, kind: str, capture: Capture) -> Answer:
-        self.graphs.remove((kind, id(capture)))
-        if not any(key == id(capture) for _, key in self.graphs):
-            self.device.free_graph(capture)
-        return (OK,)
-
 
 OUTPUTS = {
     "cudaGetErrorName": 1,
@@ -250,8 +206,6 @@ OUTPUTS = {
     "cudaMallocHost": 1,
     "cudaStreamCreateWithFlags": 1,
     "cudaEventCreateWithFlags": 1,
-    "cudaStreamEndCapture": 1,
-    "cudaGraphInstantiate": 1,
 }
 """How many values a function answers beside the status; None each where it failed."""
 
@@ -268,10 +222,6 @@ def functions() -> dict[str, Callable[..., Answer]]:
 def _status(error: EngineError) -> cudaError_t:
     if "memory is short" in str(error):
         return cudaError_t.cudaErrorMemoryAllocation
-    if "invalidated" in str(error):
-        return cudaError_t.cudaErrorStreamCaptureInvalidated
-    if "capture" in str(error):
-        return cudaError_t.cudaErrorStreamCaptureUnsupported
     return cudaError_t.cudaErrorInvalidResourceHandle
 
 

@@ -17,7 +17,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -50,34 +50,20 @@ class FakeEvent:
     """Where it was last recorded."""
 
     place: Place | None = None
-    capture: Capture | None = None
-
-
-@dataclass(eq=False)
-class Capture:
-    """A recording under way, or done."""
-
-    queue: Queue
-    work: list[Work] = field(default_factory=list)
-    broken: str = ""
-    thread: int = field(default_factory=threading.get_ident)
-    """As in CUDA's thread-local mode, other threads may do as they like."""
 
 
 class FakeDevice:
-    """A `Device` on the host. `live` and `total` count memory, pinned, stream, event and graph."""
+    """A `Device` on the host. `live` and `total` count memory, pinned, stream and event."""
 
     def __init__(
         self,
         *,
-        has_graphs: bool = True,
         facts: DeviceFacts = FACTS,
         memory_limit: int | None = None,
         schedule: Schedule = "late",
         log_size: int | None = 10_000,
     ) -> None:
         self.layer = "fake 1.0"
-        self.has_graphs = has_graphs
         self.schedule = schedule
         self.total: Counter[str] = Counter()
         self.copied: Counter[str] = Counter()
@@ -87,7 +73,7 @@ class FakeDevice:
         self.peak_bytes = 0
         self.memory = FakeMemory()
         self.queued: deque[tuple[str, int]] = deque(maxlen=log_size)
-        """(operation, stream handle) in the order of the calls; those of a graph again at each launch."""
+        """(operation, stream handle) in the order of the calls."""
         self.ran: deque[str] = deque(maxlen=log_size)
         """Operations in the order in which they ran."""
         self._facts = facts
@@ -95,7 +81,6 @@ class FakeDevice:
         self._handles = Handles(self.layer)
         self._queues: dict[int, Queue] = {}
         self._stream_handles = itertools.count(0x5000, 0x10)
-        self._capture: Capture | None = None
         self._current = threading.local()
         self._closed = False
         self._lock = threading.RLock()
@@ -143,7 +128,7 @@ class FakeDevice:
 
     def allocate(self, size: int) -> int:
         """Filled with FRESH_BYTE."""
-        self._outside_capture("allocate")
+        self._open()
         require_size(self.layer, size)
         if self.live_bytes + size > self._limit:
             raise out_of_memory(self.layer, size, self._limit - self.live_bytes, self._limit)
@@ -155,14 +140,14 @@ class FakeDevice:
 
     def free(self, address: int) -> None:
         """MisuseError where queued work still uses it."""
-        self._outside_capture("free")
+        self._open()
         self._handles.require("memory", address)
         self._not_in_use(self.memory.blocks[address].span, host=False)
         self._handles.release("memory", address)
 
     def pinned(self, size: int) -> NDArray[np.uint8]:
         """Filled with FRESH_BYTE."""
-        self._outside_capture("pinned")
+        self._open()
         require_size(self.layer, size)
         block = self.memory.new(size)
         self._hand_out("pinned", block.span.address, lambda: self.memory.retire(block))
@@ -170,7 +155,7 @@ class FakeDevice:
 
     def free_pinned(self, block: NDArray[np.uint8]) -> None:
         """MisuseError where queued work still uses it."""
-        self._outside_capture("free_pinned")
+        self._open()
         self._handles.require("pinned", block.ctypes.data)
         self._not_in_use(Span(block.ctypes.data, block.nbytes), host=True)
         self._handles.release("pinned", block.ctypes.data)
@@ -238,81 +223,34 @@ class FakeDevice:
         self._handles.release("event", id(event))
 
     def record(self, event: FakeEvent, stream: Stream) -> None:
-        """In a capture the event belongs to the graph and cannot be waited for outside."""
+        """At what is queued on the stream by now."""
         self._handles.require("event", id(event))
         queue = self._queue(stream.handle, Work("record", no_work))
-        inside = self._capture is not None and self._capture.queue is queue
-        event.capture = self._capture if inside else None
-        event.place = None if inside else Place(queue, queue.queued)
+        event.place = Place(queue, queue.queued)
 
     def wait(self, stream: Stream, event: FakeEvent) -> None:
         """For the place where the event is recorded now, wherever it is recorded later."""
         self._handles.require("event", id(event))
-        inside = self._capture is not None and self._capture.queue is self._queues.get(stream.handle)
-        if event.capture is not None and not (inside and event.capture is self._capture):
-            self._refuse("wait: the event was recorded inside a capture (cudaErrorCapturedEvent)")
-        if inside and event.place is not None:
-            self._refuse("wait: the event was recorded outside the capture (cudaErrorStreamCaptureIsolation)")
         self._queue(stream.handle, Work("wait", no_work, after=event.place))
 
     def synchronize_event(self, event: FakeEvent) -> None:
         """Forces what was queued before it was recorded."""
-        self._outside_capture("synchronize_event")
+        self._open()
         self._handles.require("event", id(event))
-        if event.capture is not None:
-            self._refuse("synchronize_event: the event was recorded inside a capture (cudaErrorCapturedEvent)")
         if event.place is not None:
             self._force(event.place)
 
     def synchronize(self, stream: Stream) -> None:
         """Forces all that is queued."""
-        self._outside_capture("synchronize")
+        self._open()
         queue = self._stream_queue(stream.handle)
         self._force(Place(queue, queue.queued))
 
     def synchronize_all(self) -> None:
         """As `cudaDeviceSynchronize`; a test that wants to know what every stream comes to may call it too."""
-        self._outside_capture("synchronize_all")
+        self._open()
         for queue in list(self._queues.values()):
             self._force(Place(queue, queue.queued))
-
-    # Graphs
-
-    def capture(self, stream: Stream, work: Callable[[], None]) -> Capture:
-        """Records what `work` queues on this one stream."""
-        self.begin_capture(stream)
-        try:
-            work()
-        except BaseException:
-            self._capture = None
-            raise
-        return self.end_capture()
-
-    def begin_capture(self, stream: Stream) -> None:
-        """The first half of `capture`, as CUDA has it."""
-        if not self.has_graphs:
-            raise EngineError(f"{self.layer} has no CUDA graphs")
-        self._outside_capture("capture")
-        self._capture = Capture(self._stream_queue(stream.handle))
-
-    def end_capture(self) -> Capture:
-        """The second half: EngineError where the capture was invalidated."""
-        capture, self._capture = self._capture, None
-        if capture is None or capture.broken:
-            raise EngineError(f"{self.layer}: the capture was invalidated by {capture and capture.broken}")
-        self._hand_out("graph", id(capture), lambda: _let_go(capture))
-        return capture
-
-    def launch(self, graph: Capture, stream: Stream) -> None:
-        """Queues every operation again; MisuseError where memory that it uses was freed."""
-        self._handles.require("graph", id(graph))
-        self.queued.append(("launch", stream.handle))
-        for work in graph.work:
-            self._queue(stream.handle, work)
-
-    def free_graph(self, graph: Capture) -> None:
-        """Launches that are queued already still run."""
-        self._handles.release("graph", id(graph))
 
     def close(self) -> None:
         """Runs all work, checks all guards; MisuseError where there was any before."""
@@ -332,9 +270,6 @@ class FakeDevice:
             for span in work.device:
                 self.memory.view(span)
             self.queued.append((work.name, handle))
-            if self._capture is not None and self._capture.queue is queue:
-                self._capture.work.append(work)
-                return queue
             queue.pending.append(work)
             queue.queued += 1
             if self.schedule == "early":
@@ -376,19 +311,9 @@ class FakeDevice:
         self._handles.require("stream", handle)
         return self._queues[handle]
 
-    def _outside_capture(self, call: str) -> None:
-        self._open()
-        if self._capture is not None and self._capture.thread == threading.get_ident():
-            self._refuse(f"{call} during a capture (cudaErrorStreamCaptureUnsupported)")
-
     def _open(self) -> None:
         if self._closed:
             raise EngineError(f"{self.layer} is closed")
-
-    def _refuse(self, what: str) -> None:
-        if self._capture is not None:
-            self._capture.broken = what
-        raise EngineError(f"{self.layer}: {what}")
 
     def _hand_out(self, kind: str, key: int, release: Callable[[], None]) -> None:
         self.total[kind] += 1

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from device_protocol import GRAPHS, PROTOCOL
+from device_protocol import PROTOCOL
 from hiif_deploy.backends.cuda.device import Device
 from hiif_deploy.backends.cuda.open import LAYERS, open_device
 from hiif_deploy.errors import EngineError
@@ -27,13 +27,6 @@ def device(request: pytest.FixtureRequest) -> Iterator[Device]:
 
 @pytest.mark.parametrize("fact", PROTOCOL, ids=lambda fact: fact.__name__)
 def test_the_gpu_keeps_the_protocol(fact: Callable[[Device], None], device: Device) -> None:
-    fact(device)
-
-
-@pytest.mark.parametrize("fact", GRAPHS, ids=lambda fact: fact.__name__)
-def test_the_gpu_keeps_the_protocol_of_graphs(fact: Callable[[Device], None], device: Device) -> None:
-    if not device.has_graphs:
-        pytest.skip(f"{device.layer} has no CUDA graphs")
     fact(device)
 
 

@@ -76,7 +76,6 @@ def test_pictures_lie_within_tolerance_of_fp32_run_after_run(
     answers = [upscaler.render_unclamped(upscaler.encode(image), size=target) for _ in range(4)]
     for answer in answers:
         check_difference(upscaler.description, measure(answer, expected), TOLERANCES[upscaler.precision])
-    # Captured CUDA graphs do what plain launches did.
     np.testing.assert_allclose(answers[3], answers[0], atol=2e-3)
     assert upscaler.fallback_blocks == 0
 

@@ -29,9 +29,7 @@ GPU = 0
 
 
 class CudaPythonDevice:
-    """`Device` with CUDA graphs. EngineError where the package or a working driver is missing."""
-
-    has_graphs = True
+    """`Device` on the runtime API. EngineError where the package or a working driver is missing."""
 
     def __init__(self) -> None:
         self.layer = f"cuda-python {installed_version('cuda-bindings') or ''}".strip()
@@ -144,31 +142,6 @@ class CudaPythonDevice:
         """EngineError also for errors of the stream's work."""
         self._call("cudaStreamSynchronize", stream.native)
 
-    def capture(self, stream: Stream, work: Callable[[], None]) -> Any:
-        """Thread-local: what other threads do with CUDA meanwhile is their own affair."""
-        mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        self._call("cudaStreamBeginCapture", stream.native, mode)
-        try:
-            work()
-        except BaseException:
-            self._abandon_capture(stream)
-            raise
-        recorded = self._call("cudaStreamEndCapture", stream.native)
-        try:
-            graph = self._call("cudaGraphInstantiate", recorded, 0)
-        finally:
-            self._call("cudaGraphDestroy", recorded)
-        self._handles.add("graph", int(graph), lambda: self._call("cudaGraphExecDestroy", graph))
-        return graph
-
-    def launch(self, graph: Any, stream: Stream) -> None:
-        """See `Device`; calls `cudaGraphLaunch`."""
-        self._call("cudaGraphLaunch", graph, stream.native)
-
-    def free_graph(self, graph: Any) -> None:
-        """A launch under way ends first."""
-        self._handles.release("graph", int(graph))
-
     def close(self) -> None:
         """The primary context stays, as others may use it."""
         if self._closed:
@@ -226,12 +199,6 @@ class CudaPythonDevice:
         return EngineError(
             f"{self.layer}: {size:,} bytes of page-locked host memory are not to be had; free some memory"
         )
-
-    def _abandon_capture(self, stream: Stream) -> None:
-        """Leave capture mode whatever was recorded."""
-        status, recorded = self._try("cudaStreamEndCapture", stream.native)
-        if status == self._cuda.cudaError_t.cudaSuccess:
-            self._try("cudaGraphDestroy", recorded)
 
 
 def import_runtime() -> Any:

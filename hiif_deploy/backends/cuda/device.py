@@ -1,4 +1,4 @@
-"""The few things that a GPU must do for TensorRT: memory, copies, streams, events and, where there are any, graphs.
+"""The few things that a GPU must do for TensorRT: memory, copies, streams and events.
 
 Addresses are plain integers, as TensorRT takes them. Nothing here synchronises unless its name says so: work is
 queued on a stream and done later, in that stream's order; events order the streams among each other.
@@ -49,8 +49,6 @@ class Device(Protocol):
 
     layer: str
     """Name and version of the Python layer, for `doctor` and reports."""
-    has_graphs: bool
-    """Whether `capture` and `launch` work."""
 
     def facts(self) -> DeviceFacts:
         """Name, capability, memory and driver of this GPU."""
@@ -124,22 +122,6 @@ class Device(Protocol):
 
     def synchronize(self, stream: Stream) -> None:
         """Return once all work queued on the stream is done."""
-        ...
-
-    def capture(self, stream: Stream, work: Callable[[], None]) -> Any:
-        """Call `work`, whose queueing on `stream` is recorded instead of done; returns a graph to `launch`.
-
-        `work` may neither allocate, free, synchronise nor wait for events from outside. What it raises ends the
-        capture and is raised; EngineError where CUDA refuses to record.
-        """
-        ...
-
-    def launch(self, graph: Any, stream: Stream) -> None:
-        """Queue all that was recorded."""
-        ...
-
-    def free_graph(self, graph: Any) -> None:
-        """Give back what `capture` gave."""
         ...
 
     def close(self) -> None:

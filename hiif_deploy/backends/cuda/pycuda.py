@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,9 +54,7 @@ class Held:
 
 
 class PycudaDevice:
-    """`Device` without CUDA graphs. EngineError where the package or a working driver is missing."""
-
-    has_graphs = False
+    """`Device` on the driver API. EngineError where the package or a working driver is missing."""
 
     def __init__(self) -> None:
         self.layer = f"pycuda {installed_version('pycuda') or ''}".strip()
@@ -180,18 +178,6 @@ class PycudaDevice:
         """EngineError also for errors of the stream's work."""
         with self._current("synchronising a stream"):
             stream.native.live().synchronize()
-
-    def capture(self, stream: Stream, work: Callable[[], None]) -> NoReturn:  # noqa: ARG002
-        """Raise EngineError: pycuda has no CUDA graphs (`has_graphs`)."""
-        raise EngineError(f"{self.layer} has no CUDA graphs; cuda-python has: {INSTALL['cuda-python']}")
-
-    def launch(self, graph: Any, stream: Stream) -> NoReturn:  # noqa: ARG002
-        """EngineError: there are no graphs to launch."""
-        raise EngineError(f"{self.layer} has no CUDA graphs")
-
-    def free_graph(self, graph: Any) -> NoReturn:  # noqa: ARG002
-        """EngineError: there are no graphs to free."""
-        raise EngineError(f"{self.layer} has no CUDA graphs")
 
     def close(self) -> None:
         """The primary context stays, as others may use it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from hiif_deploy.backends.base import DecoderBackend
@@ -30,8 +29,6 @@ from hiif_deploy.pixels import Frame
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-logger = logging.getLogger(__name__)
-
 
 class TrtBackend(DecoderBackend):
     """Engines, buffers and streams on one GPU. Methods may be called from several threads; they take turns."""
@@ -47,15 +44,11 @@ class TrtBackend(DecoderBackend):
         self._device = device
         facts = device.facts()
         self.description = f"{library.name} {library.version}, {precision}, {facts.gpu}, {device.layer}"
-        if not device.has_graphs:
-            logger.warning(
-                "%s has no CUDA graphs: each block is launched by itself, slower; cuda-python has them", device.layer
-            )
         self._gpu = gpu = Gpu(device)
         graphs = trt_graphs(bundle, precision)
         with gpu.turn():
             self._sessions = {
-                name: TrtSession(library, graph, engines[name], device, gpu.scratch, host_code=host_code)
+                name: TrtSession(library, graph, engines[name], gpu.scratch, host_code=host_code)
                 for name, (graph, _) in graphs.items()
             }
             self._encoder = TrtEncoder(gpu, self.contract, self._sessions)
@@ -90,8 +83,6 @@ class TrtBackend(DecoderBackend):
         self._executor.close()
         with self._gpu.turn():
             self._gpu.synchronize()
-            for session in self._sessions.values():
-                session.close()
             # Engines end here, where their GPU is current.
             self._sessions.clear()
             self._gpu.close()

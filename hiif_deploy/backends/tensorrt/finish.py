@@ -99,7 +99,7 @@ def _localise(
     """Count an axis's skip taps from the first source pixel below their block. Returns these pixels by the blocks'
     starts, and how many lie below a block; `feeds` count from pixel `origin`, which `size` pixels follow.
 
-    As many for all blocks, because TensorRT wants a context, and a CUDA graph, for every shape.
+    As many for all blocks, because a new shape costs TensorRT time.
     """
     lower, upper = (feeds[name].copy() for name in (f"{axis}_skip_lower", f"{axis}_skip_upper"))
     count = max(int(upper[part].max() - lower[part].min()) for part in parts) + 1

@@ -35,10 +35,7 @@ class Block:
 
 
 class BlockTables:
-    """A tile's inputs of one graph on the GPU; `of` cuts a block's part out, in fixed buffers.
-
-    Fixed, because a CUDA graph holds addresses: equal blocks are one graph.
-    """
+    """A tile's inputs of one graph on the GPU; `of` cuts a block's part out, in buffers that equal blocks share."""
 
     def __init__(self, gpu: Gpu, graph: GraphContract, values: Mapping[str, NDArray[Any]]) -> None:
         """`values` by the names of inputs; those that the graph does not have are left out."""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import fake_cuda_runtime
-from device_protocol import GRAPHS, PROTOCOL
+from device_protocol import PROTOCOL
 from fake_cuda_runtime import FakeCudaRuntime, cudaError_t
 from fake_device import SCHEDULES, FakeDevice, Schedule
 from hiif_deploy.backends.cuda import cuda_python as cuda_python_device
@@ -42,7 +42,7 @@ def real() -> ModuleType:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("fact", PROTOCOL + GRAPHS, ids=lambda fact: fact.__name__)
+@pytest.mark.parametrize("fact", PROTOCOL, ids=lambda fact: fact.__name__)
 def test_the_layer_keeps_the_protocol(
     fact: Callable[[Device], None], schedule: Schedule, runtime: FakeCudaRuntime
 ) -> None:
@@ -51,7 +51,6 @@ def test_the_layer_keeps_the_protocol(
     fact(device)
     device.close()
     assert not runtime.device.live, "close gives everything back"
-    assert not runtime.graphs, "recorded and executable graphs are destroyed"
     runtime.device.close()
 
 
@@ -88,10 +87,6 @@ CALLS: dict[str, Callable[[Any, Stream], Any]] = {
     "cudaEventRecord": lambda device, stream: device.record(device.event(), stream),
     "cudaStreamWaitEvent": lambda device, stream: device.wait(stream, device.event()),
     "cudaEventSynchronize": lambda device, _: device.synchronize_event(device.event()),
-    "cudaStreamBeginCapture": lambda device, stream: device.capture(stream, lambda: None),
-    "cudaStreamEndCapture": lambda device, stream: device.capture(stream, lambda: None),
-    "cudaGraphInstantiate": lambda device, stream: device.capture(stream, lambda: None),
-    "cudaGraphLaunch": lambda device, stream: device.launch(device.capture(stream, lambda: None), stream),
     "cudaGetDeviceProperties": lambda device, _: device.facts(),
     "cudaDriverGetVersion": lambda device, _: device.facts(),
     "cudaDeviceSynchronize": lambda device, _: device.close(),
@@ -116,15 +111,6 @@ def test_the_gpu_is_current_inside_and_the_threads_own_choice_comes_back(runtime
             pass
         assert runtime.current == 0
     assert runtime.current == 1
-
-
-def test_no_graph_leaks_where_it_cannot_be_instantiated(runtime: FakeCudaRuntime) -> None:
-    device = CudaPythonDevice()
-    stream = device.stream()
-    runtime.fail["cudaGraphInstantiate"] = cudaError_t.cudaErrorMemoryAllocation
-    with pytest.raises(EngineError, match="cudaGraphInstantiate"):
-        device.capture(stream, lambda: None)
-    assert not runtime.graphs
 
 
 def test_a_lack_of_page_locked_memory_is_told_in_bytes(runtime: FakeCudaRuntime) -> None:
@@ -152,11 +138,11 @@ def test_a_missing_package_is_named_with_what_adds_it(monkeypatch: pytest.Monkey
 
 def test_the_stand_in_has_the_real_signatures(real: ModuleType) -> None:
     functions = fake_cuda_runtime.functions()
-    assert len(functions) == 29
+    assert len(functions) == 23
     for name, function in functions.items():
         expected = list(inspect.signature(getattr(real, name)).parameters)
         assert list(inspect.signature(function).parameters)[1:] == expected, name
-    for name in ("cudaError_t", "cudaMemcpyKind", "cudaStreamCaptureMode"):
+    for name in ("cudaError_t", "cudaMemcpyKind"):
         for member in getattr(fake_cuda_runtime, name):
             assert int(getattr(getattr(real, name), member.name)) == member, member
     for name in ("cudaStreamNonBlocking", "cudaEventDisableTiming"):
@@ -193,14 +179,9 @@ def test_the_real_package_takes_the_arguments_of_each_call(name: str, real: Modu
         CALLS[name](device, stream)
 
 
-def test_the_real_package_takes_the_arguments_of_what_follows_a_capture(real: ModuleType) -> None:
+def test_the_real_package_takes_the_arguments_of_what_frees(real: ModuleType) -> None:
     device = _without_driver(real)
     calls: dict[str, tuple[Any, ...]] = {
-        "cudaStreamEndCapture": (real.cudaStream_t(5),),
-        "cudaGraphInstantiate": (real.cudaGraph_t(5), 0),
-        "cudaGraphDestroy": (real.cudaGraph_t(5),),
-        "cudaGraphLaunch": (real.cudaGraphExec_t(5), real.cudaStream_t(5)),
-        "cudaGraphExecDestroy": (real.cudaGraphExec_t(5),),
         "cudaFreeHost": (5,),
         "cudaEventDestroy": (real.cudaEvent_t(5),),
     }

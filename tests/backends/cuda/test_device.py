@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from device_protocol import GRAPHS, PROTOCOL
+from device_protocol import PROTOCOL
 from fake_device import FACTS, SCHEDULES, FakeDevice, Schedule
 from hiif_deploy.backends.cuda import open as module
 from hiif_deploy.backends.cuda.device import Device, Handles, out_of_memory
@@ -22,19 +22,12 @@ SMALL = replace(FACTS, memory=1 << 22)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("fact", PROTOCOL + GRAPHS, ids=lambda fact: fact.__name__)
+@pytest.mark.parametrize("fact", PROTOCOL, ids=lambda fact: fact.__name__)
 def test_the_fake_keeps_the_protocol(fact: Callable[[Device], None], schedule: Schedule) -> None:
     device = FakeDevice(facts=SMALL, schedule=schedule)
     fact(device)
     device.close()
     assert not device.live
-
-
-@pytest.mark.parametrize("fact", PROTOCOL, ids=lambda fact: fact.__name__)
-def test_the_fake_keeps_the_protocol_without_graphs(fact: Callable[[Device], None]) -> None:
-    device = FakeDevice(facts=SMALL, has_graphs=False)
-    fact(device)
-    device.close()
 
 
 def _layers(monkeypatch: pytest.MonkeyPatch, **opens: Any) -> None:

@@ -11,7 +11,6 @@ import pytest
 from numpy.typing import NDArray
 
 from fake_device import FACTS, FREED_BYTE, FRESH_BYTE, FakeDevice, MisuseError, Schedule
-from hiif_deploy.backends.cuda.device import Stream
 from hiif_deploy.errors import EngineError
 
 SIZE = 64
@@ -266,75 +265,6 @@ def test_fresh_memory_is_nan_and_no_valid_index() -> None:
         assert (block.view(np.int32) == -1).all()
 
 
-# Graphs
-
-
-def _captured(device: FakeDevice) -> tuple[Stream, int]:
-    return device.stream(), device.allocate(SIZE)
-
-
-def test_an_engine_is_captured_and_repeated() -> None:
-    device = FakeDevice()
-    stream, address = _captured(device)
-    device.from_address(address, SIZE).fill(0)
-
-    def engine() -> None:
-        device.from_address(address, SIZE)[...] += 1
-
-    graph = device.capture(stream, lambda: device.enqueue(stream.handle, "engine", engine, [(address, SIZE)]))
-    for _ in range(3):
-        device.launch(graph, stream)
-    assert _value(device, address) == 0, "launching only queues"
-    device.synchronize(stream)
-    assert _value(device, address) == 3
-
-
-def test_a_graph_whose_memory_was_freed_cannot_be_launched() -> None:
-    device = FakeDevice()
-    stream, address = _captured(device)
-    graph = device.capture(stream, lambda: device.clear(address, SIZE, stream))
-    device.free(address)
-    with pytest.raises(MisuseError, match="are not allocated"):
-        device.launch(graph, stream)
-
-
-def test_a_capture_does_not_wait_for_events_from_outside() -> None:
-    device = FakeDevice()
-    stream, _ = _captured(device)
-    event = device.event()
-    device.record(event, stream)
-    with pytest.raises(EngineError, match="cudaErrorStreamCaptureIsolation"):
-        device.capture(stream, lambda: device.wait(stream, event))
-
-
-def test_an_event_of_a_capture_means_nothing_outside() -> None:
-    device = FakeDevice()
-    stream, _ = _captured(device)
-    event = device.event()
-    device.capture(stream, lambda: device.record(event, stream))
-    with pytest.raises(EngineError, match="cudaErrorCapturedEvent"):
-        device.synchronize_event(event)
-    with pytest.raises(EngineError, match="cudaErrorCapturedEvent"):
-        device.wait(stream, event)
-    device.record(event, stream)
-    device.synchronize_event(event)
-
-
-def test_other_streams_work_on_during_a_capture() -> None:
-    device = FakeDevice()
-    stream, address = _captured(device)
-    other = device.stream()
-    device.capture(stream, lambda: device.clear(address, SIZE, other))
-    device.synchronize(other)
-    assert _value(device, address) == 0
-
-
-def test_without_graphs_nothing_is_captured() -> None:
-    device = FakeDevice(has_graphs=False)
-    with pytest.raises(EngineError, match="has no CUDA graphs"):
-        device.capture(device.stream(), lambda: None)
-
-
 # What tests count
 
 
@@ -345,9 +275,9 @@ def test_what_is_handed_out_is_counted() -> None:
     device.free(second)
     device.pinned(8)
     device.free_event(device.event())
-    device.capture(stream, lambda: device.clear(address, 100, stream))
-    assert device.live == {"stream": 1, "memory": 1, "pinned": 1, "graph": 1}
-    assert device.total == {"stream": 1, "memory": 2, "pinned": 1, "event": 1, "graph": 1}
+    device.clear(address, 100, stream)
+    assert device.live == {"stream": 1, "memory": 1, "pinned": 1}
+    assert device.total == {"stream": 1, "memory": 2, "pinned": 1, "event": 1}
     assert (device.live_bytes, device.peak_bytes) == (100, 150)
     device.close()
     assert not device.live
@@ -368,17 +298,12 @@ def test_a_thousand_frames_that_leak_are_told_from_a_thousand_that_do_not() -> N
 
 def test_operations_are_logged_with_their_streams() -> None:
     device = FakeDevice()
-    (first, address), second = _captured(device), device.stream()
+    first, address, second = device.stream(), device.allocate(SIZE), device.stream()
     device.clear(address, SIZE, second)
     device.enqueue(first.handle, "engine", lambda: None)
-    graph = device.capture(first, lambda: device.clear(address, SIZE, first))
-    device.launch(graph, second)
     assert list(device.queued) == [
         ("clear", second.handle),
         ("engine", first.handle),
-        ("clear", first.handle),
-        ("launch", second.handle),
-        ("clear", second.handle),
     ]
     assert not device.ran
 

@@ -110,18 +110,6 @@ def test_what_was_freed_is_destroyed_then_and_cannot_be_used(driver: FakePycuda)
     device.close()
 
 
-def test_graphs_are_refused_with_the_layer_that_has_them(driver: FakePycuda) -> None:
-    device = PycudaDevice()
-    stream = device.stream()
-    assert not device.has_graphs
-    with pytest.raises(EngineError, match=r"pycuda.* has no CUDA graphs; cuda-python has: pip install"):
-        device.capture(stream, lambda: None)
-    with pytest.raises(EngineError, match="no CUDA graphs"):
-        device.launch(object(), stream)
-    device.close()
-    assert not driver.device.live
-
-
 def test_an_error_of_cuda_names_what_was_done(driver: FakePycuda, monkeypatch: pytest.MonkeyPatch) -> None:
     device = PycudaDevice()
     stream = device.stream()

@@ -49,11 +49,10 @@ def test_a_whole_picture_is_right_whatever_the_order_of_the_streams(
     expected = exact.render_unclamped(exact.encode(image), size=target)
     with trt_bench(bundle, sizes=MANY_BLOCKS, schedule=schedule) as bench:
         upscaler = bench.upscaler
-        for _ in range(3):  # the third run is made of CUDA graphs
+        for _ in range(3):
             answer = upscaler.render_unclamped(upscaler.encode(image), size=target)
             check_difference("double", measure(answer, expected), TOLERANCES["fp16"])
         assert upscaler.fallback_blocks == 0
-        assert bench.device.total["graph"] > 0
 
 
 def test_fp32_engines_answer_as_onnx_runtime_does(bundle: Bundle, exact: Upscaler) -> None:
@@ -184,16 +183,6 @@ def test_nothing_grows_over_hundreds_of_frames(bundle: Bundle, schedule: str) ->
         assert (bench.device.live, bench.device.total, bench.device.peak_bytes) == (live, total, peak)
         assert bench.upscaler.memory_bytes == held > 0
     np.testing.assert_array_equal(first, last)
-
-
-def test_without_cuda_graphs_it_is_said_once_and_the_picture_is_the_same(bundle: Bundle) -> None:
-    image = picture(12, 14)
-    with trt_bench(bundle) as bench:
-        expected = bench.upscaler.upscale(image, scale=3.3)
-    with trt_bench(bundle, has_graphs=False) as bench:
-        np.testing.assert_array_equal(bench.upscaler.upscale(image, scale=3.3), expected)
-        assert len(bench.said) == 1
-        assert "no CUDA graphs: each block is launched by itself, slower" in bench.said[0]
 
 
 def test_a_consumer_that_stops_early_leaves_nothing_in_flight(bundle: Bundle) -> None:

@@ -1,4 +1,4 @@
-"""One engine: the order of calls, what it refuses, contexts and CUDA graphs, on the recording double."""
+"""One engine: the order of calls, what it refuses, shapes and memory, on the recording double."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fake_device import FakeDevice
 from hiif_deploy.backends.cuda.device import Stream
 from hiif_deploy.backends.cuda.memory import DevicePool, DeviceTensor, Scratch
 from hiif_deploy.backends.tensorrt.library import Library, load_library
-from hiif_deploy.backends.tensorrt.session import MOST_CONTEXTS, MOST_GRAPHS, TrtSession
+from hiif_deploy.backends.tensorrt.session import TrtSession
 from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.bundle.loader import Bundle, open_bundle
 from hiif_deploy.errors import EngineError
@@ -40,7 +40,7 @@ class Bench:
         trt.testing.calls.clear()
 
     def open(self, data: bytes | None = None, graph: GraphContract | None = None) -> TrtSession:
-        return TrtSession(self.library, graph or self.graph, data or self.data, self.device, self.scratch)
+        return TrtSession(self.library, graph or self.graph, data or self.data, self.scratch)
 
     def tensors(self, height: int, width: int) -> dict[str, DeviceTensor]:
         pixels = (height - 2) * (width - 2)
@@ -52,86 +52,57 @@ class Bench:
         return [name.partition(".")[2] for name in self.trt.testing.names("IExecutionContext")]
 
 
-@pytest.fixture(params=[True])
-def bench(half_bundle: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
-    device = FakeDevice(has_graphs=request.param)
+@pytest.fixture
+def bench(half_bundle: Path) -> Iterator[Bench]:
+    device = FakeDevice()
     with installed(device) as trt:
         bench = Bench(open_bundle(half_bundle), trt, device)
         yield bench
         bench.synchronize()
 
 
-def test_a_first_run_sets_profile_shapes_addresses_and_memory_in_that_order(bench: Bench) -> None:
-    session = bench.open()
-    session.enqueue(bench.tensors(6, 8), bench.stream)
-    called = [name for name in bench.calls() if name != "get_tensor_shape"]
-    assert called == [
-        "set_optimization_profile_async", "set_input_shape", "infer_shapes", "update_device_memory_size_for_shapes",
-        *["set_tensor_address"] * 6, "set_device_memory", "execute_async_v3",
-    ]  # fmt: skip
-
-
-def test_the_second_run_is_captured_and_later_ones_only_launch(bench: Bench) -> None:
+def test_a_run_sets_shapes_where_they_differ_addresses_memory_and_is_queued(bench: Bench) -> None:
     session, tensors = bench.open(), bench.tensors(6, 8)
-    for run, (executed, graphs) in enumerate([(1, 0), (2, 1), (2, 1), (2, 1)]):
+    shapes = ["set_input_shape", "infer_shapes", "update_device_memory_size_for_shapes"]
+    run = [*["set_tensor_address"] * 6, "set_device_memory", "execute_async_v3"]
+    for size, expected in ((6, [*shapes, *run]), (6, run), (9, [*shapes, *run])):
+        tensors = tensors if size == 6 else bench.tensors(size, 8)
+        bench.trt.testing.calls.clear()
         session.enqueue(tensors, bench.stream)
-        assert bench.calls().count("execute_async_v3") == executed, run
-        assert bench.device.live["graph"] == graphs
+        assert [name for name in bench.calls() if name != "get_tensor_shape"] == expected
+
+
+def test_queued_runs_of_several_shapes_each_answer_their_own_inputs(bench: Bench) -> None:
+    session, answers = bench.open(), []
+    for height in (6, 9, 6, 3):
+        tensors = bench.tensors(height, 8)
+        features = np.full(tensors["features"].shape, height, np.float16)
+        bench.device.upload(tensors["features"].address, features, bench.stream)
+        session.enqueue(tensors, bench.stream)
+        answers.append((features, np.empty(tensors["moments"].shape, np.float32)))
+        bench.device.download(answers[-1][1], tensors["moments"].address, bench.stream)
     bench.synchronize()
-    assert bench.trt.testing.runs["moments"] == 4
+    for features, moments in answers:
+        # Zeros of the halo aside, all pixels are equal, and a larger picture holds larger sums.
+        assert moments.shape == ((features.shape[2] - 2) * 6, 2)
+        assert np.ptp(moments[:, 0]) < 1e-2 * abs(float(moments[0, 0]))
+    assert answers[0][1][0, 1] == answers[2][1][0, 1] < answers[1][1][0, 1]
 
 
-@pytest.mark.parametrize("bench", [False], indirect=True)
-def test_without_graphs_every_run_is_executed(bench: Bench) -> None:
+def test_after_a_refused_shape_the_next_run_sets_all_of_them_again(bench: Bench) -> None:
     session, tensors = bench.open(), bench.tensors(6, 8)
-    for _ in range(3):
-        session.enqueue(tensors, bench.stream)
-    assert bench.calls().count("execute_async_v3") == 3
-    assert bench.device.total["graph"] == 0
-
-
-def test_nothing_of_tensorrt_rtx_is_captured(bench: Bench) -> None:
-    bench.library = dataclasses.replace(bench.library, name="tensorrt-rtx")
-    session, tensors = bench.open(), bench.tensors(6, 8)
-    for _ in range(3):
-        session.enqueue(tensors, bench.stream)
-    assert bench.calls().count("execute_async_v3") == 3
-    assert bench.device.total["graph"] == 0
+    session.enqueue(tensors, bench.stream)
+    with pytest.raises(EngineError, match="takes features from"):
+        session.enqueue(bench.tensors(43, 8), bench.stream)
+    bench.trt.testing.calls.clear()
+    session.enqueue(tensors, bench.stream)
+    assert bench.calls()[0] == "set_input_shape"
 
 
 def test_a_size_of_memory_that_cannot_be_told_is_an_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench.trt.IExecutionContext, "update_device_memory_size_for_shapes", lambda _: 0)
     with pytest.raises(EngineError, match=r"engine of graph maps.fp16: the size of its memory cannot be told"):
         bench.open().enqueue(bench.tensors(6, 8), bench.stream)
-
-
-def test_a_failing_capture_is_said_once_and_runs_go_on_without(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def refuse(*_: object) -> None:
-        raise EngineError("cudaStreamBeginCapture: cudaErrorStreamCaptureUnsupported")
-
-    monkeypatch.setattr(bench.device, "capture", refuse)
-    session, tensors = bench.open(), bench.tensors(6, 8)
-    for _ in range(4):
-        session.enqueue(tensors, bench.stream)
-    bench.synchronize()
-    assert bench.trt.testing.runs["moments"] == 4
-    (line,) = caplog.messages
-    assert "graph maps.fp16: no CUDA graph (cudaStreamBeginCapture" in line
-
-
-def test_contexts_and_graphs_are_bounded(bench: Bench) -> None:
-    session = bench.open()
-    for height in range(3, 3 + 2 * MOST_CONTEXTS):
-        for _ in range(MOST_GRAPHS + 2):
-            tensors = bench.tensors(height, 8)
-            for _ in range(2):
-                session.enqueue(tensors, bench.stream)
-    assert bench.device.live["graph"] <= MOST_CONTEXTS * MOST_GRAPHS
-    bench.synchronize()
-    session.close()
-    assert bench.device.live["graph"] == 0
 
 
 def test_one_scratch_block_serves_all_shapes_and_grows_with_the_largest(bench: Bench) -> None:

@@ -89,22 +89,6 @@ def test_axes_of_one_name_must_agree(double: Any) -> None:
         running.context.infer_shapes()
 
 
-def test_a_graph_needs_an_ordinary_run_of_its_shapes_first(double: Any, device: FakeDevice) -> None:
-    running = Running(double, plan_of(double))
-    running.prepare(3)
-    answers: list[bool] = []
-    device.free_graph(device.capture(running.stream, lambda: answers.append(running.execute())))
-    assert running.execute()
-    graph = device.capture(running.stream, lambda: answers.append(running.execute()))
-    device.synchronize(running.stream)
-    assert answers == [False, True]
-    assert "captured without an ordinary run" in running.said[-1]
-    x = source(3)
-    device.upload(running.x, x, running.stream)
-    device.launch(graph, running.stream)
-    np.testing.assert_allclose(running.answer(3), expected(x), rtol=0, atol=2**-7)
-
-
 @pytest.mark.parametrize("ordered", [True, False])
 def test_scratch_memory_that_two_streams_share_without_order_shows(ordered: bool) -> None:
     device = FakeDevice(schedule="rivals")

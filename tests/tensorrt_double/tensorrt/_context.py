@@ -35,7 +35,7 @@ class IExecutionContext(Strict):
     def set_optimization_profile_async(self, profile_index: int, stream_handle: unsigned) -> bool:
         if not 0 <= profile_index < self._engine.num_optimization_profiles:
             return self._fail(f"there is no optimization profile {profile_index}")
-        self._profile, self._shapes, self._warm, self._sized_for = profile_index, {}, None, None
+        self._profile, self._shapes, self._sized_for = profile_index, {}, None
         testing.device.enqueue(stream_handle, f"profile {profile_index}", lambda: None)
         return True
 
@@ -113,8 +113,6 @@ class IExecutionContext(Strict):
         if problem := self._unready(stream_handle):
             return self._fail(f"enqueueV3: {problem}")
         run = self._run(stream_handle)
-        if not testing.capturing:
-            self._warm = run.shapes
         testing.device.enqueue(stream_handle, f"execute {self._label}", run.execute, run.spans())
         return True
 
@@ -146,8 +144,6 @@ class IExecutionContext(Strict):
             return f"the addresses of {missing} are not set"
         if self._managed and self._memory[1] < self._required():
             return f"the device memory has {self._memory[1]} bytes: expected {self._required()}"
-        if testing.capturing and self._warm != shapes:
-            return "captured without an ordinary run of the same shapes before"
         return "there is no device" if testing.device is None else "no stream" if not stream else ""
 
     def _run(self, stream_handle: int) -> Run:

@@ -119,7 +119,7 @@ class ICudaEngine(Strict):
     ) -> IExecutionContext | None:
         return make(
             IExecutionContext, engine=self, label=self._label, managed=strategy.name == "USER_MANAGED", profile=0,
-            shapes={}, addresses={}, memory=(0, 0), sized_for=None, warm=None, running=[],
+            shapes={}, addresses={}, memory=(0, 0), sized_for=None, running=[],
         )  # fmt: skip
 
     @api

@@ -84,12 +84,6 @@ class Testing:
         facts = self.device.facts()
         return facts.gpu, facts.capability
 
-    @property
-    def capturing(self) -> bool:
-        """Whether work is being recorded into a graph instead of done."""
-        # Not every fake says so in public.
-        return bool(getattr(self.device, "capturing", getattr(self.device, "_capture", None)))
-
     def run_rivals(self, stream_handle: int) -> None:
         """What other streams may do while an engine runs on this one, on a device whose schedule is `rivals`."""
         if getattr(self.device, "schedule", "") != "rivals":
