@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hiif_deploy.backends.cuda.device import Device, Stream
+from hiif_deploy.backends.cuda.device import Device
 from hiif_deploy.errors import EngineError
 
 
@@ -76,12 +76,6 @@ def copy_rows_moves_a_rectangle_between_pitches(device: Device) -> None:
     np.testing.assert_array_equal(_bytes(device, narrow, 5 * 24, stream).reshape(5, 24), expected)
 
 
-def rows_that_overlap_are_refused(device: Device) -> None:
-    stream, address = device.stream(), device.allocate(1000)
-    with pytest.raises(EngineError, match="rows of 30 bytes do not fit pitches of \\(20, 40\\) bytes"):
-        device.copy_rows(address, 20, address + 500, 40, 30, 2, stream)
-
-
 def an_event_orders_two_streams(device: Device) -> None:
     first, second, event = device.stream(), device.stream(), device.event()
     size = 1 << 20
@@ -117,55 +111,12 @@ def an_event_that_was_never_recorded_holds_nothing_back(device: Device) -> None:
     assert not _bytes(device, address, 8, stream).any()
 
 
-def nothing_is_freed_twice(device: Device) -> None:
-    stream = device.stream()
-    things: list[tuple[Callable[[Any], None], Any]] = [
-        (device.free, device.allocate(16)),
-        (device.free_pinned, device.pinned(16)),
-        (device.free_stream, stream),
-        (device.free_event, device.event()),
-    ]
-    for free, thing in reversed(things):
-        free(thing)
-        with pytest.raises(EngineError, match="is not in use: freed before"):
-            free(thing)
-
-
-def an_address_inside_a_block_cannot_be_freed(device: Device) -> None:
-    address = device.allocate(1024)
-    with pytest.raises(EngineError, match="is not in use"):
-        device.free(address + 256)
-    device.free(address)
-
-
-def a_lack_of_memory_is_told_in_bytes(device: Device) -> None:
-    with pytest.raises(
-        EngineError, match=r"35,184,372,088,832 bytes were requested, [\d,]+ of [\d,]+ are free; .*--mem"
-    ):
+def a_lack_of_memory_is_an_error_and_no_more(device: Device) -> None:
+    with pytest.raises(EngineError, match=r"out of memory|cudaErrorMemoryAllocation"):
         device.allocate(1 << 45)
-    _still_works(device, device.stream())
-
-
-def sizes_below_one_are_refused(device: Device) -> None:
-    for size in (0, -1):
-        with pytest.raises(EngineError, match=f"{size} bytes cannot be allocated"):
-            device.allocate(size)
-        with pytest.raises(EngineError, match=f"{size} bytes cannot be allocated"):
-            device.pinned(size)
-
-
-def only_contiguous_arrays_are_copied(device: Device) -> None:
-    stream, address = device.stream(), device.allocate(64)
-    strided, fixed = np.zeros((8, 8), dtype=np.uint8).T[:, ::2], np.zeros(8, dtype=np.uint8)
-    fixed.flags.writeable = False
-    with pytest.raises(EngineError, match="not C-contiguous"):
-        device.upload(address, strided, stream)
-    with pytest.raises(EngineError, match="not C-contiguous"):
-        device.download(strided, address, stream)
-    with pytest.raises(EngineError, match="read-only"):
-        device.download(fixed, address, stream)
-    device.upload(address, fixed, stream)
-    device.synchronize(stream)
+    address, stream = device.allocate(16), device.stream()
+    device.clear(address, 16, stream)
+    assert not _bytes(device, address, 16, stream).any()
 
 
 def a_thousand_blocks_come_and_go(device: Device) -> None:
@@ -173,9 +124,7 @@ def a_thousand_blocks_come_and_go(device: Device) -> None:
     for _ in range(1000):
         device.free(device.allocate(size))
     for _ in range(1000):
-        device.free_pinned(device.pinned(4096))
-        device.free_event(device.event())
-        device.free_stream(device.stream())
+        device.free(device.pinned(4096).ctypes.data)
 
 
 def any_thread_may_call(device: Device) -> None:
@@ -192,14 +141,12 @@ def any_thread_may_call(device: Device) -> None:
         device.synchronize(other)
         assert sent.all()
         device.free(mine)
-        device.free_event(event)
-        device.free_stream(other)
         return device.pinned(16)
 
     with ThreadPoolExecutor(1) as pool:
         block = pool.submit(elsewhere).result()
     assert (_bytes(device, address, 16, stream) == 4).all()
-    device.free_pinned(block)
+    device.free(block.ctypes.data)
 
 
 def the_facts_are_plausible(device: Device) -> None:
@@ -221,8 +168,6 @@ def close_gives_everything_back_and_ends_the_device(device: Device) -> None:
     calls: list[Callable[[], Any]] = [
         lambda: device.allocate(16),
         lambda: device.pinned(16),
-        lambda: device.free(address),
-        lambda: device.free_stream(stream),
         lambda: device.clear(address, 16, stream),
         lambda: device.synchronize(stream),
         device.stream,
@@ -230,7 +175,7 @@ def close_gives_everything_back_and_ends_the_device(device: Device) -> None:
         device.facts,
     ]
     for call in calls:
-        with pytest.raises(EngineError, match=r"closed|not in use"):
+        with pytest.raises(EngineError, match="closed"):
             call()
 
 
@@ -241,15 +186,10 @@ PROTOCOL: list[Callable[[Device], None]] = [
     addresses_are_aligned_and_distinct,
     clear_zeroes_its_bytes_only,
     copy_rows_moves_a_rectangle_between_pitches,
-    rows_that_overlap_are_refused,
     an_event_orders_two_streams,
     an_event_tells_when_a_host_buffer_is_free_again,
     an_event_that_was_never_recorded_holds_nothing_back,
-    nothing_is_freed_twice,
-    an_address_inside_a_block_cannot_be_freed,
-    a_lack_of_memory_is_told_in_bytes,
-    sizes_below_one_are_refused,
-    only_contiguous_arrays_are_copied,
+    a_lack_of_memory_is_an_error_and_no_more,
     a_thousand_blocks_come_and_go,
     any_thread_may_call,
     the_facts_are_plausible,
@@ -258,16 +198,9 @@ PROTOCOL: list[Callable[[Device], None]] = [
 """What every device does."""
 
 
-def _bytes(device: Device, address: int, size: int, stream: Stream) -> NDArray[np.uint8]:
+def _bytes(device: Device, address: int, size: int, stream: int) -> NDArray[np.uint8]:
     """What the GPU holds once the stream is done."""
     back = np.empty(size, dtype=np.uint8)
     device.download(back, address, stream)
     device.synchronize(stream)
     return back
-
-
-def _still_works(device: Device, stream: Stream) -> None:
-    address = device.allocate(16)
-    device.clear(address, 16, stream)
-    assert not _bytes(device, address, 16, stream).any()
-    device.free(address)

@@ -143,7 +143,7 @@ class Running:
         assert self.context.set_tensor_address("y", self.y)
 
     def execute(self) -> bool:
-        return bool(self.context.execute_async_v3(self.stream.handle))
+        return bool(self.context.execute_async_v3(self.stream))
 
     def answer(self, rows: int) -> np.ndarray[Any, Any]:
         found = np.zeros((rows, 8), np.float32)

@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from fake_device import FakeDevice, FakeEvent
-from hiif_deploy.backends.cuda.device import Stream
+from fake_device import FakeDevice
 from hiif_deploy.errors import EngineError
 
 
@@ -44,9 +43,8 @@ OK = cudaError_t.cudaSuccess
 class Handle:
     """A stream or event, as cuda-python wraps them: an object that is an integer when asked."""
 
-    def __init__(self, number: int, thing: Any) -> None:
+    def __init__(self, number: int) -> None:
         self.number = number
-        self.thing = thing
 
     def __int__(self) -> int:
         return self.number
@@ -66,7 +64,6 @@ class FakeCudaRuntime:
         self.fail: dict[str, cudaError_t] = {}
         self.current = 0
         """The GPU that the thread chose last."""
-        self._pinned: dict[int, Any] = {}
 
     def __getattribute__(self, name: str) -> Any:
         value = object.__getattribute__(self, name)
@@ -107,33 +104,26 @@ class FakeCudaRuntime:
         major, minor = (int(part) for part in self.device.facts().driver.split("."))
         return OK, 1000 * major + 10 * minor
 
-    def cudaMemGetInfo(self) -> Answer:
-        total = self.device.facts().memory
-        return OK, total - self.device.live_bytes, total
-
     def cudaMalloc(self, size: int) -> Answer:
         return OK, self.device.allocate(size)
 
     def cudaFree(self, devPtr: int) -> Answer:
-        if devPtr:
-            self.device.free(devPtr)
+        self.device.free(devPtr)
         return (OK,)
 
     def cudaMallocHost(self, size: int) -> Answer:
-        block = self.device.pinned(size)
-        self._pinned[block.ctypes.data] = block
-        return OK, block.ctypes.data
+        return OK, self.device.pinned(size).ctypes.data
 
     def cudaFreeHost(self, ptr: int) -> Answer:
-        self.device.free_pinned(self._pinned.pop(ptr))
+        self.device.free(ptr)
         return (OK,)
 
-    def cudaMemcpyAsync(self, dst: int, src: int, count: int, kind: IntEnum, stream: Handle) -> Answer:
+    def cudaMemcpyAsync(self, dst: int, src: int, count: int, kind: IntEnum, stream: int) -> Answer:
         if kind is cudaMemcpyKind.cudaMemcpyHostToDevice:
-            self.device.upload(dst, _host(src, count), stream.thing)
+            self.device.upload(dst, _host(src, count), stream)
         else:
             assert kind is cudaMemcpyKind.cudaMemcpyDeviceToHost
-            self.device.download(_host(dst, count), src, stream.thing)
+            self.device.download(_host(dst, count), src, stream)
         return (OK,)
 
     def cudaMemcpy2DAsync(
@@ -145,54 +135,52 @@ class FakeCudaRuntime:
         width: int,
         height: int,
         kind: IntEnum,
-        stream: Handle,
+        stream: int,
     ) -> Answer:
         assert kind is cudaMemcpyKind.cudaMemcpyDeviceToDevice
-        self.device.copy_rows(dst, dpitch, src, spitch, width, height, stream.thing)
+        self.device.copy_rows(dst, dpitch, src, spitch, width, height, stream)
         return (OK,)
 
-    def cudaMemsetAsync(self, devPtr: int, value: int, count: int, stream: Handle) -> Answer:
+    def cudaMemsetAsync(self, devPtr: int, value: int, count: int, stream: int) -> Answer:
         assert value == 0
-        self.device.clear(devPtr, count, stream.thing)
+        self.device.clear(devPtr, count, stream)
         return (OK,)
 
     def cudaStreamCreateWithFlags(self, flags: int) -> Answer:
         assert flags == self.cudaStreamNonBlocking
-        stream = self.device.stream()
-        return OK, Handle(stream.handle, stream)
+        return OK, Handle(self.device.stream())
 
-    def cudaStreamDestroy(self, stream: Handle) -> Answer:
-        self.device.free_stream(stream.thing)
+    def cudaStreamDestroy(self, stream: int) -> Answer:
+        self.device.free(stream)
         return (OK,)
 
-    def cudaStreamSynchronize(self, stream: Handle) -> Answer:
-        self.device.synchronize(stream.thing)
+    def cudaStreamSynchronize(self, stream: int) -> Answer:
+        self.device.synchronize(stream)
         return (OK,)
 
     def cudaEventCreateWithFlags(self, flags: int) -> Answer:
         assert flags == self.cudaEventDisableTiming
-        event = self.device.event()
-        return OK, Handle(id(event), event)
+        return OK, Handle(self.device.event())
 
-    def cudaEventDestroy(self, event: Handle) -> Answer:
-        self.device.free_event(event.thing)
+    def cudaEventDestroy(self, event: int) -> Answer:
+        self.device.free(event)
         return (OK,)
 
-    def cudaEventRecord(self, event: Handle, stream: Handle) -> Answer:
-        self.device.record(_event(event), _stream(stream))
+    def cudaEventRecord(self, event: int, stream: int) -> Answer:
+        self.device.record(event, stream)
         return (OK,)
 
-    def cudaStreamWaitEvent(self, stream: Handle, event: Handle, flags: int) -> Answer:
+    def cudaStreamWaitEvent(self, stream: int, event: int, flags: int) -> Answer:
         assert flags == 0
-        self.device.wait(_stream(stream), _event(event))
+        self.device.wait(stream, event)
         return (OK,)
 
-    def cudaEventSynchronize(self, event: Handle) -> Answer:
-        self.device.synchronize_event(_event(event))
+    def cudaEventSynchronize(self, event: int) -> Answer:
+        self.device.synchronize_event(event)
         return (OK,)
 
     def cudaDeviceSynchronize(self) -> Answer:
-        self.device.synchronize_all()
+        self.device.synchronize()
         return (OK,)
 
 
@@ -201,7 +189,6 @@ OUTPUTS = {
     "cudaGetErrorString": 1,
     "cudaGetDeviceProperties": 1,
     "cudaDriverGetVersion": 1,
-    "cudaMemGetInfo": 2,
     "cudaMalloc": 1,
     "cudaMallocHost": 1,
     "cudaStreamCreateWithFlags": 1,
@@ -220,7 +207,7 @@ def functions() -> dict[str, Callable[..., Answer]]:
 
 
 def _status(error: EngineError) -> cudaError_t:
-    if "memory is short" in str(error):
+    if "out of memory" in str(error):
         return cudaError_t.cudaErrorMemoryAllocation
     return cudaError_t.cudaErrorInvalidResourceHandle
 
@@ -228,13 +215,3 @@ def _status(error: EngineError) -> cudaError_t:
 def _host(address: int, size: int) -> Any:
     buffer: Any = (ctypes.c_uint8 * size).from_address(address)
     return np.frombuffer(buffer, dtype=np.uint8)
-
-
-def _event(handle: Handle) -> FakeEvent:
-    assert isinstance(handle.thing, FakeEvent)
-    return handle.thing
-
-
-def _stream(handle: Handle) -> Stream:
-    assert isinstance(handle.thing, Stream)
-    return handle.thing

@@ -17,39 +17,23 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fake_memory import FREED_BYTE, FRESH_BYTE, FakeMemory, MisuseError, Span
+from fake_memory import FREED_BYTE, FRESH_BYTE, Block, FakeMemory, MisuseError, Span
 from fake_stream import Place, Queue, Work, no_work
-from hiif_deploy.backends.cuda.device import (
-    DeviceFacts,
-    Handles,
-    Stream,
-    host_bytes,
-    out_of_memory,
-    require_rows,
-    require_size,
-)
+from hiif_deploy.backends.cuda.device import DeviceFacts
 from hiif_deploy.errors import EngineError
 
-__all__ = ["FREED_BYTE", "FRESH_BYTE", "SCHEDULES", "FakeDevice", "FakeEvent", "MisuseError", "Schedule"]
+__all__ = ["FREED_BYTE", "FRESH_BYTE", "SCHEDULES", "FakeDevice", "MisuseError", "Schedule"]
 
 Schedule = Literal["late", "rivals", "early"]
 SCHEDULES: tuple[Schedule, ...] = ("late", "rivals", "early")
 """All of them, to parametrise a test with."""
 
 FACTS = DeviceFacts(gpu="Fake GPU", capability="8.9", driver="13.0", memory=8 << 30)
-
-
-@dataclass(eq=False)
-class FakeEvent:
-    """Where it was last recorded."""
-
-    place: Place | None = None
 
 
 class FakeDevice:
@@ -78,9 +62,12 @@ class FakeDevice:
         """Operations in the order in which they ran."""
         self._facts = facts
         self._limit = facts.memory if memory_limit is None else memory_limit
-        self._handles = Handles(self.layer)
+        self._live: dict[int, tuple[str, Callable[[], object]]] = {}
+        """Address or handle → its kind, and what gives it back."""
         self._queues: dict[int, Queue] = {}
-        self._stream_handles = itertools.count(0x5000, 0x10)
+        self._events: dict[int, Place | None] = {}
+        """Where each was last recorded."""
+        self._numbers = itertools.count(0x5000, 0x10)
         self._current = threading.local()
         self._closed = False
         self._lock = threading.RLock()
@@ -90,7 +77,7 @@ class FakeDevice:
     @property
     def live(self) -> Counter[str]:
         """How many of each kind are handed out now."""
-        return self._handles.count()
+        return Counter(kind for kind, _ in self._live.values())
 
     @property
     def live_bytes(self) -> int:
@@ -129,61 +116,50 @@ class FakeDevice:
     def allocate(self, size: int) -> int:
         """Filled with FRESH_BYTE."""
         self._open()
-        require_size(self.layer, size)
         if self.live_bytes + size > self._limit:
-            raise out_of_memory(self.layer, size, self._limit - self.live_bytes, self._limit)
+            raise EngineError(f"{self.layer}: out of memory")
         block = self.memory.new(size)
-        self._hand_out("memory", block.span.address, lambda: self.memory.retire(block))
         self.memory.blocks[block.span.address] = block
         self.peak_bytes = max(self.peak_bytes, self.live_bytes)
-        return block.span.address
-
-    def free(self, address: int) -> None:
-        """MisuseError where queued work still uses it."""
-        self._open()
-        self._handles.require("memory", address)
-        self._not_in_use(self.memory.blocks[address].span, host=False)
-        self._handles.release("memory", address)
+        return self._hand_out("memory", block.span.address, lambda: self._retire(block))
 
     def pinned(self, size: int) -> NDArray[np.uint8]:
         """Filled with FRESH_BYTE."""
         self._open()
-        require_size(self.layer, size)
         block = self.memory.new(size)
-        self._hand_out("pinned", block.span.address, lambda: self.memory.retire(block))
+        self._hand_out("pinned", block.span.address, lambda: self._retire(block))
         return block.data
 
-    def free_pinned(self, block: NDArray[np.uint8]) -> None:
-        """MisuseError where queued work still uses it."""
+    def free(self, address: int) -> None:
+        """Memory, and what no layer frees alone: streams and events. MisuseError where queued work still uses it."""
         self._open()
-        self._handles.require("pinned", block.ctypes.data)
-        self._not_in_use(Span(block.ctypes.data, block.nbytes), host=True)
-        self._handles.release("pinned", block.ctypes.data)
+        self._live[address][1]()
+        del self._live[address]
 
-    def upload(self, target: int, source: NDArray[Any], stream: Stream) -> None:
+    def upload(self, target: int, source: NDArray[Any], stream: int) -> None:
         """The host is read when the work runs."""
-        host, span = self.memory.host(host_bytes(self.layer, source, writable=False)), Span(target, source.nbytes)
+        host, span = self.memory.host(source), Span(target, source.nbytes)
         self.copied["upload"] += source.nbytes
         function = lambda: np.copyto(self.from_address(target, span.size), host())  # noqa: E731
-        self._queue(stream.handle, Work("upload", function, (span,), (Span(source.ctypes.data, span.size),)))
+        self._queue(stream, Work("upload", function, (span,), (Span(source.ctypes.data, span.size),)))
 
-    def download(self, target: NDArray[Any], source: int, stream: Stream) -> None:
+    def download(self, target: NDArray[Any], source: int, stream: int) -> None:
         """The host is written when the work runs."""
-        host, span = self.memory.host(host_bytes(self.layer, target, writable=True)), Span(source, target.nbytes)
+        host, span = self.memory.host(target), Span(source, target.nbytes)
         self.copied["download"] += target.nbytes
         function = lambda: np.copyto(host(), self.from_address(source, span.size))  # noqa: E731
-        self._queue(stream.handle, Work("download", function, (span,), (Span(target.ctypes.data, span.size),)))
+        self._queue(stream, Work("download", function, (span,), (Span(target.ctypes.data, span.size),)))
 
-    def clear(self, target: int, size: int, stream: Stream) -> None:
+    def clear(self, target: int, size: int, stream: int) -> None:
         """Zeros."""
         function = lambda: self.from_address(target, size).fill(0)  # noqa: E731
-        self._queue(stream.handle, Work("clear", function, (Span(target, size),)))
+        self._queue(stream, Work("clear", function, (Span(target, size),)))
 
     def copy_rows(
-        self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, height: int, stream: Stream
+        self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, height: int, stream: int
     ) -> None:
         """Row by row."""
-        require_rows(self.layer, width, target_pitch, source_pitch)
+        assert width <= min(target_pitch, source_pitch)
 
         def function() -> None:
             for row in range(height):
@@ -192,72 +168,54 @@ class FakeDevice:
 
         sides = ((target, target_pitch), (source, source_pitch))
         spans = tuple(Span(address, (height - 1) * pitch + width) for address, pitch in sides)
-        self._queue(stream.handle, Work("copy_rows", function, spans))
+        self._queue(stream, Work("copy_rows", function, spans))
 
     # Streams and events
 
-    def stream(self) -> Stream:
-        """Its handle is what `enqueue` takes."""
+    def stream(self) -> int:
+        """What `enqueue` takes."""
         self._open()
-        handle = next(self._stream_handles)
-        self._queues[handle] = Queue()
-        self._hand_out("stream", handle, lambda: self._queues.__delitem__(handle))
-        return Stream(handle, handle)
+        stream = next(self._numbers)
+        self._queues[stream] = Queue()
+        return self._hand_out("stream", stream, lambda: self._end_stream(stream))
 
-    def free_stream(self, stream: Stream) -> None:
-        """MisuseError where it has work left."""
-        self._handles.require("stream", stream.handle)
-        if self._queues[stream.handle].pending:
-            self.memory.misuse(f"stream {stream.handle:#x} is freed with work left: synchronise first")
-        self._handles.release("stream", stream.handle)
-
-    def event(self) -> FakeEvent:
+    def event(self) -> int:
         """Not recorded yet."""
         self._open()
-        event = FakeEvent()
-        self._hand_out("event", id(event), lambda: _let_go(event))
-        return event
+        event = next(self._numbers)
+        self._events[event] = None
+        return self._hand_out("event", event, lambda: self._events.pop(event))
 
-    def free_event(self, event: FakeEvent) -> None:
-        """Waits that are queued already keep their place."""
-        self._handles.release("event", id(event))
-
-    def record(self, event: FakeEvent, stream: Stream) -> None:
+    def record(self, event: int, stream: int) -> None:
         """At what is queued on the stream by now."""
-        self._handles.require("event", id(event))
-        queue = self._queue(stream.handle, Work("record", no_work))
-        event.place = Place(queue, queue.queued)
+        assert event in self._events
+        queue = self._queue(stream, Work("record", no_work))
+        self._events[event] = Place(queue, queue.queued)
 
-    def wait(self, stream: Stream, event: FakeEvent) -> None:
+    def wait(self, stream: int, event: int) -> None:
         """For the place where the event is recorded now, wherever it is recorded later."""
-        self._handles.require("event", id(event))
-        self._queue(stream.handle, Work("wait", no_work, after=event.place))
+        self._queue(stream, Work("wait", no_work, after=self._events[event]))
 
-    def synchronize_event(self, event: FakeEvent) -> None:
+    def synchronize_event(self, event: int) -> None:
         """Forces what was queued before it was recorded."""
         self._open()
-        self._handles.require("event", id(event))
-        if event.place is not None:
-            self._force(event.place)
+        place = self._events[event]
+        if place is not None:
+            self._force(place)
 
-    def synchronize(self, stream: Stream) -> None:
+    def synchronize(self, stream: int | None = None) -> None:
         """Forces all that is queued."""
         self._open()
-        queue = self._stream_queue(stream.handle)
-        self._force(Place(queue, queue.queued))
-
-    def synchronize_all(self) -> None:
-        """As `cudaDeviceSynchronize`; a test that wants to know what every stream comes to may call it too."""
-        self._open()
-        for queue in list(self._queues.values()):
+        for queue in list(self._queues.values()) if stream is None else [self._queues[stream]]:
             self._force(Place(queue, queue.queued))
 
     def close(self) -> None:
         """Runs all work, checks all guards; MisuseError where there was any before."""
         if self._closed:
             return
-        self.synchronize_all()
-        self._handles.release_all()
+        self.synchronize()
+        for address in reversed(list(self._live)):
+            self.free(address)
         self._closed = True
         if self.memory.misuses:
             raise MisuseError(f"misused before: {self.memory.misuses[0]}")
@@ -266,7 +224,8 @@ class FakeDevice:
 
     def _queue(self, handle: int, work: Work) -> Queue:
         with self._lock:
-            queue = self._stream_queue(handle)
+            self._open()
+            queue = self._queues[handle]
             for span in work.device:
                 self.memory.view(span)
             self.queued.append((work.name, handle))
@@ -300,25 +259,23 @@ class FakeDevice:
             self.ran.append(work.name)
             work.function()
 
-    def _not_in_use(self, span: Span, *, host: bool) -> None:
+    def _retire(self, block: Block) -> None:
+        """MisuseError where queued work still uses it."""
         for queue in self._queues.values():
             for work in queue.pending:
-                if any(span.overlaps(used) for used in (work.host if host else work.device)):
-                    self.memory.misuse(f"{span} is freed while queued work still uses it: {work.name}")
+                if any(block.span.overlaps(used) for used in (*work.host, *work.device)):
+                    self.memory.misuse(f"{block.span} is freed while queued work still uses it: {work.name}")
+        self.memory.retire(block)
 
-    def _stream_queue(self, handle: int) -> Queue:
-        self._open()
-        self._handles.require("stream", handle)
-        return self._queues[handle]
+    def _end_stream(self, stream: int) -> None:
+        if self._queues.pop(stream).pending:
+            self.memory.misuse(f"stream {stream:#x} is freed with work left: synchronise first")
 
     def _open(self) -> None:
         if self._closed:
             raise EngineError(f"{self.layer} is closed")
 
-    def _hand_out(self, kind: str, key: int, release: Callable[[], None]) -> None:
+    def _hand_out(self, kind: str, key: int, release: Callable[[], object]) -> int:
         self.total[kind] += 1
-        self._handles.add(kind, key, release)
-
-
-def _let_go(thing: object) -> None:
-    """Held by this release function till now, so that its id was its own."""
+        self._live[key] = kind, release
+        return key

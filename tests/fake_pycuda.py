@@ -21,15 +21,10 @@ class Error(Exception):
     """`pycuda.driver.Error`."""
 
 
-class OutOfMemoryError(Error):
-    """`pycuda.driver.MemoryError`."""
-
-
 class FakePycuda:
     """A module. `calls` are the names of the calls in order."""
 
     Error = Error
-    MemoryError = OutOfMemoryError
     event_flags = SimpleNamespace(DEFAULT=0, BLOCKING_SYNC=1, DISABLE_TIMING=2)
 
     def __init__(self, device: FakeDevice) -> None:
@@ -68,11 +63,7 @@ class FakePycuda:
         try:
             return FakeAllocation(self, device.allocate(bytes))
         except EngineError:
-            raise OutOfMemoryError("cuMemAlloc failed: out of memory") from None
-
-    def mem_get_info(self) -> tuple[int, int]:
-        device = self.called("mem_get_info")
-        return device.facts().memory - device.live_bytes, device.facts().memory
+            raise Error("cuMemAlloc failed: out of memory") from None
 
     def pagelocked_empty(self, shape: int, dtype: Any, order: str = "C", mem_flags: int = 0) -> NDArray[Any]:
         assert (np.dtype(dtype), order, mem_flags) == (np.uint8, "C", 0)
@@ -126,7 +117,7 @@ class FakeContext:
         self._module._local.depth -= 1
 
     def synchronize(self) -> None:
-        self._module.called("Context.synchronize").synchronize_all()
+        self._module.called("Context.synchronize").synchronize()
 
     def detach(self) -> None:
         """At exit."""
@@ -155,7 +146,7 @@ class FakePagelocked:
         self.__array_interface__ = block.__array_interface__
 
     def free(self) -> None:
-        self._module.called("PagelockedHostAllocation.free").free_pinned(self._block)
+        self._module.called("PagelockedHostAllocation.free").free(self._block.ctypes.data)
 
 
 class FakeStream:
@@ -165,10 +156,10 @@ class FakeStream:
         assert flags == 1, "CU_STREAM_NON_BLOCKING"
         self._module = module
         self.behind = module.called("Stream").stream()
-        self.handle = self.behind.handle
+        self.handle = self.behind
 
     def __del__(self) -> None:
-        self._module.called("cuStreamDestroy").free_stream(self.behind)
+        self._module.called("cuStreamDestroy").free(self.behind)
 
     def synchronize(self) -> None:
         self._module.called("Stream.synchronize").synchronize(self.behind)
@@ -186,7 +177,7 @@ class FakePycudaEvent:
         self.behind = module.called("Event").event()
 
     def __del__(self) -> None:
-        self._module.called("cuEventDestroy").free_event(self.behind)
+        self._module.called("cuEventDestroy").free(self.behind)
 
     def record(self, stream: FakeStream | None = None) -> FakePycudaEvent:
         assert stream is not None, "the default stream would wait for all others"

@@ -8,7 +8,7 @@ from typing import Literal
 
 import onnxruntime
 
-from hiif_deploy.backends.cuda.open import device_layers
+from hiif_deploy.backends.cuda.open import LAYERS
 from hiif_deploy.backends.options import EngineOptions, usable_cores
 from hiif_deploy.backends.providers import INSTALL, PROVIDERS
 from hiif_deploy.bundle.loader import open_bundle, shipped_models
@@ -48,7 +48,7 @@ def examine() -> list[Finding]:
         *(_provider(short, full) for short, full in PROVIDERS.items()),
         *_tunings(),
         *(_optional(name) for name in OPTIONAL_PACKAGES),
-        *(_part(f"GPU layer {layer.name}", layer.version, layer.install) for layer in device_layers()),
+        *(_part(f"GPU layer {n}", installed_version(kind.distribution), kind.install) for n, kind in LAYERS.items()),
     ]
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     return [

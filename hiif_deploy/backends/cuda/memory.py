@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.backends.cuda.device import Device, Stream
+from hiif_deploy.backends.cuda.device import Device
 from hiif_deploy.errors import EngineError
 
 ALIGNMENT = 256
@@ -89,7 +89,7 @@ class DevicePool:
         finally:
             self.give(*taken)
 
-    def upload(self, array: NDArray[Any], stream: Stream) -> DeviceTensor:
+    def upload(self, array: NDArray[Any], stream: int) -> DeviceTensor:
         """Take memory and queue a copy; the array must stay as it is until the stream has passed it."""
         tensor = self.take(array.shape, array.dtype)
         self._device.upload(tensor.address, array, stream)
@@ -130,10 +130,14 @@ class DevicePool:
         try:
             return self._device.allocate(size)
         except EngineError:
-            if not self._idle:
-                raise
             self.trim()
+        try:
             return self._device.allocate(size)
+        except EngineError as error:
+            raise EngineError(
+                f"{error}; {size:,} bytes of GPU memory were requested beside {self.allocated_bytes:,} in use: allow "
+                "less (gpu_memory), or end other programs on this GPU"
+            ) from error
 
 
 class Scratch:

@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from hiif_deploy.backends.cuda.device import INSTALL, Device
+from hiif_deploy.backends.cuda.cuda_python import CudaPythonDevice
+from hiif_deploy.backends.cuda.device import Device
+from hiif_deploy.backends.cuda.pycuda import PycudaDevice
 from hiif_deploy.errors import EngineError, OptionError
-from hiif_deploy.support.extras import installed_version
 
-
-@dataclass(frozen=True)
-class DeviceLayer:
-    """A Python package that reaches the GPU."""
-
-    name: str
-    """What `open_device` calls it."""
-    version: str | None
-    """None where it is not installed."""
-    install: str
-    """What adds it."""
-
-
-DISTRIBUTIONS = {"cuda-python": "cuda-bindings", "pycuda": "pycuda"}
-"""Layer → the distribution that brings it."""
-
-
-def device_layers() -> list[DeviceLayer]:
-    """Which layers are installed, best first. Imports none of them and touches no driver."""
-    return [DeviceLayer(name, installed_version(DISTRIBUTIONS[name]), INSTALL[name]) for name in LAYERS]
+LAYERS: dict[str, type[Device]] = {kind.name: kind for kind in (CudaPythonDevice, PycudaDevice)}
+"""Name → layer, best first. Importing them loads neither package and touches no driver."""
 
 
 def open_device(layer: str = "auto") -> Device:
@@ -47,19 +27,3 @@ def open_device(layer: str = "auto") -> Device:
         except EngineError as error:
             said.append(f"\n- {error}")
     raise EngineError("no GPU can be used:" + "".join(said))
-
-
-def _cuda_python() -> Device:
-    from hiif_deploy.backends.cuda.cuda_python import CudaPythonDevice
-
-    return CudaPythonDevice()
-
-
-def _pycuda() -> Device:
-    from hiif_deploy.backends.cuda.pycuda import PycudaDevice
-
-    return PycudaDevice()
-
-
-LAYERS: dict[str, Callable[[], Device]] = {"cuda-python": _cuda_python, "pycuda": _pycuda}
-"""Layer → what opens it, best first."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.backends.cuda.device import Device, Stream
+from hiif_deploy.backends.cuda.device import Device
 from hiif_deploy.backends.cuda.memory import DevicePool, DeviceTensor, Scratch
 
 IDLE_SLOTS = 2
@@ -24,9 +24,9 @@ class Gpu:
 
     def __init__(self, device: Device) -> None:
         self.device = device
-        self.compute: Stream = device.stream()
+        self.compute = device.stream()
         """Uploads, runs engines, and everything that their order protects."""
-        self.copy: Stream = device.stream()
+        self.copy = device.stream()
         """Downloads values beside it."""
         self.pool = DevicePool(device, self.synchronize)
         self.scratch = Scratch(device, self.synchronize)
@@ -62,20 +62,17 @@ class Gpu:
         The tensor's memory stays as it is until the slot is waited for.
         """
         slot = self.slots.take(tensor.nbytes)
-        self.device.record(slot.made, self.compute)
-        self.device.wait(self.copy, slot.made)
+        self.device.record(slot.done, self.compute)
+        self.device.wait(self.copy, slot.done)
         self.device.download(slot.pinned[: tensor.nbytes], tensor.address, self.copy)
         self.device.record(slot.done, self.copy)
         return slot
 
     def close(self) -> None:
-        """Give everything back. The device itself stays open."""
+        """Wait for all work and free the memory. The device itself stays open."""
         self.synchronize()
-        self.slots.close()
         self.scratch.free()
         self.pool.close()
-        self.device.free_stream(self.copy)
-        self.device.free_stream(self.compute)
 
 
 @dataclass
@@ -84,9 +81,7 @@ class Slot:
 
     pinned: NDArray[np.uint8]
     """Its bytes."""
-    made: Any
-    """Event: what is to be downloaded is there."""
-    done: Any
+    done: int
     """Event: no queued copy uses the block any more."""
 
 
@@ -96,21 +91,19 @@ class SlotPool:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._idle: deque[Slot] = deque()
-        self._all: list[Slot] = []
 
     def take(self, size: int) -> Slot:
         """A slot with room for `size` bytes, once queued work has let go of it."""
-        while len(self._idle) >= IDLE_SLOTS:
+        if len(self._idle) >= IDLE_SLOTS:
             # Frames up are larger than blocks down: only where no slot is large enough, the oldest one goes.
             slot = next((idle for idle in self._idle if idle.pinned.nbytes >= size), self._idle[0])
             self._idle = deque(idle for idle in self._idle if idle is not slot)
             self.wait(slot)
-            if slot.pinned.nbytes >= size:
-                return slot
-            self._free(slot)
-        slot = Slot(self._device.pinned(size), self._device.event(), self._device.event())
-        self._all.append(slot)
-        return slot
+            if slot.pinned.nbytes < size:
+                self._device.free(slot.pinned.ctypes.data)
+                slot.pinned = self._device.pinned(size)
+            return slot
+        return Slot(self._device.pinned(size), self._device.event())
 
     def give(self, slot: Slot) -> None:
         """Back; queued work may still use it until its event `done`."""
@@ -119,16 +112,3 @@ class SlotPool:
     def wait(self, slot: Slot) -> None:
         """Return once `done` has come."""
         self._device.synchronize_event(slot.done)
-
-    def close(self) -> None:
-        """Free all. Queued work must be done."""
-        for slot in list(self._all):
-            self._free(slot)
-        self._idle.clear()
-
-    def _free(self, slot: Slot) -> None:
-        self._device.free_pinned(slot.pinned)
-        self._device.free_event(slot.made)
-        self._device.free_event(slot.done)
-        # By identity: slots hold arrays, which have no plain equality.
-        self._all = [other for other in self._all if other is not slot]

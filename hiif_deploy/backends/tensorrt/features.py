@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.backends.cuda.device import Device, Stream
+from hiif_deploy.backends.cuda.device import Device
 from hiif_deploy.backends.cuda.memory import DevicePool, DeviceTensor
 from hiif_deploy.pixels import Frame
 
@@ -17,7 +17,7 @@ class TrtFeatures:
     """[C, h, w] inside a zero margin of `halo` pixels. The memory returns to its pool with the object."""
 
     def __init__(
-        self, device: Device, pool: DevicePool, stream: Stream, shape: tuple[int, int, int], dtype: Any, halo: int
+        self, device: Device, pool: DevicePool, stream: int, shape: tuple[int, int, int], dtype: Any, halo: int
     ) -> None:
         """All zero, once the stream has come so far."""
         channels, height, width = shape

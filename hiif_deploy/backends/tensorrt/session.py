@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from hiif_deploy.backends.cuda.device import Stream
 from hiif_deploy.backends.cuda.memory import DeviceTensor, Scratch
 from hiif_deploy.backends.tensorrt.library import TYPE_NAMES, Library, Messages, type_name
 from hiif_deploy.bundle.contract import GraphContract
@@ -55,7 +54,7 @@ class TrtSession:
         self._shapes: Shapes | None = None
         self._scratch_bytes = 0
 
-    def enqueue(self, tensors: Tensors, stream: Stream) -> None:
+    def enqueue(self, tensors: Tensors, stream: int) -> None:
         """Queue one run; `tensors` holds every input and output. EngineError for what the engine refuses."""
         shapes = tuple(tensors[tensor.name].shape for tensor in self.graph.inputs)
         if shapes != self._shapes:
@@ -69,7 +68,7 @@ class TrtSession:
         if self._scratch_bytes:
             self._scratch.reserve(self._scratch_bytes)
             self._context.set_device_memory(self._scratch.address, self._scratch.size)
-        self._require(self._context.execute_async_v3(stream.handle), "the run was refused")
+        self._require(self._context.execute_async_v3(stream), "the run was refused")
 
     def _limits(self, name: str) -> Shapes:
         return tuple(tuple(shape) for shape in self._engine.get_tensor_profile_shape(name, 0))

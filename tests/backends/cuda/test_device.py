@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import pytest
@@ -14,8 +13,9 @@ import pytest
 from device_protocol import PROTOCOL
 from fake_device import FACTS, SCHEDULES, FakeDevice, Schedule
 from hiif_deploy.backends.cuda import open as module
-from hiif_deploy.backends.cuda.device import Device, Handles, out_of_memory
-from hiif_deploy.backends.cuda.open import device_layers, open_device
+from hiif_deploy.backends.cuda.cuda_python import CudaPythonDevice
+from hiif_deploy.backends.cuda.device import Device
+from hiif_deploy.backends.cuda.open import open_device
 from hiif_deploy.errors import EngineError, OptionError
 
 SMALL = replace(FACTS, memory=1 << 22)
@@ -80,52 +80,39 @@ def test_an_unknown_layer_is_refused_with_those_there_are() -> None:
         open_device("cupy")
 
 
-def test_layers_are_listed_with_versions_and_what_adds_them() -> None:
-    cuda_python, pycuda = device_layers()
-    assert (cuda_python.name, pycuda.name) == ("cuda-python", "pycuda")
-    assert cuda_python.version == _installed("cuda-bindings")
-    assert pycuda.version == _installed("pycuda")
-    assert "pip install cuda-bindings" in cuda_python.install
-    assert "pip install pycuda" in pycuda.install
-
-
 def test_listing_layers_loads_none_of_them() -> None:
     code = """
 import sys
-from hiif_deploy.backends.cuda.open import device_layers
-device_layers()
-import hiif_deploy.backends.cuda.cuda_python, hiif_deploy.backends.cuda.pycuda
+from hiif_deploy.backends.cuda.open import LAYERS
 print([name for name in sys.modules if name.split(".")[0] in ("cuda", "pycuda", "torch", "tensorrt")])
+print(*(f"{name}: {layer.install}" for name, layer in LAYERS.items()), sep="\\n")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    loaded, cuda_python, pycuda = done.stdout.splitlines()
+    assert loaded == "[]"
+    assert cuda_python.startswith("cuda-python: pip install cuda-bindings")
+    assert pycuda.startswith("pycuda: pip install pycuda")
 
 
-def test_all_handles_are_released_newest_first_whatever_fails() -> None:
-    handles, released = Handles("layer"), []
+def test_closing_gives_everything_back_newest_first_whatever_fails() -> None:
+    released: list[object] = []
+
+    class Layer(CudaPythonDevice):
+        module = "sys"
+
+        def __init__(self) -> None:
+            Device.__init__(self)
+
+        def synchronize(self, stream: int | None = None) -> None:
+            released.append(stream)
 
     def fail() -> None:
         raise EngineError("second went wrong")
 
-    handles.add("memory", 1, lambda: released.append(1))
-    handles.add("memory", 2, fail)
-    handles.add("event", 1, lambda: released.append(3))
-    assert handles.count() == {"memory": 2, "event": 1}
+    device = Layer()
+    device._live.update({1: lambda: released.append(1), 2: fail, 3: lambda: released.append(3)})
     with pytest.raises(EngineError, match="second went wrong"):
-        handles.release_all()
-    assert released == [3, 1]
-    assert not handles.count()
-
-
-def test_a_lack_of_memory_names_sizes_and_ways_out() -> None:
-    message = str(out_of_memory("layer 1", 3_000_000_000, 1_000_000, 8_000_000_000))
-    assert message.startswith("layer 1: GPU memory is short: 3,000,000,000 bytes were requested, 1,000,000 of")
-    assert "--memory" in message
-    assert "query block" in message
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+        device.close()
+    assert released == [None, 3, 1]
+    device.close()
+    assert released == [None, 3, 1]

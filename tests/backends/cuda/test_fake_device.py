@@ -139,11 +139,11 @@ def test_a_forced_wait_forces_the_other_stream_only_as_far_as_the_event() -> Non
     device = FakeDevice()
     first, second, event = device.stream(), device.stream(), device.event()
     for name in ("a", "b"):
-        device.enqueue(first.handle, name, lambda: None)
+        device.enqueue(first, name, lambda: None)
     device.record(event, first)
-    device.enqueue(first.handle, "c", lambda: None)
+    device.enqueue(first, "c", lambda: None)
     device.wait(second, event)
-    device.enqueue(second.handle, "d", lambda: None)
+    device.enqueue(second, "d", lambda: None)
     device.synchronize(second)
     assert list(device.ran) == ["a", "b", "record", "wait", "d"]
 
@@ -151,11 +151,11 @@ def test_a_forced_wait_forces_the_other_stream_only_as_far_as_the_event() -> Non
 def test_rivals_run_first_but_not_past_a_wait() -> None:
     device = FakeDevice(schedule="rivals")
     first, second, event = device.stream(), device.stream(), device.event()
-    device.enqueue(second.handle, "a", lambda: None)
-    device.enqueue(first.handle, "b", lambda: None)
+    device.enqueue(second, "a", lambda: None)
+    device.enqueue(first, "b", lambda: None)
     device.record(event, first)
     device.wait(second, event)
-    device.enqueue(second.handle, "c", lambda: None)
+    device.enqueue(second, "c", lambda: None)
     device.synchronize(first)
     assert list(device.ran) == ["a", "b", "record"]
 
@@ -176,7 +176,7 @@ def test_memory_that_queued_work_uses_is_not_freed() -> None:
 def test_memory_that_a_queued_engine_uses_is_not_freed() -> None:
     device = FakeDevice()
     stream, address = device.stream(), device.allocate(SIZE)
-    device.enqueue(stream.handle, "engine", lambda: None, [(address, SIZE)])
+    device.enqueue(stream, "engine", lambda: None, [(address, SIZE)])
     with pytest.raises(MisuseError, match="still uses it: engine"):
         device.free(address)
 
@@ -186,7 +186,7 @@ def test_page_locked_memory_that_queued_work_uses_is_not_freed() -> None:
     stream, address, block = device.stream(), device.allocate(SIZE), device.pinned(2 * SIZE)
     device.upload(address, block[SIZE:], stream)
     with pytest.raises(MisuseError, match="is freed while queued work still uses it: upload"):
-        device.free_pinned(block)
+        device.free(block.ctypes.data)
 
 
 def test_a_host_array_that_dies_before_its_copy_is_noticed() -> None:
@@ -254,7 +254,7 @@ def test_a_stream_with_work_left_is_not_freed() -> None:
     stream, address = device.stream(), device.allocate(SIZE)
     device.clear(address, SIZE, stream)
     with pytest.raises(MisuseError, match="work left"):
-        device.free_stream(stream)
+        device.free(stream)
 
 
 def test_fresh_memory_is_nan_and_no_valid_index() -> None:
@@ -274,7 +274,7 @@ def test_what_is_handed_out_is_counted() -> None:
     second = device.allocate(50)
     device.free(second)
     device.pinned(8)
-    device.free_event(device.event())
+    device.free(device.event())
     device.clear(address, 100, stream)
     assert device.live == {"stream": 1, "memory": 1, "pinned": 1}
     assert device.total == {"stream": 1, "memory": 2, "pinned": 1, "event": 1}
@@ -300,10 +300,10 @@ def test_operations_are_logged_with_their_streams() -> None:
     device = FakeDevice()
     first, address, second = device.stream(), device.allocate(SIZE), device.stream()
     device.clear(address, SIZE, second)
-    device.enqueue(first.handle, "engine", lambda: None)
+    device.enqueue(first, "engine", lambda: None)
     assert list(device.queued) == [
-        ("clear", second.handle),
-        ("engine", first.handle),
+        ("clear", second),
+        ("engine", first),
     ]
     assert not device.ran
 
@@ -311,9 +311,9 @@ def test_operations_are_logged_with_their_streams() -> None:
 def test_the_memory_limit_is_that_of_the_facts_or_a_smaller_one() -> None:
     device = FakeDevice(facts=replace(FACTS, memory=1000))
     address = device.allocate(900)
-    with pytest.raises(EngineError, match=r"101 bytes were requested, 100 of 1,000 are free"):
+    with pytest.raises(EngineError, match="out of memory"):
         device.allocate(101)
     device.free(address)
     device.allocate(1000)
-    with pytest.raises(EngineError, match=r"51 bytes were requested, 50 of 50 are free"):
+    with pytest.raises(EngineError, match="out of memory"):
         FakeDevice(memory_limit=50).allocate(51)

@@ -22,7 +22,7 @@ def device() -> Iterator[FakeDevice]:
 
 @pytest.fixture
 def pool(device: FakeDevice) -> DevicePool:
-    return DevicePool(device, device.synchronize_all)
+    return DevicePool(device, device.synchronize)
 
 
 def test_rows_of_a_tensor_are_the_same_memory() -> None:
@@ -92,7 +92,7 @@ def test_a_closed_pool_has_freed_everything_and_ignores_late_comers(device: Fake
 
 
 def test_scratch_memory_only_grows(device: FakeDevice) -> None:
-    scratch = Scratch(device, device.synchronize_all)
+    scratch = Scratch(device, device.synchronize)
     scratch.reserve(0)
     assert scratch.size == 0
     for size, expected in ((1000, 1000), (500, 1000), (2000, 2000)):

@@ -17,8 +17,8 @@ def gpu(request: pytest.FixtureRequest) -> Iterator[Gpu]:
     gpu = Gpu(device)
     yield gpu
     gpu.close()
-    assert +device.live == {}
     device.close()
+    assert +device.live == {}
 
 
 def test_pictures_that_go_down_and_up_again_stay_what_they_were(gpu: Gpu) -> None:

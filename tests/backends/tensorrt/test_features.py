@@ -10,7 +10,6 @@ import pytest
 from numpy.typing import NDArray
 
 from fake_device import SCHEDULES, FakeDevice
-from hiif_deploy.backends.cuda.device import Stream
 from hiif_deploy.backends.cuda.memory import DevicePool, DeviceTensor
 from hiif_deploy.backends.tensorrt.features import TrtFeatures
 
@@ -18,7 +17,7 @@ from hiif_deploy.backends.tensorrt.features import TrtFeatures
 class Bench:
     def __init__(self, schedule: str) -> None:
         self.device = FakeDevice(schedule=schedule)
-        self.stream: Stream = self.device.stream()
+        self.stream: int = self.device.stream()
         self.pool = DevicePool(self.device, lambda: self.device.synchronize(self.stream))
         self._alive: list[NDArray[np.float16]] = []
 
@@ -42,7 +41,7 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     yield bench
     bench.device.synchronize(bench.stream)
     bench.pool.close()
-    bench.device.free_stream(bench.stream)
+    bench.device.free(bench.stream)
     assert +bench.device.live == {}
 
 

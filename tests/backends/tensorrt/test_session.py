@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from fake_device import FakeDevice
-from hiif_deploy.backends.cuda.device import Stream
 from hiif_deploy.backends.cuda.memory import DevicePool, DeviceTensor, Scratch
 from hiif_deploy.backends.tensorrt.library import Library, load_library
 from hiif_deploy.backends.tensorrt.session import TrtSession
@@ -33,7 +32,7 @@ class Bench:
         self.graph: GraphContract = bundle.contract.graph("maps", "fp16")
         profile = make_profiles(bundle.contract, "fp16", SMALL)["maps"]
         self.data = build_engine(self.library, self.graph, bundle.graphs[self.graph.key], profile).data
-        self.stream: Stream = device.stream()
+        self.stream: int = device.stream()
         self.synchronize = lambda: device.synchronize(self.stream)
         self.pool = DevicePool(device, self.synchronize)
         self.scratch = Scratch(device, self.synchronize)

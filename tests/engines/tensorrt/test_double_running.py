@@ -115,7 +115,7 @@ def test_a_context_on_two_streams_at_once_shows() -> None:
         running.prepare(3)
         other = device.stream()
         assert running.execute()
-        assert running.context.execute_async_v3(other.handle)
+        assert running.context.execute_async_v3(other)
         with pytest.raises(trt.MisuseError, match="a context runs twice at once"):
             device.synchronize(running.stream)
 
@@ -159,7 +159,7 @@ def test_calls_are_recorded_in_order_with_their_arguments(double: Any, device: F
     first, last = double.testing.calls[0], double.testing.calls[-1]
     assert first.arguments["name"] == "x"
     assert first.arguments["shape"] == (3, 4)
-    assert (last.label, last.arguments) == ("small", {"stream_handle": running.stream.handle})
+    assert (last.label, last.arguments) == ("small", {"stream_handle": running.stream})
     device.synchronize(running.stream)
 
 
