@@ -24,7 +24,7 @@ MAX_EXCESS = 4
 """How many times the queries of a call the largest rows and columns of its profile may hold together."""
 MAPS_ROWS = 128
 """Largest number of source rows per call of the maps graph: its inner layers need 0.5 KB per pixel of scratch
-memory."""
+memory. As many rows of any width are a multiple of the 256 bytes that TensorRT wants of the next call's addresses."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +127,11 @@ def make_profiles(contract: Contract, precision: Precision, sizes: BuildSizes) -
 def make_shared_profiles(contract: Contract, sizes: BuildSizes) -> dict[str, Profile]:
     """Return graph name → checked profile for the shared graphs that convert a bundle's frames."""
     profiles: dict[str, Profile] = {}
+    common = _axes(contract, sizes)
     for name, (graph, _) in shared_graphs().items():
-        if name.startswith("prepare"):
-            axes = {**_axes(contract, sizes), "channels": (1, 3, 3)}
-        else:
-            axes = _skip_axes(sizes, int(graph.outputs[0].shape[2]))
+        axes = {**common, "channels": (1, 3, 3)}
+        if name.startswith("finish"):
+            axes = _finish_axes(common, int(graph.outputs[0].shape[2]))
         profiles[name] = {tensor.name: _range(tensor, axes) for tensor in graph.inputs}
         check_profile(graph, profiles[name])
     return profiles
@@ -166,7 +166,7 @@ def _axes(contract: Contract, sizes: BuildSizes) -> dict[str, tuple[int, int, in
     return {
         "height": (multiple, opt[0], high[0]),
         "width": (multiple, opt[1], high[1]),
-        "tile_height": (1 + halo, min(MAPS_ROWS // 2, opt[0]) + halo, min(MAPS_ROWS, high[0]) + halo),
+        "tile_height": (1 + halo, MAPS_ROWS // 2 + halo, MAPS_ROWS + halo),
         "tile_width": (1 + halo, opt[1] + halo, high[1] + halo),
         "pixels": (1, min(opt[0] * opt[1], pixels), pixels),
         "rows": (1, sizes.rows, sizes.rows),
@@ -174,16 +174,13 @@ def _axes(contract: Contract, sizes: BuildSizes) -> dict[str, tuple[int, int, in
     }
 
 
-def _skip_axes(sizes: BuildSizes, channels: int) -> dict[str, tuple[int, int, int]]:
-    """Return the dynamic axes of a `finish` graph. `height` and `width` are those of the source pixels below a block:
-    at a scale of 1 or more, as many as its rows and columns, and one at either end."""
-    rows, columns = (1, sizes.rows, sizes.rows), (1, sizes.opt_columns, sizes.columns)
-    queries = (1, rows[1] * columns[1], rows[2] * columns[2])
-    height, width = (tuple(max(1, n + 2) for n in axis) for axis in (rows, columns))
+def _finish_axes(axes: Mapping[str, tuple[int, int, int]], channels: int) -> dict[str, tuple[int, int, int]]:
+    """Return the dynamic axes of a `finish` graph. `height` and `width` are those of the frame, or of the part of it
+    that a decoder tile reads, which may be two pixels larger than the tile."""
+    (_, *rows), (_, *columns), (_, *height), (_, *width) = (axes[n] for n in ("rows", "columns", "height", "width"))
     return {
-        "rows": rows, "columns": columns, "queries": queries, "channels": (channels,) * 3,
-        "height": (1, min(height[1], math.ceil(rows[1] / sizes.scale) + 2), height[2]),
-        "width": (1, min(width[1], math.ceil(columns[1] / sizes.scale) + 2), width[2]),
+        **axes, "queries": (1, rows[0] * columns[0], rows[1] * columns[1]), "channels": (channels,) * 3,
+        "height": (1, height[0], height[1] + 2), "width": (1, width[0], width[1] + 2),
     }  # fmt: skip
 
 

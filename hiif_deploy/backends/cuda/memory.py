@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,117 +13,110 @@ from numpy.typing import NDArray
 from hiif_deploy.backends.cuda.device import Device
 from hiif_deploy.errors import EngineError
 
+Shape = tuple[int, ...]
 ALIGNMENT = 256
-"""Bytes to which sizes are rounded up, so that blocks of nearly one size serve each other."""
+"""Bytes to which sizes are rounded up, as TensorRT wants addresses, and so that blocks of nearly one size serve each
+other."""
 IDLE_BYTES = 256 << 20
 """What may lie idle in a pool in any case."""
 
 
 @dataclass(frozen=True)
 class DeviceTensor:
-    """A contiguous array on the GPU. Whoever took it from a pool gives it back."""
+    """A contiguous array on the GPU. Its memory returns to the pool with the last tensor that refers to it."""
 
     address: int
     """Of the first element."""
-    shape: tuple[int, ...]
+    shape: Shape
     """Sizes, the last axis fastest."""
     dtype: np.dtype[Any]
     """Element type."""
+    memory: object = field(default=None, repr=False, compare=False)
+    """Keeps the memory from being used for anything else."""
 
     @property
     def nbytes(self) -> int:
         """Size of the tensor in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+    def view(self, offset: int, shape: Shape, dtype: Any) -> DeviceTensor:
+        """The same memory from byte `offset` on, as another array."""
+        return DeviceTensor(self.address + offset, shape, np.dtype(dtype), self.memory)
+
     def rows(self, start: int, stop: int) -> DeviceTensor:
         """A part of the first axis; the same memory."""
         step = math.prod(self.shape[1:]) * self.dtype.itemsize
-        return DeviceTensor(self.address + start * step, (stop - start, *self.shape[1:]), self.dtype)
+        return self.view(start * step, (stop - start, *self.shape[1:]), self.dtype)
 
     def __getitem__(self, index: int) -> DeviceTensor:
         """One entry of the first axis; the same memory."""
-        row = self.rows(index, index + 1)
-        return DeviceTensor(row.address, self.shape[1:], self.dtype)
+        return self.rows(index, index + 1).view(0, self.shape[1:], self.dtype)
+
+
+class Packing:
+    """Arrays behind each other in one piece of memory, so that one download brings them all."""
+
+    def __init__(self, arrays: Mapping[str, tuple[Shape, Any]]) -> None:
+        """Name → shape and element type."""
+        self._places: dict[str, tuple[int, Shape, np.dtype[Any]]] = {}
+        self.nbytes = 0
+        """Bytes of that piece."""
+        for name, (shape, dtype) in arrays.items():
+            self._places[name] = self.nbytes, shape, np.dtype(dtype)
+            self.nbytes += _aligned(math.prod(shape) * np.dtype(dtype).itemsize)
+
+    def tensors(self, memory: DeviceTensor) -> dict[str, DeviceTensor]:
+        """The arrays on the GPU; `memory` holds `nbytes` bytes."""
+        return {name: memory.view(*place) for name, place in self._places.items()}
+
+    def arrays(self, data: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+        """The arrays of a piece [nbytes] that was downloaded, as views."""
+        return {
+            name: data[start : start + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+            for name, (start, shape, dtype) in self._places.items()
+        }
 
 
 class DevicePool:
-    """Gives out blocks and takes them back. A block may be given back while work that reads it is still queued, as
-    long as the next user's work goes to the same stream."""
+    """Hands out memory and takes it back once nobody refers to it. That may be while work that uses it is still queued,
+    as long as the next user's work goes to the same stream."""
 
     def __init__(self, device: Device, synchronize: Callable[[], None]) -> None:
         """`synchronize` waits for all queued work; it is called before memory goes back to the system."""
         self._device = device
         self._synchronize = synchronize
-        self._sizes: dict[int, int] = {}
         self._idle: dict[int, int] = {}
-
-    @property
-    def allocated_bytes(self) -> int:
+        self.allocated_bytes = 0
         """Bytes allocated on the device, in use or idle."""
-        return sum(self._sizes.values())
 
-    def take(self, shape: tuple[int, ...], dtype: Any) -> DeviceTensor:
+    def take(self, shape: Shape, dtype: Any) -> DeviceTensor:
         """Fresh memory of that shape; its contents are arbitrary. EngineError where memory is short."""
         wanted = np.dtype(dtype)
-        size = max(1, -(-math.prod(shape) * wanted.itemsize // ALIGNMENT)) * ALIGNMENT
-        return DeviceTensor(self._take(size), shape, wanted)
-
-    def give(self, *tensors: DeviceTensor) -> None:
-        """Back to the pool, for the next `take`. Once the pool is closed, its memory is gone and this does nothing."""
-        for tensor in tensors:
-            if tensor.address in self._sizes:
-                self._idle[tensor.address] = self._sizes[tensor.address]
-
-    @contextmanager
-    def lease(self) -> Iterator[Callable[[tuple[int, ...], Any], DeviceTensor]]:
-        """A `take` whose tensors are all given back at the end."""
-        taken: list[DeviceTensor] = []
-
-        def take(shape: tuple[int, ...], dtype: Any) -> DeviceTensor:
-            taken.append(self.take(shape, dtype))
-            return taken[-1]
-
-        try:
-            yield take
-        finally:
-            self.give(*taken)
-
-    def upload(self, array: NDArray[Any], stream: int) -> DeviceTensor:
-        """Take memory and queue a copy; the array must stay as it is until the stream has passed it."""
-        tensor = self.take(array.shape, array.dtype)
-        self._device.upload(tensor.address, array, stream)
-        return tensor
+        block = self._take(_aligned(max(1, math.prod(shape) * wanted.itemsize)))
+        return DeviceTensor(block.address, shape, wanted, block)
 
     def trim(self) -> None:
         """Give what is idle back to the system."""
         if self._idle:
             self._synchronize()
         while self._idle:
-            address, _ = self._idle.popitem()
+            address, size = self._idle.popitem()
             self._device.free(address)
-            del self._sizes[address]
+            self.allocated_bytes -= size
 
-    def close(self) -> None:
-        """Free everything, in use or not. All queued work must be done."""
-        for address in self._sizes:
-            self._device.free(address)
-        self._sizes.clear()
-        self._idle.clear()
-
-    def _take(self, size: int) -> int:
-        # A list first: features may give memory back whenever they are collected.
+    def _take(self, size: int) -> _Block:
+        # A list first: memory may come back whenever something is collected.
         fitting = [(found, address) for address, found in list(self._idle.items()) if size <= found <= 2 * size]
         if fitting:
             address = min(fitting)[1]
-            del self._idle[address]
-            return address
-        idle = sum(self._idle.values())
+            return _Block(address, self._idle.pop(address), self._idle)
+        idle = sum(list(self._idle.values()))
         if idle > max(IDLE_BYTES, self.allocated_bytes - idle):
             # Blocks of other sizes, from earlier pictures: they would only pile up.
             self.trim()
-        address = self._allocate(size)
-        self._sizes[address] = size
-        return address
+        block = _Block(self._allocate(size), size, self._idle)
+        self.allocated_bytes += size
+        return block
 
     def _allocate(self, size: int) -> int:
         try:
@@ -140,26 +132,15 @@ class DevicePool:
             ) from error
 
 
-class Scratch:
-    """One block that all engines share while they run: they run one after the other on one stream."""
+class _Block:
+    """Memory in use; idle once nothing refers to it any more."""
 
-    def __init__(self, device: Device, synchronize: Callable[[], None]) -> None:
-        self._device = device
-        self._synchronize = synchronize
-        self.address = 0
-        self.size = 0
+    def __init__(self, address: int, size: int, idle: dict[int, int]) -> None:
+        self.address, self._size, self._idle = address, size, idle
 
-    def reserve(self, size: int) -> None:
-        """Make it at least that large; its address may change."""
-        if size <= self.size:
-            return
-        self.free()
-        self.address = self._device.allocate(size)
-        self.size = size
+    def __del__(self) -> None:
+        self._idle[self.address] = self._size
 
-    def free(self) -> None:
-        """Give it back to the system."""
-        if self.size:
-            self._synchronize()
-            self._device.free(self.address)
-        self.address = self.size = 0
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT

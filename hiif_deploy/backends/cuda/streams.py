@@ -13,14 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiif_deploy.backends.cuda.device import Device
-from hiif_deploy.backends.cuda.memory import DevicePool, DeviceTensor, Scratch
+from hiif_deploy.backends.cuda.memory import DevicePool, DeviceTensor
 
 IDLE_SLOTS = 2
 """Slots kept for the next copies: one is on its way while the other is filled or read."""
 
 
+@dataclass(eq=False)
+class Slot:
+    """A pinned block on the host."""
+
+    pinned: NDArray[np.uint8]
+    """Its bytes."""
+    done: int
+    """Event: no queued copy uses the block any more."""
+
+
 class Gpu:
-    """A device with one stream that computes and one that copies."""
+    """A device with one stream that computes and one that copies. All of it ends with the device."""
 
     def __init__(self, device: Device) -> None:
         self.device = device
@@ -29,11 +39,11 @@ class Gpu:
         self.copy = device.stream()
         """Downloads values beside it."""
         self.pool = DevicePool(device, self.synchronize)
-        self.scratch = Scratch(device, self.synchronize)
         self.lock = threading.RLock()
         """Held while work is queued (`turn`)."""
-        self.slots = SlotPool(device)
-        """Pinned memory for copies."""
+        self.slots: deque[Slot] = deque()
+        """Pinned memory for the next copies."""
+        self._scratch: DeviceTensor | None = None
 
     def synchronize(self) -> None:
         """Wait for all queued work."""
@@ -46,69 +56,59 @@ class Gpu:
         with self.lock, self.device.current():
             yield
 
+    def scratch(self, size: int) -> DeviceTensor:
+        """Memory of at least `size` bytes that all engines share: they run one after the other on one stream."""
+        if self._scratch is None or self._scratch.nbytes < size:
+            self._scratch = None  # before the larger one is taken: both might not fit
+            self._scratch = self.pool.take((size,), np.uint8)
+        return self._scratch
+
     def upload(self, array: NDArray[Any], dtype: np.dtype[Any]) -> DeviceTensor:
         """Queue a copy of the array as `dtype` into the pool's memory; the caller's array is free at once."""
         tensor = self.pool.take(array.shape, dtype)
-        slot = self.slots.take(tensor.nbytes)
+        slot = self._slot(tensor.nbytes)
         slot.pinned[: tensor.nbytes].view(dtype).reshape(array.shape)[...] = array
         self.device.upload(tensor.address, slot.pinned[: tensor.nbytes], self.compute)
         self.device.record(slot.done, self.compute)
-        self.slots.give(slot)
+        self.slots.append(slot)
         return tensor
 
-    def download(self, tensor: DeviceTensor) -> Slot:
-        """Queue a copy of what `compute` has made by then into pinned memory, beside what is queued on it next.
-
-        The tensor's memory stays as it is until the slot is waited for.
-        """
-        slot = self.slots.take(tensor.nbytes)
+    def download(self, tensor: DeviceTensor) -> Download:
+        """Queue a copy of what `compute` has made by then to the host, beside what is queued on it next."""
+        slot = self._slot(tensor.nbytes)
         self.device.record(slot.done, self.compute)
         self.device.wait(self.copy, slot.done)
         self.device.download(slot.pinned[: tensor.nbytes], tensor.address, self.copy)
         self.device.record(slot.done, self.copy)
+        return Download(self, tensor, slot)
+
+    def _slot(self, size: int) -> Slot:
+        """A slot with room for `size` bytes, once queued work has let go of it."""
+        idle = list(self.slots)
+        if len(idle) < IDLE_SLOTS:
+            return Slot(self.device.pinned(size), self.device.event())
+        # Frames up are larger than blocks down: only where no slot is large enough, the oldest one grows.
+        slot = next((slot for slot in idle if slot.pinned.nbytes >= size), idle[0])
+        self.slots.remove(slot)
+        self.device.synchronize_event(slot.done)
+        if slot.pinned.nbytes < size:
+            self.device.free(slot.pinned.ctypes.data)
+            slot.pinned = self.device.pinned(size)
         return slot
 
-    def close(self) -> None:
-        """Wait for all work and free the memory. The device itself stays open."""
-        self.synchronize()
-        self.scratch.free()
-        self.pool.close()
 
+class Download:
+    """A tensor on its way to the host."""
 
-@dataclass
-class Slot:
-    """A pinned block on the host."""
+    def __init__(self, gpu: Gpu, tensor: DeviceTensor, slot: Slot) -> None:
+        # The tensor's memory must stay as it is until the copy is done.
+        self._gpu, self._tensor, self._slot = gpu, tensor, slot
 
-    pinned: NDArray[np.uint8]
-    """Its bytes."""
-    done: int
-    """Event: no queued copy uses the block any more."""
+    def wait(self) -> NDArray[Any]:
+        """The array, once it is there."""
+        self._gpu.device.synchronize_event(self._slot.done)
+        found: NDArray[Any] = self._slot.pinned[: self._tensor.nbytes].view(self._tensor.dtype).copy()
+        return found.reshape(self._tensor.shape)
 
-
-class SlotPool:
-    """Slots that take turns, the one given back first goes first."""
-
-    def __init__(self, device: Device) -> None:
-        self._device = device
-        self._idle: deque[Slot] = deque()
-
-    def take(self, size: int) -> Slot:
-        """A slot with room for `size` bytes, once queued work has let go of it."""
-        if len(self._idle) >= IDLE_SLOTS:
-            # Frames up are larger than blocks down: only where no slot is large enough, the oldest one goes.
-            slot = next((idle for idle in self._idle if idle.pinned.nbytes >= size), self._idle[0])
-            self._idle = deque(idle for idle in self._idle if idle is not slot)
-            self.wait(slot)
-            if slot.pinned.nbytes < size:
-                self._device.free(slot.pinned.ctypes.data)
-                slot.pinned = self._device.pinned(size)
-            return slot
-        return Slot(self._device.pinned(size), self._device.event())
-
-    def give(self, slot: Slot) -> None:
-        """Back; queued work may still use it until its event `done`."""
-        self._idle.append(slot)
-
-    def wait(self, slot: Slot) -> None:
-        """Return once `done` has come."""
-        self._device.synchronize_event(slot.done)
+    def __del__(self) -> None:
+        self._gpu.slots.append(self._slot)

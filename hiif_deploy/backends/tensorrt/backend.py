@@ -48,7 +48,7 @@ class TrtBackend(DecoderBackend):
         graphs = trt_graphs(bundle, precision)
         with gpu.turn():
             self._sessions = {
-                name: TrtSession(library, graph, engines[name], gpu.scratch, host_code=host_code)
+                name: TrtSession(library, graph, engines[name], gpu, host_code=host_code)
                 for name, (graph, _) in graphs.items()
             }
             self._encoder = TrtEncoder(gpu, self.contract, self._sessions)
@@ -66,7 +66,7 @@ class TrtBackend(DecoderBackend):
     @property
     def memory_bytes(self) -> int:
         """GPU memory held beside the engines' weights."""
-        return self._gpu.pool.allocated_bytes + self._gpu.scratch.size
+        return self._gpu.pool.allocated_bytes
 
     def plan(self, source: Size, limits: PlanLimits) -> Plan:
         """See `Backend`; the limits are the host's, and nothing of a picture is held there."""
@@ -80,10 +80,8 @@ class TrtBackend(DecoderBackend):
     def close(self) -> None:
         """Free everything on the GPU."""
         self._fallback.close()
-        self._executor.close()
         with self._gpu.turn():
             self._gpu.synchronize()
             # Engines end here, where their GPU is current.
             self._sessions.clear()
-            self._gpu.close()
         self._device.close()

@@ -25,15 +25,14 @@ class TrtEncoder:
         self._gpu, self._contract, self._sessions = gpu, contract, sessions
         self._dtype = np.dtype(sessions["encoder"].graph.outputs[0].dtype)
         vectors = prepare_vectors(contract)
-        self._vectors = {name: gpu.pool.upload(vector, gpu.compute) for name, vector in vectors.items()}
-        gpu.synchronize()
+        self._vectors = {name: gpu.upload(vector, vector.dtype) for name, vector in vectors.items()}
 
     def encode(self, frame: Frame, plan: Plan, advance: Callable[[int], None]) -> TrtFeatures:
         """Frame [h, w, 1 or 3] → features. Returns as soon as the work is queued."""
         size = (frame.shape[0], frame.shape[1])
         gpu, shape = self._gpu, (self._contract.encoder.channels, *size)
         with gpu.turn():
-            features = TrtFeatures(gpu.device, gpu.pool, gpu.compute, shape, self._dtype, self._contract.decoder.halo)
+            features = TrtFeatures(gpu, shape, self._dtype, self._contract.decoder.halo)
             for rows in steps(size[0], plan.encoder_tile[0]):
                 for columns in steps(size[1], plan.encoder_tile[1]):
                     self._encode_tile(frame, features, rows, columns, plan.overlap)
@@ -45,14 +44,10 @@ class TrtEncoder:
         seen_rows, seen_columns = widen(rows, overlap, frame.shape[0]), widen(columns, overlap, frame.shape[1])
         seen = padded_frame(self._contract, frame[seen_rows, seen_columns])
         pixels = gpu.upload(seen, without_uint16(seen.dtype))
-        with gpu.pool.lease() as take:
-            image = take((1, 3, *seen.shape[:2]), np.float32)
-            output = take((1, features.shape[0], *seen.shape[:2]), self._dtype)
-            prepare = self._sessions[f"prepare-{pixels.dtype}"]
-            prepare.enqueue({"frame": pixels, **self._vectors, "image": image}, gpu.compute)
-            self._sessions["encoder"].enqueue({"image": image, "features": output}, gpu.compute)
-            features.put(output, (within(rows, seen_rows), within(columns, seen_columns)), rows, columns)
+        image = gpu.pool.take((1, 3, *seen.shape[:2]), np.float32)
+        output = gpu.pool.take((1, features.shape[0], *seen.shape[:2]), self._dtype)
+        self._sessions[f"prepare-{pixels.dtype}"].enqueue({"frame": pixels, **self._vectors, "image": image})
+        self._sessions["encoder"].enqueue({"image": image, "features": output})
+        features.put(output, (within(rows, seen_rows), within(columns, seen_columns)), rows, columns)
         if (length(rows), length(columns)) == frame.shape[:2]:
             features.keep_frame(frame, pixels)
-        else:
-            gpu.pool.give(pixels)

@@ -5,26 +5,23 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.backends.cuda.memory import DeviceTensor
-from hiif_deploy.backends.cuda.streams import Gpu, Slot
+from hiif_deploy.backends.cuda.memory import DeviceTensor, Packing
+from hiif_deploy.backends.cuda.streams import Download, Gpu
 from hiif_deploy.backends.tensorrt.features import TrtFeatures
-from hiif_deploy.backends.tensorrt.finish import TrtFinish
-from hiif_deploy.backends.tensorrt.geometry import Block, BlockTables, DeviceTensors
 from hiif_deploy.backends.tensorrt.session import TrtSession
+from hiif_deploy.backends.tensorrt.tables import Block, BlockTables, DeviceTensors
 from hiif_deploy.bundle.contract import Contract
-from hiif_deploy.decoding.conversion import finish_name
+from hiif_deploy.decoding.conversion import RANGE, colour_range, finish_feeds, finish_name, skip_part
 from hiif_deploy.decoding.decoder import accumulate
 from hiif_deploy.decoding.executor import BlockSums, DecodedBlock, T, run_fold
 from hiif_deploy.decoding.job import Job, Sums, TileQueries
 from hiif_deploy.decoding.plan import Plan
 from hiif_deploy.decoding.queries import geometry_inputs
-from hiif_deploy.decoding.sampling import Sampling
 from hiif_deploy.decoding.session import Session, Tensors
 from hiif_deploy.decoding.shared_graphs import without_uint16
 from hiif_deploy.errors import EngineError
@@ -32,22 +29,15 @@ from hiif_deploy.geometry.tiling import Tile, length, rectangles, shift, steps
 
 AHEAD = 2
 """Blocks in flight: one computes while the other is copied to the host."""
-_Flight = tuple[Block, DeviceTensor, Slot]
-"""A block, the bytes of its values on the GPU, and where they are copied to."""
 
 
 class TrtExecutor:
-    """`Executor` on TensorRT engines. Work is queued under the GPU's lock; each call has buffers of its own."""
+    """`Executor` on TensorRT engines. Work is queued under the GPU's lock; each call has memory of its own."""
 
     def __init__(
         self, gpu: Gpu, contract: Contract, sessions: Mapping[str, TrtSession], folds: Mapping[str, Session]
     ) -> None:
         self._gpu, self._contract, self._sessions, self._folds = gpu, contract, sessions, folds
-        self._kept: tuple[TrtFeatures, tuple[int, int, int, int], DeviceTensors] | None = None
-
-    def close(self) -> None:
-        """Let go of the maps that were kept."""
-        self._kept = None
 
     def each(self, work: Callable[[TileQueries], Iterable[T]], tiles: Iterable[TileQueries]) -> Iterator[Iterable[T]]:
         """See `Executor`; in turn, because the GPU is shared."""
@@ -65,34 +55,42 @@ class TrtExecutor:
     def sums(self, job: Job, queries: TileQueries, folded: Tensors, n: int) -> Iterable[BlockSums]:
         """See `Executor`; one download for all blocks of the tile, or for each grid of sampled ones."""
         session = self._sessions[f"statistics_{n}"]
-        if job.sampling is not None:
-            yield BlockSums(queries.whole, self._sampled_sums(session, job, job.sampling, queries, folded))
+        maps = self._maps(job, queries.tile)
+        if job.sampling is None:
+            for block, sums in self._sum_blocks(session, maps, job, queries, folded):
+                yield BlockSums(queries.part(block.rows, block.columns), sums)
             return
-        with self._maps(job, queries.tile) as maps:
-            found = self._sum_blocks(session, maps, job, queries, folded)
-        for block, sums in found:
-            yield BlockSums(queries.part(block.rows, block.columns), sums)
+        total: Sums = {}
+        rows, columns = slice(*queries.whole.rows), slice(*queries.whole.columns)
+        for some, found in job.sampling.grids(rows, columns):
+            axes = queries.rows[some - rows.start], queries.columns[found - columns.start]
+            grid = TileQueries(queries.window, queries.tile, *axes)
+            for _, sums in self._sum_blocks(session, maps, job, grid, folded):
+                accumulate(total, sums)
+        yield BlockSums(queries.whole, total)
 
     def blocks(self, job: Job, queries: TileQueries, folded: Tensors) -> Iterable[DecodedBlock]:
         """See `Executor`; one block computes while the other is copied to the host."""
-        session = self._sessions["decoder"]
-        blocks = self._blocks(session, job.plan, queries)
-        waiting: deque[_Flight] = deque()
-        with self._maps(job, queries.tile) as maps:
-            finishing = self._sessions[finish_name(job, without_uint16(job.frame.dtype))]
-            finish = TrtFinish(self._gpu, self._contract, finishing, job, queries, blocks)
-            with self._tables(session, job, queries, folded) as tables, finish:
-                try:
-                    for block in blocks:
-                        waiting.append(self._submit(session, maps, tables, finish, block))
-                        if len(waiting) == AHEAD:
-                            yield self._collect(finish, waiting)
-                    while waiting:
-                        yield self._collect(finish, waiting)
-                finally:
-                    # A consumer that stops early leaves blocks in flight.
-                    while waiting:
-                        self._land(waiting.popleft())
+        session, finish = self._sessions["decoder"], self._sessions[finish_name(job, without_uint16(job.frame.dtype))]
+        maps = self._maps(job, queries.tile)
+        with self._gpu.turn():
+            tables = self._tables(session, job, queries, folded)
+            frame, feeds = self._skip_frame(job, queries, finish)
+            finishing = BlockTables(self._gpu, finish.graph, feeds)
+        waiting: deque[tuple[Block, Packing, Download]] = deque()
+        for block in self._blocks(session, job.plan, queries):
+            packing = _finished(block, job, finish)
+            with self._gpu.turn():
+                colour = self._gpu.pool.take((math.prod(block.shape), 3), session.graph.outputs[0].dtype)
+                session.enqueue({**maps, **tables.of(block), "colour": colour})
+                packed = self._gpu.pool.take((packing.nbytes,), np.uint8)
+                given = {**finishing.of(block), "frame": frame, "colour": colour}
+                finish.enqueue({**given, **packing.tensors(packed)})
+                waiting.append((block, packing, self._gpu.download(packed)))
+            if len(waiting) == AHEAD:
+                yield _decoded(job, queries, *waiting.popleft())
+        while waiting:
+            yield _decoded(job, queries, *waiting.popleft())
 
     def _blocks(self, session: TrtSession, plan: Plan, queries: TileQueries) -> list[Block]:
         """Whole rows where the profile has room for them; equal but for the last ones of the tile."""
@@ -104,103 +102,64 @@ class TrtExecutor:
         geometry = geometry_inputs(session.graph.geometry, queries.rows, queries.columns, queries.tile, job.cell)
         return BlockTables(self._gpu, session.graph, {**geometry, **folded})
 
-    @contextmanager
-    def _maps(self, job: Job, tile: Tile) -> Iterator[DeviceTensors]:
-        """Maps of the tile's source pixels; the last ones are kept, so that the passes over one tile share them."""
+    def _skip_frame(
+        self, job: Job, queries: TileQueries, finish: TrtSession
+    ) -> tuple[DeviceTensor, dict[str, NDArray[Any]]]:
+        """The pixels that the skip reads, and the tables of the `finish` graph, whose taps count from the first of
+        them: of the frame that was encoded, which may be on the GPU, or of the part that this tile needs."""
+        feeds = finish_feeds(self._contract, job.frame, queries.rows, queries.columns)
+        part = feeds.pop("frame")
+        place = skip_part(self._contract, queries.rows, queries.columns)
+        kept = None if place is None else job.features.kept_frame(job.frame)
+        if place is None or kept is None:
+            return self._gpu.upload(part, np.dtype(finish.graph.inputs[1].dtype)), feeds
+        for axis, pixels in zip(("row", "column"), place, strict=True):
+            for tap in ("lower", "upper"):
+                feeds[f"{axis}_skip_{tap}"] = feeds[f"{axis}_skip_{tap}"] + pixels.start
+        return kept, feeds
+
+    def _maps(self, job: Job, tile: Tile) -> DeviceTensors:
+        """Maps of the tile's source pixels, kept for the next pass where memory allows."""
         features = job.features
         if not isinstance(features, TrtFeatures):
             raise EngineError("these features were encoded by another engine; encode the picture with this upscaler")
-        with self._gpu.turn():
-            kept, self._kept = self._kept, None
-        maps = kept[2] if kept is not None and kept[0] is features and kept[1] == tile.key else None
-        if maps is None:
-            with self._gpu.turn():
-                if kept is not None:
-                    self._gpu.pool.give(*kept[2].values())
-                maps = self._make_maps(features, tile)
-        try:
-            yield maps
-        finally:
-            with self._gpu.turn():
-                if self._kept is not None:
-                    self._gpu.pool.give(*self._kept[2].values())
-                self._kept = (features, tile.key, maps)
+        # To the job a tensor is as good as an array.
+        return cast(DeviceTensors, job.kept_maps(tile, lambda: cast(Tensors, self._make_maps(features, tile))))
 
     def _make_maps(self, features: TrtFeatures, tile: Tile) -> DeviceTensors:
-        session, halo, pool = self._sessions["maps"], self._contract.decoder.halo, self._gpu.pool
+        session, pool = self._sessions["maps"], self._gpu.pool
         height, width = length(tile.source_rows), length(tile.source_columns)
-        maps = {t.name: pool.take((height * width, int(t.shape[1])), t.dtype) for t in session.graph.outputs}
-        most = session.limits["features"][-1][2] - 2 * halo
-        try:
+        most = session.limits["features"][-1][2] - 2 * features.halo
+        with self._gpu.turn():
+            maps = {t.name: pool.take((height * width, int(t.shape[1])), t.dtype) for t in session.graph.outputs}
             for rows in steps(height, most):
-                shape = (1, features.shape[0], length(rows) + 2 * halo, width + 2 * halo)
+                crop = features.crop(shift(tile.source_rows, rows), tile.source_columns)
                 parts = {name: tensor.rows(rows.start * width, rows.stop * width) for name, tensor in maps.items()}
-                with pool.lease() as take:
-                    crop = take(shape, session.graph.inputs[0].dtype)
-                    features.crop(crop, shift(tile.source_rows, rows), tile.source_columns)
-                    session.enqueue({"features": crop, **parts}, self._gpu.compute)
-        except BaseException:
-            pool.give(*maps.values())
-            raise
+                session.enqueue({"features": crop, **parts})
         return maps
-
-    def _sampled_sums(
-        self, session: TrtSession, job: Job, sampling: Sampling, queries: TileQueries, folded: Tensors
-    ) -> Sums:
-        """Sums over the sampled queries of a tile, which are some grids of rows and columns."""
-        total: Sums = {}
-        rows, columns = slice(*queries.whole.rows), slice(*queries.whole.columns)
-        with self._maps(job, queries.tile) as maps:
-            for some, found in sampling.grids(rows, columns):
-                axes = queries.rows[some - rows.start], queries.columns[found - columns.start]
-                grid = TileQueries(queries.window, queries.tile, *axes)
-                for _, sums in self._sum_blocks(session, maps, job, grid, folded):
-                    accumulate(total, sums)
-        return total
 
     def _sum_blocks(
         self, session: TrtSession, maps: DeviceTensors, job: Job, queries: TileQueries, folded: Tensors
     ) -> list[tuple[Block, dict[str, NDArray[Any]]]]:
         """Blocks of the queries and the sums of each by output name; one download for all of them."""
-        gpu, results = self._gpu, session.graph.outputs
         blocks = self._blocks(session, job.plan, queries)
-        with gpu.turn(), gpu.pool.lease() as take, self._tables(session, job, queries, folded) as tables:
-            shapes = {t.name: tuple(int(size) for size in t.shape) for t in results}
-            outputs = {t.name: take(shapes[t.name], t.dtype) for t in results}
-            every = {t.name: take((len(blocks), *shapes[t.name]), t.dtype) for t in results}
-            for index, block in enumerate(blocks):
-                session.enqueue({**maps, **tables.of(block), **outputs}, gpu.compute)
-                for name, tensor in outputs.items():
-                    size = tensor.nbytes
-                    gpu.device.copy_rows(every[name][index].address, size, tensor.address, size, size, 1, gpu.compute)
-            found = {name: np.empty(tensor.shape, tensor.dtype) for name, tensor in every.items()}
-            for name, tensor in every.items():
-                gpu.device.download(found[name], tensor.address, gpu.compute)
-            gpu.device.synchronize(gpu.compute)
-        return [(block, {name: values[n] for name, values in found.items()}) for n, block in enumerate(blocks)]
-
-    def _submit(
-        self, session: TrtSession, maps: DeviceTensors, tables: BlockTables, finish: TrtFinish, block: Block
-    ) -> _Flight:
-        """Queue a block's colours, their finishing and the download of its values."""
-        gpu, output = self._gpu, session.graph.outputs[0]
-        with gpu.turn(), gpu.pool.lease() as take:
-            colour = take((math.prod(block.shape), 3), output.dtype)
-            session.enqueue({**maps, **tables.of(block), output.name: colour}, gpu.compute)
-            packed = finish.enqueue(block, colour)
-            return block, packed, gpu.download(packed)
-
-    def _collect(self, finish: TrtFinish, waiting: deque[_Flight]) -> DecodedBlock:
-        block, packed, slot = waiting[0]
-        self._gpu.slots.wait(slot)
-        decoded = finish.read(block, slot.pinned[: packed.nbytes])
-        self._land(waiting.popleft())
-        return decoded
-
-    def _land(self, flight: _Flight) -> None:
-        """Give the memory of a block back, once it has been copied."""
-        _, packed, slot = flight
-        self._gpu.slots.wait(slot)
+        packing = Packing({t.name: (tuple(map(int, t.shape)), t.dtype) for t in session.graph.outputs})
         with self._gpu.turn():
-            self._gpu.slots.give(slot)
-            self._gpu.pool.give(packed)
+            tables = self._tables(session, job, queries, folded)
+            every = self._gpu.pool.take((len(blocks), packing.nbytes), np.uint8)
+            for n, block in enumerate(blocks):
+                session.enqueue({**maps, **tables.of(block), **packing.tensors(every[n])})
+            download = self._gpu.download(every)
+        return [(block, packing.arrays(data)) for block, data in zip(blocks, download.wait(), strict=True)]
+
+
+def _finished(block: Block, job: Job, finish: TrtSession) -> Packing:
+    """Where a `finish` graph writes a block's values, and their range."""
+    values = (*block.shape, job.frame.shape[2]), finish.graph.outputs[0].dtype
+    return Packing({"values": values, **dict.fromkeys(RANGE, ((), np.float32))})
+
+
+def _decoded(job: Job, queries: TileQueries, block: Block, packing: Packing, download: Download) -> DecodedBlock:
+    found = packing.arrays(download.wait())
+    values = found["values"].astype(job.frame.dtype)
+    return DecodedBlock(queries.part(block.rows, block.columns), values, colour_range(found))

@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.backends.cuda.device import Device
-from hiif_deploy.backends.cuda.memory import DevicePool, DeviceTensor
+from hiif_deploy.backends.cuda.memory import DeviceTensor
+from hiif_deploy.backends.cuda.streams import Gpu
 from hiif_deploy.pixels import Frame
 
 
 class TrtFeatures:
-    """[C, h, w] inside a zero margin of `halo` pixels. The memory returns to its pool with the object."""
+    """[C, h, w] inside a zero margin of `halo` pixels."""
 
-    def __init__(
-        self, device: Device, pool: DevicePool, stream: int, shape: tuple[int, int, int], dtype: Any, halo: int
-    ) -> None:
+    def __init__(self, gpu: Gpu, shape: tuple[int, int, int], dtype: Any, halo: int) -> None:
         """All zero, once the stream has come so far."""
         channels, height, width = shape
         self.shape: tuple[int, ...] = shape
         self.halo = halo
-        self._device, self._stream = device, stream
-        self.padded = pool.take((channels, height + 2 * halo, width + 2 * halo), dtype)
+        self._gpu = gpu
+        self.padded = gpu.pool.take((channels, height + 2 * halo, width + 2 * halo), dtype)
         """With the margin."""
-        device.clear(self.padded.address, self.padded.nbytes, stream)
+        gpu.device.clear(self.padded.address, self.padded.nbytes, gpu.compute)
         self._frame: tuple[Frame, DeviceTensor] | None = None
-        self._pool = pool
-        weakref.finalize(self, pool.give, self.padded)
 
     def keep_frame(self, frame: Frame, tensor: DeviceTensor) -> None:
         """Keep `tensor`, a frame's pixels on the GPU, as long as the features."""
         self._frame = frame, tensor
-        weakref.finalize(self, self._pool.give, tensor)
 
     def kept_frame(self, frame: Frame) -> DeviceTensor | None:
         """Pixels of that very frame on the GPU, perhaps continued below and to the right; None where it is not kept."""
@@ -47,34 +41,31 @@ class TrtFeatures:
         for channel in range(self.shape[0]):
             start = source[0][channel].address + inner[0].start * pitch + inner[1].start * size
             target = self.padded[channel].address + (rows.start + self.halo) * own_pitch
-            self._device.copy_rows(
+            self._gpu.device.copy_rows(
                 target + (columns.start + self.halo) * size, own_pitch, start, pitch,
-                (columns.stop - columns.start) * size, rows.stop - rows.start, self._stream,
+                (columns.stop - columns.start) * size, rows.stop - rows.start, self._gpu.compute,
             )  # fmt: skip
 
-    def crop(self, target: DeviceTensor, rows: slice, columns: slice) -> None:
-        """Queue: copy these rows and columns and the halo around them to `target` [1, C, r + 2·halo, c + 2·halo]."""
-        size = target.dtype.itemsize
-        channel_pitch = self.padded.shape[1] * self.padded.shape[2] * size
-        pitch = self.padded.shape[2] * size
-        start = self.padded.address + rows.start * pitch + columns.start * size
-        width, height = target.shape[3] * size, target.shape[2]
-        if width == pitch:
+    def crop(self, rows: slice, columns: slice) -> DeviceTensor:
+        """Queue: a copy of these rows and columns and the halo around them, [1, C, r + 2·halo, c + 2·halo]."""
+        height, width = (part.stop - part.start + 2 * self.halo for part in (rows, columns))
+        crop = self._gpu.pool.take((1, self.shape[0], height, width), self.padded.dtype)
+        copy_rows, size = self._gpu.device.copy_rows, crop.dtype.itemsize
+        pitch, channel_pitch = self.padded.shape[2] * size, self.padded[0].nbytes
+        start, line = self.padded.address + rows.start * pitch + columns.start * size, width * size
+        if line == pitch:
             # Whole rows lie behind each other: one copy serves all channels.
-            self._device.copy_rows(
-                target.address, height * width, start, channel_pitch, height * width, self.shape[0], self._stream
-            )
-            return
-        for channel in range(self.shape[0]):
-            self._device.copy_rows(
-                target[0][channel].address, width, start + channel * channel_pitch, pitch, width, height, self._stream
-            )
+            size = height * line
+            copy_rows(crop.address, size, start, channel_pitch, size, self.shape[0], self._gpu.compute)
+            return crop
+        for n in range(self.shape[0]):
+            copy_rows(crop[0][n].address, line, start + n * channel_pitch, pitch, line, height, self._gpu.compute)
+        return crop
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """A copy on the host, without the margin."""
         del copy
-        array: NDArray[Any] = np.empty(self.padded.shape, self.padded.dtype)
-        self._device.download(array, self.padded.address, self._stream)
-        self._device.synchronize(self._stream)
+        with self._gpu.turn():
+            download = self._gpu.download(self.padded)
         inner = slice(self.halo, -self.halo or None)
-        return np.ascontiguousarray(array[:, inner, inner], dtype=dtype or self.padded.dtype)
+        return np.ascontiguousarray(download.wait()[:, inner, inner], dtype=dtype or self.padded.dtype)

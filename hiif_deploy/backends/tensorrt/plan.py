@@ -20,11 +20,12 @@ def make_trt_plan(contract: Contract, sessions: Mapping[str, TrtSession], source
     where the memory does not hold two rows of maps.
     """
     tile = _encoder_tile(contract, sessions["encoder"], source)
-    cell = _decoder_tile(contract, sessions, source, memory)
+    cell = _decoder_tile(sessions, source, memory)
+    maps = _pixel_bytes(sessions["maps"]) * source[0] * source[1]
     return Plan(
         encoder_tile=tile, overlap=contract.encoder.receptive_field or 0, blended=False, decoder_tile=cell,
-        tile_queries=UNBOUNDED, query_block=_query_block(contract, sessions["decoder"], memory), cache_bytes=0,
-        working_bytes=min(memory, _pixel_bytes(sessions["maps"]) * source[0] * source[1]),
+        tile_queries=UNBOUNDED, query_block=_query_block(contract, sessions["decoder"], memory),
+        cache_bytes=maps if cell == source else 0, working_bytes=min(memory, maps),
     )  # fmt: skip
 
 
@@ -55,14 +56,15 @@ def _encoder_tile(contract: Contract, session: TrtSession, size: Size) -> Size:
     return tile[0], tile[1]
 
 
-def _decoder_tile(contract: Contract, sessions: Mapping[str, TrtSession], source: Size, memory: int) -> Size:
+def _decoder_tile(sessions: Mapping[str, TrtSession], source: Size, memory: int) -> Size:
     """Source (rows, columns) of a tile: what profiles and memory for maps allow, the whole picture at best."""
-    most_columns = sessions["maps"].limits["features"][-1][3] - 2 * contract.decoder.halo
+    _, _, most_rows, most_columns = sessions["encoder"].limits["image"][-1]
     pixel_bytes = _pixel_bytes(sessions["maps"])
     # A tile of n source pixels per axis needs the maps of n + 1.
     columns = source[1] if source[1] <= most_columns else most_columns - 1
     pixels = min(sessions["decoder"].limits["map_0"][-1][0], memory // pixel_bytes)
-    rows = source[0] if source[0] * min(columns + 1, source[1]) <= pixels else pixels // (columns + 1) - 1
+    most_rows = min(most_rows, pixels // min(columns + 1, source[1]))
+    rows = source[0] if source[0] <= most_rows else most_rows - 1
     if min(rows, columns) < 1:
         needed = 2 * (columns + 1) * pixel_bytes
         raise OptionError(

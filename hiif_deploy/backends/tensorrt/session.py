@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from hiif_deploy.backends.cuda.memory import DeviceTensor, Scratch
+from hiif_deploy.backends.cuda.memory import DeviceTensor
+from hiif_deploy.backends.cuda.streams import Gpu
 from hiif_deploy.backends.tensorrt.library import TYPE_NAMES, Library, Messages, type_name
 from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.errors import EngineError, EngineLoadError
@@ -18,12 +19,12 @@ Shapes = tuple[tuple[int, ...], ...]
 
 
 class TrtSession:
-    """One graph's engine. Work is queued on a stream; addresses stay the caller's. One thread at a time."""
+    """One graph's engine. One thread at a time."""
 
     def __init__(
-        self, library: Library, graph: GraphContract, data: bytes, scratch: Scratch, *, host_code: bool = False
+        self, library: Library, graph: GraphContract, data: bytes, gpu: Gpu, *, host_code: bool = False
     ) -> None:
-        """EngineError where the engine does not load here, or is not of that graph. `scratch` is shared by all.
+        """EngineError where the engine does not load here, or is not of that graph.
 
         `host_code` lets the engine bring code of its own, as version-compatible ones do: for trusted engines only.
         """
@@ -31,7 +32,7 @@ class TrtSession:
             import tensorrt as trt  # noqa: TID251 (for the type checker alone)
         else:
             trt = library.module
-        self.graph, self._scratch = graph, scratch
+        self.graph, self._gpu = graph, gpu
         self._messages = Messages(library)
         self._runtime = trt.Runtime(self._messages.logger)
         self._runtime.error_recorder = self._messages.recorder
@@ -54,7 +55,7 @@ class TrtSession:
         self._shapes: Shapes | None = None
         self._scratch_bytes = 0
 
-    def enqueue(self, tensors: Tensors, stream: int) -> None:
+    def enqueue(self, tensors: Tensors) -> None:
         """Queue one run; `tensors` holds every input and output. EngineError for what the engine refuses."""
         shapes = tuple(tensors[tensor.name].shape for tensor in self.graph.inputs)
         if shapes != self._shapes:
@@ -66,9 +67,9 @@ class TrtSession:
             done = self._context.set_tensor_address(tensor.name, tensors[tensor.name].address)
             self._require(done, f"the address of {tensor.name} was refused")
         if self._scratch_bytes:
-            self._scratch.reserve(self._scratch_bytes)
-            self._context.set_device_memory(self._scratch.address, self._scratch.size)
-        self._require(self._context.execute_async_v3(stream), "the run was refused")
+            scratch = self._gpu.scratch(self._scratch_bytes)
+            self._context.set_device_memory(scratch.address, scratch.nbytes)
+        self._require(self._context.execute_async_v3(self._gpu.compute), "the run was refused")
 
     def _limits(self, name: str) -> Shapes:
         return tuple(tuple(shape) for shape in self._engine.get_tensor_profile_shape(name, 0))

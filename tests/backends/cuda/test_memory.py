@@ -9,7 +9,8 @@ import pytest
 
 from fake_device import FakeDevice
 from hiif_deploy.backends.cuda import memory as device_memory
-from hiif_deploy.backends.cuda.memory import DevicePool, DeviceTensor, Scratch
+from hiif_deploy.backends.cuda.memory import DevicePool, DeviceTensor, Packing
+from hiif_deploy.backends.cuda.streams import Gpu
 from hiif_deploy.errors import EngineError
 
 
@@ -32,36 +33,25 @@ def test_rows_of_a_tensor_are_the_same_memory() -> None:
     assert tensor[2] == DeviceTensor(1024 + 60, (3, 5), np.dtype(np.float16))
 
 
-def test_what_was_given_back_is_taken_again(device: FakeDevice, pool: DevicePool) -> None:
+def test_memory_that_nobody_refers_to_is_taken_again(device: FakeDevice, pool: DevicePool) -> None:
     first = pool.take((10, 10), np.float32)
-    pool.give(first)
-    assert pool.take((10, 10), np.float32).address == first.address
-    assert pool.take((10, 10), np.float32).address != first.address
+    address, row = first.address, first[3]
+    del first
+    second = pool.take((10, 10), np.float32)
+    assert second.address != address, "a row of the first one is still in use"
+    del row
+    assert pool.take((10, 10), np.float32).address == address
     assert device.total["memory"] == 2
 
 
 def test_a_block_twice_as_large_serves_and_a_larger_one_does_not(device: FakeDevice, pool: DevicePool) -> None:
-    pool.give(pool.take((1024,), np.uint8))
-    pool.take((512,), np.uint8)
+    pool.take((1024,), np.uint8)
+    kept = pool.take((512,), np.uint8)
     assert device.total["memory"] == 1
-    pool.give(pool.take((2048,), np.uint8))
+    pool.take((2048,), np.uint8)
     pool.take((512,), np.uint8)
     assert device.total["memory"] == 3
-
-
-def test_a_lease_gives_everything_back_even_after_an_error(device: FakeDevice, pool: DevicePool) -> None:
-    def fail() -> None:
-        with pool.lease() as take:
-            take((100,), np.uint8)
-            take((5000,), np.uint8)
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail()
-    with pool.lease() as take:
-        take((100,), np.uint8)
-        take((5000,), np.uint8)
-    assert device.total["memory"] == 2
+    assert kept.nbytes == 512
 
 
 def test_idle_blocks_of_other_sizes_do_not_pile_up(
@@ -69,35 +59,33 @@ def test_idle_blocks_of_other_sizes_do_not_pile_up(
 ) -> None:
     monkeypatch.setattr(device_memory, "IDLE_BYTES", 4096)
     for size in range(1, 40):
-        pool.give(pool.take((3000 * size,), np.uint8))
+        pool.take((3000 * size,), np.uint8)
         assert pool.allocated_bytes <= 6500 * size + 4096
     assert device.live["memory"] <= 3
 
 
 def test_where_memory_runs_out_idle_blocks_go_first(device: FakeDevice, pool: DevicePool) -> None:
-    pool.give(pool.take((600_000,), np.uint8))
-    assert pool.take((900_000,), np.uint8).nbytes == 900_000
-    with pytest.raises(EngineError, match="memory"):
+    pool.take((600_000,), np.uint8)
+    large = pool.take((900_000,), np.uint8)
+    with pytest.raises(EngineError, match=r"200,192 bytes of GPU memory were requested beside 900,096 in use: allow"):
         pool.take((200_000,), np.uint8)
-    assert device.live["memory"] == 1
+    assert (large.nbytes, device.live["memory"]) == (900_000, 1)
 
 
-def test_a_closed_pool_has_freed_everything_and_ignores_late_comers(device: FakeDevice, pool: DevicePool) -> None:
-    kept, given = pool.take((10,), np.uint8), pool.take((20,), np.uint8)
-    pool.give(given)
-    pool.close()
-    pool.give(kept)
-    assert device.live["memory"] == 0
-    assert pool.allocated_bytes == 0
+def test_packed_arrays_lie_behind_each_other_where_tensorrt_takes_them() -> None:
+    packing = Packing({"a": ((2, 3), np.float32), "b": ((), np.int32), "c": ((5,), np.uint8)})
+    assert packing.nbytes == 3 * 256
+    tensors = packing.tensors(DeviceTensor(1024, (packing.nbytes,), np.dtype(np.uint8)))
+    assert [(t.address, t.shape) for t in tensors.values()] == [(1024, (2, 3)), (1280, ()), (1536, (5,))]
+    data = np.zeros(packing.nbytes, np.uint8)
+    data[:24].view(np.float32)[...] = np.arange(6)
+    data[256:260].view(np.int32)[...] = 7
+    found = packing.arrays(data)
+    np.testing.assert_array_equal(found["a"], np.arange(6, dtype=np.float32).reshape(2, 3))
+    assert (found["b"], found["c"].shape) == (7, (5,))
 
 
 def test_scratch_memory_only_grows(device: FakeDevice) -> None:
-    scratch = Scratch(device, device.synchronize)
-    scratch.reserve(0)
-    assert scratch.size == 0
-    for size, expected in ((1000, 1000), (500, 1000), (2000, 2000)):
-        scratch.reserve(size)
-        assert scratch.size == expected
-    assert device.live["memory"] == 1
-    scratch.free()
-    assert device.live["memory"] == 0
+    gpu = Gpu(device)
+    assert [gpu.scratch(size).nbytes for size in (1000, 500, 3000, 2000)] == [1000, 1000, 3000, 3000]
+    assert gpu.pool.allocated_bytes == 1024 + 3072, "what was outgrown serves others"

@@ -10,39 +10,24 @@ import pytest
 from numpy.typing import NDArray
 
 from fake_device import SCHEDULES, FakeDevice
-from hiif_deploy.backends.cuda.memory import DevicePool, DeviceTensor
+from hiif_deploy.backends.cuda.memory import DeviceTensor
+from hiif_deploy.backends.cuda.streams import Gpu
 from hiif_deploy.backends.tensorrt.features import TrtFeatures
 
 
-class Bench:
-    def __init__(self, schedule: str) -> None:
-        self.device = FakeDevice(schedule=schedule)
-        self.stream: int = self.device.stream()
-        self.pool = DevicePool(self.device, lambda: self.device.synchronize(self.stream))
-        self._alive: list[NDArray[np.float16]] = []
-
-    def features(self, shape: tuple[int, int, int], halo: int = 1) -> TrtFeatures:
-        return TrtFeatures(self.device, self.pool, self.stream, shape, np.float16, halo)
-
-    def upload(self, array: NDArray[np.float16]) -> DeviceTensor:
-        self._alive.append(array)
-        return self.pool.upload(array, self.stream)
-
-    def download(self, tensor: DeviceTensor) -> NDArray[np.float16]:
-        found = np.empty(tensor.shape, tensor.dtype)
-        self.device.download(found, tensor.address, self.stream)
-        self.device.synchronize(self.stream)
-        return found
-
-
 @pytest.fixture(params=SCHEDULES)
-def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
-    bench = Bench(request.param)
-    yield bench
-    bench.device.synchronize(bench.stream)
-    bench.pool.close()
-    bench.device.free(bench.stream)
-    assert +bench.device.live == {}
+def gpu(request: pytest.FixtureRequest) -> Iterator[Gpu]:
+    device = FakeDevice(schedule=request.param)
+    yield Gpu(device)
+    device.close()
+
+
+def features_of(gpu: Gpu, shape: tuple[int, int, int], halo: int = 1) -> TrtFeatures:
+    return TrtFeatures(gpu, shape, np.float16, halo)
+
+
+def uploaded(gpu: Gpu, array: NDArray[np.float16]) -> DeviceTensor:
+    return gpu.upload(array, array.dtype)
 
 
 def numbers(*shape: int) -> NDArray[np.float16]:
@@ -50,9 +35,9 @@ def numbers(*shape: int) -> NDArray[np.float16]:
 
 
 @pytest.mark.parametrize("halo", [0, 1, 2])
-def test_tiles_are_put_together_inside_a_zero_margin(bench: Bench, halo: int) -> None:
+def test_tiles_are_put_together_inside_a_zero_margin(gpu: Gpu, halo: int) -> None:
     whole = numbers(3, 7, 9)
-    features = bench.features((3, 7, 9), halo)
+    features = features_of(gpu, (3, 7, 9), halo)
     for rows in (slice(0, 4), slice(4, 7)):
         for columns in (slice(0, 5), slice(5, 9)):
             # Each tile arrives with one pixel too many to every side, padded with something else.
@@ -60,34 +45,32 @@ def test_tiles_are_put_together_inside_a_zero_margin(bench: Bench, halo: int) ->
                 None, :, rows.start : rows.stop + 2, columns.start : columns.stop + 2
             ]
             inner = slice(1, 1 + rows.stop - rows.start), slice(1, 1 + columns.stop - columns.start)
-            features.put(bench.upload(np.ascontiguousarray(tile)), inner, rows, columns)
+            features.put(uploaded(gpu, np.ascontiguousarray(tile)), inner, rows, columns)
     np.testing.assert_array_equal(np.asarray(features), whole)
     margins = ((0, 0), (halo, halo), (halo, halo))
-    np.testing.assert_array_equal(bench.download(features.padded), np.pad(whole, margins))
+    np.testing.assert_array_equal(gpu.download(features.padded).wait(), np.pad(whole, margins))
 
 
 @pytest.mark.parametrize("columns", [slice(0, 9), slice(0, 4), slice(3, 9)])
 @pytest.mark.parametrize("rows", [slice(0, 7), slice(0, 1), slice(2, 6)])
-def test_a_crop_has_the_neighbours_or_the_margin_around_it(bench: Bench, rows: slice, columns: slice) -> None:
+def test_a_crop_has_the_neighbours_or_the_margin_around_it(gpu: Gpu, rows: slice, columns: slice) -> None:
     whole = numbers(3, 7, 9)
-    features = bench.features((3, 7, 9))
-    features.put(bench.upload(whole[None]), (slice(0, 7), slice(0, 9)), slice(0, 7), slice(0, 9))
-    shape = (1, 3, rows.stop - rows.start + 2, columns.stop - columns.start + 2)
-    crop = bench.pool.take(shape, np.float16)
-    features.crop(crop, rows, columns)
+    features = features_of(gpu, (3, 7, 9))
+    features.put(uploaded(gpu, whole[None]), (slice(0, 7), slice(0, 9)), slice(0, 7), slice(0, 9))
+    crop = features.crop(rows, columns)
     expected = np.pad(whole, ((0, 0), (1, 1), (1, 1)))[:, rows.start : rows.stop + 2, columns.start : columns.stop + 2]
-    np.testing.assert_array_equal(bench.download(crop)[0], expected)
+    np.testing.assert_array_equal(gpu.download(crop).wait()[0], expected)
 
 
-def test_memory_returns_to_the_pool_with_the_object(bench: Bench) -> None:
-    features = bench.features((2, 3, 4))
+def test_memory_returns_to_the_pool_with_the_object(gpu: Gpu) -> None:
+    features = features_of(gpu, (2, 3, 4))
     address = features.padded.address
     del features
     gc.collect()
-    assert bench.features((2, 3, 4)).padded.address == address
+    assert features_of(gpu, (2, 3, 4)).padded.address == address
 
 
-def test_they_come_to_the_host_in_the_type_that_is_asked_for(bench: Bench) -> None:
-    features = bench.features((1, 2, 2))
+def test_they_come_to_the_host_in_the_type_that_is_asked_for(gpu: Gpu) -> None:
+    features = features_of(gpu, (1, 2, 2))
     assert np.asarray(features).dtype == np.float16
     assert np.asarray(features, dtype=np.float32).dtype == np.float32

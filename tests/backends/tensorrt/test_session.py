@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from fake_device import FakeDevice
-from hiif_deploy.backends.cuda.memory import DevicePool, DeviceTensor, Scratch
+from hiif_deploy.backends.cuda.memory import DeviceTensor
+from hiif_deploy.backends.cuda.streams import Gpu
 from hiif_deploy.backends.tensorrt.library import Library, load_library
 from hiif_deploy.backends.tensorrt.session import TrtSession
 from hiif_deploy.bundle.contract import GraphContract
@@ -32,20 +33,17 @@ class Bench:
         self.graph: GraphContract = bundle.contract.graph("maps", "fp16")
         profile = make_profiles(bundle.contract, "fp16", SMALL)["maps"]
         self.data = build_engine(self.library, self.graph, bundle.graphs[self.graph.key], profile).data
-        self.stream: int = device.stream()
-        self.synchronize = lambda: device.synchronize(self.stream)
-        self.pool = DevicePool(device, self.synchronize)
-        self.scratch = Scratch(device, self.synchronize)
+        self.gpu = Gpu(device)
         trt.testing.calls.clear()
 
     def open(self, data: bytes | None = None, graph: GraphContract | None = None) -> TrtSession:
-        return TrtSession(self.library, graph or self.graph, data or self.data, self.scratch)
+        return TrtSession(self.library, graph or self.graph, data or self.data, self.gpu)
 
     def tensors(self, height: int, width: int) -> dict[str, DeviceTensor]:
         pixels = (height - 2) * (width - 2)
         shapes = {"features": (1, 16, height, width), "moments": (pixels, 2)}
         dtypes = {tensor.name: tensor.dtype for tensor in (*self.graph.inputs, *self.graph.outputs)}
-        return {name: self.pool.take(shapes.get(name, (pixels, 48)), dtype) for name, dtype in dtypes.items()}
+        return {name: self.gpu.pool.take(shapes.get(name, (pixels, 48)), dtype) for name, dtype in dtypes.items()}
 
     def calls(self) -> list[str]:
         return [name.partition(".")[2] for name in self.trt.testing.names("IExecutionContext")]
@@ -57,7 +55,7 @@ def bench(half_bundle: Path) -> Iterator[Bench]:
     with installed(device) as trt:
         bench = Bench(open_bundle(half_bundle), trt, device)
         yield bench
-        bench.synchronize()
+        bench.gpu.synchronize()
 
 
 def test_a_run_sets_shapes_where_they_differ_addresses_memory_and_is_queued(bench: Bench) -> None:
@@ -67,83 +65,78 @@ def test_a_run_sets_shapes_where_they_differ_addresses_memory_and_is_queued(benc
     for size, expected in ((6, [*shapes, *run]), (6, run), (9, [*shapes, *run])):
         tensors = tensors if size == 6 else bench.tensors(size, 8)
         bench.trt.testing.calls.clear()
-        session.enqueue(tensors, bench.stream)
+        session.enqueue(tensors)
         assert [name for name in bench.calls() if name != "get_tensor_shape"] == expected
 
 
 def test_queued_runs_of_several_shapes_each_answer_their_own_inputs(bench: Bench) -> None:
     session, answers = bench.open(), []
     for height in (6, 9, 6, 3):
-        tensors = bench.tensors(height, 8)
-        features = np.full(tensors["features"].shape, height, np.float16)
-        bench.device.upload(tensors["features"].address, features, bench.stream)
-        session.enqueue(tensors, bench.stream)
-        answers.append((features, np.empty(tensors["moments"].shape, np.float32)))
-        bench.device.download(answers[-1][1], tensors["moments"].address, bench.stream)
-    bench.synchronize()
-    for features, moments in answers:
+        features = np.full((1, 16, height, 8), height, np.float16)
+        tensors = bench.tensors(height, 8) | {"features": bench.gpu.upload(features, features.dtype)}
+        session.enqueue(tensors)
+        answers.append((features, bench.gpu.download(tensors["moments"])))
+    found = [(features, download.wait()) for features, download in answers]
+    for features, moments in found:
         # Zeros of the halo aside, all pixels are equal, and a larger picture holds larger sums.
         assert moments.shape == ((features.shape[2] - 2) * 6, 2)
         assert np.ptp(moments[:, 0]) < 1e-2 * abs(float(moments[0, 0]))
-    assert answers[0][1][0, 1] == answers[2][1][0, 1] < answers[1][1][0, 1]
+    assert found[0][1][0, 1] == found[2][1][0, 1] < found[1][1][0, 1]
 
 
 def test_after_a_refused_shape_the_next_run_sets_all_of_them_again(bench: Bench) -> None:
     session, tensors = bench.open(), bench.tensors(6, 8)
-    session.enqueue(tensors, bench.stream)
+    session.enqueue(tensors)
     with pytest.raises(EngineError, match="takes features from"):
-        session.enqueue(bench.tensors(43, 8), bench.stream)
+        session.enqueue(bench.tensors(131, 8))
     bench.trt.testing.calls.clear()
-    session.enqueue(tensors, bench.stream)
+    session.enqueue(tensors)
     assert bench.calls()[0] == "set_input_shape"
 
 
 def test_a_size_of_memory_that_cannot_be_told_is_an_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench.trt.IExecutionContext, "update_device_memory_size_for_shapes", lambda _: 0)
     with pytest.raises(EngineError, match=r"engine of graph maps.fp16: the size of its memory cannot be told"):
-        bench.open().enqueue(bench.tensors(6, 8), bench.stream)
+        bench.open().enqueue(bench.tensors(6, 8))
 
 
 def test_one_scratch_block_serves_all_shapes_and_grows_with_the_largest(bench: Bench) -> None:
     session = bench.open()
     sizes = []
     for height in (4, 12, 5, 20, 6):
-        session.enqueue(bench.tensors(height, 8), bench.stream)
-        sizes.append(bench.scratch.size)
+        session.enqueue(bench.tensors(height, 8))
+        sizes.append(bench.gpu.scratch(0).nbytes)
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[-1]
     again = bench.open()
-    again.enqueue(bench.tensors(20, 8), bench.stream)
-    assert bench.scratch.size == sizes[-1]
+    again.enqueue(bench.tensors(20, 8))
+    assert bench.gpu.scratch(0).nbytes == sizes[-1]
 
 
 def test_the_answer_is_that_of_the_graph(bench: Bench, half_bundle: Path) -> None:
     from hiif_deploy.backends.sessions.onnxruntime import OrtSession
 
     features = np.random.default_rng(3).standard_normal((1, 16, 6, 8)).astype(np.float16)
-    tensors = bench.tensors(6, 8)
-    bench.device.upload(tensors["features"].address, features, bench.stream)
-    bench.open().enqueue(tensors, bench.stream)
-    answer = np.empty(tensors["moments"].shape, np.float32)
-    bench.device.download(answer, tensors["moments"].address, bench.stream)
-    bench.synchronize()
+    tensors = bench.tensors(6, 8) | {"features": bench.gpu.upload(features, features.dtype)}
+    bench.open().enqueue(tensors)
+    answer = bench.gpu.download(tensors["moments"]).wait()
     expected = OrtSession(bench.graph, (half_bundle / "maps.fp16.onnx").read_bytes(), "cpu", 1)
     np.testing.assert_allclose(answer, expected.run({"features": features})["moments"], rtol=1e-5)
 
 
 def test_a_shape_outside_the_profile_is_answered_with_the_profile(bench: Bench) -> None:
     message = (
-        r"engine of graph maps.fp16: takes features from \(1, 16, 3, 3\) to \(1, 16, 42, 50\), got \(1, 16, 43, 8\)"
+        r"engine of graph maps.fp16: takes features from \(1, 16, 3, 3\) to \(1, 16, 130, 50\), got \(1, 16, 131, 8\)"
     )
     with pytest.raises(EngineError, match=message):
-        bench.open().enqueue(bench.tensors(43, 8), bench.stream)
+        bench.open().enqueue(bench.tensors(131, 8))
 
 
 def test_an_output_of_another_shape_is_refused_before_it_is_written(bench: Bench) -> None:
     tensors = bench.tensors(6, 8)
-    tensors["map_2"] = bench.pool.take((23, 48), "float16")
+    tensors["map_2"] = bench.gpu.pool.take((23, 48), "float16")
     with pytest.raises(EngineError, match=r"answers map_2 as \(24, 48\), expected \(23, 48\)"):
-        bench.open().enqueue(tensors, bench.stream)
+        bench.open().enqueue(tensors)
 
 
 @pytest.mark.parametrize("position", [0, 10, 100])
