@@ -42,7 +42,7 @@ found = {name: kind for name, kind in vars(module).items() if hasattr(kind, "__m
 print(json.dumps({name: {key: int(value) for key, value in kind.__members__.items()} for name, kind in found.items()}))
 """
 
-MAYBE_NONE = {"build_serialized_network", "deserialize_cuda_engine", "create_execution_context", "get_timing_cache"}
+MAYBE_NONE = {"build_serialized_network", "deserialize_cuda_engine", "create_execution_context"}
 """Methods that answer None where they fail; the bindings' signatures do not say so."""
 BUILTINS = {"bool", "int", "float", "str", "list", "tuple", "type", "slice"}
 """Names that stand for Python's own types in annotations, whatever else the module calls so."""

@@ -76,4 +76,4 @@ def build_engines(bundle: Bundle, library: Library, precision: Precision, sizes:
     """Graph name → serialised engine."""
     profiles = make_profiles(bundle.contract, precision, sizes) | make_shared_profiles(bundle.contract, sizes)
     graphs = trt_graphs(bundle, precision)
-    return {name: build_engine(library, *graphs[name], profile).data for name, profile in profiles.items()}
+    return {name: build_engine(library, *graphs[name], profile) for name, profile in profiles.items()}

@@ -65,7 +65,7 @@ def inspect(
 
 def prune(
     store: StoreOption = None,
-    everything: Annotated[bool, typer.Option("--all", help="Remove all engines and timing caches.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Remove all engines.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Only report what would be removed.")] = False,
 ) -> None:
     """Remove engines that are damaged or half-written, or all of them."""

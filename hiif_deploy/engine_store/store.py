@@ -1,9 +1,7 @@
 """The engines on this machine: found by what they depend on, built once, checked whenever they are read."""
 
 import errno
-import hashlib
 import logging
-import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -29,10 +27,9 @@ from hiif_deploy.engine_store.entry import (
 )
 from hiif_deploy.engine_store.identity import EngineEnvironment, EngineIdentity
 from hiif_deploy.errors import EngineError
-from hiif_deploy.support.cache_dir import ENGINES, LOCKS, TIMING, make_root
+from hiif_deploy.support.cache_dir import ENGINES, LOCKS, make_root
 from hiif_deploy.support.files import (
     is_temporary,
-    list_folder,
     locked,
     remove_files,
     remove_temporary_files,
@@ -40,9 +37,6 @@ from hiif_deploy.support.files import (
     write_file,
 )
 
-CACHE, HASH = ".cache", ".sha256"
-COMPANION = {ENGINE: SIDECAR, CACHE: HASH}
-"""Suffix of a file → that of the one that vouches for it."""
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 logger = logging.getLogger(__name__)
@@ -53,45 +47,11 @@ class Removal:
     """A file that pruning removed, or would remove."""
 
     path: Path
-    """The engine, timing cache or half-written file."""
+    """The engine or half-written file."""
     reason: str
     """As a sentence."""
     size: int
     """Bytes freed."""
-
-
-@dataclass(frozen=True)
-class TimingCache:
-    """Timings that the builder measured on a GPU, for the next build: one file, its sha256 beside it."""
-
-    path: Path
-    """Of the cache."""
-    lock: Path
-    """Held while it is read or written."""
-
-    def load(self) -> bytes:
-        """The saved bytes; empty where there are none, or where they are damaged, which is logged."""
-        with locked(self.lock):
-            try:
-                if not self.path.exists():
-                    return b""
-                data = self.path.read_bytes()
-                if self.path.with_suffix(HASH).read_bytes() == _sha256(data):
-                    return data
-                problem = "its bytes do not have the sha256 that stands beside it"
-            except OSError as error:
-                problem = f"it cannot be checked: {error.strerror}"
-        logger.warning("%s: damaged (%s); the build measures everything again", self.path, problem)
-        return b""
-
-    def save(self, data: bytes) -> None:
-        """Replace it. EngineError where it cannot be written."""
-        if not data:
-            raise EngineError(f"{self.path}: an empty timing cache was to be saved: expected the builder's bytes")
-        with locked(self.lock):
-            remove_temporary_files(self.path.parent, self.path.stem)
-            _write(self.path, data)
-            _write(self.path.with_suffix(HASH), _sha256(data))
 
 
 @dataclass(frozen=True)
@@ -172,14 +132,6 @@ class EngineStore:
             _write(path, sidecar_bytes(changed))
         return replace(engine, sidecar=changed)
 
-    def timing_cache(self, environment: EngineEnvironment) -> TimingCache:
-        """For builds by that version of the library on that GPU."""
-        key = (environment.library, environment.library_version, environment.gpu, environment.capability)
-        # Names of GPUs hold blanks and worse; the hash keeps two apart that look alike without them.
-        words = re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(key))[:100]
-        stem = f"{words}-{hashlib.sha256(repr(key).encode()).hexdigest()[:8]}"
-        return TimingCache(self.root / TIMING / (stem + CACHE), self._lock(stem))
-
     def entries(self) -> list[Entry]:
         """Everything in the store by name, each file read and checked in full."""
         return self._entries(checked_entry)
@@ -190,7 +142,7 @@ class EngineStore:
             remove_files(*_files(entry.path))
 
     def prune(self, *, everything: bool = False, dry_run: bool = False) -> list[Removal]:
-        """Remove what is damaged or half-written, or with `everything` all engines and timing caches.
+        """Remove what is damaged or half-written, or with `everything` all engines.
 
         What another process is writing is left alone, which is logged. A dry run removes nothing.
         """
@@ -205,11 +157,8 @@ class EngineStore:
         return removals
 
     def _own_files(self) -> dict[Path, str]:
-        """Half-written files, engines and timing caches, each with the stem that its lock has."""
-        engines, timing = self.root / ENGINES, self.root / TIMING
-        caches = {path.with_suffix(CACHE) for path in list_folder(timing) if path.suffix in (CACHE, HASH)}
-        whole = [*engine_paths(self.root), *sorted(caches)]
-        return {**temporary_files(engines), **temporary_files(timing), **{path: path.stem for path in whole}}
+        """Half-written files and engines, each with the stem that its lock has."""
+        return {**temporary_files(self.root / ENGINES), **{path: path.stem for path in engine_paths(self.root)}}
 
     def _whole(self, identity: EngineIdentity) -> StoredEngine | None:
         for root in self._roots:
@@ -251,16 +200,15 @@ def _removal_reason(path: Path, everything: bool) -> str | None:
     if is_temporary(path.name):
         # A living writer would hold the lock.
         return "half-written by a process that is gone"
-    entry = checked_entry(path) if path.suffix == ENGINE else None
+    entry = checked_entry(path)
     if isinstance(entry, RefusedEngine):
         return entry.reason
     return "everything is to go" if everything else None
 
 
 def _files(path: Path) -> tuple[Path, ...]:
-    """A file and the one that vouches for it, in the order of removal: without a sidecar an engine is never whole."""
-    companion = COMPANION.get(path.suffix)
-    return (path.with_suffix(companion), path) if companion else (path,)
+    """A file and an engine's sidecar, in the order of removal: without a sidecar an engine is never whole."""
+    return (path.with_suffix(SIDECAR), path) if path.suffix == ENGINE else (path,)
 
 
 def _write_engine(engine: StoredEngine, data: bytes) -> None:
@@ -285,7 +233,3 @@ def _write(path: Path, data: bytes) -> None:
             "are free there); make room, for example with hiif-deploy engines prune, or choose another folder with "
             "--store"
         ) from error
-
-
-def _sha256(data: bytes) -> bytes:
-    return hashlib.sha256(data).hexdigest().encode()

@@ -1,4 +1,4 @@
-"""The cache folder of everything that was built and measured on this machine: engines, timing caches, tunings."""
+"""The cache folder of everything that was built and measured on this machine: engines and tunings."""
 
 import errno
 import hashlib
@@ -16,7 +16,7 @@ from hiif_deploy.support.files import write_file
 VARIABLE = "HIIF_DEPLOY_STORE"
 """Environment variable that sets the store's folder."""
 NAME = "hiif-deploy"
-ENGINES, TIMING, LOCKS = "engines", "timing", "locks"
+ENGINES, LOCKS = "engines", "locks"
 """Names of the folders within a store."""
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def _make_folders(root: Path) -> None:
     """Create the folders of a store and try to write there. OSError; EngineError where others can write."""
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     _check_owner(root)
-    for name in (ENGINES, TIMING, LOCKS):
+    for name in (ENGINES, LOCKS):
         (root / name).mkdir(exist_ok=True)
         with tempfile.TemporaryFile(dir=root / name):
             pass
@@ -106,7 +106,7 @@ def _make_folders(root: Path) -> None:
 
 def _check_owner(root: Path) -> None:
     """Raise EngineError where anyone but this user and the administrator can put engines into the store."""
-    folders = [path for path in (root, root / ENGINES, root / TIMING) if path.is_dir()]
+    folders = [path for path in (root, root / ENGINES) if path.is_dir()]
     if sys.platform == "win32" or not folders:
         return
     # Where others cannot enter the store, what its folders allow does not matter (a umask of 002 opens them).

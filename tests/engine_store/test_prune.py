@@ -9,15 +9,13 @@ from typing import Any
 import pytest
 
 from hiif_deploy.engine_store.store import EngineStore
-from sample_engine import HERE, flip, make_identity, names, plan_bytes, stored
+from sample_engine import flip, make_identity, names, plan_bytes, stored
 
 
 def test_pruning_keeps_what_is_sound(store: EngineStore) -> None:
     engine = stored(store)
-    store.timing_cache(HERE).save(b"timings")
     assert store.prune() == []
     assert store.entries() == [engine]
-    assert store.timing_cache(HERE).load() == b"timings"
 
 
 def test_pruning_removes_damaged_engines_and_says_what_it_freed(store: EngineStore) -> None:
@@ -36,13 +34,10 @@ def test_pruning_removes_damaged_engines_and_says_what_it_freed(store: EngineSto
 def test_pruning_everything_empties_the_store(store: EngineStore) -> None:
     stored(store)
     stored(store, graph="decoder")
-    cache = store.timing_cache(HERE)
-    cache.save(b"timings")
     removed = store.prune(everything=True)
-    assert len(removed) == 3
+    assert len(removed) == 2
     assert {removal.reason for removal in removed} == {"everything is to go"}
     assert names(store) == []
-    assert list((store.root / "timing").iterdir()) == []
     stored(store)
 
 

@@ -88,7 +88,7 @@ def test_a_new_store_is_its_users_alone(home: Path) -> None:
     store = EngineStore.open()
     assert store.root == home / ".cache" / "hiif-deploy"
     assert store.root.stat().st_mode & 0o777 == 0o700
-    assert sorted(path.name for path in store.root.iterdir()) == ["engines", "locks", "timing"]
+    assert sorted(path.name for path in store.root.iterdir()) == ["engines", "locks"]
 
 
 def test_a_file_in_place_of_the_store_falls_back_with_a_message(tmp_path: Path) -> None:
@@ -200,11 +200,10 @@ def give_away(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
-@pytest.mark.parametrize("inner", ["", "engines", "timing"])
+@pytest.mark.parametrize("inner", ["", "engines"])
 def test_a_named_store_that_others_can_write_is_not_trusted(tmp_path: Path, inner: str, mode: int) -> None:
     store = tmp_path / "store"
     (store / "engines").mkdir(parents=True)
-    (store / "timing").mkdir()
     store.chmod(0o755)
     (store / inner).chmod(mode)
     with pytest.raises(EngineError, match=rf"^{re.escape(str(store / inner))}: others can write there, so engines"):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-import time
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +18,6 @@ from hiif_engines.tensorrt.profiles import Profile, check_profile
 if TYPE_CHECKING:
     import tensorrt as trt
 
-logger = logging.getLogger(__name__)
 HardwareLevel = Literal["none", "ampere_plus", "same_compute_capability"]
 
 
@@ -58,38 +55,18 @@ DEFAULT_FLAGS = BuildFlags()
 """TensorRT's own defaults, for the GPU at hand alone."""
 
 
-@dataclass(frozen=True)
-class BuiltEngine:
-    """Results of building one engine."""
-
-    data: bytes
-    """Bytes of the serialised engine."""
-    timing_cache: bytes
-    """Updated timing cache of the builder; empty where it has none."""
-    seconds: float
-    """Seconds that the build took."""
-
-
 def build_engine(
-    library: Library,
-    graph: GraphContract,
-    model: bytes,
-    profile: Profile,
-    flags: BuildFlags = DEFAULT_FLAGS,
-    *,
-    timing_cache: bytes = b"",
+    library: Library, graph: GraphContract, model: bytes, profile: Profile, flags: BuildFlags = DEFAULT_FLAGS, *,
     show_progress: bool = False,
-) -> BuiltEngine:
-    """Build an engine. EngineError with the library's own reason where that fails, OptionError for a wrong profile or
-    flag.
+) -> bytes:  # fmt: skip
+    """Return a serialised engine. EngineError with the library's own reason where that fails, OptionError for a wrong
+    profile or flag.
 
     Ctrl-C ends the build at the builder's next step.
     """
     check_profile(graph, profile)
-    began = time.monotonic()
     with Progress(f"building {graph.key}", 1, unit="steps", enabled=show_progress) as progress:
-        data, cache = _interruptible(_Build(library, graph, model, profile, flags, timing_cache, progress))
-    return BuiltEngine(data, cache, time.monotonic() - began)
+        return _interruptible(_Build(library, graph, model, profile, flags, progress))
 
 
 class _Build:
@@ -97,22 +74,20 @@ class _Build:
 
     def __init__(
         self, library: Library, graph: GraphContract, model: bytes, profile: Profile, flags: BuildFlags,
-        timing_cache: bytes, progress: Progress,
+        progress: Progress,
     ) -> None:  # fmt: skip
         self.library, self.graph, self.model, self.profile, self.flags = library, graph, model, profile, flags
-        self.timing_cache, self.progress = timing_cache, progress
-        self.kept: trt.ITimingCache | None = None
+        self.progress = progress
         self.stop = threading.Event()
         self.messages = Messages(library)
 
-    def run(self) -> tuple[bytes, bytes]:
-        """Return the serialised engine and the timing cache."""
+    def run(self) -> bytes:
+        """Return the serialised engine."""
         builder = self.library.module.Builder(self.messages.logger)
         network = parse_network(self.library, builder, self.messages, self.graph, self.model)
         config = self._configure(builder)
         monitor = make_monitor(self.library, self.progress, self.stop)
         config.progress_monitor = monitor
-        self._take_up_timings(config)
         data = builder.build_serialized_network(network, config)
         if self.stop.is_set():
             raise KeyboardInterrupt
@@ -121,24 +96,7 @@ class _Build:
                 f"graph {self.graph.key}: {self.library.name} {self.library.version} built no engine: "
                 f"{self.messages.reason()}"
             )
-        return bytes(data), self._timings(config)
-
-    def _take_up_timings(self, config: trt.IBuilderConfig) -> None:
-        """Load the timing cache, or an empty one where it does not fit. TensorRT-RTX has none: it compiles at run
-        time."""
-        if self.library.name == "tensorrt-rtx":
-            return
-        for content in (self.timing_cache, b""):
-            self.kept = config.create_timing_cache(content)
-            if self.kept is not None and config.set_timing_cache(self.kept, False):
-                return
-            logger.warning(
-                "graph %s: the stored timing cache does not fit; everything is measured again", self.graph.key
-            )
-
-    def _timings(self, config: trt.IBuilderConfig) -> bytes:
-        cache = None if self.library.name == "tensorrt-rtx" else config.get_timing_cache()
-        return b"" if cache is None else bytes(cache.serialize())
+        return bytes(data)
 
     def _configure(self, builder: trt.Builder) -> trt.IBuilderConfig:
         if TYPE_CHECKING:
@@ -217,9 +175,9 @@ def make_monitor(library: Library, progress: Progress, stop: threading.Event) ->
     return monitor
 
 
-def _interruptible(build: _Build) -> tuple[bytes, bytes]:
+def _interruptible(build: _Build) -> bytes:
     """Run the build in a thread, so that the main thread can handle Ctrl-C while the library works."""
-    outcome: Future[tuple[bytes, bytes]] = Future()
+    outcome: Future[bytes] = Future()
 
     def work() -> None:
         try:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
 
 from hiif_deploy.backends.engines import ENGINES
 from hiif_deploy.backends.tensorrt.graphs import trt_graphs
@@ -15,7 +14,6 @@ from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.engine_store.entry import StoredEngine
 from hiif_deploy.engine_store.identity import EngineEnvironment, EngineIdentity
 from hiif_deploy.engine_store.store import EngineStore
-from hiif_deploy.errors import EngineError
 from hiif_deploy.rendering.verify_engines import VERIFIED
 from hiif_deploy.support.durations import duration
 from hiif_engines.tensorrt.build import DEFAULT_FLAGS, BuildFlags, build_engine
@@ -46,16 +44,15 @@ def build_bundle(
     profiles = make_profiles(bundle.contract, request.precision, request.sizes)
     profiles |= make_shared_profiles(bundle.contract, request.sizes)
     graphs = trt_graphs(bundle, request.precision)
-    cache = store.timing_cache(environment)
     engines = {}
     for name, profile in profiles.items():
-        identity = identify(bundle, graphs[name][0], profile, request, environment)
-        builder = _Builder(*graphs[name], profile, request, library, cache, show_progress)
-        engines[name] = store.get_or_build(identity, builder)
-        took = (
-            f"built in {duration(engines[name].sidecar.build_seconds)}" if builder.was_called else "was built already"
-        )
-        logger.info("%s %s: %s, %.1f MB", name, request.precision, took, engines[name].sidecar.size / 1e6)
+        graph, model = graphs[name]
+        identity = identify(bundle, graph, profile, request, environment)
+        build = partial(build_engine, library, graph, model, profile, request.flags, show_progress=show_progress)
+        engines[name] = store.get_or_build(identity, lambda build=build: (build(), {VERIFIED: False}))  # type: ignore[misc]
+        sidecar = engines[name].sidecar
+        took = duration(sidecar.build_seconds)
+        logger.info("%s %s: %.1f MB, built in %s", name, request.precision, sidecar.size / 1e6, took)
     return engines
 
 
@@ -72,32 +69,6 @@ def identify(
         profiles={tensor: (bounds.min, bounds.opt, bounds.max) for tensor, bounds in profile.items()},
         flags=request.flags.metadata(),
     )
-
-
-class _Builder:
-    """Builds one engine; called by the store, under its lock, if the engine is missing."""
-
-    def __init__(
-        self, graph: GraphContract, model: bytes, profile: Profile, request: BuildRequest, library: Library, cache: Any,
-        show_progress: bool,
-    ) -> None:  # fmt: skip
-        self.graph, self.model = graph, model
-        self.profile, self.flags, self.library, self.cache = profile, request.flags, library, cache
-        self.show_progress = show_progress
-        self.was_called = False
-
-    def __call__(self) -> tuple[bytes, Mapping[str, Any]]:
-        self.was_called = True
-        built = build_engine(
-            self.library, self.graph, self.model, self.profile, self.flags,
-            timing_cache=self.cache.load(), show_progress=self.show_progress,
-        )  # fmt: skip
-        if built.timing_cache:
-            try:
-                self.cache.save(built.timing_cache)
-            except EngineError as error:
-                logger.warning("%s; the engine is good, but the next build measures everything again", error)
-        return built.data, {VERIFIED: False}
 
 
 def build_missing(

@@ -32,7 +32,7 @@ class Bench:
         self.library: Library = load_library()
         self.graph: GraphContract = bundle.contract.graph("maps", "fp16")
         profile = make_profiles(bundle.contract, "fp16", SMALL)["maps"]
-        self.data = build_engine(self.library, self.graph, bundle.graphs[self.graph.key], profile).data
+        self.data = build_engine(self.library, self.graph, bundle.graphs[self.graph.key], profile)
         self.gpu = Gpu(device)
         trt.testing.calls.clear()
 

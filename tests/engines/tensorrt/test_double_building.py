@@ -23,7 +23,6 @@ REFUSED: dict[str, tuple[type[Exception], Callable[[Bench], object]]] = {
     "flag by number": (TypeError, lambda b: b.config.set_flag(3)),
     "level by name": (TypeError, lambda b: setattr(b.config, "builder_optimization_level", "high")),
     "float size": (TypeError, lambda b: b.config.set_memory_pool_limit(b.trt.MemoryPoolType.WORKSPACE, 1.5)),
-    "cache of text": (TypeError, lambda b: b.config.create_timing_cache("text")),
     "unknown keyword": (TypeError, lambda b: b.builder.create_network(flag=1)),
     "negative flags": (TypeError, lambda b: b.builder.create_network(-1)),
     "no logger": (TypeError, lambda b: b.trt.Builder(None)),

@@ -1,4 +1,4 @@
-"""Plans, timing caches and life times of the double are those of the real library."""
+"""Plans and life times of the double are those of the real library."""
 
 from __future__ import annotations
 
@@ -105,35 +105,12 @@ def test_failures_come_when_asked_for(double: Any) -> None:
     assert deserialize(double, plan) == ("small", [])
 
 
-def test_timing_caches_remember_and_refuse_other_gpus(double: Any) -> None:
-    bench = Bench(double)
-    cache = bench.config.create_timing_cache(b"")
-    assert bench.config.set_timing_cache(cache, False)
-    before = bytes(cache.serialize())
-    bench.parse(model())
-    bench.profile(x=RANGE)
-    assert bench.build()
-    kept = bytes(bench.config.get_timing_cache().serialize())
-    assert kept != before
-    again = Bench(double)
-    loaded = again.config.create_timing_cache(kept)
-    assert bytes(loaded.serialize()) == kept
-    assert again.config.create_timing_cache(b"damaged") is None
-    double.__version__ = "10.13.3.9"
-    assert not again.config.set_timing_cache(loaded, False)
-    assert again.config.set_timing_cache(loaded, True)
-
-
 def drop_logger(bench: Bench) -> None:
     bench.logger = None
 
 
 def drop_monitor(bench: Bench) -> None:
     bench.config.progress_monitor = make_monitor(bench.trt, [], lambda: True)
-
-
-def drop_cache(bench: Bench) -> None:
-    bench.config.set_timing_cache(bench.config.create_timing_cache(b""), False)
 
 
 def drop_network(bench: Bench) -> None:
@@ -149,7 +126,7 @@ def recorder_too_early(bench: Bench) -> None:
     bench.builder.create_network(1)
 
 
-@pytest.mark.parametrize("drop", [drop_logger, drop_monitor, drop_cache, drop_network, recorder_too_early])
+@pytest.mark.parametrize("drop", [drop_logger, drop_monitor, drop_network, recorder_too_early])
 def test_what_is_still_used_must_be_kept(drop: Callable[[Bench], None], double: Any) -> None:
     bench = Bench(double)
     if drop is not drop_network:

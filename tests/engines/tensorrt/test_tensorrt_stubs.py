@@ -147,7 +147,7 @@ def test_what_the_generator_gets_wrong_is_repaired() -> None:
         "class Thing:",
         "    def plug(self, in: nvinfer1::Dims, kind: Kind = <Kind.A: 0>) -> nvinfer1::Secret: ...",
         "    def scale(self, shift: Dims = None, axis: typing.SupportsInt) -> bool: ...",
-        "    def get_timing_cache(self) -> Thing: ...",
+        "    def create_execution_context(self) -> Thing: ...",
         "    def named(self, arg0: typing.SupportsInt) -> None: ...",
         "bool: Dims",
     ])  # fmt: skip
@@ -156,7 +156,7 @@ def test_what_the_generator_gets_wrong_is_repaired() -> None:
     for line in (
         f"def plug(self, in_: {shape}, kind: Kind=...) -> typing.Any:",
         f"def scale(self, shift: {shape}, axis: typing.SupportsIndex) -> builtins.bool:",
-        "def get_timing_cache(self) -> Thing | None:",
+        "def create_execution_context(self) -> Thing | None:",
         "def named(self, arg0: typing.SupportsIndex, /) -> None:",
         "\nbool: Dims\n",
     ):

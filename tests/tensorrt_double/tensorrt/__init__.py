@@ -12,7 +12,7 @@ FakeDevice, lazily, in its streams' order. Three things are not TensorRT's:
 from __future__ import annotations
 
 from ._base import Dims
-from ._build import Builder, IBuilderConfig, IHostMemory, IOptimizationProfile, ITimingCache
+from ._build import Builder, IBuilderConfig, IHostMemory, IOptimizationProfile
 from ._context import IExecutionContext
 from ._engine import EngineInspector, ICudaEngine, Runtime
 from ._enums import (
@@ -65,7 +65,6 @@ __all__ = [
     "IOptimizationProfile",
     "IProgressMonitor",
     "ITensor",
-    "ITimingCache",
     "LayerInformationFormat",
     "LayerType",
     "Logger",

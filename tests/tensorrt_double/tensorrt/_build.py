@@ -1,14 +1,13 @@
-"""The builder: profiles, configuration, timing caches, progress; and the plan that it makes."""
+"""The builder: profiles, configuration, progress; and the plan that it makes."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ._base import Buffer, Dims, Held, Strict, api, attribute, held, make, unsigned
+from ._base import Dims, Strict, api, attribute, held, make, unsigned
 from ._enums import BuilderFlag, DataType, HardwareCompatibilityLevel, MemoryPoolType, ProfilingVerbosity
 from ._graph import Tensor
 from ._log import ILogger, IProgressMonitor, Voice, guarded
@@ -16,7 +15,6 @@ from ._network import INetworkDefinition
 from ._testing import crash, testing, version
 
 PLAN = b"ftrt\x00double\x00"
-CACHE = b"double timing cache\n"
 PHASES = {"Preparing graph for optimization": 2, "Optimizing graph": 3, "Computing profile costs": 4}
 """Phases within `Building engine`, and their steps."""
 
@@ -34,15 +32,6 @@ class IHostMemory(Strict, bytes):
     @property
     def dtype(self) -> Any:
         return DataType.__members__["INT8"]
-
-
-class ITimingCache(Strict):
-    """What was measured while building."""
-
-    @api
-    def serialize(self) -> IHostMemory:
-        head = {"version": self._version, "gpu": self._gpu, "entries": sorted(self._entries)}
-        return host_memory(CACHE + json.dumps(head).encode())
 
 
 class IOptimizationProfile(Strict):
@@ -103,30 +92,6 @@ class IBuilderConfig(Strict):
         self._profiles.append(dict(profile._shapes))
         return len(self._profiles) - 1
 
-    @api
-    def create_timing_cache(self, serialized_timing_cache: Buffer) -> ITimingCache | None:
-        head = {"version": version(), "gpu": testing.facts()[0], "entries": []}
-        if data := bytes(serialized_timing_cache):
-            try:
-                head = json.loads(data.removeprefix(CACHE)) if data.startswith(CACHE) else {}
-                return _cache(**head)
-            except (ValueError, TypeError):
-                self._error("The timing cache is corrupt.")
-                return None
-        return _cache(**head)
-
-    @api
-    def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
-        if (cache._version, cache._gpu) != (version(), testing.facts()[0]) and not ignore_mismatch:
-            self._error("The timing cache was made by another version or on another GPU.")
-            return False
-        self._cache = Held(cache, "the timing cache")
-        return True
-
-    @api
-    def get_timing_cache(self) -> ITimingCache | None:
-        return self._cache() if self._cache else None
-
     def _level(self, value: int) -> int:
         if value < 0:
             self._error("Parameter check failed, condition: level >= 0.")
@@ -162,7 +127,7 @@ class Builder(Strict):
 
     @api
     def create_builder_config(self) -> IBuilderConfig:
-        return make(IBuilderConfig, builder=self, flags={"TF32"}, limits={}, profiles=[], cache=None)
+        return make(IBuilderConfig, builder=self, flags={"TF32"}, limits={}, profiles=[])
 
     @api
     def create_optimization_profile(self) -> IOptimizationProfile:
@@ -177,8 +142,6 @@ class Builder(Strict):
             return self._fail("FAILED_EXECUTION", "Error Code 7: BuildCanceled (Build canceled by user)")
         if testing.build_failures:
             return self._fail("INTERNAL_ERROR", testing.build_failures.pop(0))
-        if config._cache:
-            config._cache()._entries.add(hashlib.sha256(network._model).hexdigest())
         return host_memory(_plan(network, config))
 
     def _fail(self, code: str, text: str) -> None:
@@ -188,10 +151,6 @@ class Builder(Strict):
 def host_memory(data: bytes) -> IHostMemory:
     """Bytes handed to the program."""
     return bytes.__new__(IHostMemory, data)
-
-
-def _cache(version: str, gpu: str, entries: list[str]) -> ITimingCache:
-    return make(ITimingCache, version=version, gpu=gpu, entries=set(entries))
 
 
 def _problem(network: INetworkDefinition, config: IBuilderConfig) -> str:
