@@ -8,6 +8,7 @@ from typing import get_args
 
 import pytest
 
+from attention_model import ATTENTION_MODEL
 from hiif_deploy.backends.choice import auto_attempts, default_engine, library_engine, runs_on_gpu
 from hiif_deploy.backends.engines import AUTO, ENGINES, Engine
 from hiif_deploy.backends.options import EngineOptions
@@ -63,7 +64,7 @@ def test_options_say_whether_the_work_is_on_a_gpu(options: EngineOptions, expect
 
 
 def test_auto_tries_gpus_in_fp16_and_then_the_processor_in_fp32() -> None:
-    contract = open_bundle("hiif-compact").contract
+    contract = open_bundle(ATTENTION_MODEL).contract
     tried = [attempt for _, attempt in auto_attempts(contract, EngineOptions(engine="auto"))]
     assert [(options.engine, options.precision) for options in tried] == [
         ("tensorrt", "fp16"), ("torch", "fp16"), ("onnxruntime", "fp16"), ("native", None), ("onnxruntime", None),
@@ -72,7 +73,7 @@ def test_auto_tries_gpus_in_fp16_and_then_the_processor_in_fp32() -> None:
 
 
 def test_auto_keeps_a_precision_that_was_chosen() -> None:
-    contract = open_bundle("hiif-compact").contract
+    contract = open_bundle(ATTENTION_MODEL).contract
     for precision in ("fp32", "fp16", "bf16", "int8"):
         options = EngineOptions(engine="auto", precision=precision)
         found = [attempt for _, attempt in auto_attempts(contract, options)]
@@ -82,7 +83,7 @@ def test_auto_keeps_a_precision_that_was_chosen() -> None:
 
 
 def test_auto_takes_fp32_on_a_gpu_where_the_bundle_has_no_other_graphs() -> None:
-    contract = open_bundle("hiif-compact").contract
+    contract = open_bundle(ATTENTION_MODEL).contract
     contract = replace(contract, graphs=tuple(graph for graph in contract.graphs if graph.precision == "fp32"))
     _, first = next(auto_attempts(contract, EngineOptions(engine="auto")))
     assert first.precision == "fp32"
@@ -96,7 +97,7 @@ def test_without_a_name_the_engine_is_the_one_that_has_the_precision() -> None:
 
 @every("name", [name for name, spec in ENGINES.items() if not spec.cascades])
 def test_a_bundle_whose_encoder_averages_tiles_is_refused(name: str) -> None:
-    contract = open_bundle("hiif-compact").contract
+    contract = open_bundle(ATTENTION_MODEL).contract
     contract = replace(contract, encoder=replace(contract.encoder, tile=48, tile_overlap=4))
     with pytest.raises(EngineError, match=r"does not run on .* yet, .*: choose --engine onnxruntime"):
         ENGINES[name].check(contract)

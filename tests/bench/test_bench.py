@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from attention_model import ATTENTION_MODEL
 from hiif_deploy.backends import onnxruntime_device as engine_choice
 from hiif_deploy.backends.onnxruntime_device import DeviceBackend
 from hiif_deploy.backends.options import EngineOptions
@@ -71,7 +72,7 @@ def test_every_variant_is_timed_in_every_round_and_compared_with_exact(half_bund
 def test_a_variant_runs_as_native_code_where_that_can_be_had(
     name: str, tiny_bundle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for bundle, engine in (("hiif-compact", "native code and ONNX Runtime"), (tiny_bundle, "ONNX Runtime")):
+    for bundle, engine in ((ATTENTION_MODEL, "native code and ONNX Runtime"), (tiny_bundle, "ONNX Runtime")):
         runner = open_variant(name, BenchModel("model", open_bundle(bundle)), 1)
         assert runner.detail.startswith(f"{engine}, cpu, fp32")
         runner.close()
@@ -81,7 +82,7 @@ def test_a_variant_runs_as_native_code_where_that_can_be_had(
 @pytest.mark.usefixtures("native")
 def test_native_code_counts_its_own_multiplications() -> None:
     """Per query of a pass, beside encoder and maps: by hand for width 64, two attention blocks and six levels."""
-    model, image, size = BenchModel("model", open_bundle("hiif-compact")), picture((16, 16)), (64, 64)
+    model, image, size = BenchModel("model", open_bundle(ATTENTION_MODEL)), picture((16, 16)), (64, 64)
     runner = open_variant("exact", model, 1)
     work = runner.work(image, size)
     runner.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from attention_model import ATTENTION_MODEL
 from hiif_deploy import EngineOptions, HiifError, RenderOptions, Upscaler
 from hiif_deploy.backends.cuda.open import open_device
 from hiif_deploy.backends.tensorrt.library import Library, load_library
@@ -36,7 +37,7 @@ def library(request: pytest.FixtureRequest) -> Library:
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    return open_bundle()
+    return open_bundle(ATTENTION_MODEL)
 
 
 @pytest.fixture(scope="module", params=["fp16", "fp32"])
@@ -63,7 +64,7 @@ def upscaler(options: EngineOptions) -> Iterator[Upscaler]:
 
 @pytest.fixture(scope="module")
 def exact() -> Upscaler:
-    return Upscaler()
+    return Upscaler(ATTENTION_MODEL)
 
 
 @pytest.mark.parametrize(("size", "scale"), [((96, 128), 2.0), ((96, 128), 3.3), ((1, 1), 4.0), ((180, 320), 4.0)])

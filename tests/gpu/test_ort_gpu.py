@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from attention_model import ATTENTION_MODEL
 from hiif_deploy import EngineOptions, RenderOptions, Upscaler
 from hiif_deploy.backends.host import HostBackend
 from hiif_deploy.backends.onnxruntime_device import DeviceBackend
@@ -25,7 +26,7 @@ pytestmark = [
 IMAGE, SIZE = sample("astronaut")[:101, :110], (350, 371)
 
 
-@pytest.mark.parametrize("name", ["hiif-compact", "hiif-video"])
+@pytest.mark.parametrize("name", [ATTENTION_MODEL, "hiif-video"])
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 100), ("fp16", 60)])
 @pytest.mark.parametrize("statistics", ["exact", "sampled"])
 def test_pictures_are_those_of_the_processor(name: str, precision: Precision, least: float, statistics: str) -> None:
@@ -42,7 +43,7 @@ def test_pictures_are_those_of_the_processor(name: str, precision: Precision, le
 
 
 def test_tensors_that_stay_give_the_picture_of_those_that_travel() -> None:
-    bundle = open_bundle("hiif-compact")
+    bundle = open_bundle(ATTENTION_MODEL)
     engine, options = EngineOptions(provider="cuda", precision="fp16", threads=2), RenderOptions(query_block=4096)
     found = []
     for kind in (HostBackend, DeviceBackend):

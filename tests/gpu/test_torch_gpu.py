@@ -10,6 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from attention_model import ATTENTION_MODEL  # noqa: E402
+
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU"),
@@ -49,7 +51,7 @@ with Upscaler(bundle, backend=backend) as upscaler, Upscaler(bundle) as plain:
 """
 
 
-@pytest.mark.parametrize("name", ["hiif-compact", "hiif-video"])
+@pytest.mark.parametrize("name", [ATTENTION_MODEL, "hiif-video"])
 @pytest.mark.parametrize(
     ("precision", "fused", "least"),
     [("fp32", "by-operation", 100), ("fp16", "by-operation", 60), ("fp16", "fused", 60)],

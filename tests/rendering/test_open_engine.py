@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from attention_model import ATTENTION_MODEL
 from fake_device import FakeDevice
 from hiif_deploy import EngineAbsentError, EngineError, EngineOptions, OptionError, Upscaler
 from hiif_deploy.backends.cuda import open as device_module
@@ -67,7 +68,7 @@ def test_auto_takes_native_code_before_what_works_anywhere(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(device_module, "LAYERS", {})
-    backend = open_backend(open_bundle("hiif-compact"), EngineOptions(engine="auto", threads=1))
+    backend = open_backend(open_bundle(ATTENTION_MODEL), EngineOptions(engine="auto", threads=1))
     backend.close()
     (line,) = caplog.messages
     assert line.startswith("engine auto: native code and ONNX Runtime, cpu, fp32; not tensorrt (")
@@ -82,7 +83,7 @@ def test_auto_takes_openvino_in_lower_precisions_where_there_is_no_native_code(
     monkeypatch.setitem(extras.EXTRAS, "native", ("no_such_module",))
     options = EngineOptions(engine="auto", precision=precision, threads=1)
     try:
-        backend = open_backend(open_bundle("hiif-compact"), options)
+        backend = open_backend(open_bundle(ATTENTION_MODEL), options)
     except EngineError as error:
         pytest.skip(str(error))
     backend.close()
@@ -94,7 +95,7 @@ def test_auto_takes_openvino_in_lower_precisions_where_there_is_no_native_code(
 def test_native_code_that_was_requested_is_never_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(extras.EXTRAS, "native", ("no_such_module",))
     with pytest.raises(MissingExtraError, match=r"\[native\]"):
-        open_backend(open_bundle("hiif-compact"), EngineOptions(engine="native"))
+        open_backend(open_bundle(ATTENTION_MODEL), EngineOptions(engine="native"))
 
 
 def test_auto_takes_tensorrt_where_it_works(

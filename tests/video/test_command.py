@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("av", reason="needs PyAV")
 
+from attention_model import ATTENTION_MODEL
 from hiif_deploy.cli import app as cli
 
 Clip = Callable[[str], Path]
@@ -46,6 +47,6 @@ def test_a_clip_takes_the_model_for_moving_pictures_and_says_so(upscale: Upscale
 
 
 def test_a_clip_takes_the_model_that_is_named(upscale: Upscale) -> None:
-    code, said = upscale("--scale", "2", "-b", "hiif-compact", "--json")
+    code, said = upscale("--scale", "2", "-b", ATTENTION_MODEL, "--json")
     assert code == 0, said
     assert "model:" not in said

@@ -13,6 +13,7 @@ pytest.importorskip("av", reason="needs PyAV")
 
 import av
 
+from attention_model import ATTENTION_MODEL
 from clips import Video, picture
 from hiif_deploy.backends.host import HostBackend
 from hiif_deploy.backends.options import EngineOptions
@@ -108,7 +109,7 @@ def test_reused_statistics_are_renewed_at_a_cut_and_their_deviation_is_measured(
     upscale: Upscale, tmp_path: Path
 ) -> None:
     source = two_scenes(tmp_path / "scenes.mkv")
-    with Upscaler("hiif-compact", engine=EngineOptions(threads=1)) as upscaler:
+    with Upscaler(ATTENTION_MODEL, engine=EngineOptions(threads=1)) as upscaler:
         output, exact = upscale(source, upscaler=upscaler, codec="ffv1")
         own = frames_of(output)
         output, result = upscale(source, upscaler=upscaler, codec="ffv1", statistics="reuse")

@@ -15,6 +15,7 @@ pytest.importorskip("av", reason="needs PyAV")
 
 import av
 
+from attention_model import ATTENTION_MODEL
 from clips import Video, add_video, picture, plain, video_packets
 from hiif_deploy.cli import app as cli
 from hiif_deploy.errors import VideoError
@@ -159,7 +160,7 @@ def test_frames_of_another_size_fill_the_same_output_and_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, made = channel(tmp_path / "channel.ts", (36, 40)), tmp_path / "large.mkv"
-    words = ["upscale", str(source), "-o", str(made), "-b", "hiif-compact", "--scale", "2", "--statistics", "reuse"]
+    words = ["upscale", str(source), "-o", str(made), "-b", ATTENTION_MODEL, "--scale", "2", "--statistics", "reuse"]
     with pytest.raises(SystemExit) as end:
         cli.main(words)
     said = capsys.readouterr().err

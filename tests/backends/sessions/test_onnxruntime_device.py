@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from attention_model import ATTENTION_MODEL
 from hiif_deploy import EngineError, EngineOptions, RenderOptions, Upscaler
 from hiif_deploy.backends import onnxruntime_device as choice
 from hiif_deploy.backends.host import HostBackend
@@ -61,7 +62,7 @@ def crop_session(dtype: str) -> DeviceSession:
 
 @pytest.mark.parametrize(
     ("name", "precision", "threads"),
-    [("hiif-compact", "fp16", 2), ("hiif-video", "fp32", 1), ("hiif-video", "fp16", 1)],
+    [(ATTENTION_MODEL, "fp16", 2), ("hiif-video", "fp32", 1), ("hiif-video", "fp16", 1)],
 )
 def test_tensors_that_stay_give_the_same_picture_bit_for_bit(name: str, precision: Any, threads: int) -> None:
     bundle = without_stages(open_bundle(name))

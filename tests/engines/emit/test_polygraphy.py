@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from attention_model import ATTENTION_MODEL
 from hiif_deploy.bundle.contract import GraphContract, TensorContract
 from hiif_deploy.bundle.loader import Bundle, open_bundle
 from hiif_deploy.errors import OptionError
@@ -24,7 +25,7 @@ pytest.importorskip("polygraphy")
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    return open_bundle()
+    return open_bundle(ATTENTION_MODEL)
 
 
 def profile(graph: GraphContract) -> Profile:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from attention_model import ATTENTION_MODEL
 from hiif_deploy.backends.sessions.onnxruntime import OrtSession
 from hiif_deploy.bundle.loader import Bundle, open_bundle
 from hiif_deploy.decoding.plan import BLEND_OVERLAP, make_plan
@@ -24,7 +25,7 @@ LIMITS = {"height": 96, "width": 128, "tile_height": 18, "tile_width": 66, "pixe
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    return open_bundle()
+    return open_bundle(ATTENTION_MODEL)
 
 
 def test_limits_are_what_all_engines_take(bundle: Bundle) -> None:

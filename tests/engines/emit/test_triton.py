@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from attention_model import ATTENTION_MODEL
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bundle.contract import GraphContract, Precision, TensorContract
 from hiif_deploy.bundle.loader import Bundle, open_bundle
@@ -29,7 +30,7 @@ OPTIONS = RenderOptions(query_block=600, memory=1 << 27)
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    return open_bundle()
+    return open_bundle(ATTENTION_MODEL)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from attention_model import ATTENTION_MODEL
 from hiif_deploy.bundle.contract import GraphContract, TensorContract
 from hiif_deploy.bundle.loader import Bundle, open_bundle
 from hiif_deploy.errors import OptionError
@@ -20,7 +21,7 @@ SIZES = {"min": 8, "opt": 12, "max": 40}
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    return open_bundle()
+    return open_bundle(ATTENTION_MODEL)
 
 
 def small_profile(graph: GraphContract) -> Profile:

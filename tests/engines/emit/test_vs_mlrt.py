@@ -13,6 +13,7 @@ import onnxruntime as ort
 import pytest
 from onnx.utils import Extractor
 
+from attention_model import ATTENTION_MODEL
 from hiif_deploy.bundle.loader import Bundle, open_bundle
 from hiif_deploy.decoding.session import Tensors
 from hiif_deploy.errors import BundleError, OptionError, ScaleError
@@ -26,7 +27,7 @@ HEIGHTS = [*range(1, 70), 96, 127, 135, 360, 480, 540, 719, 720, 1080, 1081, 216
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    return open_bundle()
+    return open_bundle(ATTENTION_MODEL)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from hiif_deploy.errors import EngineError
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton", reason="Triton is not installed")
+from attention_model import ATTENTION_MODEL  # noqa: E402
 from hiif_engines.fused import select  # noqa: E402
 from hiif_engines.fused.configs import NARROW_ROWS, WIDE_ROWS, KernelConfig  # noqa: E402
 from hiif_engines.fused.decoder import FusedDecoder, FusedStatistics  # noqa: E402
@@ -38,7 +39,7 @@ def feeds_of(name: str, decoder: TorchGraph) -> dict[str, torch.Tensor]:
     return random_feeds(open_bundle(name).contract, decoder, dtype, SOURCE, TARGET)
 
 
-@pytest.mark.parametrize("name", ["hiif-compact", "hiif-video"])
+@pytest.mark.parametrize("name", [ATTENTION_MODEL, "hiif-video"])
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("fp16", 4e-3)])
 def test_the_kernel_answers_as_the_graph(name: str, precision: Precision, tolerance: float) -> None:
     decoder = graph_of(name, "decoder", precision)
@@ -52,8 +53,8 @@ def test_the_kernel_answers_as_the_graph(name: str, precision: Precision, tolera
 
 @pytest.mark.parametrize("name", [pytest.param("decoder", marks=pytest.mark.slow), "statistics_1"])
 def test_the_output_does_not_depend_on_the_configuration(name: str) -> None:
-    graph = graph_of("hiif-compact", name, "fp32")
-    feeds = feeds_of("hiif-compact", graph)
+    graph = graph_of(ATTENTION_MODEL, name, "fp32")
+    feeds = feeds_of(ATTENTION_MODEL, graph)
     fused = (FusedDecoder if name == "decoder" else FusedStatistics)(graph, torch.float32)
     expected = fused(feeds, KernelConfig(16, 16, 1))
     # The interpreter knows no warps.
@@ -64,7 +65,7 @@ def test_the_output_does_not_depend_on_the_configuration(name: str) -> None:
 
 
 def test_the_first_configuration_that_runs_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle, cpu = open_bundle("hiif-compact"), torch.device("cpu")
+    bundle, cpu = open_bundle(ATTENTION_MODEL), torch.device("cpu")
     # Triton has blocks of powers of two only.
     broken, sound = KernelConfig(block=48), KernelConfig(block=16)
     monkeypatch.setattr(select, "configs", lambda *_: [broken, sound, KernelConfig()])
@@ -77,9 +78,9 @@ def test_the_first_configuration_that_runs_is_taken(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("n", [0, 1])
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("fp16", 4e-3)])
 def test_the_statistics_kernel_sums_as_the_graph(n: int, precision: Precision, tolerance: float) -> None:
-    statistics = graph_of("hiif-compact", f"statistics_{n}", precision)
-    feeds = feeds_of("hiif-compact", statistics)
-    fused = FusedStatistics(graph_of("hiif-compact", f"statistics_{n}", "fp32"), feeds["map_0"].dtype)
+    statistics = graph_of(ATTENTION_MODEL, f"statistics_{n}", precision)
+    feeds = feeds_of(ATTENTION_MODEL, statistics)
+    fused = FusedStatistics(graph_of(ATTENTION_MODEL, f"statistics_{n}", "fp32"), feeds["map_0"].dtype)
     expected, found = statistics(feeds), fused(feeds, KernelConfig(block=32, slice=32, programs=2))
     queries = TARGET[0] * TARGET[1]
     for name, value in expected.items():
@@ -92,8 +93,8 @@ def test_the_statistics_kernel_sums_as_the_graph(n: int, precision: Precision, t
 
 @pytest.mark.parametrize(("name", "outputs"), [("decoder", ["colour"]), ("statistics_1", ["outer", "key", "value"])])
 def test_the_epsilon_of_a_layer_norm_is_that_of_the_graph(name: str, outputs: list[str]) -> None:
-    contract = open_bundle("hiif-compact").contract.chain("fp32")[name]
-    model = onnx.load_from_string(open_bundle("hiif-compact").graphs[contract.key])
+    contract = open_bundle(ATTENTION_MODEL).contract.chain("fp32")[name]
+    model = onnx.load_from_string(open_bundle(ATTENTION_MODEL).graphs[contract.key])
     before = TorchGraph(contract, model.SerializeToString(), torch.device("cpu")).constants("Add", before="Sqrt")
     assert set(before) == {float(np.float32(1e-5))}
     for tensor in model.graph.initializer:
@@ -103,11 +104,11 @@ def test_the_epsilon_of_a_layer_norm_is_that_of_the_graph(name: str, outputs: li
     graph = TorchGraph(contract, model.SerializeToString(), torch.device("cpu"))
     fused = (FusedDecoder if name == "decoder" else FusedStatistics)(graph, torch.float32)
     assert set(fused.epsilons) == {0.5}
-    feeds = feeds_of("hiif-compact", graph)
+    feeds = feeds_of(ATTENTION_MODEL, graph)
     expected, found = graph(feeds), fused(feeds, KernelConfig(block=32, slice=32, programs=2))
     for output in outputs:
         assert (found[output] - expected[output]).abs().max() < 1e-5 * max(1, expected[output].abs().max())
-    other = graph_of("hiif-compact", name, "fp32")(feeds)
+    other = graph_of(ATTENTION_MODEL, name, "fp32")(feeds)
     assert (other[outputs[0]] - expected[outputs[0]]).abs().max() > 1e-3
 
 
@@ -129,6 +130,6 @@ def test_attention_with_a_single_projection_is_not_fused_and_says_so(tmp_path: P
 
 
 def test_the_areas_epsilon_is_that_of_the_graphs() -> None:
-    weights = graph_of("hiif-compact", "decoder", "fp32").weights
+    weights = graph_of(ATTENTION_MODEL, "decoder", "fp32").weights
     constants = [float(value) for name, value in weights.items() if value.ndim == 0 and name.startswith("val_")]
     assert float(np.float32(AREA_EPSILON.value)) in constants

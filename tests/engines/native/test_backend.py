@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from attention_model import ATTENTION_MODEL
 from hiif_deploy import EngineError, EngineOptions, OptionError, RenderOptions, Upscaler
 from hiif_deploy.bundle.loader import Bundle, open_bundle
 from hiif_deploy.decoding.session import ComputePrecision
@@ -34,7 +35,7 @@ def engine(precision: ComputePrecision | None = None) -> EngineOptions:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
-@pytest.mark.parametrize("name", ["hiif-compact", "hiif-video"])
+@pytest.mark.parametrize("name", [ATTENTION_MODEL, "hiif-video"])
 @pytest.mark.parametrize("statistics", ["exact", "sampled"])
 def test_a_picture_is_the_same_within_the_arithmetic(precision: ComputePrecision, name: str, statistics: Any) -> None:
     image = sample("astronaut")[:40, :28]
@@ -57,7 +58,7 @@ def test_a_picture_does_not_depend_on_how_it_is_cut(precision: ComputePrecision)
     answers = []
     for block, memory in ((64, 2 << 20), (4096, 1 << 30)):
         options = RenderOptions(query_block=block, memory=memory)
-        with Upscaler("hiif-compact", engine=engine(precision), options=options) as upscaler:
+        with Upscaler(ATTENTION_MODEL, engine=engine(precision), options=options) as upscaler:
             answers.append(upscaler.render_unclamped(upscaler.encode(image), size=(99, 61)))
     # Sums over the queries are taken in another order, and the encoder's over another tile.
     error = order_error(precision, products(upscaler.bundle), answers[0].shape[0] * answers[0].shape[1])
@@ -74,7 +75,7 @@ def test_a_part_of_a_picture_is_that_part_of_the_whole() -> None:
 
 def test_several_threads_share_one_upscaler() -> None:
     images = [sample(name)[:24, :24] for name in ("astronaut", "coffee", "chelsea")] * 3
-    with Upscaler("hiif-compact", engine=engine()) as upscaler:
+    with Upscaler(ATTENTION_MODEL, engine=engine()) as upscaler:
         expected = [upscaler.upscale(image, scale=2) for image in images[:3]] * 3
         with ThreadPoolExecutor(4) as pool:
             found = list(pool.map(lambda image: upscaler.upscale(image, scale=2), images))
@@ -83,7 +84,7 @@ def test_several_threads_share_one_upscaler() -> None:
 
 
 def test_a_decoder_without_stages_is_refused() -> None:
-    bundle = open_bundle("hiif-compact")
+    bundle = open_bundle(ATTENTION_MODEL)
     graphs = tuple(graph for graph in bundle.contract.graphs if graph.name not in bundle.contract.stages)
     whole = dataclasses.replace(bundle, contract=dataclasses.replace(bundle.contract, graphs=graphs))
     with pytest.raises(EngineError, match=r"needs a decoder in stages.*--engine onnxruntime"):
@@ -128,7 +129,7 @@ def test_an_answer_that_is_no_number_is_found_out() -> None:
 def test_a_processor_without_the_instructions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native_compile, "_features", lambda: frozenset({"avx2"}))
     with pytest.raises(EngineError, match=r"native code in fp32 needs instructions.*avx512f.*--engine onnxruntime"):
-        NativeBackend(open_bundle("hiif-compact"), engine())
+        NativeBackend(open_bundle(ATTENTION_MODEL), engine())
 
 
 def test_options_that_make_no_sense_are_refused() -> None:

@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from attention_model import ATTENTION_MODEL
 from hiif_deploy import EngineError, EngineOptions
 from hiif_deploy.bundle.loader import Bundle, open_bundle
 from hiif_engines.native.backend import NativeBackend
@@ -27,7 +28,7 @@ ENGINE = EngineOptions(engine="native", threads=1)
 @pytest.fixture(scope="module")
 def backend(request: pytest.FixtureRequest) -> NativeBackend:
     request.getfixturevalue("native")
-    return NativeBackend(open_bundle("hiif-compact"), ENGINE)
+    return NativeBackend(open_bundle(ATTENTION_MODEL), ENGINE)
 
 
 def feeds_of(backend: NativeBackend, name: str) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def test_a_tap_beyond_the_maps_is_refused(backend: NativeBackend, tap: int) -> N
 
 def with_weight(name: str, shape: tuple[int, ...]) -> Bundle:
     """The shipped model with one weight of its last graph in another shape."""
-    bundle = open_bundle("hiif-compact")
+    bundle = open_bundle(ATTENTION_MODEL)
     model = onnx.load_from_string(bundle.graphs["tail"])
     (weight,) = [tensor for tensor in model.graph.initializer if tensor.name == name]
     weight.CopyFrom(numpy_helper.from_array(np.ones(shape, np.float32), name))
@@ -95,7 +96,7 @@ def test_weights_that_do_not_fit_each_other_are_refused(name: str, shape: tuple[
 
 
 def test_a_contract_that_promises_other_sizes_is_refused() -> None:
-    bundle = open_bundle("hiif-compact")
+    bundle = open_bundle(ATTENTION_MODEL)
     tail = bundle.contract.graph("tail")
     inputs = tuple(
         dataclasses.replace(tensor, shape=(2, *tensor.shape[1:])) if tensor.name.endswith("_bits") else tensor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from attention_model import ATTENTION_MODEL
 from hiif_deploy import EngineOptions
 from hiif_deploy.backends.sessions.open import open_session
 from hiif_deploy.bundle.loader import open_bundle
@@ -18,13 +19,13 @@ pytestmark = pytest.mark.processor
 @pytest.fixture(scope="module")
 def backend(request: pytest.FixtureRequest) -> NativeBackend:
     request.getfixturevalue("native")
-    return NativeBackend(open_bundle("hiif-compact"), EngineOptions(engine="native", threads=1))
+    return NativeBackend(open_bundle(ATTENTION_MODEL), EngineOptions(engine="native", threads=1))
 
 
 @pytest.mark.parametrize("queries", [1, 13, BLOCK, BLOCK + 7])
 @pytest.mark.parametrize("n", [0, 1])
 def test_sums_are_those_of_the_graph(backend: NativeBackend, queries: int, n: int) -> None:
-    bundle, graph = open_bundle("hiif-compact"), backend.contract.stages[f"sums_{n}"]
+    bundle, graph = open_bundle(ATTENTION_MODEL), backend.contract.stages[f"sums_{n}"]
     state = np.random.default_rng(queries).standard_normal((queries, 64)).astype(np.float32)
     known = open_session(graph, bundle.graphs[graph.key], EngineOptions(), threads=1, keep_memory=False)
     expected = known.run({f"state_{n}": state})
@@ -36,7 +37,7 @@ def test_sums_are_those_of_the_graph(backend: NativeBackend, queries: int, n: in
 
 
 def test_every_stage_answers_as_its_graph(backend: NativeBackend) -> None:
-    check_kernels(open_bundle("hiif-compact"), backend.contract.stages, backend.sessions, 2e-6)
+    check_kernels(open_bundle(ATTENTION_MODEL), backend.contract.stages, backend.sessions, 2e-6)
 
 
 def test_kernels_of_several_stages_answer_bit_for_bit_as_one_after_the_other(backend: NativeBackend) -> None:

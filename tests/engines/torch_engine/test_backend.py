@@ -19,6 +19,7 @@ from hiif_deploy.rendering.verify import measure
 
 torch = pytest.importorskip("torch")
 
+from attention_model import ATTENTION_MODEL  # noqa: E402
 from hiif_engines.torch_engine.backend import TorchBackend  # noqa: E402
 from hiif_engines.torch_engine.plan import make_torch_plan  # noqa: E402
 
@@ -37,7 +38,7 @@ def expected(bundle: Bundle) -> np.ndarray:
         return upscaler.render_unclamped(upscaler.encode(IMAGE), size=SIZE)
 
 
-@pytest.mark.parametrize("name", ["hiif-compact", "hiif-video"])
+@pytest.mark.parametrize("name", [ATTENTION_MODEL, "hiif-video"])
 def test_the_shipped_models_answer_as_in_onnx_runtime(name: str) -> None:
     bundle = open_bundle(name)
     reference = expected(bundle)
@@ -46,7 +47,7 @@ def test_the_shipped_models_answer_as_in_onnx_runtime(name: str) -> None:
     assert measure(answer(bundle, replace(CPU, precision="fp16")), reference).psnr > 60
 
 
-@pytest.mark.parametrize(("name", "precision", "least"), [("hiif-compact", "fp16", 60), ("hiif-video", "fp32", 100)])
+@pytest.mark.parametrize(("name", "precision", "least"), [(ATTENTION_MODEL, "fp16", 60), ("hiif-video", "fp32", 100)])
 def test_fused_kernels_answer_whole_pictures(name: str, precision: Precision, least: float) -> None:
     pytest.importorskip("triton", reason="Triton is not installed")
     bundle, image, size = open_bundle(name), IMAGE[:4, :5], (8, 9)
@@ -179,7 +180,7 @@ def test_the_runtime_finds_the_engine_by_its_entry_point(
 
 @pytest.mark.parametrize("records", [False, True])
 def test_8192_by_8192_pixels_are_planned_within_4_gib(records: bool) -> None:
-    contract = open_bundle("hiif-compact").contract
+    contract = open_bundle(ATTENTION_MODEL).contract
     # The full-size architecture: 64 channels of features, 256 of a state, four maps of 256.
     full = replace(
         contract,
@@ -197,4 +198,4 @@ def test_8192_by_8192_pixels_are_planned_within_4_gib(records: bool) -> None:
 
 def test_too_little_memory_is_refused_with_what_is_needed() -> None:
     with pytest.raises(OptionError, match="allow"):
-        make_torch_plan(open_bundle("hiif-compact").contract, (1000, 1000), "fp32", 1 << 20)
+        make_torch_plan(open_bundle(ATTENTION_MODEL).contract, (1000, 1000), "fp32", 1 << 20)

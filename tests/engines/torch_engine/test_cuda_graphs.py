@@ -20,6 +20,7 @@ from hiif_deploy.rendering.renderer import Features
 
 torch = pytest.importorskip("torch")
 
+from attention_model import ATTENTION_MODEL  # noqa: E402
 from hiif_engines.torch_engine.backend import TorchBackend  # noqa: E402
 from hiif_engines.torch_engine.cuda_graphs import CudaGraphCache  # noqa: E402
 from hiif_engines.torch_engine.plan import make_torch_plan  # noqa: E402
@@ -241,7 +242,7 @@ READ_BY_HOST = {
 """Operation → its inputs that are sizes or axes; sizes are put together on the host."""
 
 
-@pytest.mark.parametrize("name", ["hiif-compact", "hiif-video"])
+@pytest.mark.parametrize("name", [ATTENTION_MODEL, "hiif-video"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_recorded_graphs_bring_nothing_from_the_host(name: str, precision: Precision) -> None:
     # A capture refuses copies from pageable memory.
@@ -262,7 +263,7 @@ def test_recorded_graphs_bring_nothing_from_the_host(name: str, precision: Preci
 
 
 def test_what_recordings_hold_is_planned() -> None:
-    contract = open_bundle("hiif-compact").contract
+    contract = open_bundle(ATTENTION_MODEL).contract
     small = replace(contract, decoder=replace(contract.decoder, query_channels=1 << 14))
     plain, recorded = (make_torch_plan(small, (64, 64), "fp16", 1 << 30, records=on) for on in (False, True))
     # Half as many, less what the recorded encoder keeps.

@@ -18,6 +18,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton", reason="Triton is not installed")
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
+from attention_model import ATTENTION_MODEL  # noqa: E402
 from hiif_engines.torch_engine.backend import TorchBackend  # noqa: E402
 from hiif_engines.torch_engine.plan import make_torch_plan, map_pixels  # noqa: E402
 
@@ -74,7 +75,7 @@ class Recording:
         self.launches.counts = before + Counter({"replay": 1})
 
 
-@pytest.mark.parametrize("name", ["hiif-compact", "hiif-video"])
+@pytest.mark.parametrize("name", [ATTENTION_MODEL, "hiif-video"])
 def test_a_frame_of_a_clip_takes_few_launches(name: str) -> None:
     launches = Launches()
     bundle = open_bundle(name)
@@ -96,7 +97,7 @@ def test_a_frame_of_a_clip_takes_few_launches(name: str) -> None:
 
 
 def test_a_frame_of_1080p_is_one_tile_and_one_block_on_a_large_gpu() -> None:
-    contract = open_bundle("hiif-compact").contract
+    contract = open_bundle(ATTENTION_MODEL).contract
     full = replace(
         contract,
         encoder=replace(contract.encoder, channels=64, memory_channels=512, receptive_field=35),
