@@ -27,18 +27,22 @@ class FusedLevels:
 
     def __init__(self, graph: TorchGraph, dtype: torch.dtype, width: int, norms: int) -> None:
         """Read an fp32 graph with `norms` LayerNorms. EngineError where its architecture differs."""
-        weights = graph.weights
-        if "first.position.table" not in weights:
+        if "first.position.table" not in graph.weights:
             raise EngineError(
                 "this decoder does not have the architecture of the fused kernels: bit tables at every level"
             )
         self.attentions = _attentions(graph)
         self.epsilons = _epsilons(graph, norms)
         """Epsilons of the LayerNorms, in the order of the graph."""
-        self.width, self.hidden, self.dtype = width, weights["first.bias"].shape[0], dtype
-        for size in (self.width, self.hidden):
-            if size < 16 or size & (size - 1):
-                raise EngineError(f"a decoder of width {size} does not fit the fused kernels: expected 16, 32, 64, …")
+        self.channels = graph.weights["first.bias"].shape[0]
+        """Channels of the maps."""
+        self.values = width
+        """Values between the levels, without those that fill up to a power of two."""
+        for size in (self.channels, self.values):
+            if self.attentions and size != _filled(size):
+                raise EngineError(f"attention of width {size} does not fit the fused kernels: expected 16, 32, 64, …")
+        self.width, self.hidden, self.dtype = _filled(self.values), _filled(self.channels), dtype
+        weights = self.weights = {name: _fill(value, {width, self.channels}) for name, value in graph.weights.items()}
         self._cell_weight = weights["first.cell_weight"]
         self._first = _vectors(weights["first.position.table"], weights["first.bias"])
         # Absent in the first statistics graph, whose keys and values are composed with this layer.
@@ -76,7 +80,7 @@ class FusedLevels:
     def shapes(self) -> dict[str, int | float]:
         """Sizes and constants that a kernel is compiled for."""
         return {
-            "CHANNELS": self.hidden, "FIRST_INPUTS": 4 * self.width + 2 + BITS, "FIRST_EPSILON": self.epsilons[0],
+            "CHANNELS": self.channels, "FIRST_INPUTS": 4 * self.values + 2 + BITS, "FIRST_EPSILON": self.epsilons[0],
             "ATTENTIONS": self.attentions, "WIDTH": self.width, "HIDDEN": self.hidden,
         }  # fmt: skip
 
@@ -93,6 +97,7 @@ class FusedDecoder(FusedLevels):
                 "this decoder does not have the architecture of the fused kernels: bit tables at every level"
             )
         super().__init__(graph, dtype, weights["second.weight"].shape[0], 1 + len(later))
+        weights = self.weights
         self.levels = 1 + len(later)
         if len(set(self.epsilons[1:])) > 1:
             raise EngineError(f"LayerNorms of epsilons {self.epsilons[1:]} are not fused: expected one for all levels")
@@ -115,7 +120,7 @@ class FusedDecoder(FusedLevels):
 
     def constants(self, config: KernelConfig) -> dict[str, int | float]:
         """Return all that the kernel is compiled for."""
-        levels = {"INPUTS": self.width + BITS, "EPSILON": self.epsilons[1], "LEVELS": self.levels}
+        levels = {"INPUTS": self.values + BITS, "EPSILON": self.epsilons[1], "LEVELS": self.levels}
         return {**self.shapes, **levels, "SLICE": self.slice_of(config), "BLOCK": config.block}
 
 
@@ -128,6 +133,7 @@ class FusedStatistics(FusedLevels):
         weights = graph.weights
         self.heads, self.head = (int(size) for size in graph.contract.outputs[0].shape[:2])
         super().__init__(graph, dtype, self.heads * self.head, 2)
+        weights = self.weights
         self._projection = weights["key_value.projection.weight"].T.to(dtype).contiguous()
         self._bias = weights["unsqueeze"].flatten()
 
@@ -162,6 +168,17 @@ class FusedStatistics(FusedLevels):
         at_once = min(self.heads, max(1, part // self.head))
         heads = {"HEAD": self.head, "HEAD_EPSILON": self.epsilons[1], "HEADS_AT_ONCE": at_once, "LIST": is_list}
         return {**self.shapes, **heads, "SLICE": part, "BLOCK": config.block}
+
+
+def _filled(size: int) -> int:
+    """Return the power of two, at least 16, that a kernel has for that many values."""
+    return max(16, 1 << (size - 1).bit_length())
+
+
+def _fill(value: Tensor, sizes: set[int]) -> Tensor:
+    """Fill up the axes of these sizes with zeros, which stay zero through products, tables, GELU and sums."""
+    margins = [_filled(size) - size if size in sizes else 0 for size in value.shape]
+    return torch.nn.functional.pad(value, [part for margin in reversed(margins) for part in (0, margin)])
 
 
 def _attentions(graph: TorchGraph) -> int:
