@@ -36,7 +36,7 @@ def make_identity(**changes: Any) -> EngineIdentity:
         capability="8.9",
         driver="13.0",
         profiles={"picture": ((1, 3, 32, 32), (1, 3, 360, 640), (1, 3, 1080, 1920))},
-        flags={"optimization_level": 3, "version_compatible": False, "hardware_compatibility": "none"},
+        flags={"optimization_level": 3, "target": None},
     )
     return replace(identity, **changes)
 

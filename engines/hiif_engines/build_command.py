@@ -15,7 +15,7 @@ from hiif_deploy.cli.options import refuse_options
 from hiif_deploy.errors import EngineAbsentError, OptionError
 from hiif_engines.emit.emit import Emit, emit
 from hiif_engines.store_command import StoreOption
-from hiif_engines.tensorrt.build import BuildFlags, HardwareLevel
+from hiif_engines.tensorrt.build import BuildFlags
 from hiif_engines.tensorrt.profiles import parse_sizes
 
 if TYPE_CHECKING:
@@ -44,8 +44,6 @@ def build(
         str | None, typer.Option(help="tensorrt-rtx: build for this compute capability (8.9) without its GPU.")
     ] = None,
     level: Annotated[int, typer.Option(help="Optimisation level, 0 (at once) to 5 (tries everything).")] = 3,
-    hardware: Annotated[HardwareLevel, typer.Option(help="Run on other GPUs too, slower.")] = "none",
-    version_compatible: Annotated[bool, typer.Option(help="Run in newer versions of TensorRT too, slower.")] = False,
     store: StoreOption = None,
     device_layer: Annotated[str, typer.Option(help="Python layer to the GPU: cuda-python, pycuda or auto.")] = "auto",
     force: Annotated[bool, typer.Option(help="Keep engines that are out of tolerance.")] = False,
@@ -74,7 +72,7 @@ def build(
     from hiif_engines.tensorrt.build_bundle import BuildRequest
 
     sizes = parse_sizes(preset, max_input, queries, scale)
-    request = BuildRequest(precision, sizes, BuildFlags(level, hardware, version_compatible, target))
+    request = BuildRequest(precision, sizes, BuildFlags(level, target))
     if backend is not None and emit_ != "triton":
         raise OptionError(f"--backend {backend} goes with --emit triton")
     if emit_ == "triton" and backend is None:

@@ -18,12 +18,8 @@ Range = tuple[Shape, Shape, Shape]
 Flag = bool | int | float | str | None
 
 TITLES: Mapping[str, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
-VERSION_COMPATIBLE = "version_compatible"
-"""Flag, true or false: the engine also runs in newer versions of its library."""
-HARDWARE_COMPATIBILITY = "hardware_compatibility"
-"""Flag, one of `HARDWARE_LEVELS`: on which other GPUs the engine runs."""
-HARDWARE_LEVELS = ("none", "ampere_plus", "same_compute_capability")
-AMPERE = (8, 0)
+TARGET = "target"
+"""Flag: compute capability for which the engine was built without a GPU, or None."""
 MAX_TEXT = 200
 """Characters of a name."""
 
@@ -80,60 +76,25 @@ class EngineIdentity(EngineEnvironment):
             _check_text("flag", name)
             if isinstance(value, str):
                 _check_text(f"flag {name}", value, least=0)
-        version = self.flags.get(VERSION_COMPATIBLE, False)
-        check(f"flag {VERSION_COMPATIBLE}", version, type(version) is bool, "true or false")
-        is_level = self.hardware_level in HARDWARE_LEVELS
-        check(f"flag {HARDWARE_COMPATIBILITY}", self.hardware_level, is_level, " or ".join(HARDWARE_LEVELS))
 
     @property
     def key(self) -> str:
         """sha256 of the whole identity, hexadecimal: equal for equal identities, on every machine."""
         return json_sha256(to_json(self))
 
-    @property
-    def is_version_compatible(self) -> bool:
-        """Whether newer versions of the library run it. TensorRT-RTX has no such engines."""
-        return self.library == "tensorrt" and self.flags.get(VERSION_COMPATIBLE) is True
-
-    @property
-    def hardware_level(self) -> Flag:
-        """Hardware compatibility, one of `HARDWARE_LEVELS`."""
-        return self.flags.get(HARDWARE_COMPATIBILITY, HARDWARE_LEVELS[0])
-
     def incompatibility(self, here: EngineEnvironment) -> str | None:
         """Why the engine does not run in the environment `here`, as one sentence; None where it does."""
-        found = (self._library_problem(here), self._gpu_problem(here), self._driver_problem(here))
-        reasons = [reason for reason in found if reason is not None]
-        return f"built by {self}; here is {here}: {'; '.join(reasons)}" if reasons else None
-
-    def _library_problem(self, here: EngineEnvironment) -> str | None:
-        if self.library != here.library:
-            return "the libraries do not run each other's engines"
-        if self.library_version == here.library_version:
-            return None
-        if not self.is_version_compatible:
-            return "an engine runs in the version that built it, unless it was built version-compatible"
-        is_newer = _numbers(self.library_version) < _numbers(here.library_version)
-        return None if is_newer else "a version-compatible engine runs in newer versions only"
-
-    def _gpu_problem(self, here: EngineEnvironment) -> str | None:
-        built_for, found = _numbers(self.capability), _numbers(here.capability)
-        if self.hardware_level == "same_compute_capability":
-            return None if built_for == found else "it was built for GPUs of the same compute capability only"
-        if self.hardware_level == "ampere_plus":
-            is_ampere = min(built_for, found) >= AMPERE
-            return None if is_ampere else "it was built for GPUs of compute capability 8.0 and newer"
-        if (built_for, self.gpu) == (found, here.gpu):
-            return None
-        return "an engine runs on the GPU it was built for, unless it was built hardware-compatible"
-
-    def _driver_problem(self, here: EngineEnvironment) -> str | None:
-        if self.driver == here.driver:
-            return None
-        if not self.is_version_compatible and self.hardware_level == HARDWARE_LEVELS[0]:
-            return "it was tuned under another driver"
-        # An older driver may lack what the kernels were compiled for; a newer one runs older kernels by CUDA's promise.
-        return None if _numbers(self.driver) < _numbers(here.driver) else "it was built under a newer driver"
+        any_gpu = self.flags.get(TARGET) is not None
+        reasons = {
+            "the libraries do not run each other's engines": self.library != here.library,
+            "an engine runs in the version that built it": self.library_version != here.library_version,
+            "an engine runs on the GPU it was built for": not any_gpu and self.gpu != here.gpu,
+            "an engine runs on the compute capability it was built for": self.capability != here.capability,
+            # An older driver may lack what the kernels were compiled for; a newer one runs them by CUDA's promise.
+            "it was built under a newer driver": _numbers(self.driver) > _numbers(here.driver),
+        }
+        found = [reason for reason, is_one in reasons.items() if is_one]
+        return f"built by {self}; here is {here}: {'; '.join(found)}" if found else None
 
 
 def json_sha256(value: Any) -> str:

@@ -70,10 +70,7 @@ def load_engines(
     from hiif_deploy.backends.tensorrt.backend import TrtBackend
 
     data = {name: engine.load() for name, engine in engines.items()}
-    # The store holds what was built here, by the hash in its sidecar: such engines may bring the code that makes them
-    # run in newer versions.
-    host_code = any(engine.identity.is_version_compatible for engine in engines.values())
-    return TrtBackend(bundle, precision, data, library, device, options, host_code=host_code)
+    return TrtBackend(bundle, precision, data, library, device, options)
 
 
 def describe(library: Library, device: Device) -> EngineEnvironment:

@@ -146,7 +146,7 @@ def test_an_area_that_cannot_be_loaded_leaves_the_others(
     "command, option",
     [
         ("upscale", "--larger"), ("upscale", "--precision"), ("upscale", "--statistics"), ("upscale", "--on-error"),
-        ("watch", "--precision"), ("verify", "--library"), ("bench", "--precision"), ("build", "--hardware"),
+        ("watch", "--precision"), ("verify", "--library"), ("bench", "--precision"), ("build", "--library"),
         ("build", "--emit"), ("build", "--backend"),
     ],
 )  # fmt: skip

@@ -117,7 +117,7 @@ def test_a_value_that_does_not_belong_is_named(path: Path, key: str, value: Any,
         ("gpu", 4090, "sidecar.identity.gpu is 4090: expected str"),
         ("profiles", {"\x07": 1}, "sidecar.identity.profiles.  is 1"),
         ("flags", {"level": {"a": {"b": []}}}, "flags.level is {'a': {'b': []}}"),
-        ("flags", {"hardware_compatibility": ["none"]}, "flags.hardware_compatibility is ['none']"),
+        ("flags", {"target": ["8.9"]}, "flags.target is ['8.9']"),
     ],
     ids=lambda value: repr(value)[:30],
 )

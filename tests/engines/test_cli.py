@@ -181,22 +181,6 @@ def test_engines_of_another_gpu_and_version_are_named_and_not_used(
     assert len(engine_files(machine)) == 2 * ENGINES
 
 
-def test_version_compatible_engines_run_in_newer_versions(
-    machine: Machine, run: Run, half_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    machine.trt.__version__ = "10.13.3.9"
-    assert run("build", half_bundle, "--version-compatible") == 0
-    machine.trt.__version__ = "10.16.1.11"
-    words = ("upscale", SAMPLE, "-b", half_bundle, "--scale", "1", "--engine", "tensorrt", "-o", tmp_path / "o.png")
-    capsys.readouterr()
-    assert run(*words) == 0
-    assert "no fp16 engine" not in capsys.readouterr().err
-    assert len(engine_files(machine)) == ENGINES
-    machine.trt.__version__ = "11.4.0.106"
-    assert run(*words, "--overwrite") == 0
-    assert "no fp16 engine" not in capsys.readouterr().err
-
-
 def test_engines_of_another_version_are_named_and_built_again(
     machine: Machine, run: Run, half_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

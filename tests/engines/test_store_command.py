@@ -130,7 +130,7 @@ def test_one_engine_is_inspected_by_prefix_or_file(store: EngineStore, capsys: O
     assert rows["size"] == "3,145,728 bytes"
     assert rows["profile picture"] == "1x3x32x32 / 1x3x360x640 / 1x3x1080x1920"
     assert rows["flag optimization_level"] == "3"
-    assert rows["flag hardware_compatibility"] == '"none"'
+    assert rows["flag target"] == "null"
     assert rows["verified psnr_db"] == "71.25"
     assert rows["verified note"] == '"text"'
     assert rows["sha256"] == engine.sidecar.sha256

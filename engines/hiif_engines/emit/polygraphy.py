@@ -8,7 +8,7 @@ from typing import Literal
 from hiif_deploy.bundle.contract import GraphContract, Precision, TensorContract, is_fold
 from hiif_deploy.errors import OptionError
 from hiif_engines.emit.trtexec import BuildRecipe, is_dynamic, profile_shapes, shell_command
-from hiif_engines.tensorrt.profiles import Profile, Shape, check_profile
+from hiif_engines.tensorrt.profiles import Profile, Shape
 
 HEADER = """\
 #!/bin/sh
@@ -63,12 +63,7 @@ def convert_command(recipe: BuildRecipe, graph: GraphContract, profile: Profile)
     words += ["-o", str(recipe.engine(graph)), "--strongly-typed"]
     for end in ("min", "opt", "max"):
         words += _option(f"--trt-{end}-shapes", _shapes(graph, profile, end))
-    words += ["--builder-optimization-level", str(recipe.flags.optimization_level)]
-    if recipe.flags.hardware != "none":
-        words += ["--hardware-compatibility-level", recipe.flags.hardware]
-    if recipe.flags.version_compatible:
-        words.append("--version-compatible")
-    return words
+    return [*words, "--builder-optimization-level", str(recipe.flags.optimization_level)]
 
 
 def reference_command(recipe: BuildRecipe, graph: GraphContract, profile: Profile) -> list[str]:
@@ -100,7 +95,6 @@ def compared_shapes(graph: GraphContract, profile: Profile) -> dict[str, Shape]:
         # Multiples of the smallest size, because a window transformer takes nothing else.
         return max(1, min(opt, COMPARED.get(axis, COMPARED_SIDE)) // low) * low
 
-    check_profile(graph, profile)
     return {
         tensor.name: tuple(map(size, tensor.shape, profile[tensor.name].min, profile[tensor.name].opt))
         for tensor in graph.inputs

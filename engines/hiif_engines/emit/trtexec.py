@@ -9,7 +9,7 @@ from typing import Literal
 from hiif_deploy.bundle.contract import GraphContract, TensorContract, is_fold
 from hiif_deploy.errors import OptionError
 from hiif_engines.tensorrt.build import BuildFlags
-from hiif_engines.tensorrt.profiles import Profile, Shape, check_profile
+from hiif_engines.tensorrt.profiles import Profile, Shape
 
 HEADER = """\
 #!/bin/sh
@@ -19,8 +19,6 @@ HEADER = """\
 # indices that point anywhere.
 set -e
 """
-HARDWARE = {"ampere_plus": "ampere+", "same_compute_capability": "sameComputeCapability"}
-"""The builder's name of a hardware compatibility level → trtexec's."""
 
 
 @dataclass(frozen=True)
@@ -68,21 +66,11 @@ def trtexec_command(recipe: BuildRecipe, graph: GraphContract, profile: Profile)
         if shapes:
             listed = ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())
             words.append(f"--{end}Shapes={listed}")
-    flags = recipe.flags
-    words += [f"--builderOptimizationLevel={flags.optimization_level}", "--profilingVerbosity=detailed"]
-    if flags.hardware != "none":
-        words.append(f"--hardwareCompatibilityLevel={HARDWARE[flags.hardware]}")
-    if flags.version_compatible:
-        words.append("--versionCompatible")
-    return words
+    return [*words, f"--builderOptimizationLevel={recipe.flags.optimization_level}", "--profilingVerbosity=detailed"]
 
 
 def profile_shapes(graph: GraphContract, profile: Profile, end: Literal["min", "opt", "max"]) -> dict[str, Shape]:
-    """Return the min, opt or max shape of every input with a dynamic axis; the others have a fixed shape.
-
-    OptionError where the profile does not fit the graph.
-    """
-    check_profile(graph, profile)
+    """Return the min, opt or max shape of every input with a dynamic axis; the others have a fixed shape."""
     return {tensor.name: getattr(profile[tensor.name], end) for tensor in graph.inputs if is_dynamic(tensor)}
 
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from hiif_deploy.backends.tensorrt.library import Library, Messages
 from hiif_deploy.bundle.contract import GraphContract
-from hiif_deploy.engine_store.identity import HARDWARE_COMPATIBILITY, HARDWARE_LEVELS, VERSION_COMPATIBLE
+from hiif_deploy.engine_store.identity import TARGET
 from hiif_deploy.errors import EngineError, OptionError
 from hiif_deploy.support.progress import Progress
 from hiif_engines.tensorrt.network import parse_network
-from hiif_engines.tensorrt.profiles import Profile, check_profile
+from hiif_engines.tensorrt.profiles import Profile
 
 if TYPE_CHECKING:
     import tensorrt as trt
-
-HardwareLevel = Literal["none", "ampere_plus", "same_compute_capability"]
 
 
 @dataclass(frozen=True)
@@ -27,28 +25,16 @@ class BuildFlags:
 
     optimization_level: int = 3
     """0 builds at once, 5 tries every kernel; 3 is TensorRT's own default."""
-    hardware: HardwareLevel = "none"
-    """On which other GPUs the engine can run, at the cost of speed."""
-    version_compatible: bool = False
-    """Whether newer versions of the library can run it, at the cost of speed. Not in TensorRT-RTX."""
     target: str | None = None
     """TensorRT-RTX only: compute capability to build for without a GPU, such as `8.9`. None: the GPU at hand."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.optimization_level <= 5:
             raise OptionError(f"optimisation level is {self.optimization_level}: expected 0 to 5")
-        if self.hardware not in HARDWARE_LEVELS:
-            raise OptionError(f"hardware compatibility {self.hardware!r}: expected {' or '.join(HARDWARE_LEVELS)}")
 
     def metadata(self) -> dict[str, Any]:
         """Return the settings as the engine's identity stores them."""
-        return {
-            "optimization_level": self.optimization_level,
-            # An engine that is built for a capability runs on every GPU with that capability.
-            HARDWARE_COMPATIBILITY: self.hardware if self.target is None else "same_compute_capability",
-            VERSION_COMPATIBLE: self.version_compatible,
-            "tf32": False,
-        }
+        return {"optimization_level": self.optimization_level, TARGET: self.target, "tf32": False}
 
 
 DEFAULT_FLAGS = BuildFlags()
@@ -60,11 +46,10 @@ def build_engine(
     show_progress: bool = False,
 ) -> bytes:  # fmt: skip
     """Return a serialised engine. EngineError with the library's own reason where that fails, OptionError for a wrong
-    profile or flag.
+    flag.
 
     Ctrl-C ends the build at the builder's next step.
     """
-    check_profile(graph, profile)
     with Progress(f"building {graph.key}", 1, unit="steps", enabled=show_progress) as progress:
         return _interruptible(_Build(library, graph, model, profile, flags, progress))
 
@@ -108,10 +93,6 @@ class _Build:
         config.builder_optimization_level = flags.optimization_level
         # TF32 is on by default: it would compute float32 products with ten bits of mantissa.
         config.clear_flag(trt.BuilderFlag.TF32)
-        if flags.version_compatible:
-            config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-        if flags.hardware != "none":
-            config.hardware_compatibility_level = self._hardware_level()
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         if flags.target is not None:
             set_target(self.library, config, flags.target)
@@ -120,13 +101,6 @@ class _Build:
             profile.set_shape(name, bounds.min, bounds.opt, bounds.max)
         config.add_optimization_profile(profile)
         return config
-
-    def _hardware_level(self) -> Any:
-        level = getattr(self.library.module.HardwareCompatibilityLevel, self.flags.hardware.upper(), None)
-        if level is None:
-            name = f"{self.library.name} {self.library.version}"
-            raise OptionError(f"{name} has no hardware compatibility {self.flags.hardware!r}; a newer one has")
-        return level
 
 
 def set_target(library: Library, config: Any, capability: str) -> None:

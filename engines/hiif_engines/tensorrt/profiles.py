@@ -1,7 +1,4 @@
-"""Optimisation profiles: the sizes for which an engine is built.
-
-They are checked before TensorRT receives them, because it accepts a wrong profile without an error.
-"""
+"""Optimisation profiles: the sizes for which an engine is built."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hiif_deploy.backends.tensorrt.graphs import shared_graphs
-from hiif_deploy.bundle.contract import Contract, GraphContract, Precision, TensorContract, is_fold
+from hiif_deploy.bundle.contract import Contract, GraphContract, Precision, is_fold
 from hiif_deploy.errors import OptionError
 from hiif_deploy.geometry.target import parse_size
 
@@ -112,50 +109,21 @@ def parse_sizes(preset: str | None, max_input: str | None, queries: int | None, 
 
 
 def make_profiles(contract: Contract, precision: Precision, sizes: BuildSizes) -> dict[str, Profile]:
-    """Return graph name → checked profile for every graph of a bundle that TensorRT runs (folds run on the CPU)."""
+    """Return graph name → profile for every graph of a bundle that TensorRT runs (folds run on the CPU)."""
     axes = _axes(contract, sizes)
-    profiles: dict[str, Profile] = {
-        name: {tensor.name: _range(tensor, axes) for tensor in graph.inputs}
-        for name, graph in contract.chain(precision).items()
-        if not is_fold(name)
-    }
-    for name, profile in profiles.items():
-        check_profile(contract.graph(name, precision), profile)
-    return profiles
+    chain = contract.chain(precision).items()
+    return {name: _profile(graph, axes) for name, graph in chain if not is_fold(name)}
 
 
 def make_shared_profiles(contract: Contract, sizes: BuildSizes) -> dict[str, Profile]:
-    """Return graph name → checked profile for the shared graphs that convert a bundle's frames."""
-    profiles: dict[str, Profile] = {}
-    common = _axes(contract, sizes)
+    """Return graph name → profile for the shared graphs that convert a bundle's frames."""
+    common, profiles = _axes(contract, sizes), {}
     for name, (graph, _) in shared_graphs().items():
         axes = {**common, "channels": (1, 3, 3)}
         if name.startswith("finish"):
             axes = _finish_axes(common, int(graph.outputs[0].shape[2]))
-        profiles[name] = {tensor.name: _range(tensor, axes) for tensor in graph.inputs}
-        check_profile(graph, profiles[name])
+        profiles[name] = _profile(graph, axes)
     return profiles
-
-
-def check_profile(graph: GraphContract, profile: Profile) -> None:
-    """Raise OptionError naming the input whose range is impossible, missing, unknown, or contradicts another's."""
-    known = {tensor.name: tensor for tensor in graph.inputs}
-    if profile.keys() != known.keys():
-        missing, unknown = known.keys() - profile.keys(), profile.keys() - known.keys()
-        what = f"lacks {', '.join(sorted(missing))}" if missing else f"names unknown {', '.join(sorted(unknown))}"
-        raise OptionError(f"profile of graph {graph.name} {what}; its inputs are {', '.join(known)}")
-    seen: dict[str, tuple[str, Shape]] = {}
-    for name, bounds in profile.items():
-        _check_range(graph.name, known[name], bounds)
-        for n, axis in enumerate(known[name].shape):
-            if isinstance(axis, str):
-                found = (bounds.min[n], bounds.opt[n], bounds.max[n])
-                other, first = seen.setdefault(axis, (name, found))
-                if found != first:
-                    raise OptionError(
-                        f"profile of graph {graph.name}: axis {axis} of {name} is {found} (min, opt, max), "
-                        f"but of {other} {first}; they must agree, and TensorRT would not say so"
-                    )
 
 
 def _axes(contract: Contract, sizes: BuildSizes) -> dict[str, tuple[int, int, int]]:
@@ -184,19 +152,11 @@ def _finish_axes(axes: Mapping[str, tuple[int, int, int]], channels: int) -> dic
     }  # fmt: skip
 
 
-def _range(tensor: TensorContract, axes: Mapping[str, tuple[int, int, int]]) -> ShapeRange:
-    shapes = [tuple(axes[a][n] if isinstance(a, str) else a for a in tensor.shape) for n in range(3)]
-    return ShapeRange(*shapes)
-
-
-def _check_range(graph: str, tensor: TensorContract, bounds: ShapeRange) -> None:
-    ranks = {len(tensor.shape), len(bounds.min), len(bounds.opt), len(bounds.max)}
-    if len(ranks) != 1:
-        raise OptionError(f"profile of graph {graph}: {tensor.name} has {len(tensor.shape)} axes, the range {bounds}")
-    for axis, low, opt, high in zip(tensor.shape, bounds.min, bounds.opt, bounds.max, strict=True):
-        is_ordered = 1 <= low <= opt <= high
-        if not is_ordered or (isinstance(axis, int) and not low == high == axis):
-            raise OptionError(
-                f"profile of graph {graph}: axis {axis} of {tensor.name} ranges {low} ≤ {opt} ≤ {high}: expected "
-                f"{f'exactly {axis}' if isinstance(axis, int) else '1 ≤ min ≤ opt ≤ max'}"
-            )
+def _profile(graph: GraphContract, axes: Mapping[str, tuple[int, int, int]]) -> Profile:
+    """Return a range for every input; inputs with an axis of one name agree, which TensorRT does not check."""
+    return {
+        tensor.name: ShapeRange(
+            *(tuple(axes[a][n] if isinstance(a, str) else a for a in tensor.shape) for n in range(3))
+        )
+        for tensor in graph.inputs
+    }

@@ -35,7 +35,7 @@ class TrtBackend(DecoderBackend):
 
     def __init__(
         self, bundle: Bundle, precision: Precision, engines: Mapping[str, bytes], library: Library, device: Device,
-        options: EngineOptions, *, host_code: bool = False,
+        options: EngineOptions,
     ) -> None:  # fmt: skip
         """`engines` holds a serialised engine for each of `trt_graphs`. The backend closes the device."""
         self.engine = ENGINES["tensorrt"]
@@ -48,8 +48,7 @@ class TrtBackend(DecoderBackend):
         graphs = trt_graphs(bundle, precision)
         with gpu.turn():
             self._sessions = {
-                name: TrtSession(library, graph, engines[name], gpu, host_code=host_code)
-                for name, (graph, _) in graphs.items()
+                name: TrtSession(library, graph, engines[name], gpu) for name, (graph, _) in graphs.items()
             }
             self._encoder = TrtEncoder(gpu, self.contract, self._sessions)
         self._fallback = Fp32Fallback(bundle, options.thread_count)

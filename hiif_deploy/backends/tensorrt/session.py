@@ -21,13 +21,8 @@ Shapes = tuple[tuple[int, ...], ...]
 class TrtSession:
     """One graph's engine. One thread at a time."""
 
-    def __init__(
-        self, library: Library, graph: GraphContract, data: bytes, gpu: Gpu, *, host_code: bool = False
-    ) -> None:
-        """EngineError where the engine does not load here, or is not of that graph.
-
-        `host_code` lets the engine bring code of its own, as version-compatible ones do: for trusted engines only.
-        """
+    def __init__(self, library: Library, graph: GraphContract, data: bytes, gpu: Gpu) -> None:
+        """EngineError where the engine does not load here, or is not of that graph."""
         if TYPE_CHECKING:
             import tensorrt as trt  # noqa: TID251 (for the type checker alone)
         else:
@@ -36,7 +31,6 @@ class TrtSession:
         self._messages = Messages(library)
         self._runtime = trt.Runtime(self._messages.logger)
         self._runtime.error_recorder = self._messages.recorder
-        self._runtime.engine_host_code_allowed = host_code
         engine = self._runtime.deserialize_cuda_engine(data)
         if engine is None:
             raise EngineLoadError(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ._base import Dims, Strict, api, attribute, held, make, unsigned
-from ._enums import BuilderFlag, DataType, HardwareCompatibilityLevel, MemoryPoolType, ProfilingVerbosity
+from ._enums import BuilderFlag, DataType, MemoryPoolType, ProfilingVerbosity
 from ._graph import Tensor
 from ._log import ILogger, IProgressMonitor, Voice, guarded
 from ._network import INetworkDefinition
@@ -52,9 +52,6 @@ class IBuilderConfig(Strict):
     """How to build."""
 
     builder_optimization_level = attribute("int", 3, check=lambda me, value: me._level(value))
-    hardware_compatibility_level = attribute(
-        "HardwareCompatibilityLevel", HardwareCompatibilityLevel.__members__["NONE"]
-    )
     profiling_verbosity = attribute("ProfilingVerbosity", ProfilingVerbosity.__members__["LAYER_NAMES_ONLY"])
     progress_monitor = attribute("IProgressMonitor | None", check=held("the progress monitor"))
 
@@ -221,7 +218,6 @@ def _plan(network: INetworkDefinition, config: IBuilderConfig) -> bytes:
         "gpu": gpu,
         "capability": capability,
         "name": network.name,
-        "hardware": config.hardware_compatibility_level.name,
         "flags": sorted(config._flags),
         "profiles": [{n: p.get(n, (shape,) * 3) for n, shape in inputs.items()} for p in profiles],
         "verbosity": config.profiling_verbosity.name,

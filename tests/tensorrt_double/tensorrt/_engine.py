@@ -23,7 +23,6 @@ class Runtime(Strict):
     """Loads engines."""
 
     error_recorder = attribute("IErrorRecorder | None", check=held("the error recorder"))
-    engine_host_code_allowed = attribute("bool", False)
 
     @api
     def __init__(self, logger: ILogger) -> None:
@@ -46,14 +45,18 @@ class Runtime(Strict):
         return make(ICudaEngine, head=head, graph=graph, runtime=self, voice=self._voice, label=head["name"])
 
     def _check(self, head: dict[str, Any]) -> None:
-        _check_version(head, allowed=self.engine_host_code_allowed)
+        if head["version"] != version():
+            raise PlanError(
+                "The engine plan file is not compatible with this version of TensorRT, "
+                f"expecting library version {version()} got {head['version']}, please rebuild."
+            )
         gpu, capability = testing.facts()
-        if not _compatible(head["hardware"], head["capability"], capability):
+        if head["capability"] != capability:
             raise PlanError(
                 "The engine plan file is generated on an incompatible device, "
                 f"expecting compute {capability} got compute {head['capability']}, please rebuild."
             )
-        if head["gpu"] != gpu and head["hardware"] == "NONE":
+        if head["gpu"] != gpu:
             self._voice.log("WARNING", "Using an engine plan file across different models of devices")
 
     def _fail(self, text: str) -> None:
@@ -169,23 +172,3 @@ def _read(data: bytes) -> tuple[dict[str, Any], bytes]:
     if len(rest) != head + model:
         raise PlanError(f"Assertion bufferSize == {head + model} failed: {len(rest)}")
     return json.loads(rest[:head]), rest[head:]
-
-
-def _check_version(head: dict[str, Any], *, allowed: bool) -> None:
-    theirs, ours = (tuple(map(int, text.split("."))) for text in (head["version"], version()))
-    if "VERSION_COMPATIBLE" not in head["flags"]:
-        if theirs != ours:
-            raise PlanError(
-                "The engine plan file is not compatible with this version of TensorRT, "
-                f"expecting library version {version()} got {head['version']}, please rebuild."
-            )
-    elif theirs > ours:
-        raise PlanError(f"Version-compatible plans run forward only: {head['version']}")
-    elif not allowed:
-        raise PlanError("The plan contains host code: set IRuntime::setEngineHostCodeAllowed(true)")
-
-
-def _compatible(level: str, theirs: str, ours: str) -> bool:
-    if level == "AMPERE_PLUS":
-        return float(ours) >= 8.0
-    return theirs == ours

@@ -78,10 +78,6 @@ class BuilderFlag(
     pass
 
 
-class HardwareCompatibilityLevel(Enumeration, numbers=_counted("NONE AMPERE_PLUS SAME_COMPUTE_CAPABILITY")):
-    pass
-
-
 class ProfilingVerbosity(Enumeration, numbers=_counted("LAYER_NAMES_ONLY NONE DETAILED")):
     pass
 
