@@ -11,7 +11,7 @@ COMMANDS = (
         MODELS,
     ),
     LazyCommand(
-        "engines", "hiif_engines.store_command:engines", "List, inspect and remove stored engines.", EXPERT,
+        "engines", "hiif_engines.store_command:engines", "List and remove stored engines.", EXPERT,
     ),
 )  # fmt: skip
 

@@ -1,6 +1,5 @@
-"""The sub-commands `engines list`, `engines inspect` and `engines prune`."""
+"""The sub-commands `engines list` and `engines prune`."""
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +9,9 @@ import typer
 
 from hiif_deploy.bundle.contract import to_json
 from hiif_deploy.cli.lazy_command import new_app
-from hiif_deploy.engine_store.entry import ENGINE, SIDECAR, Entry, RefusedEngine, StoredEngine, checked_entry
+from hiif_deploy.engine_store.entry import Entry, RefusedEngine, StoredEngine
 from hiif_deploy.engine_store.identity import TITLES
 from hiif_deploy.engine_store.store import EngineStore
-from hiif_deploy.errors import EngineError, OptionError
-from hiif_deploy.support.durations import duration
 from hiif_deploy.support.messages import json_text, printable
 
 logger = logging.getLogger(__name__)
@@ -30,37 +27,27 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Report as JSON on stdo
 
 
 def list_engines(store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Show every stored engine, after checking all of its bytes."""
+    """Show every stored engine, after checking all of its bytes; --json shows all that is known of them."""
+    from rich.console import Console
     from rich.markup import escape
+    from rich.table import Table
 
     opened = EngineStore.open(store)
     entries = opened.entries()
     if as_json:
         print(json_text({"store": str(opened.root), "engines": [entry_metadata(entry) for entry in entries]}))
     elif entries:
-        _print_table([_row(entry) for entry in entries], *COLUMNS, title=escape(str(opened.root)))
+        table = Table(title=escape(str(opened.root)), title_justify="left")
+        for name in COLUMNS:
+            table.add_column(name, overflow="ellipsis")
+        for entry in entries:
+            table.add_row(*map(escape, _row(entry)))
+        Console().print(table)
         for entry in entries:
             if isinstance(entry, RefusedEngine):
                 logger.warning("%s: %s", entry.path, entry.reason)
     else:
         print(f"{opened.root}: no engines; build some with: hiif-deploy build BUNDLE")
-
-
-def inspect(
-    which: Annotated[str, typer.Argument(metavar="PREFIX|FILE", help="Start of a name or key, or an engine file.")],
-    store: StoreOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Show all that is known of one engine: what it depends on, its profiles, its verification."""
-    path = Path(which)
-    is_file = path.suffix in (ENGINE, SIDECAR) and path.exists()
-    entry = checked_entry(path.with_suffix(ENGINE)) if is_file else choose(EngineStore.open(store), which)
-    if not isinstance(entry, StoredEngine):
-        raise EngineError(f"{path if entry is None else entry.path}: {'gone' if entry is None else entry.reason}")
-    if as_json:
-        print(json_text(entry_metadata(entry)))
-    else:
-        _print_table([[printable(name), printable(value)] for name, value in engine_metadata(entry).items()])
 
 
 def prune(
@@ -78,42 +65,12 @@ def prune(
     print(f"{opened.root}: {len(removals)} {verb}, {size_text(total)}")
 
 
-def choose(store: EngineStore, prefix: str) -> Entry:
-    """Return the one engine whose file name or key has that prefix; OptionError where none or several do."""
-    entries = store.entries()
-    found = [entry for entry in entries if prefix and any(name.startswith(prefix) for name in _names(entry))]
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(entry.path.stem for entry in found or entries) or "none"
-    problem = f"{len(found)} engines begin so" if found else "no such file, and no stored engine begins so"
-    raise OptionError(f"{prefix!r}: {problem} (in {store.root}: {names})")
-
-
 def entry_metadata(entry: Entry) -> dict[str, Any]:
     """Return everything that is known of an entry, for JSON."""
     metadata: dict[str, Any] = {"file": str(entry.path), "state": _state(entry)}
     if isinstance(entry, RefusedEngine):
         return {**metadata, "reason": entry.reason, "identity": to_json(entry.identity)}
     return {**metadata, "key": entry.identity.key, **to_json(entry.sidecar)}
-
-
-def engine_metadata(engine: StoredEngine) -> dict[str, str]:
-    """Return everything that is known of an engine, as label → text for people."""
-    identity, sidecar = engine.identity, engine.sidecar
-    return {
-        "file": str(engine.path),
-        "bundle": identity.bundle,
-        "graph": f"{identity.graph} in {identity.precision}",
-        "ONNX sha256": identity.onnx_sha256,
-        "built by": str(identity),
-        "built": f"{sidecar.created}, in {duration(sidecar.build_seconds)}",
-        "size": f"{sidecar.size:,} bytes",
-        "sha256": sidecar.sha256,
-        "key": identity.key,
-        **{f"profile {name}": _profile(*shapes) for name, shapes in identity.profiles.items()},
-        **{f"flag {name}": json.dumps(value, ensure_ascii=False) for name, value in identity.flags.items()},
-        **{f"verified {name}": json.dumps(value, ensure_ascii=False) for name, value in sidecar.report.items()},
-    }
 
 
 def size_text(size: int) -> str:
@@ -142,29 +99,6 @@ def _figures(report: Mapping[str, Any]) -> str:
     return printable(", ".join(shown)) or "no"
 
 
-def _profile(*shapes: tuple[int, ...]) -> str:
-    return " / ".join("x".join(map(str, shape)) or "scalar" for shape in shapes)
-
-
-def _names(entry: Entry) -> list[str]:
-    return [entry.path.name, *([entry.identity.key] if entry.identity else [])]
-
-
-def _print_table(rows: list[list[str]], *columns: str, title: str | None = None) -> None:
-    """Print rows with `columns` as headings, or as two columns without headings."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", show_header=bool(columns))
-    for name in columns or ("", ""):
-        table.add_column(name, overflow="ellipsis" if columns else "fold")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    Console().print(table)
-
-
-engines = new_app(help="List, inspect and remove stored engines.")
+engines = new_app(help="List and remove stored engines.")
 engines.command(name="list")(list_engines)
-engines.command()(inspect)
 engines.command()(prune)

@@ -1,4 +1,4 @@
-"""`engines list`, `engines inspect` and `engines prune` as a user runs them."""
+"""`engines list` and `engines prune` as a user runs them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hiif_deploy.cli import app as cli
 from hiif_deploy.engine_store.entry import StoredEngine
 from hiif_deploy.engine_store.store import EngineStore
 from hiif_engines.store_command import size_text
-from sample_engine import HERE, make_identity, plan_bytes
+from sample_engine import make_identity, plan_bytes
 
 Output = pytest.CaptureFixture[str]
 
@@ -112,73 +112,13 @@ def test_a_store_that_cannot_be_written_is_logged(
     assert f"{tmp_path / 'file'}: the store cannot be written (File exists)" in caplog.text
 
 
-@pytest.mark.parametrize("by", ["name", "key", "engine", "sidecar"])
-def test_one_engine_is_inspected_by_prefix_or_file(store: EngineStore, capsys: Output, by: str) -> None:
-    engine = stored(store)
-    stored(store, graph="decoder")
-    words = {
-        "name": "hiif-compact-enc",
-        "key": engine.identity.key[:12],
-        "engine": engine.path,
-        "sidecar": engine.path.with_suffix(".json"),
-    }
-    assert run("engines", "inspect", words[by]) == 0
-    rows = dict(lines(capsys.readouterr().out))
-    assert rows["file"] == str(engine.path)
-    assert rows["graph"] == "encoder in fp16"
-    assert rows["built by"] == str(HERE)
-    assert rows["size"] == "3,145,728 bytes"
-    assert rows["profile picture"] == "1x3x32x32 / 1x3x360x640 / 1x3x1080x1920"
-    assert rows["flag optimization_level"] == "3"
-    assert rows["flag target"] == "null"
-    assert rows["verified psnr_db"] == "71.25"
-    assert rows["verified note"] == '"text"'
-    assert rows["sha256"] == engine.sidecar.sha256
-
-
-def test_one_engine_is_inspected_as_json(store: EngineStore, capsys: Output) -> None:
-    engine = stored(store)
-    assert run("engines", "inspect", "hiif", "--json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["key"], found["report"]["note"]) == (engine.identity.key, "text")
-
-
-def test_a_prefix_of_several_engines_is_refused_with_their_names(store: EngineStore, capsys: Output) -> None:
-    one, two = stored(store), stored(store, graph="decoder")
-    assert run("engines", "inspect", "hiif-compact") == 2
-    said = capsys.readouterr().err
-    assert "'hiif-compact': 2 engines begin so" in said
-    assert one.path.stem in said
-    assert two.path.stem in said
-
-
-@pytest.mark.parametrize("prefix", ["nothing", "", "0" * 64, "/no/such.engine"])
-def test_a_prefix_of_no_engine_is_refused_with_those_there_are(store: EngineStore, capsys: Output, prefix: str) -> None:
-    engine = stored(store)
-    assert run("engines", "inspect", prefix) == 2
-    said = capsys.readouterr().err
-    assert f"{prefix!r}: no such file, and no stored engine begins so" in said
-    assert engine.path.stem in said
-
-
-def test_a_damaged_engine_is_not_shown_as_if_it_were_whole(store: EngineStore, capsys: Output) -> None:
-    engine = stored(store)
-    engine.path.write_bytes(b"short")
-    for which in ("hiif", engine.path):
-        assert run("engines", "inspect", which) == 1
-        said = capsys.readouterr()
-        assert said.out == ""
-        assert f"{engine.path}: 5 bytes instead of 3,145,728" in said.err
-
-
 def test_a_report_cannot_steer_the_terminal(store: EngineStore, capsys: Output) -> None:
     stored(store, report={"\x1b[2J": 1.5, "[bold]x": "\x1b]0;title\x07", "big": 2**53})
     assert run("engines", "list") == 0
-    assert run("engines", "inspect", "hiif") == 0
     said = capsys.readouterr().out
     assert "\x1b" not in said
     assert "\x07" not in said
-    assert "verified [bold]x" in said
+    assert "[2J 1.5, big 9.007e+15" in said
 
 
 def test_prune_says_what_it_removes(store: EngineStore, capsys: Output) -> None:
