@@ -1,6 +1,7 @@
 """The seam between the decode driver and an engine: how the graphs of one bundle are run on the queries of a tile."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -74,3 +75,28 @@ class Executor(Protocol):
     def blocks(self, job: Job, queries: TileQueries, folded: Tensors) -> Iterable[DecodedBlock]:
         """The colours of a tile's queries as values of a frame."""
         ...
+
+
+class DeviceExecutor:
+    """What executors on one device share: tiles run in turn, folds on the processor."""
+
+    def __init__(self, folds: Mapping[str, Session]) -> None:
+        self._folds = folds
+
+    def each(self, work: Callable[[TileQueries], Iterable[T]], tiles: Iterable[TileQueries]) -> Iterator[Iterable[T]]:
+        """See `Executor`; in turn, because the device is shared."""
+        return map(work, tiles)
+
+    def fold(self, n: int, sums: Sums, count: int) -> dict[str, NDArray[Any]]:
+        """See `Executor`; tiny and float64."""
+        return run_fold(self._folds[f"fold_{n}"], sums, count)
+
+
+def one_ahead(queued: Iterable[T]) -> Iterator[T]:
+    """What iterating queues, each once the next one is queued too: that one computes while this one is read."""
+    waiting: deque[T] = deque()
+    for one in queued:
+        waiting.append(one)
+        if len(waiting) > 1:
+            yield waiting.popleft()
+    yield from waiting

@@ -28,36 +28,33 @@ MOST = 64
 """Recordings kept: encoder, maps, two statistics passes and colours, each for whole tiles and for the last ones."""
 
 
-class Recording(Protocol):
+@dataclass(frozen=True)
+class Recording:
     """Work whose launches are known."""
 
-    @property
-    def outputs(self) -> Feeds:
-        """Outputs of the work, in the same memory every time."""
-        ...
-
-    def replay(self) -> None:
-        """Queue the work again, on the same addresses."""
-        ...
+    outputs: Feeds
+    """Of the work, in the same memory every time; they hold its answer after the next replay, not before."""
+    replay: Callable[[], None]
+    """Queue the work again, on the same addresses."""
 
 
 class Recorder(Protocol):
     """Protocol of what records work."""
 
     def record(self, work: Callable[[], dict[str, Tensor]]) -> Recording:
-        """Record the work once. The outputs hold its answer after the next replay, not before."""
+        """Record the work once."""
         ...
 
 
 class CudaRecorder:
-    """Records CUDA graphs. They share one block of memory, so compute must be read before the next replay."""
+    """Records CUDA graphs. They share one block of memory, so outputs must be read before the next replay."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._last: weakref.ref[CudaRecording] | None = None
+        self._pool = torch.cuda.graph_pool_handle()
 
-    def record(self, work: Callable[[], dict[str, Tensor]]) -> CudaRecording:
+    def record(self, work: Callable[[], dict[str, Tensor]]) -> Recording:
         """Warm up on a stream of its own, as PyTorch asks for, then capture there."""
         with ALONE, torch.cuda.device(self._device):
             current = torch.cuda.current_stream(self._device)
@@ -65,32 +62,15 @@ class CudaRecorder:
             with torch.cuda.stream(self._stream):
                 work()
             current.wait_stream(self._stream)
-            graph, last = torch.cuda.CUDAGraph(), self._last() if self._last else None
-            pool = last.graph.pool() if last else None
+            graph = torch.cuda.CUDAGraph()
             try:
                 # Other threads may go on queueing work meanwhile.
-                with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
+                with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                     outputs = work()
             finally:
                 # A capture that fails leaves its stream the current one.
                 torch.cuda.set_stream(current)
-        recording = CudaRecording(graph, outputs)
-        self._last = weakref.ref(recording)
-        return recording
-
-
-@dataclass(frozen=True)
-class CudaRecording:
-    """A captured CUDA graph and its outputs."""
-
-    graph: torch.cuda.CUDAGraph
-    """What is replayed."""
-    outputs: Feeds
-    """See `Recording`."""
-
-    def replay(self) -> None:
-        """Launch the graph on the current stream."""
-        self.graph.replay()
+        return Recording(outputs, graph.replay)
 
 
 @dataclass
@@ -108,18 +88,12 @@ class CudaGraphCache:
     def run(self, name: str, compute: Compute, fixed: Feeds, given: Feeds) -> dict[str, Tensor]:
         """Outputs of `compute`, in memory of their own. `given` is copied, `fixed` read and written where it lies."""
         key = name, *_places(fixed), *((part, value.shape, value.dtype) for part, value in given.items())
-        if self._failed:
-            return compute({**fixed, **given})
-        if key not in self._kept:
-            self._keep(key, None)
-            return compute({**fixed, **given})
-        recorded = self._kept[key]
-        if recorded is None:
+        recorded = self._kept.get(key)
+        if recorded is None and key in self._kept:
             recorded = self._record(compute, fixed, given)
-            if recorded is None:
-                return compute({**fixed, **given})
-        self._keep(key, recorded)
-        return recorded(given)
+        if not self._failed:
+            self._keep(key, recorded)
+        return recorded(given) if recorded else compute({**fixed, **given})
 
     def clear(self) -> None:
         """Forget all recordings."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, cast
@@ -14,25 +13,22 @@ from torch import Tensor
 
 from hiif_deploy.bundle.contract import Contract
 from hiif_deploy.decoding.conversion import RANGE, colour_range, finish_name, finish_tables, skip_part
-from hiif_deploy.decoding.executor import BlockSums, DecodedBlock, T, run_fold
-from hiif_deploy.decoding.job import Job, Sums, TileQueries, Window
+from hiif_deploy.decoding.executor import BlockSums, DecodedBlock, DeviceExecutor, one_ahead
+from hiif_deploy.decoding.job import Job, TileQueries, Window
 from hiif_deploy.decoding.queries import geometry_inputs
+from hiif_deploy.decoding.sampling import Index
 from hiif_deploy.decoding.session import Session, Tensors
 from hiif_deploy.decoding.shared_graphs import without_uint16
-from hiif_deploy.geometry.tiling import query_blocks, steps
-from hiif_engines.torch_engine.download import Download
+from hiif_deploy.geometry.grid import Axis
+from hiif_deploy.geometry.tiling import Tile, query_blocks, steps
 from hiif_engines.torch_engine.features import features_of
-from hiif_engines.torch_engine.launcher import Launcher, upload
+from hiif_engines.torch_engine.launcher import Download, Launcher, upload
 from hiif_engines.torch_engine.map_store import MapStore
-from hiif_engines.torch_engine.sampled import query_list, sampled_queries
 from hiif_engines.torch_graph.device import computing_on
 from hiif_engines.torch_graph.interpreter import Compute, TorchGraph
 
-AHEAD = 2
-"""Blocks in flight: one computes while the other is read on the host."""
 
-
-class TorchExecutor:
+class TorchExecutor(DeviceExecutor):
     """`Executor` on one device. Thread-safe: the launcher queues one call at a time."""
 
     def __init__(
@@ -40,22 +36,15 @@ class TorchExecutor:
         folds: Mapping[str, Session], shared: Callable[[str], TorchGraph], launcher: Launcher, maps: MapStore,
     ) -> None:  # fmt: skip
         """`kernels` replace the graphs of their names; `shared` loads a shared graph."""
-        self._contract, self._graphs, self._kernels, self._folds = contract, graphs, kernels, folds
+        super().__init__(folds)
+        self._contract, self._graphs, self._kernels = contract, graphs, kernels
         self._shared, self._launcher, self._maps = shared, launcher, maps
-
-    def each(self, work: Callable[[TileQueries], Iterable[T]], tiles: Iterable[TileQueries]) -> Iterator[Iterable[T]]:
-        """See `Executor`; in turn, because the device is shared."""
-        return map(work, tiles)
 
     def place(self, folded: Tensors, graph: str) -> Tensors:
         """See `Executor`; on the device, in the graph's types. To the graphs a tensor is as good as an array."""
         types = {tensor.name: np.dtype(tensor.dtype) for tensor in self._graphs[graph].contract.inputs}
         host = {name: value.astype(types[name]) for name, value in folded.items() if name in types}
         return cast(Tensors, self._launcher.upload(host))
-
-    def fold(self, n: int, sums: Sums, count: int) -> dict[str, NDArray[Any]]:
-        """See `Executor`; tiny and float64, on the processor."""
-        return run_fold(self._folds[f"fold_{n}"], sums, count)
 
     def sums(self, job: Job, queries: TileQueries, folded: Tensors, n: int) -> Iterable[BlockSums]:
         """See `Executor`; one download for all blocks of the tile."""
@@ -89,18 +78,20 @@ class TorchExecutor:
         )
         # Once per tile: an upload waits for the blocks that are queued.
         frame = self._skip_frame(job, queries)
-        queued: deque[tuple[Window, Download]] = deque()
         with self._maps.lease(job, queries.tile) as maps:
-            for window, geometry in self._blocks("decoder", job, queries):
-                part = window.within(queries.whole)
-                finishing = {name: _entries(name, value, *part) for name, value in tables.items()}
-                given = {**geometry, **cast(Mapping[str, Tensor], folded), **finishing, "frame": frame}
-                found = self._launcher.run(f"decoder {finish}", compute, maps, given)
-                with computing_on(self._launcher.device):
-                    queued.append((window, Download(found["values"], found["range"])))
-                if len(queued) == AHEAD:
-                    yield _decoded(*queued.popleft())
-        yield from (_decoded(*block) for block in queued)
+
+            def submitted() -> Iterator[tuple[Window, Download]]:
+                for window, geometry in self._blocks("decoder", job, queries):
+                    part = window.within(queries.whole)
+                    finishing = {name: _entries(name, value, *part) for name, value in tables.items()}
+                    given = {**geometry, **cast(Mapping[str, Tensor], folded), **finishing, "frame": frame}
+                    found = self._launcher.run(f"decoder {finish}", compute, maps, given)
+                    with computing_on(self._launcher.device):
+                        download = Download(found["values"], found["range"])
+                    yield window, download
+
+            for flight in one_ahead(submitted()):
+                yield _decoded(*flight)
 
     def _compute(self, name: str) -> Compute:
         return self._kernels.get(name, self._graphs[name])
@@ -118,11 +109,11 @@ class TorchExecutor:
 
     def _sampled_blocks(self, name: str, job: Job, queries: TileQueries) -> Iterator[tuple[Window, dict[str, Tensor]]]:
         """Yields the tile's window and geometry inputs for each list of its sampled queries."""
-        names, (rows, columns) = self._graphs[name].contract.geometry, sampled_queries(job, queries)
+        names, (rows, columns) = self._graphs[name].contract.geometry, _sampled(job, queries)
         for block in steps(len(rows), job.plan.query_block):
             taps = queries.rows[rows[block]], queries.columns[columns[block]]
             key = ("sampled", job.sampling, block.start, job.plan.query_block, *names, *_places(job, queries))
-            make = partial(query_list, names, *taps, queries.tile, job.cell)
+            make = partial(_query_list, names, *taps, queries.tile, job.cell)
             yield queries.whole, self._launcher.tables(key, make)
 
     def _skip_frame(self, job: Job, queries: TileQueries) -> Tensor:
@@ -163,6 +154,27 @@ def _finished(compute: Compute, finish: TorchGraph, dtype: np.dtype[Any]) -> Com
 def _decoded(window: Window, download: Download) -> DecodedBlock:
     values, scalars = download.wait()
     return DecodedBlock(window, values, colour_range(dict(zip(RANGE, scalars, strict=True))))
+
+
+def _sampled(job: Job, queries: TileQueries) -> tuple[Index, Index]:
+    """Row and column of every query of the tile that statistics passes need, counted from the tile's first."""
+    assert job.sampling is not None
+    rows, columns = slice(*queries.whole.rows), slice(*queries.whole.columns)
+    sampled = job.sampling.rows(rows)
+    found = [job.sampling.columns(int(row), columns) for row in sampled]
+    every = np.repeat(sampled, [len(part) for part in found])
+    return every - rows.start, np.concatenate([*found, np.empty(0, np.int64)]) - columns.start
+
+
+def _query_list(names: list[str], rows: Axis, columns: Axis, tile: Tile, cell: NDArray[np.float32]) -> Tensors:
+    """Geometry inputs of N queries, entry n of `rows` with entry n of `columns`: on a GPU a call per sampled row would
+    be thousands of small ones.
+
+    The graphs add and multiply row and column parts, so [·, 1, N] with [·, 1, N] asks N queries where [·, R, 1] with
+    [·, 1, W] asks R × W.
+    """
+    grid = geometry_inputs(names, rows, columns, tile, cell)
+    return {name: value.swapaxes(1, 2) if name.startswith("row_") else value for name, value in grid.items()}
 
 
 def _places(job: Job, queries: TileQueries) -> tuple[object, ...]:

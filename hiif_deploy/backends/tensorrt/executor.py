@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -18,7 +17,7 @@ from hiif_deploy.backends.tensorrt.tables import Block, BlockTables, DeviceTenso
 from hiif_deploy.bundle.contract import Contract
 from hiif_deploy.decoding.conversion import RANGE, colour_range, finish_feeds, finish_name, skip_part
 from hiif_deploy.decoding.decoder import accumulate
-from hiif_deploy.decoding.executor import BlockSums, DecodedBlock, T, run_fold
+from hiif_deploy.decoding.executor import BlockSums, DecodedBlock, DeviceExecutor, one_ahead
 from hiif_deploy.decoding.job import Job, Sums, TileQueries
 from hiif_deploy.decoding.plan import Plan
 from hiif_deploy.decoding.queries import geometry_inputs
@@ -27,30 +26,20 @@ from hiif_deploy.decoding.shared_graphs import without_uint16
 from hiif_deploy.errors import EngineError
 from hiif_deploy.geometry.tiling import Tile, length, rectangles, shift, steps
 
-AHEAD = 2
-"""Blocks in flight: one computes while the other is copied to the host."""
 
-
-class TrtExecutor:
+class TrtExecutor(DeviceExecutor):
     """`Executor` on TensorRT engines. Work is queued under the GPU's lock; each call has memory of its own."""
 
     def __init__(
         self, gpu: Gpu, contract: Contract, sessions: Mapping[str, TrtSession], folds: Mapping[str, Session]
     ) -> None:
-        self._gpu, self._contract, self._sessions, self._folds = gpu, contract, sessions, folds
-
-    def each(self, work: Callable[[TileQueries], Iterable[T]], tiles: Iterable[TileQueries]) -> Iterator[Iterable[T]]:
-        """See `Executor`; in turn, because the GPU is shared."""
-        return map(work, tiles)
+        super().__init__(folds)
+        self._gpu, self._contract, self._sessions = gpu, contract, sessions
 
     def place(self, folded: Tensors, graph: str) -> Tensors:
         """See `Executor`; uploaded with a tile's geometry."""
         del graph
         return folded
-
-    def fold(self, n: int, sums: Sums, count: int) -> dict[str, NDArray[Any]]:
-        """See `Executor`; tiny and float64, on the processor."""
-        return run_fold(self._folds[f"fold_{n}"], sums, count)
 
     def sums(self, job: Job, queries: TileQueries, folded: Tensors, n: int) -> Iterable[BlockSums]:
         """See `Executor`; one download for all blocks of the tile, or for each grid of sampled ones."""
@@ -77,20 +66,21 @@ class TrtExecutor:
             tables = self._tables(session, job, queries, folded)
             frame, feeds = self._skip_frame(job, queries, finish)
             finishing = BlockTables(self._gpu, finish.graph, feeds)
-        waiting: deque[tuple[Block, Packing, Download]] = deque()
-        for block in self._blocks(session, job.plan, queries):
-            packing = _finished(block, job, finish)
-            with self._gpu.turn():
-                colour = self._gpu.pool.take((math.prod(block.shape), 3), session.graph.outputs[0].dtype)
-                session.enqueue({**maps, **tables.of(block), "colour": colour})
-                packed = self._gpu.pool.take((packing.nbytes,), np.uint8)
-                given = {**finishing.of(block), "frame": frame, "colour": colour}
-                finish.enqueue({**given, **packing.tensors(packed)})
-                waiting.append((block, packing, self._gpu.download(packed)))
-            if len(waiting) == AHEAD:
-                yield _decoded(job, queries, *waiting.popleft())
-        while waiting:
-            yield _decoded(job, queries, *waiting.popleft())
+
+        def submitted() -> Iterator[tuple[Block, Packing, Download]]:
+            for block in self._blocks(session, job.plan, queries):
+                packing = _finished(block, job, finish)
+                with self._gpu.turn():
+                    colour = self._gpu.pool.take((math.prod(block.shape), 3), session.graph.outputs[0].dtype)
+                    session.enqueue({**maps, **tables.of(block), "colour": colour})
+                    packed = self._gpu.pool.take((packing.nbytes,), np.uint8)
+                    given = {**finishing.of(block), "frame": frame, "colour": colour}
+                    finish.enqueue({**given, **packing.tensors(packed)})
+                    download = self._gpu.download(packed)
+                yield block, packing, download
+
+        for flight in one_ahead(submitted()):
+            yield _decoded(job, queries, *flight)
 
     def _blocks(self, session: TrtSession, plan: Plan, queries: TileQueries) -> list[Block]:
         """Whole rows where the profile has room for them; equal but for the last ones of the tile."""
