@@ -47,16 +47,17 @@ def read_frames(source: str | Path | int) -> Iterator[Frame]:
         capture.release()
 
 
-def newest_frames(source: str | Path | int) -> Iterator[tuple[int, Frame]]:
+def newest_frames(source: str | Path | int, rate: float | None = None) -> Iterator[tuple[int, Frame]]:
     """Number and frame, the newest one each time: frames that come while the caller works are dropped.
 
-    A file is played at its own rate, a camera delivers at its. Errors as `read_frames`.
+    A file is played at `rate` frames per second, None for its own; a camera delivers at its. Errors as `read_frames`
+    and `frame_rate`.
     """
     frames = read_frames(source)
     first = next(frames, None)
     if first is None:
         return
-    interval = 0.0 if isinstance(source, int) else 1 / frame_rate(source)
+    interval = 0.0 if isinstance(source, int) else 1 / (rate or frame_rate(source))
     with closing(NewestFrames(itertools.chain([first], frames), interval)) as newest:
         yield from newest
 

@@ -122,12 +122,15 @@ def upscale(
         style = "json" if json_progress else "none" if quiet else None
         work = _videos(inputs, output, target, wanted, overwrite=overwrite, dry_run=dry_run, style=style)
     else:
-        write = batch.WriteOptions(quality, lossless, overwrite, max_pixels, larger or batch_items.usual_larger(inputs))
-        items = _items(context, inputs, output, target, format_)
         is_chosen = bool(given_options(context, ["bundle"]))
-        work = _pictures(
-            items, target, write, dry_run=dry_run, quiet=quiet, report_deviation=report_deviation, is_chosen=is_chosen
-        )
+        if report_deviation and not is_chosen:
+            logger.info("--report-deviation compares %s alone, so every picture has it", DEFAULT_MODEL)
+        write = batch.WriteOptions(
+            quality, lossless, overwrite, max_pixels, suits_models=not is_chosen and not report_deviation,
+            larger=larger or batch_items.usual_larger(inputs),
+        )  # fmt: skip
+        items = _items(context, inputs, output, target, format_)
+        work = _pictures(items, target, write, dry_run=dry_run, quiet=quiet, report_deviation=report_deviation)
     upscaler = Upscaler(_model(context, bundle, is_video), engine=chosen, options=options)
     _run(upscaler, work, ray, workers, as_json=as_json, dry_run=dry_run)
 
@@ -168,9 +171,8 @@ def _videos(
 
 def _pictures(
     items: list[batch_items.Item], target: Target, write: batch.WriteOptions, *, dry_run: bool, quiet: bool,
-    report_deviation: bool, is_chosen: bool,
+    report_deviation: bool,
 ) -> Work:  # fmt: skip
-    """`is_chosen`: the user named the model, so that every picture has it."""
     from hiif_deploy.cluster.pictures import run_batch_on
     from hiif_deploy.pictures import batch
     from hiif_deploy.pictures.deviation import exact_reference
@@ -184,7 +186,7 @@ def _pictures(
             exact_reference(upscaler) if report_deviation else contextlib.nullcontext() as exact,
             SuitedModels(upscaler) as models,
         ):
-            choose = None if is_chosen or report_deviation else models.choose
+            choose = models.choose if write.suits_models else None
             if dry_run:
                 yield from batch.plan_batch(upscaler, items, target, write, choose=choose)
             else:

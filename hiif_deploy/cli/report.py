@@ -48,7 +48,8 @@ def report_batch(upscaler: Upscaler, outcomes: Sequence[Outcome], *, as_json: bo
             "folder": str(upscaler.bundle.folder),
             "engine": upscaler.description,
             "precision": upscaler.precision,
-            "fallback_blocks": upscaler.fallback_blocks,
+            "fallback_blocks": upscaler.fallback_blocks
+            + sum(outcome.fallback_blocks for outcome in outcomes if outcome.model != upscaler.contract.name),
             "threads": upscaler.engine.thread_count,
             "files": [asdict(outcome) for outcome in outcomes],
             **summary(outcomes),

@@ -18,6 +18,7 @@ from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.geometry.target import Target
 from hiif_deploy.pictures.batch import Outcome, WriteOptions, run_batch
 from hiif_deploy.pictures.items import Item
+from hiif_deploy.pictures.suited import SuitedModels
 from hiif_deploy.support.extras import installed_version
 from hiif_deploy.support.version import __version__
 from hiif_deploy.upscaler import RenderOptions, Upscaler
@@ -79,11 +80,13 @@ class Worker:
         self._folder = Path(tempfile.mkdtemp(prefix="hiif-worker-"))
         self._guard = _remove_at_exit(self._folder)
         self._upscaler: Upscaler
+        self._models: SuitedModels
         self._clips: dict[FileMark, Path] = {}
 
     def open(self, bundle: Bundle, engine: EngineOptions, options: RenderOptions) -> WorkerInfo:
         """Load the model and describe the worker. Raises EngineError."""
         self._upscaler = Upscaler(bundle, engine=engine, options=options)
+        self._models = SuitedModels(self._upscaler)
         return WorkerInfo(platform.node(), os.getpid(), versions(), str(self._folder))
 
     def segment(self, task: SegmentTask, mark: FileMark, parts: Sequence[Any] | None) -> tuple[Segment, bytes] | None:
@@ -106,7 +109,11 @@ class Worker:
             own = Item(Path(folder, "in", item.source.name), Path(folder, "out", item.target.name))
             own.source.parent.mkdir()
             own.source.write_bytes(data)
-            (outcome,) = run_batch(self._upscaler, [own], target, options, show_progress=False)
+            choose = self._models.choose if options.suits_models else None
+            (outcome,) = run_batch(self._upscaler, [own], target, options, show_progress=False, choose=choose)
+            if self._models.failure is not None:
+                note = f"{self._models.failure}: upscaled by {self._upscaler.contract.name}"
+                outcome = replace(outcome, notes=(*outcome.notes, note) if outcome.untrained else outcome.notes)
             made = own.target.read_bytes() if outcome.status in ("done", "copied") else None
             error = outcome.error and outcome.error.replace(str(own.source), str(item.source))
             return replace(outcome, source=str(item.source), target=str(item.target), error=error), made
@@ -114,6 +121,7 @@ class Worker:
     def close(self) -> None:
         """Close the model and delete all temporary files."""
         if hasattr(self, "_upscaler"):  # where `open` was called
+            self._models.close()
             self._upscaler.close()
         shutil.rmtree(self._folder, ignore_errors=True)
         self._guard.close()

@@ -40,6 +40,8 @@ class WriteOptions:
     """Inputs of more pixels, or more than `MAX_PIXELS`, are refused before they are decoded."""
     larger: Larger = "error"
     """Handling of a picture that is larger than the requested size."""
+    suits_models: bool = False
+    """Whether compressed and noisy pictures have the model that was trained on such, in place of the chosen one."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.quality <= 100:
@@ -74,6 +76,8 @@ class Outcome:
     """Everything that was changed or lost, one sentence each."""
     model: str | None = None
     """Name of the model that upscaled or would upscale it."""
+    fallback_blocks: int = 0
+    """Blocks of queries that overflowed in fp16 and were recomputed in fp32."""
     untrained: Degradation | None = None
     """Degradations of the input that this model was not trained for."""
     error: str | None = None
@@ -165,7 +169,7 @@ def _make(
         round(seconds, 4), round(size[0] * size[1] / 1e6 / seconds, 4),
         deviation_db=None if exact is None else round(deviation(upscaler, exact, picture.pixels, size).psnr, 2),
         notes=(*picture.notes, *lost, *again), model=upscaler.contract.name,
-        untrained=untrained(found, upscaler.contract.trained_for),
+        fallback_blocks=fallback_blocks, untrained=untrained(found, upscaler.contract.trained_for),
     )  # fmt: skip
 
 

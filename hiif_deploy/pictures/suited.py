@@ -24,6 +24,10 @@ class SuitedModels:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the second model, where it was opened; the first one is the caller's."""
         if self._other is not None:
             self._other.close()
 

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.decoding.session import Tensors
+from hiif_deploy.errors import EngineError
 from hiif_engines.native.compile import Compiled
-from hiif_engines.native.emit import LANES
-from hiif_engines.native.winograd import OUT, Convolution, emit_convolution, transformed
+from hiif_engines.native.emit import LANES, WORD
+from hiif_engines.native.winograd import OUT, PLACES, Convolution, emit_convolution, transformed
 
 Array = NDArray[np.float32]
 PARTS = 4
@@ -38,6 +39,17 @@ class Layer:
     has_relu: bool = False
     added: str = ""
     """Plane that is added to the outputs; empty for none."""
+
+    def fits(self, channels: dict[str, int]) -> bool:
+        """Whether its planes have the channels that its weights have, as the kernel assumes; adds its target's.
+
+        A plane that is not known was joined with a ReLU or a sum, so it must not be read as it was before.
+        """
+        outputs, inputs = self.weights.shape[:2]
+        added = channels.get(self.added, 0) if self.added else outputs
+        is_whole = self.bias.shape == (outputs,) and channels.get(self.source) == inputs and added == outputs
+        channels[self.target] = outputs
+        return is_whole
 
     @property
     def kind(self) -> Convolution:
@@ -61,11 +73,10 @@ def read_encoder(model: bytes) -> list[Layer] | None:
         read = readers.get(node.op_type)
         if read is None or not read(node, values, layers):
             return None
-    used = [name for layer in layers for name in (layer.source, layer.added)]
-    is_whole = layers and layers[0].source == graph.input[0].name and layers[-1].target == graph.output[0].name
-    # What a ReLU or a sum was joined with must not be read as it was before.
-    known = {graph.input[0].name, *(layer.target for layer in layers), ""}
-    return layers if is_whole and known.issuperset(used) else None
+    source, result = graph.input[0], graph.output[0].name
+    channels = {source.name: source.type.tensor_type.shape.dim[1].dim_value}
+    is_read = all(layer.fits(channels) for layer in layers)
+    return layers if is_read and layers and layers[-1].target == result else None
 
 
 def _convolution(node: onnx.NodeProto, values: Mapping[str, Any], layers: list[Layer]) -> bool:
@@ -119,6 +130,8 @@ class NativeEncoder:
         (source,), (result,) = self.graph.inputs, self.graph.outputs
         picture = np.asarray(feeds[source.name], np.float32)[0]
         size = (picture.shape[1], picture.shape[2])
+        if len(picture) != self._layers[0].weights.shape[1]:
+            raise EngineError(f"graph encoder: {source.name} has {len(picture)} channels, the weights want another")
         last_use = {name: n for n, layer in enumerate(self._layers) for name in (layer.source, layer.added)}
         planes = {source.name: plane_of(picture)}
         free: list[Array] = []
@@ -137,6 +150,14 @@ class NativeEncoder:
                 ]
         features = planes[self._layers[-1].target][1 : size[0] + 1, 1 : size[1] + 1, : self._outputs]
         return {result.name: np.ascontiguousarray(features.transpose(2, 0, 1))[None]}
+
+    def work(self, feeds: Tensors) -> tuple[int, int]:
+        """Return the multiplications of a call, and its bytes: planes read and written, transformed weights once."""
+        height, width = _padded_size((feeds["image"].shape[2], feeds["image"].shape[3]))
+        kinds = [layer.kind for layer in self._layers]
+        values = sum(kind.inputs + kind.outputs * (1 + kind.is_added) for kind in kinds) * height * width
+        weights = sum(PLACES * kind.inputs * kind.outputs for kind in kinds)
+        return sum(kind.macs for kind in kinds) * height * width, WORD * (values + weights)
 
     @property
     def _outputs(self) -> int:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.processor
 
 def graph(nodes: Sequence[onnx.NodeProto], **weights: NDArray[np.float32]) -> bytes:
     """A model x [1, C, h, w] → y of the given operations."""
-    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, None, "h", "w"]) for name in "xy"]
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3, "h", "w"]) for name in "xy"]
     stored = [numpy_helper.from_array(value, name) for name, value in weights.items()]
     model: bytes = helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:], stored)).SerializeToString()
     return model
@@ -82,3 +82,34 @@ def test_relu_and_sums_are_joined_with_the_convolution_before_them() -> None:
 )  # fmt: skip
 def test_other_operations_are_left_to_a_library(nodes: list[onnx.NodeProto]) -> None:
     assert read_encoder(graph(nodes, **WEIGHTS)) is None
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"w": np.ones((3, 16, 3, 3), np.float32), "b": np.zeros(3, np.float32)},
+        {"w": np.ones((3, 3, 3, 3), np.float32), "b": np.zeros(1, np.float32)},
+    ],
+)
+def test_weights_of_other_sizes_than_the_planes_are_never_run(weights: dict[str, NDArray[np.float32]]) -> None:
+    assert read_encoder(graph([convolution("x", "y")], **weights)) is None
+
+
+def test_a_sum_that_repeats_one_channel_is_left_to_a_library() -> None:
+    one = {"v": np.ones((1, 3, 3, 3), np.float32), "c": np.zeros(1, np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["x", "v", "c"], ["a"], pads=[1] * 4), convolution("x", "d"),
+        helper.make_node("Add", ["a", "d"], ["y"]),
+    ]  # fmt: skip
+    assert read_encoder(graph(nodes, **WEIGHTS, **one)) is None
+
+
+def test_work_counts_the_transformed_products_of_whole_tiles() -> None:
+    bundle = open_bundle("hiif-video")
+    layers = read_encoder(bundle.graphs["encoder"])
+    assert layers is not None
+    encoder = NativeEncoder(bundle.contract.chain("fp32")["encoder"], layers, 1)
+    macs, size = encoder.work({"image": np.zeros((1, 3, 6, 6), np.float32)})
+    plain = sum(9 * layer.kind.inputs * layer.kind.outputs for layer in layers)
+    assert macs == plain // 4 * 10 * 10
+    assert size > 4 * 36 * 32 * 32

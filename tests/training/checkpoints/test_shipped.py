@@ -21,6 +21,7 @@ def test_a_checkpoint_is_of_the_shipped_model(name: str) -> None:
 
 
 def test_another_name_stays_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shipped_checkpoints()
     assert find_checkpoint("runs/model.pth") == "runs/model.pth"
     name = next(iter(shipped_checkpoints()))
     monkeypatch.chdir(tmp_path)

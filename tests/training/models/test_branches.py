@@ -62,7 +62,7 @@ def test_every_branch_learns() -> None:
     assert all(value.grad is not None and bool(value.grad.any()) for value in own.parameters() if value.requires_grad)
 
 
-@pytest.mark.parametrize("change", ["missing", "shape", "width"])
+@pytest.mark.parametrize("change", ["missing", "shape", "width", "repeated", "sparse", "meta", "whole numbers"])
 def test_branches_that_do_not_fit_are_refused(change: str) -> None:
     state = with_branches().state_dict()
     prefix, middle = "body.1.parametrizations.weight.0.", 4 * MAX_WIDTH + 1
@@ -70,9 +70,22 @@ def test_branches_that_do_not_fit_are_refused(change: str) -> None:
         del state[prefix + "widen"]
     elif change == "shape":
         state[prefix + "reduce"] = torch.zeros(4, 9)
+    elif change == "repeated":  # a file of a few bytes, and a product of any size
+        state[prefix + "reduce"] = torch.zeros(1).expand(4, 8)
+    elif change == "sparse":
+        state[prefix + "reduce"] = torch.zeros(4, 8).to_sparse()
+    elif change == "meta":
+        state[prefix + "reduce"] = torch.zeros(4, 8, device="meta")
+    elif change == "whole numbers":
+        state[prefix + "reduce"] = torch.zeros(4, 8, dtype=torch.int64)
     else:
         state[prefix + "widen"] = torch.zeros(middle, 4)
         state[prefix + "spread"] = torch.zeros(middle, middle, 3, 3)
         state[prefix + "reduce"] = torch.zeros(4, middle)
     with pytest.raises(CheckpointError, match=r"body\.1: its kernel and branches have shapes"):
         merge_branches(state)
+
+
+def test_branches_in_half_precision_are_merged_in_float32() -> None:
+    state = {name: value.half() for name, value in with_branches().state_dict().items()}
+    assert merge_branches(state)["body.1.weight"].dtype == torch.float32

@@ -13,4 +13,4 @@ def shipped_checkpoints() -> dict[str, Path]:
 def find_checkpoint(name: str) -> str:
     """Return the path of a shipped model's checkpoint; any other name, which may be a path, as it is."""
     shipped = shipped_checkpoints().get(name)
-    return name if shipped is None or Path(name).exists() else str(shipped)
+    return name if shipped is None or Path(name).is_file() else str(shipped)

@@ -69,13 +69,14 @@ def merge_branches(tensors: Mapping[str, Any]) -> dict[str, Any]:
         if found and part == "original":
             branches: list[Any] = [tensors.get(f"{convolution}{_WEIGHT}0.{own}") for own in _NAMES]
             _check(convolution, kernel, branches)
-            plain[f"{convolution}.weight"] = merged(kernel, *branches)
+            plain[f"{convolution}.weight"] = merged(kernel.float(), *(branch.float() for branch in branches))
     return plain
 
 
 def _check(name: str, kernel: Any, branches: list[Any]) -> None:
-    """CheckpointError unless the tensors of a file have the shapes of `Branches`, of a width that costs no memory."""
-    shapes = [tuple(value.shape) if isinstance(value, Tensor) else () for value in (kernel, *branches)]
+    """CheckpointError unless the tensors have the shapes of `Branches`, and all of these values are in the file, so that
+    what is computed from them is no larger than a few times the file."""
+    shapes = [tuple(value.shape) if _is_whole(value) else () for value in (kernel, *branches)]
     outputs, inputs = (*shapes[0], 0, 0)[:2]
     middle = (*shapes[1], 0)[0]
     wanted = [(outputs, inputs, 3, 3), (middle, inputs), (middle, middle, 3, 3), (outputs, middle), (outputs, inputs)]
@@ -84,3 +85,9 @@ def _check(name: str, kernel: Any, branches: list[Any]) -> None:
             f"{name}: its kernel and branches have shapes {shapes}: expected {wanted} with a middle of at most "
             f"{MAX_WIDTH} times {inputs} channels"
         )
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a value is a tensor of numbers that are all stored: neither sparse nor one number seen many times."""
+    is_dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+    return is_dense and value.is_floating_point() and value.untyped_storage().nbytes() >= value.numel()

@@ -44,7 +44,8 @@ class Edsr(nn.Module):
         """Number of channels of the features."""
         self.receptive_field = 2 * config.blocks + 2
         """Pixels that each feature sees to every side (None where there is no bound)."""
-        self.memory_channels = 6 * config.features
+        # In native code five planes of whole vectors, and the picture's.
+        self.memory_channels = max(6 * config.features, 5 * -(-config.features // 16) * 16 + 16)
         """float32 values per pixel alive at the peak of an inference, an upper estimate."""
         self.sub_mean = _mean_shift(config.colours, -1)
         self.add_mean = _mean_shift(config.colours, +1)

@@ -143,7 +143,10 @@ def finished_steps(path: Path, recipe: Recipe) -> int:
     if not isinstance(content.get("recipe"), dict) or type(content.get("global_step")) is not int:
         raise CheckpointError(f"{path}: not the state of a training run; choose another output folder")
     # A state of an earlier version lacks the keys that were added since; it was trained with their defaults.
-    done, before = int(content["global_step"]), {**Recipe(model={}).plain(), **content["recipe"]}
+    done, known = int(content["global_step"]), Recipe(model={}).plain()
+    before = {**known, **content["recipe"]}
+    if isinstance(before["degrade"], dict):
+        before["degrade"] = {**known["degrade"], **before["degrade"]}
     changed = [k for k, v in recipe.plain().items() if k != "data" and before[k] != v]
     if changed == ["steps"] and done == before["steps"] and recipe.steps > done:
         return done

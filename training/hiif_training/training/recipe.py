@@ -147,8 +147,9 @@ class Recipe:
 
         if self.init_blocks and not self.init:
             raise OptionError("recipe: init_blocks needs a checkpoint with these blocks: --init CHECKPOINT")
-        if list(self.init_blocks) != sorted(set(self.init_blocks)) or any(type(n) is not int for n in self.init_blocks):
-            raise OptionError(f"recipe: init_blocks is {list(self.init_blocks)}, expected ascending whole numbers")
+        is_ascending = list(self.init_blocks) == sorted(set(self.init_blocks))
+        if not is_ascending or any(type(n) is not int or n < 0 for n in self.init_blocks):
+            raise OptionError(f"recipe: init_blocks is {list(self.init_blocks)}, expected ascending numbers from 0 on")
 
     def plain(self) -> dict[str, Any]:
         """Return all fields as TOML and checkpoints store them: lists for tuples."""
