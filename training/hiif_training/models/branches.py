@@ -74,8 +74,8 @@ def merge_branches(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(name: str, kernel: Any, branches: list[Any]) -> None:
-    """CheckpointError unless the tensors have the shapes of `Branches`, and all of these values are in the file, so that
-    what is computed from them is no larger than a few times the file."""
+    """CheckpointError unless the tensors have the shapes of `Branches`, with all of these values in the file, so that
+    what is computed from them is at most a few times as large."""
     shapes = [tuple(value.shape) if _is_whole(value) else () for value in (kernel, *branches)]
     outputs, inputs = (*shapes[0], 0, 0)[:2]
     middle = (*shapes[1], 0)[0]
