@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -24,6 +26,7 @@ from hiif_deploy.geometry.tiling import Tile, query_blocks, steps
 from hiif_engines.torch_engine.features import features_of
 from hiif_engines.torch_engine.launcher import Download, Launcher, upload
 from hiif_engines.torch_engine.map_store import MapStore
+from hiif_engines.torch_engine.plan import MAX_QUERIES
 from hiif_engines.torch_graph.device import computing_on
 from hiif_engines.torch_graph.interpreter import Compute, TorchGraph
 
@@ -62,6 +65,9 @@ class TorchExecutor(DeviceExecutor):
         with computing_on(self._launcher.device):
             download = Download(torch.stack(found))
         (host,) = download.wait()
+        if job.sampling is None and job.plan.query_block > MAX_QUERIES and not np.isfinite(host).all():
+            yield from self.sums(_in_small_blocks(job), queries, folded, n)
+            return
         if job.sampling is not None:
             # A list of samples is no window of its own: all that a tile samples counts for the tile.
             windows, host = [queries.whole], host.sum(0, keepdims=True)
@@ -91,7 +97,13 @@ class TorchExecutor(DeviceExecutor):
                     yield window, download
 
             for flight in one_ahead(submitted()):
-                yield _decoded(*flight)
+                block = _decoded(*flight)
+                if job.plan.query_block > MAX_QUERIES and not block.range.is_finite:
+                    break
+                yield block
+            else:
+                return
+        yield from self.blocks(_in_small_blocks(job), queries, folded)
 
     def _compute(self, name: str) -> Compute:
         return self._kernels.get(name, self._graphs[name])
@@ -133,6 +145,13 @@ class TorchExecutor(DeviceExecutor):
         ends = np.cumsum([np.prod(shape) for shape in shapes])[:-1]
         parts = np.split(sums, ends)
         return {tensor.name: part.reshape(shape) for tensor, part, shape in zip(outputs, parts, shapes, strict=True)}
+
+
+def _in_small_blocks(job: Job) -> Job:
+    """The same in smaller blocks: those that hold a value which is not finite are computed on the processor."""
+    small = copy(job)
+    small.plan = replace(job.plan, query_block=MAX_QUERIES)
+    return small
 
 
 def _packed(compute: Compute) -> Compute:

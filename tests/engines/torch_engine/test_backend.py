@@ -20,6 +20,7 @@ from hiif_deploy.rendering.verify import measure
 torch = pytest.importorskip("torch")
 
 from attention_model import ATTENTION_MODEL  # noqa: E402
+from hiif_engines.torch_engine import executor  # noqa: E402
 from hiif_engines.torch_engine.backend import TorchBackend  # noqa: E402
 from hiif_engines.torch_engine.plan import make_torch_plan  # noqa: E402
 
@@ -102,6 +103,30 @@ def test_blocks_that_are_no_numbers_are_decoded_again_and_counted(
         assert upscaler.fallback_blocks == 1
     assert len(caplog.messages) == 1
     assert np.abs(found - expected(bundle)).max() < 1e-4
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_one_value_that_is_not_finite_sends_only_blocks_near_it_to_the_processor(
+    fused: bool, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fused:
+        pytest.importorskip("triton", reason="Triton is not installed")
+    bundle = open_bundle("hiif-compact" if fused else tiny_bundle)
+    image, size, most = (IMAGE[:8, :5], (16, 9), 18) if fused else (IMAGE, SIZE, 500)
+    monkeypatch.setattr(executor, "MAX_QUERIES", most)
+    backend = TorchBackend(bundle, CPU, fused=fused)
+    with Upscaler(bundle, backend=backend) as upscaler, Upscaler(bundle) as plain:
+        reference = plain.render_unclamped(plain.encode(image), size=size)
+        features = upscaler.encode(image)
+        assert backend.plan(image.shape[:2], PlanLimits()).query_block > size[0] * size[1], "a pass is one block"
+        with torch.inference_mode():
+            features.encoded.tensor[:, 0, 0] = float("nan")  # type: ignore[union-attr]
+        found = upscaler.render_unclamped(features, size=size)
+        passes = 1 + bundle.contract.decoder.statistics_passes
+        blocks = -(-size[0] // (most // size[1]))
+        # The value reaches the source rows 0 and 1, and all queries between them and row 2.
+        assert passes <= upscaler.fallback_blocks <= passes * -(-blocks // 2)
+    assert np.abs(found - reference).max() < 1e-4
 
 
 def test_features_come_to_the_host_and_those_of_another_engine_are_refused(tiny_bundle: Path) -> None:
