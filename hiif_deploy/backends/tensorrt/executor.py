@@ -64,7 +64,7 @@ class TrtExecutor(DeviceExecutor):
         maps = self._maps(job, queries.tile)
         with self._gpu.turn():
             tables = self._tables(session, job, queries, folded)
-            frame, feeds = self._skip_frame(job, queries, finish)
+            frame, feeds = self._skip_frame(job, queries)
             finishing = BlockTables(self._gpu, finish.graph, feeds)
 
         def submitted() -> Iterator[tuple[Block, Packing, Download]]:
@@ -92,9 +92,7 @@ class TrtExecutor(DeviceExecutor):
         geometry = geometry_inputs(session.graph.geometry, queries.rows, queries.columns, queries.tile, job.cell)
         return BlockTables(self._gpu, session.graph, {**geometry, **folded})
 
-    def _skip_frame(
-        self, job: Job, queries: TileQueries, finish: TrtSession
-    ) -> tuple[DeviceTensor, dict[str, NDArray[Any]]]:
+    def _skip_frame(self, job: Job, queries: TileQueries) -> tuple[DeviceTensor, dict[str, NDArray[Any]]]:
         """The pixels that the skip reads, and the tables of the `finish` graph, whose taps count from the first of
         them: of the frame that was encoded, which may be on the GPU, or of the part that this tile needs."""
         feeds = finish_feeds(self._contract, job.frame, queries.rows, queries.columns)
@@ -102,7 +100,7 @@ class TrtExecutor(DeviceExecutor):
         place = skip_part(self._contract, queries.rows, queries.columns)
         kept = None if place is None else job.features.kept_frame(job.frame)
         if place is None or kept is None:
-            return self._gpu.upload(part, np.dtype(finish.graph.inputs[1].dtype)), feeds
+            return self._gpu.upload(part, without_uint16(part.dtype)), feeds
         for axis, pixels in zip(("row", "column"), place, strict=True):
             for tap in ("lower", "upper"):
                 feeds[f"{axis}_skip_{tap}"] = feeds[f"{axis}_skip_{tap}"] + pixels.start
@@ -151,5 +149,5 @@ def _finished(block: Block, job: Job, finish: TrtSession) -> Packing:
 
 def _decoded(job: Job, queries: TileQueries, block: Block, packing: Packing, download: Download) -> DecodedBlock:
     found = packing.arrays(download.wait())
-    values = found["values"].astype(job.frame.dtype)
+    values = found["values"].astype(job.frame.dtype, copy=False)
     return DecodedBlock(queries.part(block.rows, block.columns), values, colour_range(found))

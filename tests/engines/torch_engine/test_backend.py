@@ -111,7 +111,7 @@ def test_one_value_that_is_not_finite_sends_only_blocks_near_it_to_the_processor
 ) -> None:
     if fused:
         pytest.importorskip("triton", reason="Triton is not installed")
-    bundle = open_bundle("hiif-compact" if fused else tiny_bundle)
+    bundle = open_bundle(ATTENTION_MODEL if fused else tiny_bundle)
     image, size, most = (IMAGE[:8, :5], (16, 9), 18) if fused else (IMAGE, SIZE, 500)
     monkeypatch.setattr(executor, "MAX_QUERIES", most)
     backend = TorchBackend(bundle, CPU, fused=fused)
