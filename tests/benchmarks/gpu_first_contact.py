@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 LIMITS = {
-    "versions": 20, "gemm": 30, "kernels_compile": 120, "kernels_right": 60, "kernels_timed": 60, "stages": 60,
+    "versions": 20, "gemm": 30, "kernels_right": 120, "kernels_timed": 60, "stages": 60,
     "end_to_end": 90, "profile": 40, "tests": 120, "baselines": 150,
 }  # fmt: skip
 """Step → seconds after which it is stopped, in the order in which the steps run."""
@@ -123,24 +123,17 @@ def gemm(given: argparse.Namespace) -> Row:
     return found
 
 
-def kernels_compile(given: argparse.Namespace) -> Row:
-    """Compile every configuration of every kernel by running it once; return seconds, or why it does not run."""
-    return {
-        name: config_seconds(given, kernel, feeds, once=True) for name, kernel, feeds in kernels(given, (4, 5), (9, 7))
-    }
-
-
 def kernels_timed(given: argparse.Namespace) -> Row:
     """Return milliseconds of every configuration at 65,536 queries and at those of a whole frame."""
     found: Row = {}
     sizes = [(128, 128), size_of(given)] if given.device.startswith("cuda") else [size_of(given)]
     for height, width in sizes:
         for name, kernel, feeds in kernels(given, (height, width), (2 * height, 2 * width)):
-            found[f"{name} {4 * height * width}"] = config_seconds(given, kernel, feeds, once=False)
+            found[f"{name} {4 * height * width}"] = config_seconds(given, kernel, feeds)
     return found
 
 
-def config_seconds(given: argparse.Namespace, kernel: Any, feeds: Any, *, once: bool) -> Row:
+def config_seconds(given: argparse.Namespace, kernel: Any, feeds: Any) -> Row:
     """Return configuration → seconds of a kernel, or the error that it raised."""
     import torch
 
@@ -152,7 +145,7 @@ def config_seconds(given: argparse.Namespace, kernel: Any, feeds: Any, *, once: 
     for config in configs(kernel.graph_name, kernel.width, device):
         try:
             with computing_on(device):
-                found[str(config)] = seconds(given, lambda c=config: kernel(feeds, c), rounds=1 if once else ROUNDS)
+                found[str(config)] = seconds(given, lambda c=config: kernel(feeds, c))
         except Exception as error:  # what a kernel raises is not known beforehand
             found[str(config)] = repr(error)[:300]
     return found
@@ -325,7 +318,7 @@ def seconds(given: argparse.Namespace, work: Callable[[], object], rounds: int =
             torch.cuda.synchronize(given.device)
 
     found = []
-    for _ in range(rounds if rounds == 1 else 2 + rounds):
+    for _ in range(2 + rounds):
         wait()
         began = time.perf_counter()
         work()
@@ -347,7 +340,7 @@ def size_of(given: argparse.Namespace) -> tuple[int, int]:
 
 
 STEPS: dict[str, Callable[[argparse.Namespace], Row]] = {
-    "versions": versions, "gemm": gemm, "kernels_compile": kernels_compile, "kernels_right": kernels_right,
+    "versions": versions, "gemm": gemm, "kernels_right": kernels_right,
     "kernels_timed": kernels_timed, "stages": stages, "end_to_end": end_to_end, "profile": profile, "tests": tests,
     "baselines": baselines,
 }  # fmt: skip

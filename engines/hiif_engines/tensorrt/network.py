@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from hiif_deploy.backends.tensorrt.library import TYPE_NAMES, Library, Messages, type_name
+from hiif_deploy.backends.tensorrt.library import Library, Messages, type_name
 from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.decoding.shared_graphs import contracts
 from hiif_deploy.errors import EngineError
@@ -40,26 +40,9 @@ def parse_network(
     if network.num_outputs == 0:
         # The parser accepts bytes that are no model as an empty one.
         raise EngineError(f"graph {graph.key}: its model holds no graph: it is damaged; export the bundle again")
-    check_inputs(network, graph)
     if graph.name not in contracts():
         check_types(library, network, graph)
     return network
-
-
-def check_inputs(network: trt.INetworkDefinition, graph: GraphContract) -> None:
-    """Raise EngineError where the network's inputs differ from the contract."""
-    found = {}
-    for n in range(network.num_inputs):
-        tensor = network.get_input(n)
-        found[tensor.name] = (type_name(tensor.dtype), tuple(-1 if size < 0 else int(size) for size in tensor.shape))
-    promised = {
-        tensor.name: (TYPE_NAMES[tensor.dtype], tuple(-1 if isinstance(axis, str) else axis for axis in tensor.shape))
-        for tensor in graph.inputs
-    }
-    if found != promised:
-        wrong = {name: (found.get(name), promised.get(name)) for name in found.keys() | promised.keys()}
-        words = [f"{name} is {a}, promised {b}" for name, (a, b) in sorted(wrong.items()) if a != b]
-        raise EngineError(f"graph {graph.key}: the parsed network differs from the contract: {'; '.join(words)}")
 
 
 def check_types(library: Library, network: trt.INetworkDefinition, graph: GraphContract) -> None:
