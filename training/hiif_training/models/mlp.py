@@ -1,4 +1,4 @@
-"""The family's multi-layer perceptron: Linear layers with an activation between them. Keys `layers.{0,2,4,…}`."""
+"""Layers of the decoders' networks: the family's multi-layer perceptron, and a linear layer stored as a convolution."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
 """Published name → activation module."""
 
 
 class Mlp(nn.Module):
-    """Multi-layer perceptron over the last dimension."""
+    """Linear layers over the last dimension with an activation between them. Keys `layers.{0,2,4,…}`."""
 
     def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, activation: str = "relu") -> None:
         super().__init__()
@@ -26,3 +27,14 @@ class Mlp(nn.Module):
         """Map [..., inputs] to [..., outputs]."""
         y: Tensor = self.layers(x)
         return y
+
+
+class Pointwise(nn.Conv2d):
+    """Linear layer over the last dimension; the weight is [outputs, inputs, 1, 1], as some published ones are."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [..., inputs] to [..., outputs], as `nn.Linear` does."""
+        return linear(x, self.weight[:, :, 0, 0], self.bias)
