@@ -53,6 +53,7 @@ def train(
     require_extra("train")
     import torch
 
+    from hiif_training.models.fixed_scale import spec_scale
     from hiif_training.training.loop import train as run
     from hiif_training.training.machine import Machine, World
     from hiif_training.training.recipe import read_recipe
@@ -78,7 +79,8 @@ def train(
         # Typer turns Ctrl-C into an exit code without printing anything.
         raise WorkInterruptedError(stop) from stop
     if World.of_environment().process == 0:
-        logger.info("%s: trained; next: hiif-deploy export %s -o BUNDLE", path, path)
+        target = "BUNDLE" if spec_scale(chosen.model) is None else "NAME.onnx"
+        logger.info("%s: trained; next: hiif-deploy export %s -o %s", path, path, target)
 
 
 def print_plan(recipe: Recipe, output: Path, machine: Machine) -> None:

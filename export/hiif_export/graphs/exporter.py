@@ -146,8 +146,14 @@ def make_exporter(model: ImplicitModel, spec: Mapping[str, Any]) -> DecoderExpor
 
 
 def exporter_class(spec: Mapping[str, Any]) -> type[DecoderExporter]:
-    """Return the exporter's class; CheckpointError with the list of known names."""
-    exporter: type[DecoderExporter] = resolve(decoder_named(spec).exporter)
+    """Return the exporter's class; CheckpointError for an unknown name, OptionError for a fixed-scale model."""
+    place = decoder_named(spec).exporter
+    if place is None:
+        raise OptionError(
+            f"{spec['name']}: a model of one scale becomes one graph, not a bundle: hiif-deploy export CHECKPOINT -o "
+            "NAME.onnx"
+        )
+    exporter: type[DecoderExporter] = resolve(place)
     return exporter
 
 

@@ -5,8 +5,9 @@
     {"model": {"name": str, "args": {...}}, "metadata": {...}}                                NAME.json
 
 Read, but never written here: the state of a training run (`state.pt`), mmcv's checkpoints of CiaoSR
-(`mmcv_format.py`), and tensors that come without a name, in any of `{'model': {'sd': {...}}}`, `{'state_dict': {...}}`
-and `{...}`: their shapes identify the model (`detect.py`).
+(`mmcv_format.py`), fixed-scale networks (`fixed_scale_format.py`), and tensors that come without a name, in any of
+`{'model': {'sd': {...}}}`, `{'state_dict': {...}}`, `{'params': {...}}` and `{...}`: their shapes identify the model
+(`detect.py`).
 
 Nothing in a file is ever executed: torch files are read with `weights_only=True`, and there is no way around.
 """
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 from hiif_deploy.errors import CheckpointError
 from hiif_deploy.support.files import atomic_write
 from hiif_training.checkpoints.detect import detect_spec
+from hiif_training.checkpoints.fixed_scale_format import family_names
 from hiif_training.checkpoints.mmcv_format import family_tensors, is_mmcv
 from hiif_training.checkpoints.nesting import check_nesting
 from hiif_training.checkpoints.suffixes import SUFFIXES
@@ -47,6 +49,9 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 DESCRIPTION_LIMIT = 4 << 20
 """Bytes of the JSON file beside a safetensors file."""
+
+WRAPPERS = ("state_dict", "params_ema", "params")
+"""Keys under which files keep a state dict, in the order of preference."""
 
 _SHOWN = 3
 """How many names an error message lists before it only counts."""
@@ -69,7 +74,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> LoadedCheckpoint:
     path = Path(path)
     described, tensors, metadata = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
     try:
-        spec = described or detect_spec(_without_prefix(tensors))
+        if described is None:
+            tensors = family_names(_without_prefix(tensors))
+        spec = described or detect_spec(tensors)
         model = make_model(spec)
         load_weights(model, tensors)
     except CheckpointError as error:
@@ -183,7 +190,7 @@ def _nameless(content: Mapping[str, Any]) -> tuple[None, Mapping[str, Any]]:
     """Return the tensors of mmcv's dictionary, of a nested state dict or of a plain one; CheckpointError otherwise."""
     if is_mmcv(content):
         return None, family_tensors(content["state_dict"])
-    tensors = content.get("state_dict", content)
+    tensors = next((content[key] for key in WRAPPERS if key in content), content)
     if isinstance(tensors, Mapping) and tensors and all(isinstance(value, Tensor) for value in tensors.values()):
         return None, tensors
     raise CheckpointError(

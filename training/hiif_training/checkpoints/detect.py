@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from hiif_deploy.errors import CheckpointError
+from hiif_training.checkpoints.fixed_scale_format import value_range
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 """Key of the state dict → shape of its tensor."""
@@ -33,6 +35,8 @@ def detect_spec(tensors: Mapping[str, Any]) -> dict[str, Any]:
     describe, describe_encoder = _lookup(shapes, DECODERS, "model"), _lookup(shapes, ENCODERS, "encoder")
     try:
         (name, args), (encoder_name, encoder_args) = describe(shapes), describe_encoder(shapes)
+        if describe is _fixed_scale:
+            args |= value_range(tensors)
     except (KeyError, IndexError, ValueError, ArithmeticError) as error:
         raise CheckpointError(
             f"the checkpoint names no model, and its tensors do not tell it either ({type(error).__name__}: {error})"
@@ -165,6 +169,13 @@ def _liif_or_metasr(shapes: Shapes) -> Described:
     )
 
 
+def _fixed_scale(shapes: Shapes) -> Described:
+    """Each pixel shuffle by r leaves a convolution's outputs over r² to the next one."""
+    layers = [shapes[f"upsampler.{2 * n}.weight"] for n in range(_count(shapes, r"upsampler\.(\d+)\.weight"))]
+    shuffled = math.prod(before[0] // after[1] for before, after in pairwise(layers))
+    return "pixelshuffle", {"scale": math.isqrt(shuffled)}
+
+
 def _channels(shapes: Shapes) -> int:
     """Return the channels of the encoder's features: the outputs of its last layer."""
     last = ("conv_before_upsample.0", "conv_after_body", "GFF.1", "head.0")
@@ -197,6 +208,7 @@ DECODERS: Table = {
     "layers.0.weight": _lte_plus,
     "phase.weight": _lte,
     "imnet.layers.0.weight": _liif_or_metasr,
+    "upsampler.0.weight": _fixed_scale,
 }
 
 ENCODERS: Table = {

@@ -107,6 +107,9 @@ def choose_blocks(
 
 def _warn_of_settings(path: str | os.PathLike[str], given: ImplicitModel, own: ImplicitModel) -> None:
     """Log settings that no shape reveals, such as EDSR's residual scale: with another one the weights mean less."""
+    norms = [(model.traits.mean, model.traits.std) for model in (given, own)]
+    if norms[0] != norms[1]:
+        logger.warning("%s: its pictures have mean and standard deviation %s, and the recipe's %s", path, *norms)
     for part, one, other in (("encoder", given.encoder, own.encoder), ("decoder", given, own)):
         before, now = (_settings(module) for module in (one, other))
         changed = [name for name in now if type(one) is type(other) and before.get(name) != now[name]]

@@ -51,6 +51,7 @@ DECODERS = {
     "clit": PublishedDecoder(("clit",), "CLIT", MeasurementProtocol()),
     "ciaosr": PublishedDecoder(("ciaosr",), "CiaoSR", MeasurementProtocol(tiles=Tiles(192, 32), rounded=True)),
     "srno": PublishedDecoder(("sronet",), "SRNO", MeasurementProtocol()),
+    "pixelshuffle": PublishedDecoder(("pixelshuffle",), "encoder only", MeasurementProtocol(rounded=True)),
     "hiif": PublishedDecoder(("hiif", "hiifv3"), "HIIF", MeasurementProtocol(group_rows=300)),
 }
 PUBLISHED_ENCODERS = ("edsr-baseline", "rdn", "swinir")

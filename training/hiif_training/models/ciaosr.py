@@ -15,6 +15,7 @@ from torch import Tensor
 from hiif_deploy.errors import CheckpointError
 from hiif_training.models.arguments import Accepted, Arguments, configure
 from hiif_training.models.cross_scale_attention import CrossScaleAttention
+from hiif_training.models.edsr import DIV2K_MEAN
 from hiif_training.models.encoder import Encoder
 from hiif_training.models.implicit import ImplicitModel, ModelTraits, gather
 from hiif_training.models.mlp import Mlp
@@ -58,7 +59,7 @@ def make_ciaosr(encoder: Encoder, args: Arguments) -> Ciaosr:
 class Ciaosr(ImplicitModel):
     """CiaoSR's implicit decoder around an encoder."""
 
-    traits = ModelTraits(mean=(0.4488, 0.4371, 0.4040), std=(1.0, 1.0, 1.0), clips_cell=False)
+    traits = ModelTraits(mean=DIV2K_MEAN, std=(1.0, 1.0, 1.0), clips_cell=False)
 
     def __init__(self, encoder: Encoder, config: CiaosrConfig) -> None:
         super().__init__(encoder)

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from hiif_deploy.errors import CheckpointError
 
+DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
+"""Mean red, green and blue of DIV2K's training pictures, 1 being white."""
+
 
 @dataclass(frozen=True)
 class EdsrConfig:
@@ -78,9 +81,12 @@ def _conv3(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 def _mean_shift(colours: int, sign: int) -> nn.Conv2d:
-    """Return a layer that every published checkpoint contains and no forward pass uses (design/model.md C1)."""
+    """Return a layer that every published checkpoint contains and no forward pass uses (design/model.md C1).
+
+    What it does is part of the normalisation (`ModelTraits`) of those models that were trained with it.
+    """
     shift = nn.Conv2d(colours, colours, 1)
-    mean = torch.tensor([0.4488, 0.4371, 0.4040])[:colours]
+    mean = torch.tensor(DIV2K_MEAN)[:colours]
     with torch.no_grad():
         nn.init.dirac_(shift.weight)
         shift.bias.copy_(sign * mean)  # type: ignore[union-attr]

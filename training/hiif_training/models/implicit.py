@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,8 @@ class ModelTraits:
     """Picture that is added to the decoder's output: the bilinearly sampled input, or none."""
     clips_cell: bool = True
     """Whether the published evaluation limits the cell to the smallest one in training."""
+    fixed_scale: int | None = None
+    """The only factor that the model upscales by; None where it takes any."""
 
     def __post_init__(self) -> None:
         if min(self.std) <= 0:
@@ -41,7 +43,7 @@ class ImplicitModel(nn.Module, ABC):
     Features and queries are arguments, colours are return values: the module stores nothing between calls.
     """
 
-    traits: ClassVar[ModelTraits] = ModelTraits()
+    traits: ModelTraits = ModelTraits()
     """Conventions of the published model."""
 
     def __init__(self, encoder: Encoder) -> None:

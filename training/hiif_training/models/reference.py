@@ -55,6 +55,8 @@ def _decode(
     source = (image.shape[2], image.shape[3])
     clip_cell = clip_cell and model.traits.clips_cell
     factor = max(target[0] / source[0] / TRAINED_SCALE, 1.0) if clip_cell else 1.0
+    if model.traits.fixed_scale is not None:
+        rows = target[0]  # It computes the whole output at once, and has no statistics.
     parts = []
     for start in range(0, target[0], rows):
         pixels = np.arange(start * target[1], min(start + rows, target[0]) * target[1])

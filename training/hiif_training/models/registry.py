@@ -19,6 +19,7 @@ from hiif_training.models.ciaosr import make_ciaosr
 from hiif_training.models.clit import make_clit
 from hiif_training.models.edsr import Edsr, EdsrConfig
 from hiif_training.models.encoder import Encoder
+from hiif_training.models.fixed_scale import make_fixed_scale
 from hiif_training.models.hiif import make_hiif
 from hiif_training.models.implicit import ImplicitModel
 from hiif_training.models.liif import make_liif
@@ -140,8 +141,9 @@ class DecoderEntry:
 
     make: Callable[[Encoder, Arguments], ImplicitModel]
     """Builds the model from an encoder and the other arguments of the spec; CheckpointError for what is unknown."""
-    exporter: str
-    """`module:class` of its exporter (`hiif_export.graphs.exporter`), imported only when it is exported."""
+    exporter: str | None
+    """`module:class` of its exporter (`hiif_export.graphs.exporter`), imported only when it is exported; None for
+    fixed-scale networks, which become one graph and no bundle."""
 
 
 DECODERS: dict[str, DecoderEntry] = {
@@ -154,5 +156,6 @@ DECODERS: dict[str, DecoderEntry] = {
     "metasr": DecoderEntry(make_metasr, "hiif_export.decoders.metasr_export:MetasrExporter"),
     "ciaosr": DecoderEntry(make_ciaosr, "hiif_export.decoders.ciaosr_export:CiaosrExporter"),
     "clit": DecoderEntry(make_clit, "hiif_export.decoders.clit_export:ClitExporter"),
+    "pixelshuffle": DecoderEntry(make_fixed_scale, None),
 }
 """Name of a model in published checkpoints → its entry."""

@@ -189,7 +189,7 @@ class SaveState(StepCallback):
         writer = self._writer
         writer.add_scalar("loss", loss, step)
         writer.add_scalar("learning rate", learning_rate(self._recipe, step - 1), step)
-        writer.add_image("input, bicubic, answer (x4)", upscaled_sample(module.model), step, dataformats="HWC")
+        writer.add_image("input, bicubic, answer", upscaled_sample(module.model), step, dataformats="HWC")
         writer.flush()
 
     @cached_property

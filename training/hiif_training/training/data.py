@@ -32,9 +32,9 @@ class Sample:
     image: Tensor
     """[B, 3, patch, patch] float32, normalised: in [-1, 1] for most decoders."""
     queries: TensorFields
-    """patch² queries per crop, scattered over the high-resolution crop."""
+    """patch² queries per crop, scattered over the high-resolution crop; all of its pixels for a fixed-scale model."""
     colours: Tensor
-    """[B, patch², 3] float32, normalised likewise: the decoder's target."""
+    """[B, N, 3] float32, normalised likewise: the decoder's target."""
     damaged: frozenset[str] = frozenset()
     """Files that could not be read while these crops were drawn; others replaced them."""
     teacher_queries: TensorFields | None = None
@@ -76,6 +76,11 @@ class Crops(Dataset[Sample]):
         self.make_queries = make_queries
         self.teacher_queries = teacher_queries
         self.traits = traits or ModelTraits()
+        fixed = self.traits.fixed_scale
+        if fixed is not None and recipe.scale != (fixed, fixed):
+            raise OptionError(
+                f"recipe: scale is {list(recipe.scale)}, and the model upscales ×{fixed} only: leave it out"
+            )
 
     def __len__(self) -> int:
         return self.recipe.steps * self.recipe.batch
@@ -94,7 +99,9 @@ class Crops(Dataset[Sample]):
         turn = random.integers(0, 2, 3)
         colours = to_tensor_domain(_turn(np.asarray(high), turn), self.traits).reshape(-1, 3)
         image = to_tensor_domain(_turn(low, turn), self.traits).transpose(2, 0, 1)
-        pixels = random.choice(side * side, recipe.patch**2, replace=False)
+        pixels = np.arange(side * side)
+        if self.traits.fixed_scale is None:
+            pixels = random.choice(side * side, recipe.patch**2, replace=False)
         source, target = (recipe.patch, recipe.patch), (side, side)
         return Sample(
             torch.from_numpy(np.ascontiguousarray(image))[None],

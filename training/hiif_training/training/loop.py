@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
 import warnings
@@ -102,7 +103,7 @@ def make_loader(module: TrainingModule, machine: Machine, world: World, first_st
     crops = Crops(
         recipe, model.make_queries, model.traits, cache=machine.cache_per_process, teacher_queries=teacher_queries
     )
-    check_sizes(crops.pictures.paths, recipe.patch)
+    check_sizes(crops.pictures.paths, math.ceil(recipe.patch * recipe.scale[0]))
     return SampleLoader(crops, step_sampler, machine.workers)
 
 

@@ -88,7 +88,7 @@ def plan(recipe: Recipe, folder: Path, machine: Machine) -> TrainingPlan:
     return TrainingPlan(
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         pictures=len(paths),
-        megapixels=check_sizes(paths, recipe.patch) / 1e6,
+        megapixels=check_sizes(paths, 1) / 1e6,
         steps=recipe.steps,
         done=done,
         share=loader.step_sampler.share,

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from hiif_deploy.errors import OptionError
 from hiif_training.models.branches import MAX_WIDTH
+from hiif_training.models.fixed_scale import spec_scale
 from hiif_training.pictures.degradations import Degradations
 from hiif_training.training.family_yaml import read_family_yaml
 
@@ -42,7 +43,7 @@ class Recipe:
     patch: int = 48
     """Side of the low-resolution crop in pixels; patch² output pixels are queried per crop."""
     scale: tuple[float, float] = (1.0, 4.0)
-    """Range of the uniformly drawn scale of each sample."""
+    """Range of the uniformly drawn scale of each sample. A recipe of a fixed-scale model leaves it out."""
     shrink: tuple[float, float] = (1.0, 1.0)
     """Range by which a picture is first downscaled (antialiased), which removes JPEG noise from the target."""
     degrade: Degradations = field(default_factory=Degradations)
@@ -170,6 +171,8 @@ def read_recipe(path: Path, changes: Sequence[str] = (), data: Sequence[str] = (
     if data:
         values["data"] = list(data)
     _check_keys(path, values)
+    if (fixed := spec_scale(values["model"])) is not None:
+        values.setdefault("scale", [fixed, fixed])
     try:
         return Recipe(**_with_tuples({**values, "degrade": Degradations(**_with_tuples(values.get("degrade", {})))}))
     except (TypeError, ValueError, OptionError) as error:

@@ -15,11 +15,12 @@ SIDE, SCALE = 48, 4
 
 
 def upscaled_sample(model: ImplicitModel) -> NDArray[np.uint8]:
-    """Return [192, 576, 3]: input pixels, bicubic, and the model's output side by side."""
+    """Return [H, 3·H, 3]: input pixels, bicubic, and the model's output side by side, ×4 where the model can."""
     whole = sample("chelsea")
     top, left = (whole.shape[0] - SIDE) // 3, (whole.shape[1] - SIDE) // 3
     small = np.ascontiguousarray(whole[top : top + SIDE, left : left + SIDE])
-    size = (SIDE * SCALE, SIDE * SCALE)
+    side = SIDE * (model.traits.fixed_scale or SCALE)
+    size = (side, side)
     picture = Image.fromarray(small)
     ways = (Image.Resampling.NEAREST, Image.Resampling.BICUBIC)
     panels = [np.asarray(picture.resize(size, way)) for way in ways]
