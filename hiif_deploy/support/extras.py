@@ -8,7 +8,7 @@ from hiif_deploy.support.install import install_command
 
 EXTRAS = {
     "export": ("torch", "safetensors", "onnx", "onnxscript", "polygraphy"),
-    "train": ("torch", "safetensors", "lightning", "tensorboard", "yaml"),
+    "train": ("torch", "safetensors", "lightning", "tensorboard", "yaml", "matplotlib"),
     "engines": ("onnx", "polygraphy"),
     "openvino": ("openvino",),
     "native": ("llvmlite", "onnx"),

@@ -13,7 +13,7 @@ COMMANDS = (
     ),
     LazyCommand(
         "evaluate", "hiif_training.evaluate_command:evaluate",
-        "Measure a model on test sets by the published protocol.", MEASURE,
+        "Measure models on test sets by the published protocol.", MEASURE,
     ),
 )  # fmt: skip
 

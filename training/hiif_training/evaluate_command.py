@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -16,11 +17,13 @@ from hiif_deploy.support.messages import json_text
 from hiif_deploy.support.progress import Progress
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hiif_training.evaluation.evaluate import Evaluation
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Checkpoint, bundle folder, name of a model, or bicubic.")],
+    models: Annotated[list[str], typer.Argument(help="Checkpoints, bundle folders, names of models, or bicubic.")],
     data: Annotated[list[Path], typer.Option(help="Folder of pictures, or with HR/ and LR_bicubic/X2/; repeatable.")],
     scales: Annotated[str, typer.Option(help="Factors, separated by commas.")] = "2,3,4",
     limit: Annotated[int | None, typer.Option(min=1, help="Take the first so many pictures of each set.")] = None,
@@ -36,11 +39,15 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
     markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Write the table to this file.")] = None,
     sheet_file: Annotated[Path | None, typer.Option("--sheet", help="Write crops beside bicubic to this file.")] = None,
+    plot_file: Annotated[
+        Path | None, typer.Option("--plot", help="Draw PSNR against scale to this file: .png, .svg or .pdf.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only: no progress.")] = False,
 ) -> None:
-    """Measure a model on test sets by the published protocol."""
+    """Measure models on test sets by the published protocol."""
     if with_lpips:
         require_extra("train")
+    from hiif_training.evaluation import quality_plot
     from hiif_training.evaluation.evaluate import Measure, parse_scales
     from hiif_training.evaluation.evaluate import evaluate as run
     from hiif_training.evaluation.lpips_metric import Lpips
@@ -52,21 +59,32 @@ def evaluate(
     options = EvaluatorOptions(cast(Any, engine), parse_statistics(statistics), provider, limited_threads(threads))
     factors, sets = parse_scales(scales), [PictureSet(folder, cast(Any, low), limit) for folder in data]
     measure = Measure(cast(Any, protocol), with_ssim, Lpips() if with_lpips else None)
-    for path in (json_file, markdown_file, sheet_file):
+    for path in (json_file, markdown_file, sheet_file, plot_file):
         check_folder(path)
-    total = sum(len(part.paths) for part in sets) * len(factors)
+    if plot_file:
+        quality_plot.check_plot(plot_file)
+    if sheet_file and len(models) > 1:
+        raise OptionError("--sheet shows the crops of one model: name one")
+    total = sum(len(part.paths) for part in sets) * len(factors) * len(models)
     with Progress("evaluating", total, unit="pictures", enabled=not quiet) as progress:
         with_crops = sheet_file is not None
-        found = run(model, sets, factors, measure, options, with_crops=with_crops, advance=progress.advance)
-    title = f"{found.model}, {found.engine}, {protocol} protocol, statistics {statistics}"
+        found = [
+            run(model, sets, factors, measure, options, with_crops=with_crops, advance=progress.advance)
+            for model in models
+        ]
+    if len({one.model for one in found}) < len(found):
+        found = [replace(one, model=model) for one, model in zip(found, models, strict=True)]
+    title = f"{'; '.join(f'{one.model}, {one.engine}' for one in found)}, {protocol} protocol, statistics {statistics}"
     write_tables(title, found, markdown_file, with_paper=compare is not None)
     if json_file:
         write_json(json_file, found, {"protocol": protocol, "statistics": statistics})
     if sheet_file:
-        write_sheet(sheet_file, found)
+        write_sheet(sheet_file, found[0])
+    if plot_file:
+        quality_plot.write_plot(plot_file, quality_plot.curves(found, with_paper=compare is not None))
 
 
-def write_tables(title: str, found: Evaluation, markdown_file: Path | None, *, with_paper: bool) -> None:
+def write_tables(title: str, found: Sequence[Evaluation], markdown_file: Path | None, *, with_paper: bool) -> None:
     """Print the table, and write it as Markdown where a file is named."""
     from rich.console import Console
 
@@ -80,13 +98,17 @@ def write_tables(title: str, found: Evaluation, markdown_file: Path | None, *, w
             file.write(text.encode())
 
 
-def write_json(path: Path, found: Evaluation, metadata: dict[str, str]) -> None:
-    """Write the figures of every picture, the model's spec and the program's version as JSON."""
+def write_json(path: Path, found: Sequence[Evaluation], metadata: dict[str, str]) -> None:
+    """Write the figures of every picture, the model's spec and the program's version as JSON; a list for several
+    models."""
     from hiif_training.evaluation.evaluate import as_json
 
-    what = {"model": found.model, "spec": dict(found.spec), "engine": found.engine, "hiif_deploy": __version__}
-    whole = {**what, **metadata, "results": as_json(found.results)}
-    text = json_text(whole) + "\n"
+    listed = [
+        {"model": one.model, "spec": dict(one.spec), "engine": one.engine, "hiif_deploy": __version__, **metadata}
+        | {"results": as_json(one.results)}
+        for one in found
+    ]
+    text = json_text(listed if len(listed) > 1 else listed[0]) + "\n"
     with atomic_write(path) as file:
         file.write(text.encode())
 

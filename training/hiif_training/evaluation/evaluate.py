@@ -3,6 +3,7 @@ E1–E7)."""
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,8 @@ from hiif_training.evaluation.metrics import psnr_luma, psnr_rgb, ssim
 from hiif_training.evaluation.options import EvaluatorOptions
 from hiif_training.evaluation.sheet import SheetRow, sheet_row
 from hiif_training.pictures.picture_sets import Pair, PictureSet
+
+logger = logging.getLogger(__name__)
 
 Protocol = Literal["benchmark", "div2k"]
 """`benchmark`: luma, `scale` pixels cropped at the border. `div2k`: RGB, `scale` + 6 pixels cropped."""
@@ -104,8 +107,10 @@ class Evaluation:
     """`{name, args}`; empty for bicubic."""
     results: tuple[SetFigures, ...]
     """By scale, then by set."""
-    crops: tuple[SheetRow, ...]
+    crops: tuple[SheetRow, ...] = ()
     """One row per picture and scale for a sheet; empty where none is requested."""
+    fixed_scale: int | None = None
+    """The only factor that the model upscales by; None where it takes any."""
 
 
 def evaluate(
@@ -118,11 +123,18 @@ def evaluate(
     with_crops: bool = False,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Evaluation:
-    """Evaluate a model, named as for `open_evaluator`; `advance(1)` is called after every picture."""
+    """Evaluate a model, named as for `open_evaluator`; `advance` is called with the number of pictures done.
+
+    A fixed-scale model is measured at its own scale; OptionError where that is not among `scales`.
+    """
     results: list[SetFigures] = []
     crops: list[SheetRow] = []
     for scale in scales:
         with open_evaluator(model, scale, options) as evaluator:
+            if evaluator.fixed_scale not in (None, scale):
+                logger.info("%s upscales ×%d only: not measured at ×%g", model, evaluator.fixed_scale, scale)
+                advance(sum(len(pictures.paths) for pictures in sets))
+                continue
             for pictures in sets:
                 figures, sources = [], set()
                 for pair in pictures.pairs(scale):
@@ -132,7 +144,10 @@ def evaluate(
                     crops += [sheet_row(pair, output, scale)] if with_crops else []
                     advance(1)
                 results.append(SetFigures(pictures.name, scale, "/".join(sorted(sources)), tuple(figures)))
-    return Evaluation(evaluator.name, evaluator.engine, evaluator.spec, tuple(results), tuple(crops))
+    if not results:
+        raise OptionError(f"{model} upscales ×{evaluator.fixed_scale} only, and --scales leaves that out")
+    described = (evaluator.name, evaluator.engine, evaluator.spec)
+    return Evaluation(*described, tuple(results), tuple(crops), evaluator.fixed_scale)
 
 
 def _timed(evaluator: Evaluator, pair: Pair) -> tuple[NDArray[np.float32], float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from hiif_training.evaluation.evaluate import Evaluation
 from hiif_training.evaluation.paper import paper_row
@@ -12,30 +12,38 @@ from hiif_training.evaluation.paper import paper_row
 Rows = list[list[str]]
 
 
-def header(evaluation: Evaluation, *, with_paper: bool) -> list[str]:
+def header(found: Sequence[Evaluation], *, with_paper: bool) -> list[str]:
     """Return the column titles; metrics that were not measured are left out."""
-    first = evaluation.results[0]
+    first = found[0].results[0]
+    model = ["model"] if len(found) > 1 else []
     measured = [title for title, metric in (("SSIM", "ssim"), ("LPIPS", "lpips")) if first.mean(metric) is not None]
-    return ["set", "scale", "low", "pictures", "PSNR", *measured, "s per picture", *(["paper"] if with_paper else [])]
+    paper = ["paper"] if with_paper else []
+    return ["set", "scale", *model, "low", "pictures", "PSNR", *measured, "s per picture", *paper]
 
 
-def rows(evaluation: Evaluation, *, with_paper: bool) -> Rows:
-    """Return one row for each set and scale, in the columns of `header`."""
+def rows(found: Sequence[Evaluation], *, with_paper: bool) -> Rows:
+    """Return one row for each set, scale and model, in the columns of `header`; the models of a set and scale lie
+    together."""
     listed = []
-    for part in evaluation.results:
-        row = [part.set, f"×{part.scale:g}", part.low, str(len(part.pictures)), f"{part.mean('psnr'):.4f}"]
+    order = list(dict.fromkeys(part.set for evaluation in found for part in evaluation.results))
+    parts = [(evaluation, part) for evaluation in found for part in evaluation.results]
+    for evaluation, part in sorted(parts, key=lambda entry: (entry[1].scale, order.index(entry[1].set))):
+        model = [evaluation.model] if len(found) > 1 else []
+        row = [part.set, f"×{part.scale:g}", *model, part.low, str(len(part.pictures)), f"{part.mean('psnr'):.4f}"]
         row += [f"{value:.4f}" for value in (part.mean("ssim"), part.mean("lpips")) if value is not None]
         row.append(f"{part.mean('seconds'):.2f}")
         if with_paper:
-            found = paper_row(evaluation.spec, part.set, part.scale)
-            row.append(f"{found[1]:.2f} ({found[0]})" if found else "–")
+            paper = paper_row(evaluation.spec, part.set, part.scale)
+            row.append(f"{paper[1]:.2f} ({paper[0]})" if paper else "–")
         listed.append(row)
     return listed
 
 
 def terminal_table(title: str, columns: Sequence[str], listed: Rows) -> Table:
     """Return a Rich table for the terminal."""
-    table = Table(*columns, title=title, title_justify="left")
+    # Where the terminal is narrow, other columns wrap.
+    titles = [Column(name, no_wrap=name == "model") for name in columns]
+    table = Table(*titles, title=title, title_justify="left")
     for row in listed:
         table.add_row(*row)
     return table

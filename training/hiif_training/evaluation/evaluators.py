@@ -34,6 +34,8 @@ class Evaluator(Protocol):
     """`{name, args}` of the model; empty for bicubic."""
     engine: str
     """Description of the engine that runs the model."""
+    fixed_scale: int | None
+    """The only factor that the model upscales by; None where it takes any."""
 
     def upscale(self, low: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
         """Upscale an RGB picture [h, w, 3] to [H, W, 3] in [0, 1], not rounded to 8 bits."""
@@ -46,6 +48,7 @@ class Bicubic:
     name = BICUBIC
     spec: Mapping[str, Any] = {}
     engine = "numpy"
+    fixed_scale: int | None = None
 
     def upscale(self, low: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
         """Upscale an RGB picture [h, w, 3] to [H, W, 3] in [0, 1], not rounded to 8 bits."""
@@ -54,6 +57,8 @@ class Bicubic:
 
 class BundleEvaluator:
     """A bundle, run by the runtime on any of its engines."""
+
+    fixed_scale: int | None = None
 
     def __init__(self, upscaler: Upscaler) -> None:
         self.name = upscaler.contract.name

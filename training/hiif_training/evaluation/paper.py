@@ -12,6 +12,8 @@ from typing import Any
 ENCODERS = {"edsr-baseline": "EDSR-baseline", "edsr-mini": "EDSR-baseline", "edsr": "EDSR-baseline"}
 ENCODERS |= {"rdn": "RDN", "swinir": "SwinIR"}
 """Encoder of a checkpoint → encoder in the tables; an EDSR of any size is compared with EDSR-baseline."""
+METHODS = {"pixelshuffle": "encoder only"}
+"""Model of a checkpoint → method in the tables, where that is not HIIF."""
 SETS = {"b100": "BSD100", "bsds100": "BSD100", "div2k_valid_hr": "DIV2K"}
 """Lower-case folder name → name of the set in the tables."""
 
@@ -23,13 +25,14 @@ def tables() -> Mapping[str, Any]:
 
 
 def paper_row(spec: Mapping[str, Any], set_name: str, scale: float) -> tuple[str, float] | None:
-    """Return (label, PSNR) of HIIF with the model's encoder on a set and scale; of bicubic for an empty spec.
+    """Return (label, PSNR) of HIIF with the model's encoder on a set and scale; of bicubic for an empty spec, and of
+    the encoder with its own up-sampler for a fixed-scale model.
 
     None where the paper has no such figure.
     """
     encoder_spec = spec.get("args", {}).get("encoder_spec", {})
     encoder = ENCODERS.get(encoder_spec.get("name", ""), "") if spec else ""
-    method = "HIIF" if spec else "Bicubic"
+    method = METHODS.get(spec["name"], "HIIF") if spec else "Bicubic"
     value = figure(encoder, method, set_name, scale)
     return None if value is None else (f"{method}, {encoder}" if encoder else method, value)
 

@@ -33,6 +33,7 @@ class TorchEvaluator:
         self.name = path.stem
         self.spec = loaded.spec
         self.engine = f"torch {device}"
+        self.fixed_scale = loaded.model.traits.fixed_scale
         self._model = loaded.model.to(device)
         self._rows = group_rows(options.group_rows, self._model.encoder.size_multiple, scale)
         self._tiles = options.tiles if scale in (2, 3, 4) else None
