@@ -34,7 +34,7 @@ ORDER = {
         "onnx_graph", "torch_graph", "fused", "torch_engine", "native", "tensorrt", "emit", "store_command",
         "build_command", "cli",
     ),
-    "hiif_export": ("graphs", "decoders", "parity", "export", "baselines", "export_command", "cli"),
+    "hiif_export": ("graphs", "decoders", "parity", "export", "plain_export", "baselines", "export_command", "cli"),
     "hiif_training": (
         "queries", "models", "checkpoints", "pictures", "training", "evaluation", "train_command", "evaluate_command",
         "cli",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -28,11 +29,18 @@ logger = logging.getLogger(__name__)
 
 BUNDLE_ONLY = ("checkpoint", "engine", "precision", "library", "threads", "tolerance")
 """Parameters of `verify` that apply to bundles, not to published checkpoints."""
+NOT_PLAIN = ("name", "scales", "precision")
+"""Parameters of `export` that apply to bundles, not to plain ONNX files."""
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="Trained weights: .pth of the LIIF family, or .safetensors.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the bundle to write.")],
+    context: typer.Context,
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Trained weights: .pth of the LIIF family, .safetensors, or a fixed-scale network.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the bundle, or NAME.onnx for a fixed-scale network.")
+    ],
     name: Annotated[str | None, typer.Option(help="Name of the model; default: the folder's.")] = None,
     scales: Annotated[str, typer.Option(help="Scales seen in training, LOW-HIGH.")] = "1-4",
     precision: Annotated[
@@ -55,6 +63,10 @@ def export(
     threads = limited_threads(threads)
     if threads:
         torch.set_num_threads(threads)
+    if output.suffix == ".onnx":
+        refuse_options(context, NOT_PLAIN, f"for bundles, and {output} is one ONNX file; leave it out")
+        export_file(checkpoint, output, overwrite=overwrite, threads=threads, verbose=verbose)
+        return
     found = export_checkpoint(
         checkpoint,
         output,
@@ -71,6 +83,29 @@ def export(
         "%s: written, equal to PyTorch within %.1e (colours in [0, 1]); "
         "try: hiif-deploy upscale PICTURE --bundle %s --scale 3.3",
         output, max(case.colours for case in found), output,
+    )  # fmt: skip
+
+
+def export_file(checkpoint: Path, path: Path, *, overwrite: bool, threads: int, verbose: bool) -> None:
+    """Write the checkpoint of a fixed-scale network as one plain ONNX file; OptionError for any other model."""
+    from hiif_export.export import file_provenance
+    from hiif_export.plain_export import export_plain
+    from hiif_training.checkpoints.checkpoint import load_checkpoint
+    from hiif_training.models.fixed_scale import FixedScaleModel
+
+    loaded = load_checkpoint(checkpoint)
+    if not isinstance(loaded.model, FixedScaleModel):
+        raise OptionError(
+            f"{path}: {loaded.spec['name']} upscales by any factor and becomes a bundle, which is a folder: -o FOLDER"
+        )
+    metadata = {**file_provenance(checkpoint, loaded.metadata), "model": json.dumps(loaded.spec)}
+    found = export_plain(loaded.model, path, metadata, overwrite=overwrite, threads=threads)
+    if verbose:
+        rows = ((size, f"{d.largest:.1e}", f"{d.psnr:.0f}") for size, d in found.items())
+        _print_table("deviation from PyTorch", "picture", "colours", "PSNR (dB)", rows=rows)
+    logger.info(
+        "%s: written, equal to PyTorch within %.1e; input and output are RGB [batch, 3, height, width] in [0, 1]",
+        path, max(d.largest for d in found.values()),
     )  # fmt: skip
 
 
