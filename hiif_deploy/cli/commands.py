@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hiif_deploy.backends.choice import library_engine
-from hiif_deploy.bundle.loader import DEFAULT_MODEL, VIDEO_MODEL
+from hiif_deploy.bundle.loader import DEFAULT_MODEL, PHOTO_MODEL, VIDEO_MODEL
 from hiif_deploy.cli import options as shared
 from hiif_deploy.cli import picture_options as picture
 from hiif_deploy.cli import video_options as video
@@ -43,7 +43,7 @@ UpscaleBundleOption = Annotated[
         "Bundle folder, or name of a model.",
         "--bundle",
         "-b",
-        show_default=f"{DEFAULT_MODEL}, for videos {VIDEO_MODEL}",
+        show_default=f"{DEFAULT_MODEL}, {PHOTO_MODEL} for compressed and noisy pictures, {VIDEO_MODEL} for videos",
     ),
 ]
 

@@ -71,7 +71,7 @@ def test_a_card_of_an_unknown_model_is_refused() -> None:
 
 def test_an_unknown_name_is_refused_with_all_models_and_a_known_one_with_its_command() -> None:
     add_bundle(shipped_models()["hiif-video"], "mine")
-    listed = r"\(shipped: hiif-compact, hiif-video; added: mine; can be added: liif-edsr\)"
+    listed = r"\(shipped: hiif-compact, hiif-live, hiif-photo, hiif-video; added: mine; can be added: liif-edsr\)"
     with pytest.raises(
         BundleError, match=rf"mina: no such folder, and no model of that name {listed}; did you mean mi"
     ):

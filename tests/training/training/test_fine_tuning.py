@@ -93,7 +93,7 @@ def test_an_encoder_with_a_rate_of_its_own_moves_by_that_share(recipe: Recipe) -
     assert [len(group["params"]) for group in groups] == [58, 8]
 
 
-def test_the_checkpoint_records_what_the_run_started_from(recipe: Recipe, folder: Path, tmp_path: Path) -> None:
+def test_the_checkpoint_records_what_the_run_started_from(recipe: Recipe, tmp_path: Path) -> None:
     path = train(dataclasses.replace(recipe, freeze="encoder"), tmp_path, show_progress=False)
     expected = {"epoch": 4, "init": "liif.pth", "freeze": "encoder"}
     assert load_checkpoint(path).metadata == expected

@@ -166,7 +166,9 @@ def save_model(recipe: Recipe, state: Path, path: Path) -> None:
     tensors = {key.removeprefix("model."): value for key, value in content["state_dict"].items()}
     load_weights(model, merge_branches(tensors))
     # Names without folders: checkpoints are published, and folders are private.
-    origin = {name: Path(getattr(recipe, name)).name for name in ORIGIN if getattr(recipe, name) not in ("", "none")}
+    origin: dict[str, Any] = {
+        name: Path(getattr(recipe, name)).name for name in ORIGIN if getattr(recipe, name) not in ("", "none")
+    }
     if trained_for := recipe.degrade.trained_for():
         origin["trained_for"] = trained_for
     save_checkpoint(path, model, recipe.model, {"epoch": content["global_step"], **origin})
