@@ -33,7 +33,7 @@ COMMANDS = (
     ),
     LazyCommand(
         "watch", "hiif_deploy.cli.watch:watch",
-        "Show a clip or a camera beside its enlargement, live, in a window.", USE
+        "Show a clip or a camera beside its enlargement, live, in a window; frames are dropped rather than late.", USE
     ),
     LazyCommand(
         "demo", "hiif_deploy.cli.commands:demo",

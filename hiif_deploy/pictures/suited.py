@@ -10,8 +10,8 @@ from hiif_deploy.pictures.suitability import untrained
 from hiif_deploy.upscaler import Upscaler
 
 COARSE_JPEG = 85
-"""JPEG quality below which the second model is better. Measured with hiif-photo and hiif-compact at ×2 on six pictures of
-gb82: 34.27 and 33.84 dB at quality 75, 34.66 and 34.40 at 80, 35.10 and 35.09 at 85, 35.61 and 36.02 at 90."""
+"""JPEG quality below which the second model is better. Measured with hiif-photo and hiif-compact at ×2 on six pictures
+of gb82: 34.27 and 33.84 dB at quality 75, 34.66 and 34.40 at 80, 35.10 and 35.09 at 85, 35.61 and 36.02 at 90."""
 
 
 class SuitedModels:

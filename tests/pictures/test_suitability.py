@@ -81,7 +81,7 @@ def test_a_clean_picture_suits_every_model() -> None:
 def test_one_picture_is_named_with_what_was_found() -> None:
     assert warning({"a.jpg": Degradation(40, 12.4)}, 3, "sample", TrainedFor()) == (
         "a.jpg: JPEG of quality 40 with noise of about σ 12; sample was trained on clean pictures, so artefacts and "
-        "noise may stay or be amplified"
+        "noise may stay or be amplified; --bundle hiif-photo is trained for this"
     )
 
 
@@ -89,7 +89,8 @@ def test_several_pictures_are_counted() -> None:
     found = {"a.jpg": Degradation(40), "b.jpg": Degradation(30), "c.png": Degradation(noise=21)}
     assert warning(found, 9, "sample", TrainedFor()) == (
         "3 of 9 pictures: 2 JPEG below quality 90 (lowest 30), 1 noisy (up to about σ 21), the first a.jpg; sample was "
-        "trained on clean pictures, so artefacts and noise may stay or be amplified"
+        "trained on clean pictures, so artefacts and noise may stay or be amplified; "
+        "--bundle hiif-photo is trained for this"
     )
 
 
@@ -104,9 +105,9 @@ def test_a_model_that_was_trained_for_all_that_was_found_is_named(models: Path, 
     add_trained_model("partly", {"jpeg": [15, 95]}, tmp_path)
     (models / "damaged").mkdir()
     (models / "damaged" / "bundle.json").write_text("{")
-    found = {"a.jpg": Degradation(40, 12)}
+    found = {"a.jpg": Degradation(5, 40)}  # more than hiif-photo was trained for
     assert "--bundle" not in warning(found, 1, "sample", TrainedFor())
-    add_trained_model("robust", {"jpeg": [15, 95], "noise": [0, 25]}, tmp_path)
+    add_trained_model("robust", {"jpeg": [1, 95], "noise": [0, 50]}, tmp_path)
     assert warning(found, 1, "sample", TrainedFor()).endswith("; --bundle robust is trained for this")
 
 
