@@ -2,7 +2,7 @@
 
 Sound, subtitles, exact time stamps and colour tags are not OpenCV's business, so they are lost: this is for frames.
 
->>> with Upscaler("hiif-video") as upscaler, FrameWriter("large.mp4", fps=25) as writer:
+>>> with Upscaler("hiif-live") as upscaler, FrameWriter("large.mp4", fps=25) as writer:
 ...     for frame in upscaled(upscaler, read_frames("small.mp4"), scale=2.5):
 ...         writer.write(frame)
 """

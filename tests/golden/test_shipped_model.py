@@ -77,13 +77,30 @@ def test_a_shipped_model_is_what_its_recipe_describes(name: str) -> None:
     assert open_bundle(name).contract.model == recipe.model
 
 
-def test_the_video_model_costs_at_most_sixty_thousand_multiplications_per_output_pixel() -> None:
-    model = make_model(open_bundle("hiif-video").contract.model)
-    features, queries = torch.zeros(1, model.encoder.out_channels, 8, 8), grid_queries((8, 8), (32, 32), bits="exact")
+def decoder_macs(name: str, scale: int) -> tuple[float, float]:
+    """Multiplications of a model per input pixel, and of its decoder per output pixel."""
+    model = make_model(open_bundle(name).contract.model)
+    features, large = torch.zeros(1, model.encoder.out_channels, 8, 8), (8 * scale, 8 * scale)
+    queries = grid_queries((8, 8), large, bits="exact", levels=model.config.levels)
     with torch.no_grad(), FlopCounterMode(display=False) as whole:
         model.decode(features, queries)
-    with torch.no_grad(), FlopCounterMode(display=False) as once_per_input_pixel:
+    with torch.no_grad(), FlopCounterMode(display=False) as once:
         model.freq(features)
-    operations = whole.get_total_flops() - once_per_input_pixel.get_total_flops()
-    assert 30_000 < operations / 2 / 32**2 <= 60_000
-    assert model.config.attention_blocks == 0
+    with torch.no_grad(), FlopCounterMode(display=False) as encoder:
+        model.encoder(torch.zeros(1, 3, 8, 8))
+    maps = once.get_total_flops()
+    return (encoder.get_total_flops() + maps) / 2 / 8**2, (whole.get_total_flops() - maps) / 2 / (8 * scale) ** 2
+
+
+def test_the_video_model_costs_at_most_sixty_thousand_multiplications_per_output_pixel() -> None:
+    assert 30_000 < decoder_macs("hiif-video", 4)[1] <= 60_000
+
+
+def test_the_live_model_costs_at_most_fourteen_thousand_multiplications_per_output_pixel_at_twice_the_size() -> None:
+    once, each = decoder_macs("hiif-live", 2)
+    assert 10_000 < once / 4 + each <= 14_000
+
+
+@pytest.mark.parametrize("name", ["hiif-video", "hiif-live", "hiif-photo"])
+def test_models_for_a_single_pass_have_no_attention(name: str) -> None:
+    assert open_bundle(name).contract.decoder.statistics_passes == 0
