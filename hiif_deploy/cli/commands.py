@@ -122,13 +122,9 @@ def upscale(
         style = "json" if json_progress else "none" if quiet else None
         work = _videos(inputs, output, target, wanted, overwrite=overwrite, dry_run=dry_run, style=style)
     else:
-        is_chosen = bool(given_options(context, ["bundle"]))
-        if report_deviation and not is_chosen:
-            logger.info("--report-deviation compares %s alone, so every picture has it", DEFAULT_MODEL)
         write = batch.WriteOptions(
-            quality, lossless, overwrite, max_pixels, suits_models=not is_chosen and not report_deviation,
-            larger=larger or batch_items.usual_larger(inputs),
-        )  # fmt: skip
+            quality, lossless, overwrite, max_pixels, larger or batch_items.usual_larger(inputs), _suits_models(context)
+        )
         items = _items(context, inputs, output, target, format_)
         work = _pictures(items, target, write, dry_run=dry_run, quiet=quiet, report_deviation=report_deviation)
     upscaler = Upscaler(_model(context, bundle, is_video), engine=chosen, options=options)
@@ -205,6 +201,15 @@ def _model(context: typer.Context, bundle: str, is_video: bool) -> str:
         return bundle
     logger.info("model: %s, for moving pictures; --bundle takes another", VIDEO_MODEL)
     return VIDEO_MODEL
+
+
+def _suits_models(context: typer.Context) -> bool:
+    """Whether compressed and noisy pictures have a model of their own: not where the user named one, nor where one is
+    measured."""
+    is_chosen = bool(given_options(context, ["bundle"]))
+    if not is_chosen and context.params["report_deviation"]:
+        logger.info("--report-deviation compares %s alone, so every picture has it", DEFAULT_MODEL)
+    return not is_chosen and not context.params["report_deviation"]
 
 
 def _items(
