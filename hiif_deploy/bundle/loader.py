@@ -28,7 +28,7 @@ CONTRACT_LIMIT = 4 << 20
 """Bytes of bundle.json beyond which it is refused unread."""
 REFERENCE_LIMIT = 1 << 28
 """Bytes of the stored outputs, unpacked, beyond which they are refused."""
-DEFAULT_MODEL, VIDEO_MODEL, LIVE_MODEL = "hiif-compact", "hiif-video", "hiif-video"
+DEFAULT_MODEL, VIDEO_MODEL, LIVE_MODEL = "hiif-compact", "hiif-video", "hiif-live"
 """The shipped models that pictures, videos and live frames take where no other is named."""
 PHOTO_MODEL = "hiif-photo"
 """The model for compressed and noisy pictures where no other is named."""
