@@ -67,7 +67,8 @@ def test_the_loss_curve_of_every_shipped_model_is_kept_beside_its_recipe(name: s
     assert (recipes / f"{recipe}.toml").is_file()
     with (recipes / f"{recipe}-loss.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert float(rows[-1]["loss"]) < float(rows[0]["loss"]) / 1.5
+    # Some start from trained weights, or from the enlarged input.
+    assert np.mean([float(row["loss"]) for row in rows[-10:]]) < float(rows[0]["loss"]) / 1.2
 
 
 @pytest.mark.parametrize("name", sorted(shipped_models()))
