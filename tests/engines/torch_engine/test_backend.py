@@ -62,7 +62,7 @@ def test_fused_kernels_answer_whole_pictures(name: str, precision: Precision, le
 
 def test_a_decoder_of_another_width_is_not_fused_and_says_so(tiny_bundle: Path) -> None:
     pytest.importorskip("triton", reason="Triton is not installed")
-    with pytest.raises(EngineError, match="a decoder of width 48 does not fit the fused kernels"):
+    with pytest.raises(EngineError, match="attention of width 48 does not fit the fused kernels"):
         TorchBackend(open_bundle(tiny_bundle), CPU, fused=True)
 
 
