@@ -67,13 +67,8 @@ def evaluate(
         raise OptionError("--sheet shows the crops of one model: name one")
     total = sum(len(part.paths) for part in sets) * len(factors) * len(models)
     with Progress("evaluating", total, unit="pictures", enabled=not quiet) as progress:
-        with_crops = sheet_file is not None
-        found = [
-            run(model, sets, factors, measure, options, with_crops=with_crops, advance=progress.advance)
-            for model in models
-        ]
-    if len({one.model for one in found}) < len(found):
-        found = [replace(one, model=model) for one, model in zip(found, models, strict=True)]
+        more: Any = {"with_crops": sheet_file is not None, "advance": progress.advance}
+        found = distinct(models, [run(model, sets, factors, measure, options, **more) for model in models])
     title = f"{'; '.join(f'{one.model}, {one.engine}' for one in found)}, {protocol} protocol, statistics {statistics}"
     write_tables(title, found, markdown_file, with_paper=compare is not None)
     if json_file:
@@ -82,6 +77,13 @@ def evaluate(
         write_sheet(sheet_file, found[0])
     if plot_file:
         quality_plot.write_plot(plot_file, quality_plot.curves(found, with_paper=compare is not None))
+
+
+def distinct(models: Sequence[str], found: Sequence[Evaluation]) -> list[Evaluation]:
+    """Return the evaluations of `models`; where two have the same name, each has what the user wrote as its name."""
+    if len({one.model for one in found}) == len(found):
+        return list(found)
+    return [replace(one, model=model) for one, model in zip(found, models, strict=True)]
 
 
 def write_tables(title: str, found: Sequence[Evaluation], markdown_file: Path | None, *, with_paper: bool) -> None:
