@@ -93,7 +93,9 @@ def write_tables(title: str, found: Sequence[Evaluation], markdown_file: Path | 
     from hiif_training.evaluation import evaluation_report as report
 
     columns, rows = report.header(found, with_paper=with_paper), report.rows(found, with_paper=with_paper)
-    Console().print(report.terminal_table(title, columns, rows))
+    console = Console()
+    console.print(title, soft_wrap=True, highlight=False, markup=False)
+    console.print(report.terminal_table(columns, rows))
     if markdown_file:
         text = report.markdown(title, columns, rows)
         with atomic_write(markdown_file) as file:

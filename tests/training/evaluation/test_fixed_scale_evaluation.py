@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from hiif_deploy.cli import app as cli
 from hiif_deploy.errors import MissingExtraError
 from hiif_deploy.support import extras
 from hiif_training.checkpoints.checkpoint import save_checkpoint
 from hiif_training.evaluation.evaluate import Evaluation, Figures, Measure, SetFigures, evaluate
+from hiif_training.evaluation.evaluation_report import header, rows, terminal_table
 from hiif_training.evaluation.options import EvaluatorOptions
 from hiif_training.evaluation.paper import paper_row
 from hiif_training.evaluation.quality_plot import check_plot, curves, write_plot
@@ -172,3 +175,14 @@ def test_a_picture_is_drawn(found: list[Evaluation], tmp_path: Path) -> None:
     with Image.open(tmp_path / "a.png") as picture:
         assert min(picture.size) > 400
         assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 50
+
+
+def test_a_narrow_terminal_cuts_no_figure() -> None:
+    found = [measured(name, HIIF, {2: 33.68381}) for name in ("edsr_baseline_x2", "hiif-compact")]
+    table = terminal_table(header(found, with_paper=True), rows(found, with_paper=True))
+    console = Console(width=70, file=io.StringIO())
+    console.print(table)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text
+    assert all(text.count(word) == 1 for word in ("edsr_baseline_x2", "hiif-compact"))
+    assert text.count("33.6838") == text.count("38.11") == 2

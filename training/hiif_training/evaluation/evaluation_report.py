@@ -39,11 +39,12 @@ def rows(found: Sequence[Evaluation], *, with_paper: bool) -> Rows:
     return listed
 
 
-def terminal_table(title: str, columns: Sequence[str], listed: Rows) -> Table:
+def terminal_table(columns: Sequence[str], listed: Rows) -> Table:
     """Return a Rich table for the terminal."""
-    # Where the terminal is narrow, other columns wrap.
-    titles = [Column(name, no_wrap=name == "model") for name in columns]
-    table = Table(*titles, title=title, title_justify="left")
+    # Where the terminal is narrow, the other columns wrap, and no figure is cut.
+    whole = ("model", "PSNR", "SSIM", "LPIPS")
+    titles = [Column(name, no_wrap=name in whole, overflow="fold") for name in columns]
+    table = Table(*titles, box=None, pad_edge=False)
     for row in listed:
         table.add_row(*row)
     return table
