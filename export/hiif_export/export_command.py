@@ -188,10 +188,13 @@ def verify(
         from hiif_export.parity.parity import cases, check, compare
         from hiif_export.parity.tensor_parity import compare_tensors
         from hiif_training.checkpoints.checkpoint import load_checkpoint
+        from hiif_training.models.fixed_scale import FixedScaleModel
 
         if options.threads:
             torch.set_num_threads(options.threads)
         model = load_checkpoint(checkpoint).model
+        if isinstance(model, FixedScaleModel):
+            raise OptionError(f"{checkpoint}: a network of a fixed scale, and bundles are of any; export compares it")
         # Polygraphy runs the single graphs on ONNX Runtime, whichever engine and precision run the whole bundle.
         graphs = compare_graphs(model, upscaler.bundle, options.graphs)
         print_graph_deviations(graphs)

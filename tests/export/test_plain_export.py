@@ -131,3 +131,10 @@ def test_a_model_of_any_scale_is_no_plain_file(tmp_path: Path, capsys: pytest.Ca
     save_checkpoint(tmp_path / "l.pth", make_model(liif), liif)
     assert run("export", tmp_path / "l.pth", "-o", tmp_path / "l.onnx") == 2
     assert "l.onnx: liif upscales by any factor and becomes a bundle, which is a folder" in capsys.readouterr().err
+
+
+def test_a_bundle_is_not_compared_with_a_fixed_scale_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("verify", "hiif-live", "--checkpoint", checkpoint(tmp_path, "edsr-baseline")) == 2
+    assert "m.pth: a network of a fixed scale, and bundles are of any; export compares it" in capsys.readouterr().err
