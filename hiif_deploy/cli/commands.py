@@ -98,8 +98,8 @@ def upscale(
     hiif-deploy upscale photo.jpg --scale 3.3
     hiif-deploy upscale holidays/ -o large/ --max-side 4000
     """
-    from hiif_deploy.pictures import batch
-    from hiif_deploy.pictures import items as batch_items
+    from hiif_deploy.pictures.batch import WriteOptions
+    from hiif_deploy.pictures.items import usual_larger
     from hiif_deploy.upscaler import RenderOptions, Upscaler
     from hiif_deploy.video.command import are_videos
     from hiif_deploy.video.options import VideoOptions
@@ -122,9 +122,8 @@ def upscale(
         style = "json" if json_progress else "none" if quiet else None
         work = _videos(inputs, output, target, wanted, overwrite=overwrite, dry_run=dry_run, style=style)
     else:
-        write = batch.WriteOptions(
-            quality, lossless, overwrite, max_pixels, larger or batch_items.usual_larger(inputs), _suits_models(context)
-        )
+        kind, suits_models = larger or usual_larger(inputs), _suits_models(context)
+        write = WriteOptions(quality, lossless, overwrite, max_pixels, kind, suits_models)
         items = _items(context, inputs, output, target, format_)
         work = _pictures(items, target, write, dry_run=dry_run, quiet=quiet, report_deviation=report_deviation)
     upscaler = Upscaler(_model(context, bundle, is_video), engine=chosen, options=options)

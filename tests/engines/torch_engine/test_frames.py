@@ -17,7 +17,7 @@ from hiif_deploy.pixels import from_unit
 
 torch = pytest.importorskip("torch")
 
-from hiif_engines.torch_engine import download, executor, features, launcher  # noqa: E402
+from hiif_engines.torch_engine import executor, features, launcher  # noqa: E402
 from hiif_engines.torch_engine.backend import TorchBackend  # noqa: E402
 
 OPTIONS = EngineOptions(engine="torch", device="cpu", threads=1)
@@ -80,9 +80,9 @@ class Traffic:
             self.up += value.nbytes
             return launcher.upload(value, device)
 
-        def counted(*tensors: torch.Tensor) -> download.Download:
+        def counted(*tensors: torch.Tensor) -> launcher.Download:
             self.down += sum(tensor.nbytes for tensor in tensors)
-            return download.Download(*tensors)
+            return launcher.Download(*tensors)
 
         for module in (features, executor):
             monkeypatch.setattr(module, "upload", upload)
