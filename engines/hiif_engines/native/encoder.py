@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.decoding.session import Tensors
 from hiif_deploy.errors import EngineError
+from hiif_deploy.geometry.sizes import Size, padded_size
 from hiif_engines.native.compile import Compiled
 from hiif_engines.native.emit import LANES, WORD
 from hiif_engines.native.winograd import OUT, PLACES, Convolution, emit_convolution, transformed
+from hiif_engines.onnx_graph import parse_graph
 
 Array = NDArray[np.float32]
 PARTS = 4
@@ -27,7 +29,7 @@ PARTS = 4
 
 
 @dataclass(frozen=True)
-class Layer:
+class PlaneLayer:
     """A convolution with what follows it; names of planes are those of the graph's tensors."""
 
     source: str
@@ -39,17 +41,6 @@ class Layer:
     has_relu: bool = False
     added: str = ""
     """Plane that is added to the outputs; empty for none."""
-
-    def fits(self, channels: dict[str, int]) -> bool:
-        """Whether its planes have the channels that its weights have, as the kernel assumes; adds its target's.
-
-        A plane that is not known was joined with a ReLU or a sum, so it must not be read as it was before.
-        """
-        outputs, inputs = self.weights.shape[:2]
-        added = channels.get(self.added, 0) if self.added else outputs
-        is_whole = self.bias.shape == (outputs,) and channels.get(self.source) == inputs and added == outputs
-        channels[self.target] = outputs
-        return is_whole
 
     @property
     def kind(self) -> Convolution:
@@ -63,23 +54,38 @@ def padded(channels: int) -> int:
     return -(-channels // LANES) * LANES
 
 
-def read_encoder(model: bytes) -> list[Layer] | None:
+def read_encoder(model: bytes) -> list[PlaneLayer] | None:
     """Read an encoder's graph [1, C, h, w] → [1, O, h, w]; None where it has other operations."""
-    graph = onnx.load_model_from_string(model).graph
+    graph = parse_graph("encoder", model)
     values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     readers = {"Conv": _convolution, "Relu": _relu, "Add": _sum}
-    layers: list[Layer] = []
+    layers: list[PlaneLayer] = []
     for node in graph.node:
         read = readers.get(node.op_type)
         if read is None or not read(node, values, layers):
             return None
     source, result = graph.input[0], graph.output[0].name
     channels = {source.name: source.type.tensor_type.shape.dim[1].dim_value}
-    is_read = all(layer.fits(channels) for layer in layers)
-    return layers if is_read and layers and layers[-1].target == result else None
+    is_read = layers and layers[-1].target == result and _have_their_channels(layers, channels)
+    return layers if is_read else None
 
 
-def _convolution(node: onnx.NodeProto, values: Mapping[str, Any], layers: list[Layer]) -> bool:
+def _have_their_channels(layers: Sequence[PlaneLayer], known: Mapping[str, int]) -> bool:
+    """Whether planes have the channels of the weights, as the kernel assumes; `known` are those of the input.
+
+    A plane that is not known was joined with a ReLU or a sum, so it must not be read as it was before.
+    """
+    channels = dict(known)
+    for layer in layers:
+        outputs, inputs = layer.weights.shape[:2]
+        has_added = not layer.added or channels.get(layer.added) == outputs
+        if layer.bias.shape != (outputs,) or channels.get(layer.source) != inputs or not has_added:
+            return False
+        channels[layer.target] = outputs
+    return True
+
+
+def _convolution(node: onnx.NodeProto, values: Mapping[str, Any], layers: list[PlaneLayer]) -> bool:
     options = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
     wanted = {"kernel_shape": [3, 3], "pads": [1] * 4, "strides": [1, 1], "dilations": [1, 1], "group": 1}
     is_known = len(node.input) == 3 and set(node.input[1:]) <= set(values) and "pads" in options
@@ -88,11 +94,11 @@ def _convolution(node: onnx.NodeProto, values: Mapping[str, Any], layers: list[L
     weights, bias = (values[name] for name in node.input[1:])
     if weights.shape[2:] != (3, 3) or weights.dtype != np.float32 or options.get("auto_pad", b"NOTSET") != b"NOTSET":
         return False
-    layers.append(Layer(node.input[0], node.output[0], weights, bias))
+    layers.append(PlaneLayer(node.input[0], node.output[0], weights, bias))
     return True
 
 
-def _relu(node: onnx.NodeProto, values: Mapping[str, Any], layers: list[Layer]) -> bool:
+def _relu(node: onnx.NodeProto, values: Mapping[str, Any], layers: list[PlaneLayer]) -> bool:
     del values
     if not layers or layers[-1].target != node.input[0] or layers[-1].added:
         return False
@@ -100,21 +106,20 @@ def _relu(node: onnx.NodeProto, values: Mapping[str, Any], layers: list[Layer]) 
     return True
 
 
-def _sum(node: onnx.NodeProto, values: Mapping[str, Any], layers: list[Layer]) -> bool:
+def _sum(node: onnx.NodeProto, values: Mapping[str, Any], layers: list[PlaneLayer]) -> bool:
     del values
-    if not layers or layers[-1].target not in node.input or layers[-1].added:
+    others = [name for name in node.input if not layers or name != layers[-1].target]
+    # One other plane: neither two of them, nor the convolution's own twice.
+    if len(others) != 1 or layers[-1].added:
         return False
-    (other,) = [name for name in node.input if name != layers[-1].target] or [layers[-1].target]
-    if other == layers[-1].target:
-        return False
-    layers[-1] = replace(layers[-1], target=node.output[0], added=other)
+    layers[-1] = replace(layers[-1], target=node.output[0], added=others[0])
     return True
 
 
 class NativeEncoder:
     """An encoder as a session. `run` may be called from several threads, each call with its own planes."""
 
-    def __init__(self, graph: GraphContract, layers: Sequence[Layer], threads: int) -> None:
+    def __init__(self, graph: GraphContract, layers: Sequence[PlaneLayer], threads: int) -> None:
         self.graph = graph
         self._layers, self._threads = list(layers), threads
         kinds = list(dict.fromkeys(layer.kind for layer in layers))
@@ -138,7 +143,7 @@ class NativeEncoder:
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(self._threads)) if self._threads > 1 else None
             for n, step in enumerate(self._steps):
-                shape = (*_padded_size(size), step.layer.kind.outputs)
+                shape = (*_plane_size(size), step.layer.kind.outputs)
                 # Whatever a plane held before, its border is 0: nothing writes there.
                 fitting = [k for k, plane in enumerate(free) if plane.shape == shape]
                 planes[step.layer.target] = free.pop(fitting[0]) if fitting else np.zeros(shape, np.float32)
@@ -153,7 +158,7 @@ class NativeEncoder:
 
     def work(self, feeds: Tensors) -> tuple[int, int]:
         """Return the multiplications of a call, and its bytes: planes read and written, transformed weights once."""
-        height, width = _padded_size((feeds["image"].shape[2], feeds["image"].shape[3]))
+        height, width = _plane_size((feeds["image"].shape[2], feeds["image"].shape[3]))
         kinds = [layer.kind for layer in self._layers]
         values = sum(kind.inputs + kind.outputs * (1 + kind.is_added) for kind in kinds) * height * width
         weights = sum(PLACES * kind.inputs * kind.outputs for kind in kinds)
@@ -167,14 +172,14 @@ class NativeEncoder:
 class NativeStep:
     """A layer with its weights transformed and its function."""
 
-    def __init__(self, layer: Layer, call: Callable[[int], None]) -> None:
+    def __init__(self, layer: PlaneLayer, call: Callable[[int], None]) -> None:
         self.layer, self._call, self._kind = layer, call, layer.kind
         outputs, inputs = layer.weights.shape[:2]
         free = (self._kind.outputs - outputs, self._kind.inputs - inputs)
         self._weights = transformed(np.pad(layer.weights, ((0, free[0]), (0, free[1]), (0, 0), (0, 0))))
         self._bias = np.pad(layer.bias.astype(np.float32), (0, free[0]))
 
-    def run(self, planes: Mapping[str, Array], size: tuple[int, int], threads: int, over: Callable[..., Any]) -> None:
+    def run(self, planes: Mapping[str, Array], size: Size, threads: int, over: Callable[..., Any]) -> None:
         """Fill the target plane; values beyond the picture become 0 again, as the next layer's padding."""
         target, rows = planes[self.layer.target], -(-size[0] // OUT)
         step = max(1, -(-rows // (PARTS * threads)))
@@ -195,15 +200,15 @@ class NativeStep:
         self._call(arguments.ctypes.data)
 
 
-def _padded_size(size: tuple[int, int]) -> tuple[int, int]:
+def _plane_size(size: Size) -> Size:
     """Return rows and columns of a plane: whole tiles, and a border of one pixel."""
-    height, width = (-(-length // OUT) * OUT + 2 for length in size)
-    return height, width
+    height, width = padded_size(size, OUT)
+    return height + 2, width + 2
 
 
 def plane_of(picture: Array) -> Array:
     """Return the plane of a picture [C, h, w]."""
     channels, height, width = picture.shape
-    plane = np.zeros((*_padded_size((height, width)), padded(channels)), np.float32)
+    plane = np.zeros((*_plane_size((height, width)), padded(channels)), np.float32)
     plane[1 : height + 1, 1 : width + 1, :channels] = picture.transpose(1, 2, 0)
     return plane

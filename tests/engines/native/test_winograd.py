@@ -8,7 +8,7 @@ from llvmlite import ir
 from numpy.typing import NDArray
 
 from hiif_engines.native.compile import Compiled
-from hiif_engines.native.encoder import Layer, NativeStep, plane_of
+from hiif_engines.native.encoder import NativeStep, PlaneLayer, plane_of
 from hiif_engines.native.winograd import IN, OUT, WEIGHTS_TRANSFORM, Convolution, emit_convolution
 
 Array = NDArray[np.float64]
@@ -58,7 +58,9 @@ def bound(x: Array, weights: Array) -> Array:
 
 
 def run(x: Array, weights: Array, bias: Array, *, relu: bool, added: Array | None, threads: int = 1) -> Array:
-    layer = Layer("x", "y", weights.astype(np.float32), bias.astype(np.float32), relu, "z" if added is not None else "")
+    layer = PlaneLayer(
+        "x", "y", weights.astype(np.float32), bias.astype(np.float32), relu, "z" if added is not None else ""
+    )
     module = ir.Module()
     emit_convolution(module, "convolution", layer.kind)
     size = (x.shape[1], x.shape[2])
