@@ -7,7 +7,6 @@ Sound, subtitles, exact time stamps and colour tags are not OpenCV's business, s
 ...         writer.write(frame)
 """
 
-import itertools
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -58,8 +57,11 @@ def newest_frames(source: str | Path | int, rate: float | None = None) -> Iterat
     if first is None:
         return
     interval = 0.0 if isinstance(source, int) else 1 / (rate or frame_rate(source))
-    with closing(NewestFrames(itertools.chain([first], frames), interval)) as newest:
-        yield from newest
+    yield 0, first
+    # The clip plays from here on: what the caller prepares after the first frame costs none.
+    with closing(NewestFrames(frames, interval)) as newest:
+        for number, frame in newest:
+            yield number + 1, frame
 
 
 class NewestFrames:

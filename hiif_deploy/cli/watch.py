@@ -1,5 +1,6 @@
 """Frames and their enlargement side by side in a window, live."""
 
+import itertools
 import logging
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import typer
 from hiif_deploy.bundle.loader import LIVE_MODEL
 from hiif_deploy.cli.options import EngineOption, PrecisionOption, ThreadsOption, engine_options
 from hiif_deploy.errors import OptionError
-from hiif_deploy.opencv import Frame, newest_frames, read_frames, upscaled
+from hiif_deploy.opencv import Frame, newest_frames, upscaled
 from hiif_deploy.upscaler import Upscaler
 
 logger = logging.getLogger(__name__)
@@ -93,12 +94,17 @@ def watch(
     threads: ThreadsOption = 0,
 ) -> None:
     """Show a clip or a camera beside its enlargement, live, in a window; frames are dropped rather than late."""
-    opened = parse_source(source)
-    next(read_frames(opened), None)  # an absent source is reported before a window and the model are opened
+    frames = _started(newest_frames(parse_source(source)))
     require_window()
     with Upscaler(bundle, engine=engine_options(engine, precision, threads)) as upscaler:
-        count = show(sheets(upscaler, newest_frames(opened), scale))
+        count = show(sheets(upscaler, frames, scale))
     logger.info("%d frames were shown", count)
+
+
+def _started(frames: Iterator[tuple[int, Frame]]) -> Iterator[tuple[int, Frame]]:
+    """The frames with the first one read already, so that an absent source is reported at once."""
+    first = next(frames, None)
+    return iter(()) if first is None else itertools.chain([first], frames)
 
 
 def _across(frame: Frame) -> str:
