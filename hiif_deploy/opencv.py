@@ -49,8 +49,8 @@ def read_frames(source: str | Path | int) -> Iterator[Frame]:
 def newest_frames(source: str | Path | int, rate: float | None = None) -> Iterator[tuple[int, Frame]]:
     """Number and frame, the newest one each time: frames that come while the caller works are dropped.
 
-    A file is played at `rate` frames per second, None for its own; a camera delivers at its. Errors as `read_frames`
-    and `frame_rate`.
+    A file is played at `rate` frames per second, by default its own; a camera sets its own pace. Errors are those of
+    `read_frames` and `frame_rate`.
     """
     frames = read_frames(source)
     first = next(frames, None)
