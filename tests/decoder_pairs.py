@@ -14,7 +14,7 @@ from cached_export import shared_bundle
 from hiif_deploy.bundle.contract import Precision
 from hiif_deploy.images.samples import sample
 from hiif_export.parity.parity import cases
-from hiif_training.models.encoder import Encoder
+from hiif_training.models.encoders.encoder import Encoder
 from hiif_training.models.implicit import ImplicitModel
 from hiif_training.models.registry import make_encoder, make_model
 from shared_cache import GRAPH_SOURCES, shared, sources_key

@@ -24,7 +24,7 @@ from hiif_export.export import export_bundle, file_provenance
 from hiif_export.graphs.graph import Graph
 from hiif_export.graphs.onnx_file import OPSET
 from hiif_export.parity.parity import Deviation, cases, check, compare, torch_colours, torch_features
-from hiif_training.models.edsr import Edsr, EdsrConfig
+from hiif_training.models.encoders.edsr import Edsr, EdsrConfig
 from hiif_training.models.hiif import Hiif, HiifConfig
 
 torch.set_num_threads(1)

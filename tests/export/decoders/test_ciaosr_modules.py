@@ -14,7 +14,7 @@ from hiif_deploy.geometry.ciaosr_axis import ciaosr_axis
 from hiif_deploy.geometry.grid import relative_cell
 from hiif_export.decoders.ciaosr_modules import CiaosrDecoder, CiaosrMaps
 from hiif_training.models.ciaosr import Ciaosr, CiaosrConfig
-from hiif_training.models.edsr import Edsr, EdsrConfig
+from hiif_training.models.encoders.edsr import Edsr, EdsrConfig
 from hiif_training.queries.ciaosr import CiaosrQueries, ciaosr_queries
 
 torch.set_num_threads(1)

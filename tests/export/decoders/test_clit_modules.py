@@ -14,7 +14,7 @@ from hiif_deploy.geometry.clit_axis import ClitAxis, clit_axis, stage_sizes
 from hiif_deploy.geometry.grid import relative_cell
 from hiif_export.decoders.clit_modules import ClitDecoder, ClitMaps
 from hiif_training.models.clit import Clit, ClitConfig, stage_features
-from hiif_training.models.edsr import Edsr, EdsrConfig
+from hiif_training.models.encoders.edsr import Edsr, EdsrConfig
 from hiif_training.queries.axis import CORNERS
 from hiif_training.queries.clit import ClitQueries, StageQueries, clit_queries
 

@@ -17,7 +17,7 @@ from hiif_export.decoders.hiif_graphs import HiifExporter
 from hiif_export.graphs.corners import AREA_EPSILON
 from hiif_export.graphs.onnx_file import OPSET, example_outputs, to_onnx
 from hiif_export.parity.parity import cases, compare
-from hiif_training.models.edsr import Edsr, EdsrConfig
+from hiif_training.models.encoders.edsr import Edsr, EdsrConfig
 from hiif_training.models.hiif import Hiif, HiifConfig
 from onnx_operators import operators
 

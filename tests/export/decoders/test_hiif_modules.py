@@ -14,7 +14,7 @@ from torch import Tensor
 from hiif_deploy.geometry.grid import Axis, axis_table, relative_cell
 from hiif_export.decoders.hiif_modules import Fold, HiifDecoder, HiifMaps
 from hiif_export.graphs.corners import AREA_EPSILON, AREA_SCALE, corner_weights
-from hiif_training.models.edsr import Edsr, EdsrConfig
+from hiif_training.models.encoders.edsr import Edsr, EdsrConfig
 from hiif_training.models.hiif import Hiif, HiifConfig
 from hiif_training.queries.axis import CORNERS, Queries, grid_queries
 

@@ -17,10 +17,10 @@ from hiif_training.checkpoints.checkpoint import load_checkpoint
 from hiif_training.checkpoints.detect import detect_spec
 from hiif_training.checkpoints.fixed_scale_format import family_names
 from hiif_training.evaluation.options import WHOLE
+from hiif_training.models.encoders.swinir import Swinir, SwinirConfig
 from hiif_training.models.fixed_scale import FixedScaleModel
 from hiif_training.models.reference import upscale
 from hiif_training.models.registry import make_model
-from hiif_training.models.swinir import Swinir, SwinirConfig
 from published_format import expanded, shapes
 
 UPSAMPLERS: dict[tuple[str, int], dict[str, list[int]]] = {

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hiif_deploy.errors import CheckpointError
 from hiif_training.models.ciaosr import Ciaosr, CiaosrConfig
-from hiif_training.models.edsr import Edsr, EdsrConfig
+from hiif_training.models.encoders.edsr import Edsr, EdsrConfig
 from hiif_training.models.implicit import skip
 from hiif_training.queries.ciaosr import ciaosr_queries
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hiif_deploy.errors import CheckpointError
 from hiif_training.models.clit import Clit, ClitConfig, PositionBias, stage_features
-from hiif_training.models.edsr import Edsr, EdsrConfig
+from hiif_training.models.encoders.edsr import Edsr, EdsrConfig
 from hiif_training.models.implicit import skip
 from hiif_training.queries.clit import ClitQueries, clit_queries, stage_queries
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hiif_deploy.errors import CheckpointError
-from hiif_training.models.edsr import Edsr, EdsrConfig
+from hiif_training.models.encoders.edsr import Edsr, EdsrConfig
 from hiif_training.models.hiif import Hiif, HiifConfig, LinearAttention
 from hiif_training.models.implicit import skip
 from hiif_training.queries.axis import Queries, grid_queries, scattered_queries

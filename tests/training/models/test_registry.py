@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from hiif_deploy.errors import CheckpointError
-from hiif_training.models.edsr import Edsr, EdsrConfig
+from hiif_training.models.encoders.edsr import Edsr, EdsrConfig
+from hiif_training.models.encoders.rdn import Rdn, RdnConfig
+from hiif_training.models.encoders.swinir import Swinir, SwinirConfig
 from hiif_training.models.hiif import Hiif, HiifConfig
-from hiif_training.models.rdn import Rdn, RdnConfig
 from hiif_training.models.registry import DECODERS, ENCODERS, make_encoder, make_model
-from hiif_training.models.swinir import Swinir, SwinirConfig
 
 MINI = {"name": "edsr-mini", "args": {"no_upsampling": True}}
 TINY_SWINIR = {"embed_dim": 12, "depths": [2, 2], "num_heads": [2, 3]}

@@ -37,7 +37,7 @@ from hiif_training.checkpoints.fixed_scale_format import family_names
 from hiif_training.checkpoints.mmcv_format import family_tensors, is_mmcv
 from hiif_training.checkpoints.nesting import check_nesting
 from hiif_training.checkpoints.suffixes import SUFFIXES
-from hiif_training.models.branches import merge_branches
+from hiif_training.models.encoders.branches import merge_branches
 from hiif_training.models.implicit import ImplicitModel
 from hiif_training.models.registry import make_model
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hiif_deploy.errors import CheckpointError
-from hiif_training.models.edsr import DIV2K_MEAN
+from hiif_training.models.encoders.edsr import DIV2K_MEAN
 
 LAST = "{last}"
 """Stands for the number of the last layer, which depends on the scale."""

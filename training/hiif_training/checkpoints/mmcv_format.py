@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hiif_deploy.errors import CheckpointError
-from hiif_training.models.edsr import Edsr, EdsrConfig
+from hiif_training.models.encoders.edsr import Edsr, EdsrConfig
 
 GENERATOR = "generator."
 """Prefix of every key that belongs to the model."""

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from hiif_deploy.errors import CheckpointError
 from hiif_training.checkpoints.checkpoint import COMPUTED, load_checkpoint
-from hiif_training.models.edsr import Edsr
-from hiif_training.models.encoder import Encoder
+from hiif_training.models.encoders.edsr import Edsr
+from hiif_training.models.encoders.encoder import Encoder
 from hiif_training.models.implicit import ImplicitModel
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Encoders and decoders, one file each, and the registry that lists them.
+"""Decoders, one file each, the encoders below them, and the registry that lists both.
 
 May import: `queries` and `hiif_deploy`.
 """

@@ -15,8 +15,8 @@ from torch import Tensor
 from hiif_deploy.errors import CheckpointError
 from hiif_training.models.arguments import Accepted, Arguments, configure
 from hiif_training.models.cross_scale_attention import CrossScaleAttention
-from hiif_training.models.edsr import DIV2K_MEAN
-from hiif_training.models.encoder import Encoder
+from hiif_training.models.encoders.edsr import DIV2K_MEAN
+from hiif_training.models.encoders.encoder import Encoder
 from hiif_training.models.implicit import ImplicitModel, ModelTraits, gather
 from hiif_training.models.mlp import Mlp
 from hiif_training.models.surroundings import NEIGHBOURS, surroundings

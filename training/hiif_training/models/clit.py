@@ -18,7 +18,7 @@ from torch.nn.functional import grid_sample
 from hiif_deploy.errors import CheckpointError
 from hiif_deploy.geometry.grid import pixel_centres
 from hiif_training.models.arguments import Accepted, Arguments, configure, part_arguments
-from hiif_training.models.encoder import Encoder
+from hiif_training.models.encoders.encoder import Encoder
 from hiif_training.models.implicit import ImplicitModel, ModelTraits, gather
 from hiif_training.models.mlp import ACTIVATIONS, Mlp
 from hiif_training.queries.axis import QueryMaker

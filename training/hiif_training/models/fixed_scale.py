@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from hiif_deploy.errors import CheckpointError, ScaleError
 from hiif_training.models.arguments import Arguments, configure
-from hiif_training.models.edsr import DIV2K_MEAN
-from hiif_training.models.encoder import Encoder
+from hiif_training.models.encoders.edsr import DIV2K_MEAN
+from hiif_training.models.encoders.encoder import Encoder
+from hiif_training.models.encoders.rdn import Rdn
 from hiif_training.models.implicit import ImplicitModel, ModelTraits, gather
-from hiif_training.models.rdn import Rdn
 from hiif_training.queries.axis import QueryMaker, TensorFields
 
 NAME = "pixelshuffle"

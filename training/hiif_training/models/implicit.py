@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hiif_deploy.errors import CheckpointError
-from hiif_training.models.encoder import Encoder
+from hiif_training.models.encoders.encoder import Encoder
 from hiif_training.queries.axis import QueryMaker, WithSkip
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hiif_deploy.errors import CheckpointError
 from hiif_training.models.arguments import Accepted, Arguments, configure, part_arguments
-from hiif_training.models.encoder import Encoder
+from hiif_training.models.encoders.encoder import Encoder
 from hiif_training.models.implicit import ImplicitModel, ModelTraits, gather
 from hiif_training.models.mlp import Mlp
 from hiif_training.models.surroundings import NEIGHBOURS, surroundings

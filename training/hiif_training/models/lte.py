@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hiif_deploy.errors import CheckpointError
 from hiif_training.models.arguments import Arguments, configure, part_arguments
-from hiif_training.models.encoder import Encoder
+from hiif_training.models.encoders.encoder import Encoder
 from hiif_training.models.implicit import ImplicitModel, gather
 from hiif_training.models.mlp import Mlp, Pointwise
 from hiif_training.queries.axis import Queries, QueryMaker, axis_queries

@@ -17,17 +17,17 @@ from hiif_deploy.errors import CheckpointError
 from hiif_training.models.arguments import Accepted, Arguments, configure, lookup, read_spec
 from hiif_training.models.ciaosr import make_ciaosr
 from hiif_training.models.clit import make_clit
-from hiif_training.models.edsr import Edsr, EdsrConfig
-from hiif_training.models.encoder import Encoder
+from hiif_training.models.encoders.edsr import Edsr, EdsrConfig
+from hiif_training.models.encoders.encoder import Encoder
+from hiif_training.models.encoders.rdn import RDN_CONFIGS, Rdn
+from hiif_training.models.encoders.swinir import Swinir, SwinirConfig
 from hiif_training.models.fixed_scale import make_fixed_scale
 from hiif_training.models.hiif import make_hiif
 from hiif_training.models.implicit import ImplicitModel
 from hiif_training.models.liif import make_liif
 from hiif_training.models.lte import make_lte, make_lte_plus
 from hiif_training.models.metasr import make_metasr
-from hiif_training.models.rdn import RDN_CONFIGS, Rdn
 from hiif_training.models.srno import make_srno
-from hiif_training.models.swinir import Swinir, SwinirConfig
 
 _EDSR_FIELDS = {
     "n_resblocks": "blocks",

@@ -14,7 +14,7 @@ from torch.nn.functional import gelu
 
 from hiif_deploy.errors import CheckpointError
 from hiif_training.models.arguments import Arguments, configure
-from hiif_training.models.encoder import Encoder
+from hiif_training.models.encoders.encoder import Encoder
 from hiif_training.models.implicit import ImplicitModel, gather
 from hiif_training.models.mlp import Pointwise
 from hiif_training.queries.axis import Queries, QueryMaker, axis_queries

@@ -23,7 +23,7 @@ from torch import Tensor
 from hiif_deploy.errors import CheckpointError, OptionError
 from hiif_deploy.support.files import remove_temporary_files
 from hiif_training.checkpoints.checkpoint import load_weights, read_file, save_checkpoint, write_whole
-from hiif_training.models.branches import merge_branches
+from hiif_training.models.encoders.branches import merge_branches
 from hiif_training.models.registry import make_model
 from hiif_training.pictures.store import check_sizes
 from hiif_training.training.callbacks import STATE_FILE, CountDamaged, SaveState, ShowProgress, StopAfterStep

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from hiif_deploy.errors import OptionError
-from hiif_training.models.branches import MAX_WIDTH
+from hiif_training.models.encoders.branches import MAX_WIDTH
 from hiif_training.models.fixed_scale import spec_scale
 from hiif_training.pictures.degradations import Degradations
 from hiif_training.training.family_yaml import read_family_yaml
@@ -85,7 +85,7 @@ class Recipe:
     """Whether the decoder's output starts at zero, so that the first steps see the enlarged input, not noise. Narrow
     decoders (16 values) otherwise silence their last GELUs to get rid of the noise, and learn nothing afterwards."""
     branches: int = 0
-    """Width of the branches with which each 3×3 convolution of the encoder is trained (`models/branches.py`), in
+    """Width of the branches with which each 3×3 convolution of the encoder is trained (`encoders/branches.py`), in
     multiples of its channels; 0 for none. The trained model has plain convolutions."""
     teacher: str = ""
     """Checkpoint whose output for the same queries is a second target; empty for none."""

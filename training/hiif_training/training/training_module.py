@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from hiif_deploy.errors import OptionError
 from hiif_training.checkpoints.shipped import find_checkpoint
 from hiif_training.checkpoints.warm_start import ENCODER, init_weights
-from hiif_training.models.branches import add_branches
+from hiif_training.models.encoders.branches import add_branches
 from hiif_training.models.registry import make_model
 from hiif_training.training.data import Sample
 from hiif_training.training.recipe import Recipe

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hiif_deploy.errors import CheckpointError
-from hiif_training.models.edsr import Edsr, EdsrConfig
+from hiif_training.models.encoders.edsr import Edsr, EdsrConfig
 from hiif_training.models.registry import make_encoder
 
 TINY = EdsrConfig(blocks=2, features=6)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hiif_deploy.errors import CheckpointError, FrameError
-from hiif_training.models.swinir import Swinir, SwinirConfig, merge, partition, shift_mask
+from hiif_training.models.encoders.swinir import Swinir, SwinirConfig, merge, partition, shift_mask
 
 TINY = SwinirConfig(embed=12, depths=(2, 2), heads=(2, 3))
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from hiif_training.models.edsr import Edsr
-from hiif_training.models.rdn import Rdn
-from hiif_training.models.swinir import Swinir
+from hiif_training.models.encoders.edsr import Edsr
+from hiif_training.models.encoders.rdn import Rdn
+from hiif_training.models.encoders.swinir import Swinir
 
 Encoder: TypeAlias = Edsr | Rdn | Swinir
 """Normalised picture [B, colours, h, w] → features [B, out_channels, h, w]; dtype and device are kept.

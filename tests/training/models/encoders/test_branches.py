@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from hiif_deploy.errors import CheckpointError
-from hiif_training.models.branches import MAX_WIDTH, add_branches, merge_branches
-from hiif_training.models.edsr import Edsr, EdsrConfig
+from hiif_training.models.encoders.branches import MAX_WIDTH, add_branches, merge_branches
+from hiif_training.models.encoders.edsr import Edsr, EdsrConfig
 
 conv = nn.functional.conv2d
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hiif_deploy.errors import CheckpointError
-from hiif_training.models.rdn import RDN_CONFIGS, Rdn, RdnConfig
+from hiif_training.models.encoders.rdn import RDN_CONFIGS, Rdn, RdnConfig
 
 TINY = RdnConfig(blocks=2, layers=3, growth=4, features=8)
 
