@@ -15,6 +15,7 @@ from hiif_training.models.registry import make_model
 ENCODERS: dict[str, dict[str, Any]] = {
     "edsr-baseline": {"n_resblocks": 2, "n_feats": 16, "no_upsampling": True},
     "rdn": {"G0": 16, "D": 2, "C": 2, "G": 16, "no_upsampling": True},
+    "span": {"num_blocks": 2, "feature_channels": 16, "no_upsampling": True},
     "swinir": {"embed_dim": 16, "depths": [2, 2], "num_heads": [2, 2], "num_feat": 16, "no_upsampling": True},
 }
 

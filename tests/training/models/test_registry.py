@@ -91,7 +91,7 @@ def test_our_own_hiif_arguments_are_the_fields_of_its_configuration() -> None:
             {"name": "edsr-baselin"},
             "unknown encoder 'edsr-baselin' (did you mean 'edsr-baseline'?); known: edsr-b",
         ),
-        ({"name": "vgg"}, "unknown encoder 'vgg'; known: edsr-baseline, edsr, edsr-mini, rdn, swinir"),
+        ({"name": "vgg"}, "unknown encoder 'vgg'; known: edsr-baseline, edsr, edsr-mini, rdn, span, swinir"),
         ({"name": "rdn", "args": {"RDNconfig": "C"}}, "unknown RDNconfig of rdn 'C'; known: A, B"),
         ({"name": "rdn", "args": {"RDNconfg": "B"}}, "unknown argument of rdn 'RDNconfg'"),
         (
@@ -147,7 +147,7 @@ def test_a_spec_is_not_changed_by_building_from_it() -> None:
 
 
 def test_the_tables_name_every_published_encoder_and_model() -> None:
-    assert list(ENCODERS) == ["edsr-baseline", "edsr", "edsr-mini", "rdn", "swinir"]
+    assert list(ENCODERS) == ["edsr-baseline", "edsr", "edsr-mini", "rdn", "span", "swinir"]
     assert set(DECODERS) >= {"hiif", "hiifv3"}
 
 

@@ -20,6 +20,7 @@ from hiif_training.models.clit import make_clit
 from hiif_training.models.encoders.edsr import Edsr, EdsrConfig
 from hiif_training.models.encoders.encoder import Encoder
 from hiif_training.models.encoders.rdn import RDN_CONFIGS, Rdn
+from hiif_training.models.encoders.span import Span, SpanConfig
 from hiif_training.models.encoders.swinir import Swinir, SwinirConfig
 from hiif_training.models.fixed_scale import make_fixed_scale
 from hiif_training.models.hiif import make_hiif
@@ -43,6 +44,7 @@ _RDN_FIELDS = {
     "G": "growth",
     "n_colors": "colours",
 }
+_SPAN_FIELDS = {"num_blocks": "blocks", "feature_channels": "features", "num_in_ch": "colours"}
 _SWINIR_FIELDS = {
     "embed_dim": "embed",
     "depths": "depths",
@@ -55,6 +57,7 @@ _SWINIR_FIELDS = {
 }
 
 _WITHOUT_UPSAMPLING: Accepted = {"no_upsampling": (True,), "scale": None, "rgb_range": None}
+_SPAN_FIXED: Accepted = {"no_upsampling": (True,)}
 _SWINIR_FIXED: Accepted = {
     "no_upsampling": (True,),
     "upsampler": ("none", "pixelshuffle"),
@@ -121,6 +124,10 @@ def _rdn(args: Arguments) -> Encoder:
     return Rdn(configure("rdn", config, args, _RDN_FIELDS, _WITHOUT_UPSAMPLING))
 
 
+def _span(args: Arguments) -> Encoder:
+    return Span(configure("span", SpanConfig(), args, _SPAN_FIELDS, _SPAN_FIXED))
+
+
 def _swinir(args: Arguments) -> Encoder:
     return Swinir(configure("swinir", SwinirConfig(), args, _SWINIR_FIELDS, _SWINIR_FIXED))
 
@@ -130,6 +137,7 @@ ENCODERS: dict[str, Callable[[Arguments], Encoder]] = {
     "edsr": partial(_edsr, "edsr", EdsrConfig(blocks=32, features=256, residual_scale=0.1)),
     "edsr-mini": partial(_edsr, "edsr-mini", EdsrConfig(blocks=4, features=16, residual_scale=2.0)),
     "rdn": _rdn,
+    "span": _span,
     "swinir": _swinir,
 }
 """Name of an encoder in published checkpoints → function that builds it."""

@@ -6,9 +6,10 @@ from typing import TypeAlias
 
 from hiif_training.models.encoders.edsr import Edsr
 from hiif_training.models.encoders.rdn import Rdn
+from hiif_training.models.encoders.span import Span
 from hiif_training.models.encoders.swinir import Swinir
 
-Encoder: TypeAlias = Edsr | Rdn | Swinir
+Encoder: TypeAlias = Edsr | Rdn | Span | Swinir
 """Normalised picture [B, colours, h, w] → features [B, out_channels, h, w]; dtype and device are kept.
 
 out_channels      channels of the features
