@@ -15,6 +15,7 @@ from hiif_training.checkpoints.warm_start import ENCODER, init_weights
 from hiif_training.models.encoders.branches import add_branches
 from hiif_training.models.registry import make_model
 from hiif_training.training.data import Sample
+from hiif_training.training.muon import Muon, is_matrix
 from hiif_training.training.recipe import Recipe
 from hiif_training.training.schedule import learning_rate
 from hiif_training.training.teacher import open_teacher
@@ -74,21 +75,28 @@ class TrainingModule(LightningModule):
         return nn.functional.l1_loss(output, sample.colours)
 
     def configure_optimizers(self) -> Any:
-        """Return Adam with the rate of the recipe's schedule."""
+        """Return the recipe's optimizer with the rate of its schedule."""
         recipe = self.recipe
-        optimizer = torch.optim.Adam(self._groups(), lr=recipe.learning_rate)
+        optimizer = Muon(self._groups(), lr=recipe.learning_rate)
         # Multiplies each group's own rate.
         schedule = LambdaLR(optimizer, lambda step: learning_rate(recipe, step) / recipe.learning_rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Return the trained parameters, those of an encoder with its own rate apart."""
-        trained = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
-        if self.recipe.encoder_rate == 1:
-            return [{"params": list(trained.values())}]
-        encoder = [value for name, value in trained.items() if name.startswith(ENCODER)]
-        rest = [value for name, value in trained.items() if not name.startswith(ENCODER)]
-        return [{"params": rest}, {"params": encoder, "lr": self.recipe.learning_rate * self.recipe.encoder_rate}]
+        """Return the trained parameters by their rate and by what trains them, those of an encoder with a lower rate
+        last."""
+        recipe = self.recipe
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for name, value in self.model.named_parameters():
+            is_encoder = name.startswith(ENCODER)
+            is_muon = recipe.optimizer == "muon" or (recipe.optimizer == "muon-decoder" and not is_encoder)
+            key = (recipe.encoder_rate if is_encoder else 1.0, is_muon and is_matrix(value))
+            if value.requires_grad:
+                groups.setdefault(key, []).append(value)
+        return [
+            {"params": values, "lr": recipe.learning_rate * rate, "muon": is_muon}
+            for (rate, is_muon), values in sorted(groups.items(), key=lambda entry: entry[0], reverse=True)
+        ]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the recipe and the random state to the state file."""
