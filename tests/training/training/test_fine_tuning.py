@@ -195,3 +195,18 @@ def test_a_decoder_without_such_a_layer_cannot_start_from_zero(recipe: Recipe) -
     liif = {"name": "liif", "args": {"encoder_spec": MODEL["args"]["encoder_spec"]}}
     with pytest.raises(OptionError, match="zero_output is for HIIF; leave it out for liif"):
         TrainingModule(dataclasses.replace(recipe, model=liif, zero_output=True))
+
+
+def test_normalised_features_have_mean_zero_and_deviation_one_half() -> None:
+    spec = {"name": "hiif", "args": {**MODEL["args"], "encoder_spec": {"name": "span", "args": {"num_blocks": 2}}}}
+    module = TrainingModule(Recipe(model=spec, normalise_features=True))
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    module.normalise_features(images)
+    deviation, mean = torch.std_mean(module.model.encode(images), dim=(0, 2, 3))
+    torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=1e-5)
+    torch.testing.assert_close(deviation, torch.full_like(deviation, 0.5), rtol=1e-4, atol=0)
+
+
+def test_only_an_encoder_with_a_last_layer_can_be_normalised(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="last layer; leave it out for edsr-mini"):
+        train(dataclasses.replace(recipe, normalise_features=True), tmp_path / "run", show_progress=False)

@@ -74,6 +74,8 @@ def train(recipe: Recipe, folder: Path, *, machine: Machine | None = None, show_
             logger.info("%s: resuming after step %d of %d", folder, done, recipe.steps)
         module = make_module(recipe, machine, is_resumed=done > 0)
         loader = make_loader(module, machine, world, first_step=done)
+        if recipe.normalise_features and not done:
+            module.normalise_features(torch.cat([loader.crops[n].image for n in range(recipe.batch)]))
         callbacks = _callbacks(recipe, folder, done, show_progress and world.process == 0)
         fit(
             lambda: make_trainer(recipe, machine, world, callbacks, recipe.steps),

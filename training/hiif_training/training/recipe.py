@@ -88,6 +88,10 @@ class Recipe:
     zero_output: bool = False
     """Whether the decoder's output starts at zero, so that the first steps see the enlarged input, not noise. Narrow
     decoders (16 values) otherwise silence their last GELUs to get rid of the noise, and learn nothing afterwards."""
+    normalise_features: bool = False
+    """Whether the encoder's last layer is first scaled so that every feature has mean 0 and standard deviation ½ on the
+    first step's crops. Encoders of fixed-scale networks otherwise hide details in features a hundred times smaller than
+    others."""
     branches: int = 0
     """Width of the branches with which each 3×3 convolution of the encoder is trained (`encoders/branches.py`), in
     multiples of its channels; 0 for none. The trained model has plain convolutions."""
@@ -142,8 +146,9 @@ class Recipe:
             raise OptionError(f"recipe: encoder_rate is {self.encoder_rate}, expected more than 0; to stop: freeze")
         if self.freeze == "encoder" and self.encoder_rate != 1:
             raise OptionError(f"recipe: a frozen encoder has no rate: leave out encoder_rate {self.encoder_rate}")
-        if type(self.zero_output) is not bool:
-            raise OptionError(f"recipe: zero_output is {self.zero_output!r}, expected true or false")
+        for name in ("zero_output", "normalise_features"):
+            if type(getattr(self, name)) is not bool:
+                raise OptionError(f"recipe: {name} is {getattr(self, name)!r}, expected true or false")
         if not 0 <= self.branches <= MAX_WIDTH:
             raise OptionError(f"recipe: branches is {self.branches}, expected 0 to {MAX_WIDTH}")
         if self.branches and self.freeze == "encoder":

@@ -49,6 +49,19 @@ class TrainingModule(LightningModule):
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
 
+    def normalise_features(self, images: Tensor) -> None:
+        """Scale the encoder's last layer by what it gives for pictures [B, 3, h, w]: mean 0, deviation ½ (after the
+        data-dependent initialisation of Mishkin and Matas 2015, arXiv 1511.06422)."""
+        layer = self.model.encoder.output_layer
+        if layer is None or layer.bias is None:
+            name = self.recipe.model["args"]["encoder_spec"]["name"]
+            raise OptionError(f"recipe: normalise_features needs an encoder with a last layer; leave it out for {name}")
+        with torch.no_grad():
+            deviation, mean = torch.std_mean(self.model.encode(images), dim=(0, 2, 3))
+            scale = 0.5 / deviation.clamp(min=1e-6)
+            layer.weight *= scale[:, None, None, None]
+            layer.bias.sub_(mean).mul_(scale)
+
     def _init_weights(self) -> None:
         recipe = self.recipe
         prefix = ENCODER if recipe.init_part == "encoder" else ""

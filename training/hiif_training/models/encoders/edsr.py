@@ -37,6 +37,8 @@ class EdsrConfig:
 class Edsr(nn.Module):
     """Picture [B, 3, h, w] (normalised) → features [B, features, h, w], same dtype."""
 
+    output_layer = None
+    """No single layer gives the features."""
     size_multiple = 1
     """The picture's sides may be any number of pixels."""
 

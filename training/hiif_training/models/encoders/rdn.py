@@ -42,6 +42,8 @@ RDN_CONFIGS = {"A": RdnConfig(blocks=20, layers=6, growth=32), "B": RdnConfig()}
 class Rdn(nn.Module):
     """Picture [B, 3, h, w] (normalised) → features [B, features, h, w], same dtype."""
 
+    output_layer = None
+    """No single layer gives the features."""
     size_multiple = 1
     """The picture's sides may be any number of pixels."""
 

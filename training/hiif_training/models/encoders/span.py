@@ -53,6 +53,11 @@ class Span(nn.Module):
         self.conv_2 = _conv3(width, width)
         self.conv_cat = nn.Conv2d(4 * width, width, 1)
 
+    @property
+    def output_layer(self) -> nn.Conv2d:
+        """The layer that gives the features."""
+        return self.conv_cat
+
     def forward(self, image: Tensor) -> Tensor:
         """Normalised picture [B, 3, h, w] → features [B, features, h, w] of shallow, first, last and deep layers."""
         shallow = self.conv_1(image)

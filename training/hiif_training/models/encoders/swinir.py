@@ -61,6 +61,9 @@ class Swinir(nn.Module):
     receptive_field: int | None = None
     """Pixels that each feature sees to every side (None where there is no bound)."""
 
+    output_layer = None
+    """No single layer gives the features."""
+
     def __init__(self, config: SwinirConfig) -> None:
         super().__init__()
         self.config = config
