@@ -118,3 +118,23 @@ def test_a_shorter_encoder_starts_from_chosen_blocks(tmp_path: Path) -> None:
 def test_blocks_that_do_not_fit_are_refused(tmp_path: Path, blocks: tuple[int, ...]) -> None:
     with pytest.raises(CheckpointError, match=r"expected 2 blocks, .* out of the checkpoint's 0 to 3"):
         init_weights(model(deep(2), 2), saved(tmp_path, deep(4)), blocks=blocks)
+
+
+def test_an_encoder_of_another_value_range_gives_the_same_features_inside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "hiif_training")
+    encoder = spec()["args"]["encoder_spec"]
+    donor_spec = {"name": "pixelshuffle", "args": {"scale": 2, "encoder_spec": encoder}}
+    donor, own = model(donor_spec, 1).double(), model(spec(), 2)
+    init_weights(own, saved(tmp_path, donor_spec))
+    picture = torch.rand(1, 3, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    mean, std = torch.tensor(donor.traits.mean)[:, None, None], donor.traits.std[0]
+    with torch.no_grad():
+        features = own.double().encode((picture - 0.5) / 0.5)
+        expected = donor.encode((picture - mean) / std)
+    reach = own.encoder.receptive_field
+    inside = (..., slice(reach, -reach), slice(reach, -reach))
+    # The adapted weights are rounded to float32: a sum of 27 values up to 255.
+    torch.testing.assert_close(features[inside], expected[inside], rtol=1e-5, atol=27 * 255 * 2**-24)
+    assert any("first layer was adapted" in message for message in caplog.messages)

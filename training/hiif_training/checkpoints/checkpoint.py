@@ -5,9 +5,9 @@
     {"model": {"name": str, "args": {...}}, "metadata": {...}}                                NAME.json
 
 Read, but never written here: the state of a training run (`state.pt`), mmcv's checkpoints of CiaoSR
-(`mmcv_format.py`), fixed-scale networks (`fixed_scale_format.py`), and tensors that come without a name, in any of
-`{'model': {'sd': {...}}}`, `{'state_dict': {...}}`, `{'params': {...}}` and `{...}`: their shapes identify the model
-(`detect.py`).
+(`mmcv_format.py`), fixed-scale networks (`fixed_scale_format.py`), models of ncnn (`ncnn_format.py`), and tensors that
+come without a name, in any of `{'model': {'sd': {...}}}`, `{'state_dict': {...}}`, `{'params': {...}}` and `{...}`:
+their shapes identify the model (`detect.py`).
 
 Nothing in a file is ever executed: torch files are read with `weights_only=True`, and there is no way around.
 """
@@ -35,8 +35,9 @@ from hiif_deploy.support.files import atomic_write
 from hiif_training.checkpoints.detect import detect_spec
 from hiif_training.checkpoints.fixed_scale_format import family_names
 from hiif_training.checkpoints.mmcv_format import family_tensors, is_mmcv
+from hiif_training.checkpoints.ncnn_format import read_ncnn
 from hiif_training.checkpoints.nesting import check_nesting
-from hiif_training.checkpoints.suffixes import SUFFIXES
+from hiif_training.checkpoints.suffixes import NCNN, SUFFIXES
 from hiif_training.models.encoders.branches import merge_branches
 from hiif_training.models.implicit import ImplicitModel
 from hiif_training.models.registry import make_model
@@ -72,7 +73,7 @@ class LoadedCheckpoint:
 def load_checkpoint(path: str | os.PathLike[str]) -> LoadedCheckpoint:
     """Read a checkpoint file into a model; CheckpointError names what is wrong with the file."""
     path = Path(path)
-    described, tensors, metadata = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
+    described, tensors, metadata = READERS.get(path.suffix, _read_torch)(path)
     try:
         if described is None:
             tensors = family_names(_without_prefix(tensors))
@@ -214,6 +215,11 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], Mapping[str, Any], di
     return spec, tensors, metadata
 
 
+def _read_ncnn(path: Path) -> tuple[None, Mapping[str, Any], dict[str, Any]]:
+    _check_present(path)
+    return None, read_ncnn(path), {}
+
+
 def _read_description(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not path.is_file():
         raise CheckpointError(f"{path}: missing; a safetensors checkpoint needs its name and args beside it")
@@ -334,3 +340,10 @@ def _some(names: Any) -> str:
 def _brief(error: Exception) -> str:
     first = str(error).split("\n")[0].split(". ")[0]
     return first if isinstance(error, RuntimeError) else f"{type(error).__name__}: {first}"
+
+
+READERS: Mapping[str, Callable[[Path], tuple[dict[str, Any] | None, Mapping[str, Any], dict[str, Any]]]] = {
+    ".safetensors": _read_safetensors,
+    NCNN: _read_ncnn,
+}
+"""Suffix → function that returns spec, tensors and metadata; files with any other suffix are torch files."""

@@ -97,6 +97,12 @@ def _swinir(shapes: Shapes) -> Described:
     return "swinir", args
 
 
+def _span(shapes: Shapes) -> Described:
+    features, colours = shapes["encoder.conv_1.weight"][:2]
+    blocks = _count(shapes, r"encoder\.block_(\d+)\.c1_r\.weight")
+    return "span", {"num_blocks": blocks, "feature_channels": features, "num_in_ch": colours}
+
+
 def _hiif(shapes: Shapes) -> Described:
     width = shapes["freq.weight"][0]
     inputs = shapes["fc_layers.0.norm.weight"][0]
@@ -170,8 +176,10 @@ def _liif_or_metasr(shapes: Shapes) -> Described:
 
 
 def _fixed_scale(shapes: Shapes) -> Described:
-    """Each pixel shuffle by r leaves a convolution's outputs over r² to the next one."""
+    """Each pixel shuffle by r leaves a convolution's outputs over r² to the next one, or to the three colours."""
     layers = [shapes[f"upsampler.{2 * n}.weight"] for n in range(_count(shapes, r"upsampler\.(\d+)\.weight"))]
+    if len(layers) == 1:
+        return "pixelshuffle", {"scale": math.isqrt(layers[0][0] // 3), "direct": True}
     shuffled = math.prod(before[0] // after[1] for before, after in pairwise(layers))
     return "pixelshuffle", {"scale": math.isqrt(shuffled)}
 
@@ -215,4 +223,5 @@ ENCODERS: Table = {
     "encoder.head.0.weight": _edsr,
     "encoder.SFENet1.weight": _rdn,
     "encoder.conv_first.weight": _swinir,
+    "encoder.conv_cat.weight": _span,
 }

@@ -3,6 +3,7 @@
 {'sub_mean.bias': ..., 'head.0.weight': ..., 'tail.0.0.weight': ..., 'tail.1.weight': ...}      EDSR of EDSR-PyTorch
 {'SFENet1.weight': ..., 'UPNet.0.weight': ..., 'UPNet.2.weight': ...}                           RDN of EDSR-PyTorch
 {'params': {'conv_first.weight': ..., 'upsample.0.weight': ..., 'conv_last.weight': ...}}       SwinIR, classical
+{'conv_1.eval_conv.weight': ..., 'conv_cat.weight': ..., 'upsampler.0.weight': ...}             SPAN, re-parameterised
 
 The encoder's layers go below `encoder.`, the others below `upsampler.` (`FixedScaleModel`), whose last layer is EDSR's
 `tail.1` and SwinIR's `conv_last`.
@@ -40,7 +41,19 @@ def family_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
             # A pixel shuffle without weights stands between two convolutions.
             last = 2 + max((int(key.split(".")[1]) for key in named if re.match(r"upsampler\.\d+\.", key)), default=-2)
             return {key.replace(LAST, str(last)): value for key, value in named.items()}
-    return dict(tensors)
+    return _span_names(tensors) if "conv_cat.weight" in tensors else dict(tensors)
+
+
+def _span_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Name SPAN's tensors, and give its up-sampler the value range of its input, (x − mean)·255 instead of x."""
+    # ncnn's names repeat the up-sampler's.
+    rules = ((r"(upsampler\.)+", "upsampler."),)
+    named = {_renamed(key.replace(".eval_conv.", "."), rules): value for key, value in tensors.items()}
+    weight, bias = (named.get(f"upsampler.0.{kind}") for kind in ("weight", "bias"))
+    if isinstance(weight, Tensor) and isinstance(bias, Tensor) and bias.ndim == 1 and len(bias) % 3 == 0:
+        mean = torch.tensor(DIV2K_MEAN).repeat_interleave(len(bias) // 3)
+        named |= {"upsampler.0.weight": weight.float() * 255, "upsampler.0.bias": (bias.float() - mean) * 255}
+    return named
 
 
 def value_range(tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,6 +63,8 @@ def value_range(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """
     if "encoder.SFENet1.weight" in tensors:
         return {"rgb_range": 255.0, "shift_mean": False}
+    if "encoder.conv_cat.weight" in tensors:
+        return {"rgb_range": 255.0, "shift_mean": True}
     if "encoder.conv_first.weight" in tensors:
         return {"rgb_range": 1.0, "shift_mean": True}
     shift = tensors["encoder.sub_mean.bias"]

@@ -3,4 +3,7 @@
 from __future__ import annotations
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
-"""Files with these suffixes are checkpoints."""
+"""Suffixes of checkpoints that are read and written;"""
+NCNN = ".param"
+"""and of a model of ncnn, which is only read."""
+READABLE = (*SUFFIXES, NCNN)

@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hiif_deploy.errors import CheckpointError
 from hiif_training.checkpoints.checkpoint import COMPUTED, load_checkpoint
 from hiif_training.models.encoders.edsr import Edsr
 from hiif_training.models.encoders.encoder import Encoder
-from hiif_training.models.implicit import ImplicitModel
+from hiif_training.models.implicit import ImplicitModel, ModelTraits
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ def init_weights(
     the checkpoint. CheckpointError where the checkpoint has no trained tensor of the model, or no such block.
     """
     loaded = load_checkpoint(path)
+    adapt_input(loaded.model, model.traits)
     given = {name: value for name, value in loaded.model.state_dict().items() if not name.endswith(COMPUTED)}
     if blocks:
         given = choose_blocks(path, loaded.model.encoder, model.encoder, given, blocks)
@@ -65,6 +67,25 @@ def init_weights(
         logger.info("%s: %d of its tensors have no use here (%s)", path, len(unused), _parts(unused))
     _warn_of_settings(path, loaded.model, model)
     return match
+
+
+def adapt_input(model: ImplicitModel, own: ModelTraits) -> None:
+    """Let the encoder read pictures as `own` normalises them: (x − m₁)/s₁ = (z·s₂ + m₂ − m₁)/s₁ for z = (x − m₂)/s₂.
+
+    Its features stay the same but for the border, whose padding is 0 in both ranges and so another colour.
+    """
+    given, layer = model.traits, model.encoder.input_layer
+    if (given.mean, given.std) == (own.mean, own.std) or layer.bias is None:
+        return
+    colours = slice(layer.in_channels)
+    mean, std = torch.tensor(given.mean)[colours], torch.tensor(given.std)[colours]
+    own_mean, own_std = torch.tensor(own.mean)[colours], torch.tensor(own.std)[colours]
+    with torch.no_grad():
+        layer.bias += (layer.weight.sum((2, 3)) * ((own_mean - mean) / std)).sum(1)
+        layer.weight *= (own_std / std)[:, None, None]
+    logger.info(
+        "the encoder reads pictures in another range of values than its checkpoint: its first layer was adapted"
+    )
 
 
 def match_tensors(own: Mapping[str, Tensor], given: Mapping[str, Tensor], prefix: str = "") -> Match:
@@ -107,9 +128,6 @@ def choose_blocks(
 
 def _warn_of_settings(path: str | os.PathLike[str], given: ImplicitModel, own: ImplicitModel) -> None:
     """Log settings that no shape reveals, such as EDSR's residual scale: with another one the weights mean less."""
-    norms = [(model.traits.mean, model.traits.std) for model in (given, own)]
-    if norms[0] != norms[1]:
-        logger.warning("%s: its pictures have mean and standard deviation %s, and the recipe's %s", path, *norms)
     for part, one, other in (("encoder", given.encoder, own.encoder), ("decoder", given, own)):
         before, now = (_settings(module) for module in (one, other))
         changed = [name for name in now if type(one) is type(other) and before.get(name) != now[name]]

@@ -17,7 +17,7 @@ from hiif_deploy.errors import OptionError
 from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.support.extras import require_extra
 from hiif_deploy.upscaler import RenderOptions, Upscaler
-from hiif_training.checkpoints.suffixes import SUFFIXES
+from hiif_training.checkpoints.suffixes import READABLE
 from hiif_training.evaluation.options import EvaluatorOptions, group_rows
 from hiif_training.pictures.resize import upscale_bicubic
 
@@ -77,7 +77,7 @@ def open_evaluator(model: str, scale: float, options: EvaluatorOptions) -> Itera
 
     OptionError where the engine cannot run the model.
     """
-    is_checkpoint = Path(model).is_file() and Path(model).suffix in SUFFIXES
+    is_checkpoint = Path(model).is_file() and Path(model).suffix in READABLE
     engine = options.engine
     if model == BICUBIC:
         if options.provider != "cpu":

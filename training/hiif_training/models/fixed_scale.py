@@ -1,13 +1,13 @@
-"""Fixed-scale networks: EDSR, RDN and SwinIR as published, with up-samplers of sub-pixel convolutions (Shi et al. 2016,
-arXiv 1609.05158), each trained for one factor.
+"""Fixed-scale networks: EDSR, RDN, SPAN and SwinIR as published, each trained for one factor, with up-samplers of
+sub-pixel convolutions (Shi et al. 2016, arXiv 1609.05158).
 
 Through the interface of implicit models, a query is a pixel of the output at that factor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -40,6 +40,8 @@ class FixedScaleConfig:
     """Value of white inside the network."""
     shift_mean: bool = True
     """Whether the mean colour of DIV2K is subtracted from the input and added to the output."""
+    direct: bool = False
+    """Whether one convolution gives all colours of a pixel's square at once, as in SPAN."""
 
     def __post_init__(self) -> None:
         if self.scale not in FACTORS:
@@ -49,9 +51,9 @@ class FixedScaleConfig:
 
 
 def make_fixed_scale(encoder: Encoder, args: Arguments) -> FixedScaleModel:
-    """Build the network from the arguments `scale`, `rgb_range` and `shift_mean`."""
-    fields = {"scale": "scale", "rgb_range": "rgb_range", "shift_mean": "shift_mean"}
-    return FixedScaleModel(encoder, configure(NAME, FixedScaleConfig(), args, fields, {}))
+    """Build the network from the fields of `FixedScaleConfig`."""
+    names = {field.name: field.name for field in fields(FixedScaleConfig)}
+    return FixedScaleModel(encoder, configure(NAME, FixedScaleConfig(), args, names, {}))
 
 
 def spec_scale(spec: Any) -> Any:
@@ -89,7 +91,7 @@ class FixedScaleModel(ImplicitModel):
         mean = DIV2K_MEAN if config.shift_mean else (0.0, 0.0, 0.0)
         std = 1 / config.rgb_range
         self.traits = ModelTraits(mean, (std, std, std), skip="none", clips_cell=False, fixed_scale=config.scale)
-        self.upsampler = _upsampler(encoder, FACTORS[config.scale])
+        self.upsampler = _direct(encoder, config.scale) if config.direct else _upsampler(encoder, config.scale)
 
     @property
     def make_queries(self) -> QueryMaker:
@@ -101,13 +103,18 @@ class FixedScaleModel(ImplicitModel):
         return gather(self.upsampler(features), queries.index[:, None])[:, 0]
 
 
-def _upsampler(encoder: Encoder, factors: Sequence[int]) -> nn.Sequential:
+def _direct(encoder: Encoder, scale: int) -> nn.Sequential:
+    """Features [B, C, h, w] → colours [B, 3, scale·h, scale·w]."""
+    return nn.Sequential(_conv(encoder.out_channels, 3 * scale**2, 3), nn.PixelShuffle(scale))
+
+
+def _upsampler(encoder: Encoder, scale: int) -> nn.Sequential:
     """Features [B, C, h, w] → colours [B, 3, scale·h, scale·w]."""
     inputs, width, kernel = encoder.out_channels, encoder.out_channels, 3
     if isinstance(encoder, Rdn):
         width, kernel = encoder.config.growth, encoder.config.kernel
     layers: list[nn.Module] = []
-    for factor in factors:
+    for factor in FACTORS[scale]:
         layers += [_conv(inputs, factor**2 * width, kernel), nn.PixelShuffle(factor)]
         inputs = width
     return nn.Sequential(*layers, _conv(width, 3, kernel))

@@ -58,6 +58,13 @@ class Edsr(nn.Module):
         blocks = [_ResidualBlock(config.features, config.residual_scale) for _ in range(config.blocks)]
         self.body = nn.Sequential(*blocks, _conv3(config.features, config.features))
 
+    @property
+    def input_layer(self) -> nn.Conv2d:
+        """The layer that reads the picture."""
+        layer = self.head[0]
+        assert isinstance(layer, nn.Conv2d)
+        return layer
+
     def forward(self, image: Tensor) -> Tensor:
         """Normalised picture [B, 3, h, w] → features [B, features, h, w], with the long skip around all residual
         blocks."""

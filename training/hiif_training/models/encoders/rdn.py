@@ -65,6 +65,11 @@ class Rdn(nn.Module):
             _conv(config.features, config.features, config.kernel),
         )
 
+    @property
+    def input_layer(self) -> nn.Conv2d:
+        """The layer that reads the picture."""
+        return self.SFENet1
+
     def forward(self, image: Tensor) -> Tensor:
         """Normalised picture [B, 3, h, w] → features [B, features, h, w], with the long skip around all dense
         blocks."""

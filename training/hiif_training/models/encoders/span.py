@@ -58,6 +58,11 @@ class Span(nn.Module):
         """The layer that gives the features."""
         return self.conv_cat
 
+    @property
+    def input_layer(self) -> nn.Conv2d:
+        """The layer that reads the picture."""
+        return self.conv_1
+
     def forward(self, image: Tensor) -> Tensor:
         """Normalised picture [B, 3, h, w] → features [B, features, h, w] of shallow, first, last and deep layers."""
         shallow = self.conv_1(image)

@@ -86,6 +86,11 @@ class Swinir(nn.Module):
             self.conv_before_upsample = nn.Sequential(_conv3(width, config.features), nn.LeakyReLU(0.01))
         self.apply(_initialise)
 
+    @property
+    def input_layer(self) -> nn.Conv2d:
+        """The layer that reads the picture."""
+        return self.conv_first
+
     def forward(self, image: Tensor) -> Tensor:
         """Normalised picture [B, 3, H, W] → features [B, features, H, W].
 
