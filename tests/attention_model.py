@@ -1,4 +1,6 @@
-"""The model for tests of decoders in several passes."""
+"""The model for tests of decoders in several passes: once shipped, and trained, so that its values are realistic."""
 
-ATTENTION_MODEL = "hiif-compact"
-"""A shipped model with two attention blocks."""
+from pathlib import Path
+
+ATTENTION_MODEL = str(Path(__file__).parent / "models" / "hiif-attention")
+"""A bundle with two attention blocks."""

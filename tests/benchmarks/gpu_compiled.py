@@ -1,7 +1,7 @@
 """What the fused kernels are compiled to, without a GPU: shared memory, registers, spills, matrix instructions, and
 instructions per query; from them, how fast a GPU can be at best.
 
-    python tests/benchmarks/gpu_compiled.py [--models hiif-compact full] [--architectures 80 90] [--json FILE]
+    python tests/benchmarks/gpu_compiled.py [--models hiif-attention full] [--architectures 80 90] [--json FILE]
 
 `full` is the published size, width 256. Triton compiles for any architecture; its own tools disassemble the result.
 Instructions are counted by the loops of the machine code and how often each runs for a block of queries.
@@ -31,13 +31,15 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from hiif_deploy.bundle.loader import open_bundle
+from hiif_deploy.bundle.loader import open_bundle, shipped_models
 from hiif_deploy.errors import EngineError
 from hiif_engines.fused.configs import KernelConfig, rows_of
 from hiif_engines.fused.kernels import colour_kernel, sum_kernel
 from hiif_engines.fused.select import decoder_graphs, open_kernels
 
-MODELS = ("hiif-compact", "hiif-video", "full")
+MODELS = ("hiif-attention", "hiif-video", "full")
+ATTENTION = Path(__file__).parents[1] / "models/hiif-attention"
+"""Bundle of a model with attention; the full size is its network, wider."""
 ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 120)
 FULL_WIDTH = 256
 HALF = {
@@ -164,7 +166,7 @@ def prediction(gpu: Gpu, parts: list[Compiled]) -> str:
 
 def targets(model: str, architecture: int) -> list[Target]:
     """Return the kernels of a model, each with the configuration that the table chooses for the architecture."""
-    bundle, device = open_bundle("hiif-compact" if model == "full" else model), torch.device("cpu")
+    bundle, device = open_bundle(model if model in shipped_models() else ATTENTION), torch.device("cpu")
     found = []
     for name, kernel in sorted(open_kernels(decoder_graphs(bundle, device), "fp16").items()):
         width = FULL_WIDTH if model == "full" else kernel.width

@@ -154,7 +154,7 @@ def test_the_file_says_what_it_is_and_how_far_it_is_off(
     found = write_vs_mlrt(bundle, 2, path, pictures=pictures)
     model = onnx.load(path)
     facts = metadata(model)
-    assert facts["hiif.model"] == "hiif-compact"
+    assert facts["hiif.model"] == "hiif-attention"
     assert (facts["hiif.scale"], facts["hiif.bits"], facts["hiif.calibration"]) == ("2", "exact", "one, two")
     assert facts["hiif.size_multiple"].endswith("multiples of 1")
     assert facts["hiif.overlap"].startswith("19 ")
@@ -205,7 +205,7 @@ def test_an_existing_file_is_kept_without_overwrite(bundle: Bundle, tmp_path: Pa
         write_vs_mlrt(bundle, 2, path)
     assert path.read_bytes() == b"mine"
     write_vs_mlrt(bundle, 2, path, pictures={"one": picture(8, 8)}, overwrite=True)
-    assert onnx.load(path).graph.name == "hiif-compact_x2"
+    assert onnx.load(path).graph.name == "hiif-attention_x2"
 
 
 def test_calibration_without_pictures_is_refused(bundle: Bundle, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from hiif_engines.fused.configs import (
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks/gpu_compiled.py"
 COMPILED = (80, 86, 89, 90, 100, 120)
-MAX_LOOPED_SPILLS = {"hiif-compact": 16, "hiif-video": 16, "full": 200}
+MAX_LOOPED_SPILLS = {"hiif-attention": 16, "hiif-video": 16, "full": 200}
 """Loads and stores of spilled registers in all loops over slices, of 1,000 to 2,000 instructions at full size."""
 MATRIX = {80: "mma.sync m16n8k16", 86: "mma.sync m16n8k16", 89: "mma.sync m16n8k16", 120: "mma.sync m16n8k16"}
 
