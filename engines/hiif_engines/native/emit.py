@@ -187,6 +187,11 @@ def reals(value: float) -> Value:
     return ir.Constant(FLOATS, [value] * LANES)
 
 
+def words(value: int) -> Value:
+    """Return a vector of 32-bit numbers with a constant in all lanes."""
+    return ir.Constant(WORDS, [value] * LANES)
+
+
 def _word(value: int) -> Value:
     return ir.Constant(I32, value)
 

@@ -43,13 +43,14 @@ def gelu(e: Emitter, x: Value, normal: Normal) -> Value:
     """Emit GELU of a vector, lane by lane."""
     c = e.between(x, -normal.limit, normal.limit)
     square = e.builder.fmul(c, c)
-    ratio = _polynomial(e, square, normal.above)
+    ratio = polynomial(e, square, normal.above)
     if normal.below:
-        ratio = e.builder.fdiv(ratio, _polynomial(e, square, normal.below))
+        ratio = e.builder.fdiv(ratio, polynomial(e, square, normal.below))
     return e.fma(x, e.builder.fmul(c, ratio), e.builder.fmul(x, reals(0.5)))
 
 
-def _polynomial(e: Emitter, x: Value, coefficients: tuple[float, ...]) -> Value:
+def polynomial(e: Emitter, x: Value, coefficients: tuple[float, ...]) -> Value:
+    """Emit a polynomial of a vector, its coefficients by falling powers."""
     value = reals(coefficients[0])
     for coefficient in coefficients[1:]:
         value = e.fma(value, x, reals(coefficient))
