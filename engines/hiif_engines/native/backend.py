@@ -17,7 +17,8 @@ from hiif_deploy.errors import EngineError
 from hiif_engines.native.check import COARSE, EXACT, check_kernels
 from hiif_engines.native.compile import Compiled, require_processor
 from hiif_engines.native.compose import composed
-from hiif_engines.native.encoder import NativeEncoder, read_encoder
+from hiif_engines.native.encoder import NativeEncoder
+from hiif_engines.native.encoder_graph import read_encoder
 from hiif_engines.native.kernel import Kernel, emit_kernels
 from hiif_engines.native.layer import ScratchLayout
 from hiif_engines.native.precision import FP32, PRECISIONS

@@ -1,16 +1,14 @@
-"""Encoders of 3×3 convolutions, ReLU and sums, such as EDSR, in native code."""
+"""Encoders of 3×3 convolutions, such as EDSR and SPAN, in native code."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-import onnx
 from llvmlite import ir
 from numpy.typing import NDArray
 
@@ -19,101 +17,14 @@ from hiif_deploy.decoding.session import Tensors
 from hiif_deploy.errors import EngineError
 from hiif_deploy.geometry.sizes import Size, padded_size
 from hiif_engines.native.compile import Compiled
-from hiif_engines.native.emit import LANES, WORD
-from hiif_engines.native.winograd import OUT, PLACES, Convolution, emit_convolution, transformed
-from hiif_engines.onnx_graph import parse_graph
+from hiif_engines.native.emit import WORD
+from hiif_engines.native.encoder_graph import PlaneLayer, padded
+from hiif_engines.native.layer import ROWS
+from hiif_engines.native.winograd import OUT, PLACES, emit_convolution, transformed
 
 Array = NDArray[np.float32]
 PARTS = 4
 """Parts of a convolution per thread: threads that are interrupted are waited for less."""
-
-
-@dataclass(frozen=True)
-class PlaneLayer:
-    """A convolution with what follows it; names of planes are those of the graph's tensors."""
-
-    source: str
-    target: str
-    weights: Array
-    """[O, I, 3, 3]."""
-    bias: Array
-    """[O]."""
-    has_relu: bool = False
-    added: str = ""
-    """Plane that is added to the outputs; empty for none."""
-
-    @property
-    def kind(self) -> Convolution:
-        """Its kernel's kind; inputs and outputs are padded to whole vectors."""
-        outputs, inputs = (padded(size) for size in self.weights.shape[:2])
-        return Convolution(inputs, outputs, self.has_relu, bool(self.added))
-
-
-def padded(channels: int) -> int:
-    """Return the number of channels that a plane has for that many."""
-    return -(-channels // LANES) * LANES
-
-
-def read_encoder(model: bytes) -> list[PlaneLayer] | None:
-    """Read an encoder's graph [1, C, h, w] → [1, O, h, w]; None where it has other operations."""
-    graph = parse_graph("encoder", model)
-    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    readers = {"Conv": _convolution, "Relu": _relu, "Add": _sum}
-    layers: list[PlaneLayer] = []
-    for node in graph.node:
-        read = readers.get(node.op_type)
-        if read is None or not read(node, values, layers):
-            return None
-    source, result = graph.input[0], graph.output[0].name
-    channels = {source.name: source.type.tensor_type.shape.dim[1].dim_value}
-    is_read = layers and layers[-1].target == result and _have_their_channels(layers, channels)
-    return layers if is_read else None
-
-
-def _have_their_channels(layers: Sequence[PlaneLayer], known: Mapping[str, int]) -> bool:
-    """Whether planes have the channels of the weights, as the kernel assumes; `known` are those of the input.
-
-    A plane that is not known was joined with a ReLU or a sum, so it must not be read as it was before.
-    """
-    channels = dict(known)
-    for layer in layers:
-        outputs, inputs = layer.weights.shape[:2]
-        has_added = not layer.added or channels.get(layer.added) == outputs
-        if layer.bias.shape != (outputs,) or channels.get(layer.source) != inputs or not has_added:
-            return False
-        channels[layer.target] = outputs
-    return True
-
-
-def _convolution(node: onnx.NodeProto, values: Mapping[str, Any], layers: list[PlaneLayer]) -> bool:
-    options = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
-    wanted = {"kernel_shape": [3, 3], "pads": [1] * 4, "strides": [1, 1], "dilations": [1, 1], "group": 1}
-    is_known = len(node.input) == 3 and set(node.input[1:]) <= set(values) and "pads" in options
-    if not is_known or any(wanted.get(name, options[name]) != options[name] for name in options):
-        return False
-    weights, bias = (values[name] for name in node.input[1:])
-    if weights.shape[2:] != (3, 3) or weights.dtype != np.float32 or options.get("auto_pad", b"NOTSET") != b"NOTSET":
-        return False
-    layers.append(PlaneLayer(node.input[0], node.output[0], weights, bias))
-    return True
-
-
-def _relu(node: onnx.NodeProto, values: Mapping[str, Any], layers: list[PlaneLayer]) -> bool:
-    del values
-    if not layers or layers[-1].target != node.input[0] or layers[-1].added:
-        return False
-    layers[-1] = replace(layers[-1], target=node.output[0], has_relu=True)
-    return True
-
-
-def _sum(node: onnx.NodeProto, values: Mapping[str, Any], layers: list[PlaneLayer]) -> bool:
-    del values
-    others = [name for name in node.input if not layers or name != layers[-1].target]
-    # One other plane: neither two of them, nor the convolution's own twice.
-    if len(others) != 1 or layers[-1].added:
-        return False
-    layers[-1] = replace(layers[-1], target=node.output[0], added=others[0])
-    return True
 
 
 class NativeEncoder:
@@ -135,9 +46,9 @@ class NativeEncoder:
         (source,), (result,) = self.graph.inputs, self.graph.outputs
         picture = np.asarray(feeds[source.name], np.float32)[0]
         size = (picture.shape[1], picture.shape[2])
-        if len(picture) != self._layers[0].weights.shape[1]:
+        if len(picture) != self._layers[0].parts[0].weights.shape[1]:
             raise EngineError(f"graph encoder: {source.name} has {len(picture)} channels, the weights want another")
-        last_use = {name: n for n, layer in enumerate(self._layers) for name in (layer.source, layer.added)}
+        last_use = {name: n for n, layer in enumerate(self._layers) for name in _sources(layer)}
         planes = {source.name: plane_of(picture)}
         free: list[Array] = []
         with ExitStack() as stack:
@@ -174,30 +85,41 @@ class NativeStep:
 
     def __init__(self, layer: PlaneLayer, call: Callable[[int], None]) -> None:
         self.layer, self._call, self._kind = layer, call, layer.kind
-        outputs, inputs = layer.weights.shape[:2]
-        free = (self._kind.outputs - outputs, self._kind.inputs - inputs)
-        self._weights = transformed(np.pad(layer.weights, ((0, free[0]), (0, free[1]), (0, 0), (0, 0))))
-        self._bias = np.pad(layer.bias.astype(np.float32), (0, free[0]))
+        self._weights = transformed(np.concatenate([self._whole(part.weights) for part in layer.parts], axis=1))
+        self._bias = np.pad(layer.bias.astype(np.float32), (0, self._kind.outputs - len(layer.bias)))
+
+    def _whole(self, weights: NDArray[Any]) -> NDArray[Any]:
+        """Return weights for whole vectors of channels, a 1×1 convolution's in the middle of 3×3 zeros."""
+        outputs, inputs, size, _ = weights.shape
+        margin = (3 - size) // 2
+        return np.pad(
+            weights,
+            ((0, self._kind.outputs - outputs), (0, padded(inputs) - inputs), (margin, margin), (margin, margin)),
+        )
 
     def run(self, planes: Mapping[str, Array], size: Size, threads: int, over: Callable[..., Any]) -> None:
         """Fill the target plane; values beyond the picture become 0 again, as the next layer's padding."""
-        target, rows = planes[self.layer.target], -(-size[0] // OUT)
-        step = max(1, -(-rows // (PARTS * threads)))
-        list(over(partial(self._part, planes, step), range(0, rows, step)))
+        target = planes[self.layer.target]
+        tiles = -(-size[0] // OUT) * -(-size[1] // OUT)
+        step = -(-tiles // (PARTS * threads * ROWS)) * ROWS
+        list(over(partial(self._part, planes, tiles, step), range(0, tiles, step)))
         target[size[0] + 1 :] = 0
         target[:, size[1] + 1 :] = 0
 
-    def _part(self, planes: Mapping[str, Array], step: int, first: int) -> None:
-        """Compute up to `step` rows of tiles."""
-        source, target = planes[self.layer.source], planes[self.layer.target]
-        added = planes.get(self.layer.added)
+    def _part(self, planes: Mapping[str, Array], tiles: int, step: int, first: int) -> None:
+        """Compute up to `step` of the tiles."""
+        target, added = planes[self.layer.target], planes.get(self.layer.added)
         scratch = np.empty(self._kind.scratch, np.uint8)
-        rows, columns = (size // OUT for size in source.shape[:2])
-        arrays = (source, target, added, self._weights, self._bias, scratch)
+        sources = (planes[part.source] for part in self.layer.parts)
+        arrays = (*sources, target, added, self._weights, self._bias, scratch)
         addresses = [0 if array is None else array.ctypes.data for array in arrays]
-        numbers = [source.shape[1], first, min(step, rows - first), columns]
+        numbers = [target.shape[1], first, min(step, tiles - first), target.shape[1] // OUT]
         arguments = np.array([*addresses, *numbers], np.uint64)
         self._call(arguments.ctypes.data)
+
+
+def _sources(layer: PlaneLayer) -> tuple[str, ...]:
+    return (*(part.source for part in layer.parts), layer.added)
 
 
 def _plane_size(size: Size) -> Size:

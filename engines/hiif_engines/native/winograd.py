@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from llvmlite import ir
@@ -20,6 +21,7 @@ from hiif_engines.native.emit import FLOATS, I64, LANES, POINTER, WORD, Emitter,
 from hiif_engines.native.kernel import SLOT
 from hiif_engines.native.layer import ROWS, Matrix, panel_of, sums
 from hiif_engines.native.precision import FP32
+from hiif_engines.native.sigmoid import sigmoid
 
 Array = NDArray[np.float32]
 OUT, IN = 4, 6
@@ -31,34 +33,56 @@ WEIGHTS_TRANSFORM = np.array(
      [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]
 )  # fmt: skip
 """G, for the points 0, ±1, ±2 and ∞."""
-POINTERS = ("source", "target", "added", "weights", "bias", "scratch")
-"""Arguments of a kernel: planes, of which `added` is as large as `target`, packed weights, bias, scratch;"""
-NUMBERS = ("pixels", "first", "rows", "columns")
-"""and behind them pixels per row of the planes, the first row of tiles, their number, and the tiles in a row."""
+INSIDE = range(1, OUT + 1)
+"""Rows and columns of a transformed tile that a 1×1 convolution's weights reach: those of the first and last are 0."""
+NUMBERS = ("pixels", "first", "count", "columns")
+"""Arguments of a kernel behind its pointers: pixels per row of the planes, the first tile, the number of tiles, and the
+tiles in a row."""
+Activation = Literal["none", "relu", "silu", "gate"]
+"""What is done with a convolution c: max(c, 0), c · σ(c), or with the added plane x (c + x) · (σ(c) − ½)."""
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """Kind of a 3×3 convolution with stride 1 and a padding of 1."""
+    """Kind of a sum of 3×3 and 1×1 convolutions with stride 1, and what follows it."""
 
-    inputs: int
-    """Number of input channels, a multiple of `LANES`."""
+    planes: tuple[int, ...]
+    """Channels of each source plane, multiples of `LANES`."""
+    points: int
+    """Number of planes, the first ones, with 1×1 convolutions. At least one plane has a 3×3 convolution."""
     outputs: int
     """Number of output channels, a multiple of `LANES`."""
-    has_relu: bool
-    """Whether negative outputs become 0."""
-    is_added: bool
+    activation: Activation = "none"
+    is_added: bool = False
     """Whether a plane is added to the outputs."""
+
+    @property
+    def inputs(self) -> int:
+        """Number of input channels of all planes."""
+        return sum(self.planes)
+
+    @property
+    def point_inputs(self) -> int:
+        """Number of input channels of the 1×1 convolutions, the first ones."""
+        return sum(self.planes[: self.points])
 
     @property
     def macs(self) -> int:
         """Multiplications per pixel of the matrix products."""
-        return PLACES * self.inputs * self.outputs // (OUT * OUT)
+        places = PLACES * (self.inputs - self.point_inputs) + len(INSIDE) ** 2 * self.point_inputs
+        return places * self.outputs // (OUT * OUT)
 
     @property
     def scratch(self) -> int:
         """Bytes of a group of tiles before and after the products."""
         return PLACES * ROWS * WORD * (self.inputs + self.outputs)
+
+    @property
+    def pointers(self) -> tuple[str, ...]:
+        """First arguments of a kernel: planes, of which `added` is as large as `target`, packed weights, bias,
+        scratch."""
+        sources = (f"source_{n}" for n in range(len(self.planes)))
+        return (*sources, "target", "added", "weights", "bias", "scratch")
 
 
 def transformed(weights: Array) -> Array:
@@ -70,34 +94,40 @@ def transformed(weights: Array) -> Array:
 
 
 def emit_convolution(module: ir.Module, name: str, kind: Convolution) -> None:
-    """Write a function of a pointer to its arguments: rows of tiles, in groups of `ROWS` tiles along a row."""
+    """Write a function of a pointer to its arguments: tiles in the order of rows, in groups of `ROWS`."""
     e = Emitter(module, name, [POINTER])
     b = e.builder
-    slots = {slot: e.load(POINTER, e.arguments[0], SLOT * n) for n, slot in enumerate(POINTERS)}
-    slots |= {slot: e.load(I64, e.arguments[0], SLOT * (len(POINTERS) + n)) for n, slot in enumerate(NUMBERS)}
-    with e.loop(slots["rows"]) as row, e.loop(slots["columns"], ROWS) as group:
-        left = b.sub(slots["columns"], group.index)
+    slots = {slot: e.load(POINTER, e.arguments[0], SLOT * n) for n, slot in enumerate(kind.pointers)}
+    slots |= {slot: e.load(I64, e.arguments[0], SLOT * (len(kind.pointers) + n)) for n, slot in enumerate(NUMBERS)}
+    with e.loop(slots["count"], ROWS) as group:
+        left = b.sub(slots["count"], group.index)
         count = b.select(b.icmp_unsigned("<", left, number(ROWS)), left, number(ROWS))
-        line = b.mul(b.add(slots["first"], row.index), slots["pixels"])
-        # Of a tile's inputs, and of the border's corner before its outputs.
-        corner = e.times(b.add(line, group.index), OUT)
-        _emit_inputs(e, kind, slots, corner, count)
+        first = b.add(slots["first"], group.index)
+        for n in range(len(kind.planes)):
+            _emit_inputs(e, kind, n, slots, first, count)
         _emit_products(e, kind, slots)
-        _emit_outputs(e, kind, slots, corner, count)
+        _emit_outputs(e, kind, slots, first, count)
     e.finish()
 
 
-def _emit_inputs(e: Emitter, kind: Convolution, slots: dict[str, Value], corner: Value, count: Value) -> None:
-    """Emit Bᵀ d B of `count` tiles from pixel `corner` on: [36, ROWS, inputs] in the scratch."""
-    size = WORD * kind.inputs
-    with e.loop(count) as tile, e.loop(kind.inputs, LANES) as channel:
-        offset = e.times(channel.index, WORD)
-        lines = _lines(e, slots, "source", size, corner, tile.index, offset, IN)
-        target = e.at(slots["scratch"], e.times(tile.index, size), offset)
-        columns = [_before(e, [e.load(FLOATS, line, x * size) for line in lines]) for x in range(IN)]
-        for y in range(IN):
-            for x, value in enumerate(_before(e, [column[y] for column in columns])):
-                e.store(value, target, (y * IN + x) * ROWS * size)
+def _emit_inputs(
+    e: Emitter, kind: Convolution, plane: int, slots: dict[str, Value], first: Value, count: Value
+) -> None:
+    """Emit Bᵀ d B of `count` tiles of a source plane: [36, ROWS, inputs] in the scratch."""
+    size, row = WORD * kind.planes[plane], WORD * kind.inputs
+    places = INSIDE if plane < kind.points else range(IN)
+    rows = e.at(slots["scratch"], WORD * sum(kind.planes[:plane]))
+    with e.loop(count) as tile:
+        corner = _corner(e, slots, e.builder.add(first, tile.index))
+        with e.loop(kind.planes[plane], LANES) as channel:
+            offset = e.times(channel.index, WORD)
+            lines = _lines(e, slots, f"source_{plane}", size, corner, offset, IN)
+            target = e.at(rows, e.times(tile.index, row), offset)
+            columns = [_before(e, [e.load(FLOATS, line, x * size) for line in lines]) for x in range(IN)]
+            for y in places:
+                values = _before(e, [column[y] for column in columns])
+                for x in places:
+                    e.store(values[x], target, (y * IN + x) * ROWS * row)
 
 
 def _emit_products(e: Emitter, kind: Convolution, slots: dict[str, Value]) -> None:
@@ -109,40 +139,68 @@ def _emit_products(e: Emitter, kind: Convolution, slots: dict[str, Value]) -> No
         target = e.at(results, e.times(place.index, ROWS * size_out))
         weights = e.at(slots["weights"], e.times(place.index, WORD * kind.inputs * kind.outputs))
         matrix = Matrix(FP32, kind.inputs, kind.outputs, weights, slots["bias"])
+        start = _first_input(e, kind, place.index) if kind.points else 0
         with e.loop(kind.outputs, matrix.panel) as panel:
-            for r, v, value in sums(e, matrix, rows, size_in, panel.index, slots["scratch"]):
+            for r, v, value in sums(e, matrix, rows, size_in, panel.index, slots["scratch"], start):
                 e.store(value, target, r * size_out, e.times(panel.index, WORD), v * WORD)
 
 
-def _emit_outputs(e: Emitter, kind: Convolution, slots: dict[str, Value], corner: Value, count: Value) -> None:
-    """Emit Aᵀ m A of `count` tiles, bias, ReLU and the added plane."""
+def _first_input(e: Emitter, kind: Convolution, place: Value) -> Value:
+    """Emit the first input whose weights at a place are not 0: outside `INSIDE` those of 1×1 convolutions are."""
+    b = e.builder
+    inside = [
+        b.icmp_unsigned("<", b.sub(at, number(INSIDE.start)), number(len(INSIDE)))
+        for at in (b.udiv(place, number(IN)), b.urem(place, number(IN)))
+    ]
+    return b.select(b.and_(*inside), number(0), number(kind.point_inputs))
+
+
+def _emit_outputs(e: Emitter, kind: Convolution, slots: dict[str, Value], first: Value, count: Value) -> None:
+    """Emit Aᵀ m A of `count` tiles, bias, activation and the added plane."""
     size = WORD * kind.outputs
     results = e.at(slots["scratch"], PLACES * ROWS * WORD * kind.inputs)
-    inside = e.builder.add(corner, e.builder.add(slots["pixels"], number(1)))
-    with e.loop(count) as tile, e.loop(kind.outputs, LANES) as channel:
-        offset = e.times(channel.index, WORD)
-        source = e.at(results, e.times(tile.index, size), offset)
-        bias = e.load(FLOATS, slots["bias"], offset)
-        targets = _lines(e, slots, "target", size, inside, tile.index, offset, OUT)
-        added = _lines(e, slots, "added", size, inside, tile.index, offset, OUT) if kind.is_added else targets
-        columns = [
-            _after(e, [e.load(FLOATS, source, (y * IN + x) * ROWS * size) for y in range(IN)]) for x in range(IN)
-        ]
-        for y in range(OUT):
-            for x, value in enumerate(_after(e, [column[y] for column in columns])):
-                value = e.builder.fadd(value, bias)
-                if kind.has_relu:
-                    value = e.maximum(value, reals(0.0))
-                if kind.is_added:
-                    value = e.builder.fadd(value, e.load(FLOATS, added[y], x * size))
-                e.store(value, targets[y], x * size)
+    inside = e.builder.add(slots["pixels"], number(1))
+    with e.loop(count) as tile:
+        corner = e.builder.add(_corner(e, slots, e.builder.add(first, tile.index)), inside)
+        with e.loop(kind.outputs, LANES) as channel:
+            offset = e.times(channel.index, WORD)
+            source = e.at(results, e.times(tile.index, size), offset)
+            bias = e.load(FLOATS, slots["bias"], offset)
+            targets = _lines(e, slots, "target", size, corner, offset, OUT)
+            added = _lines(e, slots, "added", size, corner, offset, OUT) if kind.is_added else targets
+            columns = [
+                _after(e, [e.load(FLOATS, source, (y * IN + x) * ROWS * size) for y in range(IN)]) for x in range(IN)
+            ]
+            for y in range(OUT):
+                for x, value in enumerate(_after(e, [column[y] for column in columns])):
+                    other = e.load(FLOATS, added[y], x * size) if kind.is_added else None
+                    e.store(_finished(e, kind.activation, e.builder.fadd(value, bias), other), targets[y], x * size)
+
+
+def _finished(e: Emitter, activation: Activation, value: Value, added: Value | None) -> Value:
+    """Emit the activation of a vector, and the addition of another one."""
+    b = e.builder
+    if activation == "gate":
+        return b.fmul(b.fadd(value, added), b.fsub(sigmoid(e, value), reals(0.5)))
+    if activation == "relu":
+        value = e.maximum(value, reals(0.0))
+    elif activation == "silu":
+        value = b.fmul(value, sigmoid(e, value))
+    return value if added is None else b.fadd(value, added)
+
+
+def _corner(e: Emitter, slots: dict[str, Value], tile: Value) -> Value:
+    """Emit the first pixel of a tile's inputs, which is that of the border's corner before its outputs."""
+    b = e.builder
+    row, column = b.udiv(tile, slots["columns"]), b.urem(tile, slots["columns"])
+    return e.times(b.add(b.mul(row, slots["pixels"]), column), OUT)
 
 
 def _lines(
-    e: Emitter, slots: dict[str, Value], plane: str, size: int, pixel: Value, tile: Value, offset: Value, count: int
+    e: Emitter, slots: dict[str, Value], plane: str, size: int, pixel: Value, offset: Value, count: int
 ) -> list[Value]:
-    """Return the addresses of the first pixels of a tile's lines; pixels have `size` bytes."""
-    first = e.at(slots[plane], e.times(pixel, size), e.times(tile, OUT * size), offset)
+    """Return the addresses of a pixel and of those below it; pixels have `size` bytes."""
+    first = e.at(slots[plane], e.times(pixel, size), offset)
     line = e.times(slots["pixels"], size)
     return [e.at(first, e.times(line, y)) for y in range(count)]
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import pytest
 from llvmlite import ir
 from numpy.typing import NDArray
 
 from hiif_engines.native.compile import Compiled
-from hiif_engines.native.encoder import NativeStep, PlaneLayer, plane_of
-from hiif_engines.native.winograd import IN, OUT, WEIGHTS_TRANSFORM, Convolution, emit_convolution
+from hiif_engines.native.encoder import NativeStep, plane_of
+from hiif_engines.native.encoder_graph import Part, PlaneLayer
+from hiif_engines.native.winograd import IN, OUT, WEIGHTS_TRANSFORM, Activation, Convolution, emit_convolution
 
 Array = NDArray[np.float64]
 ROUNDING = 2.0**-24
@@ -57,51 +60,88 @@ def bound(x: Array, weights: Array) -> Array:
     return whole
 
 
-def run(x: Array, weights: Array, bias: Array, *, relu: bool, added: Array | None, threads: int = 1) -> Array:
-    layer = PlaneLayer(
-        "x", "y", weights.astype(np.float32), bias.astype(np.float32), relu, "z" if added is not None else ""
-    )
+def run(
+    parts: Sequence[tuple[Array, Array]], bias: Array, activation: Activation = "none", added: Array | None = None,
+    threads: int = 1,
+) -> Array:  # fmt: skip
+    """Pairs of [C, h, w] and [O, C, 3, 3] or [O, C, 1, 1] → [O, h, w] of the sum of their convolutions."""
+    named = {f"x{n}": x for n, (x, _) in enumerate(parts)} | ({} if added is None else {"z": added})
+    convolutions = tuple(Part(f"x{n}", weights.astype(np.float32)) for n, (_, weights) in enumerate(parts))
+    layer = PlaneLayer(convolutions, "y", bias, activation, "" if added is None else "z")
     module = ir.Module()
     emit_convolution(module, "convolution", layer.kind)
-    size = (x.shape[1], x.shape[2])
-    planes = {"x": plane_of(x.astype(np.float32)), "y": plane_of(np.zeros((len(weights), *size), np.float32))}
-    if added is not None:
-        planes["z"] = plane_of(added.astype(np.float32))
+    size = (parts[0][0].shape[1], parts[0][0].shape[2])
+    planes = {name: plane_of(x.astype(np.float32)) for name, x in (named | {"y": np.zeros((len(bias), *size))}).items()}
     NativeStep(layer, Compiled(module).function("convolution")).run(planes, size, threads, map)
     inside = planes["y"][1 : size[0] + 1, 1 : size[1] + 1]
     assert np.count_nonzero(planes["y"]) == np.count_nonzero(inside), "the padding of the next layer is 0"
-    return inside[:, :, : len(weights)].transpose(2, 0, 1).astype(np.float64)
+    return inside[:, :, : len(bias)].transpose(2, 0, 1).astype(np.float64)
+
+
+def normal(random: np.random.Generator, *shape: int) -> Array:
+    """Random values that float32 holds exactly."""
+    return random.standard_normal(shape).astype(np.float32).astype(np.float64)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (4, 4), (9, 53), (17, 100)])
 @pytest.mark.parametrize(("inputs", "outputs"), [(3, 16), (24, 40), (64, 64)])
 def test_outputs_are_those_of_a_plain_convolution(size: tuple[int, int], inputs: int, outputs: int) -> None:
     random = np.random.default_rng(inputs * size[1])
-    x, weights = random.standard_normal((inputs, *size)), random.standard_normal((outputs, inputs, 3, 3))
-    x, weights = x.astype(np.float32).astype(np.float64), weights.astype(np.float32).astype(np.float64)
-    found = run(x, weights, np.zeros(outputs), relu=False, added=None)
+    x, weights = normal(random, inputs, *size), normal(random, outputs, inputs, 3, 3)
+    found = run([(x, weights)], np.zeros(outputs))
     assert np.all(np.abs(found - plain(x, weights)) <= bound(x, weights))
 
 
-@pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize("is_added", [False, True])
-def test_bias_relu_and_the_added_plane_follow_in_this_order(relu: bool, is_added: bool) -> None:
+@pytest.mark.parametrize("size", [(1, 1), (9, 53)])
+@pytest.mark.parametrize("channels", [(16, 16), (40, 3, 24), (16, 16, 3, 48)])
+@pytest.mark.parametrize("points", [0, 1])
+def test_a_sum_is_that_of_3x3_and_1x1_convolutions(
+    size: tuple[int, int], channels: tuple[int, ...], points: int
+) -> None:
+    random = np.random.default_rng(sum(channels))
+    sides = [1] * points * (len(channels) - 1)
+    sides += [3] * (len(channels) - len(sides))
+    parts = [(normal(random, c, *size), normal(random, 48, c, k, k)) for c, k in zip(channels, sides, strict=True)]
+    x = np.concatenate([x for x, _ in parts])
+    margins = [((0, 0), (0, 0), ((3 - k) // 2,) * 2, ((3 - k) // 2,) * 2) for k in sides]
+    weights = np.concatenate([np.pad(w, margin) for (_, w), margin in zip(parts, margins, strict=True)], axis=1)
+    assert np.all(np.abs(run(parts, np.zeros(48)) - plain(x, weights)) <= bound(x, weights))
+
+
+def sigmoid(x: Array) -> Array:
+    return 1 / (1 + np.exp(-x))
+
+
+ACTIVATIONS: dict[Activation, Callable[[Array, Array], Array]] = {
+    "none": lambda c, x: c + x,
+    "relu": lambda c, x: np.maximum(c, 0) + x,
+    "silu": lambda c, x: c * sigmoid(c) + x,
+    "gate": lambda c, x: (c + x) * (sigmoid(c) - 0.5),
+}
+
+
+@pytest.mark.parametrize(
+    ("activation", "is_added"),
+    [(name, added) for name in ACTIVATIONS for added in (False, True) if name != "gate" or added],
+)
+def test_bias_activation_and_the_added_plane_follow_in_this_order(activation: Activation, is_added: bool) -> None:
     # Whole numbers: the outputs are exact in every order of operations but for the weights' sixths.
     x, weights = np.ones((16, 8, 8)), np.zeros((16, 16, 3, 3))
     weights[np.arange(16), np.arange(16), 1, 1] = np.arange(-8, 8)
     added = np.full((16, 8, 8), 100.0) if is_added else None
-    wanted = np.arange(-8, 8) + 0.5
-    wanted = (np.maximum(wanted, 0) if relu else wanted) + (100 if is_added else 0)
-    found = run(x, weights, np.full(16, 0.5), relu=relu, added=added)
+    wanted = ACTIVATIONS[activation](np.arange(-8, 8) + 0.5, np.array(100.0 if is_added else 0.0))
+    found = run([(x, weights)], np.full(16, 0.5), activation, added)
     np.testing.assert_allclose(found, np.broadcast_to(wanted[:, None, None], found.shape), atol=1e-4)
 
 
 def test_the_split_into_parts_changes_no_bit() -> None:
     random = np.random.default_rng(3)
-    x, weights = random.standard_normal((16, 30, 21)), random.standard_normal((32, 16, 3, 3))
-    one, many = (run(x, weights, np.ones(32), relu=True, added=None, threads=threads) for threads in (1, 5))
+    parts = [(normal(random, 16, 30, 21), normal(random, 32, 16, 3, 3))]
+    one, many = (run(parts, np.ones(32), "silu", threads=threads) for threads in (1, 5))
     np.testing.assert_array_equal(one, many)
 
 
 def test_a_kernel_states_its_multiplications() -> None:
-    assert Convolution(64, 64, has_relu=False, is_added=False).macs == 36 * 64 * 64 // 16
+    assert Convolution((64,), 0, 64).macs == 36 * 64 * 64 // 16
+    # A 1×1 convolution has as many as by its definition.
+    assert Convolution((48, 64), 1, 64).macs == 36 * 64 * 64 // 16 + 48 * 64

@@ -1,0 +1,207 @@
+"""Reads encoders of convolutions, such as EDSR and SPAN, from their graphs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from hiif_engines.native.emit import LANES
+from hiif_engines.native.winograd import Activation, Convolution
+from hiif_engines.onnx_graph import parse_graph
+
+USUAL = {"strides": [1, 1], "dilations": [1, 1], "group": 1, "auto_pad": b"NOTSET"}
+"""Attributes of every convolution that is read."""
+HALF = 0.5
+"""Constant of the gate (c + x) · (σ(c) − ½)."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A convolution of one plane."""
+
+    source: str
+    weights: NDArray[Any]
+    """[O, I, 3, 3] or [O, I, 1, 1], of type float32, or float64 where two convolutions were merged."""
+
+
+@dataclass(frozen=True)
+class PlaneLayer:
+    """A sum of convolutions with what follows it; names of planes are those of the graph's tensors."""
+
+    parts: tuple[Part, ...]
+    """1×1 convolutions, then 3×3 convolutions, of which there is at least one."""
+    target: str
+    bias: NDArray[Any]
+    """[O]."""
+    activation: Activation = "none"
+    added: str = ""
+    """Plane that is added to the outputs, or in the gate; empty for none."""
+
+    @property
+    def kind(self) -> Convolution:
+        """Its kernel's kind; inputs and outputs are padded to whole vectors."""
+        planes = tuple(padded(part.weights.shape[1]) for part in self.parts)
+        points = sum(part.weights.shape[2:] == (1, 1) for part in self.parts)
+        return Convolution(planes, points, padded(len(self.bias)), self.activation, bool(self.added))
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is a convolution of one plane and nothing else."""
+        return len(self.parts) == 1 and self.activation == "none" and not self.added
+
+
+def padded(channels: int) -> int:
+    """Return the number of channels that a plane has for that many."""
+    return -(-channels // LANES) * LANES
+
+
+def read_encoder(model: bytes) -> list[PlaneLayer] | None:
+    """Read an encoder's graph [1, C, h, w] → [1, O, h, w]; None where it has other operations."""
+    graph = parse_graph("encoder", model)
+    reader = _Reader(graph)
+    result = graph.output[0].name
+    is_read = all(reader.read(node) for node in graph.node) and reader.has_plane(result)
+    return reader.layers if is_read and reader.layers and reader.layers[-1].target == result else None
+
+
+class _Reader:
+    """Joins a convolution with what follows it. A layer is appended when its plane is read, so that a plane that only
+    other operations replace is never computed."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.layers: list[PlaneLayer] = []
+        source = graph.input[0]
+        self._channels = {source.name: source.type.tensor_type.shape.dim[1].dim_value}
+        """Of the planes that are computed."""
+        self._constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        self._open: dict[str, PlaneLayer] = {}
+        """Layers by the tensor that they would compute."""
+        self._sigmoids: dict[str, str] = {}
+        """σ(c), and σ(c) − ½, by the name of the convolution c."""
+        self._gates: dict[str, str] = {}
+        self._joined: dict[str, list[str]] = {}
+
+    def read(self, node: onnx.NodeProto) -> bool:
+        """Whether the operation is known, and reads what it can."""
+        readers = {
+            "Conv": self._convolution, "Relu": self._relu, "Add": self._sum, "Sigmoid": self._sigmoid,
+            "Sub": self._less_half, "Mul": self._product, "Concat": self._concatenation,
+        }  # fmt: skip
+        return node.op_type in readers and not node.domain and readers[node.op_type](node)
+
+    def has_plane(self, name: str) -> bool:
+        """Whether the tensor is a plane, for which a layer is appended if necessary."""
+        if name in self._channels:
+            return True
+        layer = self._open.get(name)
+        if layer is None:
+            return False
+        self.layers.append(layer)
+        self._channels[name] = len(layer.bias)
+        return True
+
+    def _convolution(self, node: onnx.NodeProto) -> bool:
+        options = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+        if len(node.input) != 3 or not set(node.input[1:]) <= set(self._constants):
+            return False
+        weights, bias = (self._constants[name] for name in node.input[1:])
+        size = weights.shape[2:]
+        wanted = {"pads": [size[0] // 2] * 4 if size else None, "kernel_shape": list(size)} | USUAL
+        usual = {"pads": [0] * 4, **options}
+        is_known = size in ((1, 1), (3, 3)) and all(wanted.get(name) == usual[name] for name in usual)
+        is_float = {weights.dtype, bias.dtype} == {np.dtype(np.float32)}
+        if not is_known or not is_float or bias.shape != weights.shape[:1] or 0 in weights.shape:
+            return False
+        layer = self._parts(node.input[0], weights, bias)
+        if layer is not None:
+            self._open[node.output[0]] = replace(layer, target=node.output[0])
+        return layer is not None
+
+    def _parts(self, source: str, weights: NDArray[Any], bias: NDArray[Any]) -> PlaneLayer | None:
+        if weights.shape[2:] == (1, 1):
+            return self._merged(self._joined.get(source, []), weights, bias)
+        if not self.has_plane(source) or self._channels[source] != weights.shape[1]:
+            return None
+        return PlaneLayer((Part(source, weights),), "", bias)
+
+    def _merged(self, sources: list[str], weights: NDArray[Any], bias: NDArray[Any]) -> PlaneLayer | None:
+        """A 1×1 convolution of joined planes: convolutions of those, merged with what made them where that is linear.
+
+        Merged, conv_1 of SPAN reads the picture's plane, and the plane of conv_2 is not computed.
+        """
+        points, merged, first = list[Part](), list[Part](), 0
+        bias = bias.astype(np.float64)
+        for source in sources:
+            before = self._open.get(source)
+            count = self._channels.get(source, 0) if before is None else len(before.bias)
+            some, first = weights[:, first : first + count], first + count
+            if some.shape[1] != count or count == 0:
+                return None
+            if before is not None and before.is_linear:
+                (part,) = before.parts
+                matrix = some[:, :, 0, 0].astype(np.float64)
+                merged.append(Part(part.source, np.einsum("om,mihw->oihw", matrix, part.weights)))
+                bias = bias + matrix @ before.bias
+            elif self.has_plane(source):
+                points.append(Part(source, some))
+        return PlaneLayer((*points, *merged), "", bias) if merged and first == weights.shape[1] else None
+
+    def _relu(self, node: onnx.NodeProto) -> bool:
+        return self._activated(node.input[0], node.output[0], "relu")
+
+    def _activated(self, name: str, target: str, activation: Activation) -> bool:
+        layer = self._open.get(name)
+        if layer is None or layer.activation != "none" or layer.added:
+            return False
+        self._open[target] = replace(layer, target=target, activation=activation)
+        return True
+
+    def _sum(self, node: onnx.NodeProto) -> bool:
+        """Add a plane to the operand that was made last."""
+        made = [name for name in self._open if name in node.input and not self._open[name].added]
+        if not made or len(set(node.input)) != 2:
+            return False
+        (other,) = set(node.input) - {made[-1]}
+        layer = self._open[made[-1]]
+        if not self.has_plane(other) or self._channels[other] != len(layer.bias):
+            return False
+        self._open[node.output[0]] = replace(layer, target=node.output[0], added=other)
+        return True
+
+    def _sigmoid(self, node: onnx.NodeProto) -> bool:
+        self._sigmoids[node.output[0]] = node.input[0]
+        return True
+
+    def _less_half(self, node: onnx.NodeProto) -> bool:
+        constant = self._constants.get(node.input[1])
+        if node.input[0] not in self._sigmoids or constant is None or constant.shape != () or constant != HALF:
+            return False
+        self._gates[node.output[0]] = self._sigmoids[node.input[0]]
+        return True
+
+    def _product(self, node: onnx.NodeProto) -> bool:
+        """c · σ(c), or (c + x) · (σ(c) − ½)."""
+        for value, weight in (node.input, reversed(node.input)):
+            if self._sigmoids.get(weight) == value:
+                return self._activated(value, node.output[0], "silu")
+            layer, before = self._open.get(value), self._open.get(self._gates.get(weight, ""))
+            if layer and before and _is_sum_of(layer, before):
+                self._open[node.output[0]] = replace(layer, target=node.output[0], activation="gate")
+                return True
+        return False
+
+    def _concatenation(self, node: onnx.NodeProto) -> bool:
+        if [onnx.helper.get_attribute_value(entry) for entry in node.attribute] != [1]:
+            return False
+        self._joined[node.output[0]] = list(node.input)
+        return True
+
+
+def _is_sum_of(layer: PlaneLayer, convolution: PlaneLayer) -> bool:
+    """Whether a layer is that convolution and an added plane. Its parts are then the same object."""
+    are_plain = layer.activation == convolution.activation == "none" and not convolution.added
+    return are_plain and layer.parts is convolution.parts and layer.added != ""
