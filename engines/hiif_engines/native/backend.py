@@ -1,4 +1,4 @@
-"""The CPU backend with native code for the decoder and for encoders of 3×3 convolutions; the rest runs in a library."""
+"""The CPU backend with native code for the decoder and for encoders of 3×3 convolutions; a library runs the rest."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bundle.contract import GraphContract, joined
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.decoding.session import Session
+from hiif_deploy.decoding.session_executor import SessionExecutor
 from hiif_deploy.decoding.staged import joined_stages
 from hiif_deploy.errors import EngineError
 from hiif_engines.native.check import COARSE, EXACT, check_kernels
@@ -21,14 +22,14 @@ from hiif_engines.native.encoder import NativeEncoder
 from hiif_engines.native.encoder_graph import read_encoder
 from hiif_engines.native.kernel import Kernel, emit_kernels
 from hiif_engines.native.layer import ScratchLayout
+from hiif_engines.native.maps import NativeExecutor, NativeMaps, read_maps
 from hiif_engines.native.precision import FP32, PRECISIONS
 from hiif_engines.native.session import NativeSession, ThreadMemory
 from hiif_engines.native.stage import Stage, join_stages, read_stage
 
 
 class NativeBackend(HostBackend):
-    """Runs maps, and encoders of other operations, in ONNX Runtime or, in lower precisions, OpenVINO; one kernel per
-    pass."""
+    """Runs encoders of other operations in ONNX Runtime or, in lower precisions, OpenVINO; one kernel per pass."""
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         """EngineError where the decoder has another architecture, or this processor lacks instructions."""
@@ -46,13 +47,24 @@ class NativeBackend(HostBackend):
         return f"native code and {super()._title}"
 
     def _open(self, graph: GraphContract, *parts: GraphContract) -> Session:
-        # Lower precisions have their encoder from the library, in the same precision.
-        layers = read_encoder(self._bundle.graphs[graph.key]) if graph.key == "encoder" else None
-        if layers is None or self.precision != "fp32":
+        session = self._native(graph)
+        if session is None:
             return super()._open(graph, *parts)
-        encoder = NativeEncoder(graph, layers, self._threads)
-        check_kernels(self._bundle, {graph.name: graph}, {graph.name: encoder}, EXACT)
-        return encoder
+        check_kernels(self._bundle, {graph.name: graph}, {graph.name: session}, EXACT)
+        return session
+
+    def _native(self, graph: GraphContract) -> Session | None:
+        """Open an encoder or maps in native code; None for what it does not have."""
+        model = self._bundle.graphs[graph.key]
+        # Lower precisions have their encoder from the library, in the same precision.
+        if graph.key == "encoder" and self.precision == "fp32":
+            layers = read_encoder(model)
+            return None if layers is None else NativeEncoder(graph, layers, self._threads)
+        weights = read_maps(graph, model) if graph.key == "maps" else None
+        return None if weights is None else NativeMaps(graph, weights)
+
+    def _make_executor(self, calls: int) -> SessionExecutor:
+        return NativeExecutor(self.contract, self.sessions, self._converter, calls)
 
     def _open_stages(self, stages: Mapping[str, GraphContract]) -> dict[str, Session]:
         graphs = dict(stages)

@@ -15,7 +15,16 @@ from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.decoding.session import Session, Tensors
 from hiif_deploy.errors import EngineError
 
-SIZES = {"pixels": 20, "rows": 5, "columns": 7, "queries": 35, "height": 9, "width": 11}
+SIZES = {
+    "pixels": 20,
+    "rows": 5,
+    "columns": 7,
+    "queries": 35,
+    "height": 9,
+    "width": 11,
+    "tile_height": 8,
+    "tile_width": 31,
+}
 """Sizes of the inputs' dynamic axes."""
 EXACT, COARSE = 1e-4, 0.1
 """Largest deviation, relative to the output's own norm, of fp32 and of other precisions. A misidentified architecture

@@ -42,7 +42,7 @@ class NativeEncoder:
         self._steps = [NativeStep(layer, functions[layer.kind]) for layer in layers]
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
-        """Picture `image` [1, C, h, w] → features [1, O, h, w] float32."""
+        """Picture `image` [1, C, h, w] → features [1, O, h, w] float32, whose channels are contiguous."""
         (source,), (result,) = self.graph.inputs, self.graph.outputs
         picture = np.asarray(feeds[source.name], np.float32)[0]
         size = (picture.shape[1], picture.shape[2])
@@ -54,7 +54,7 @@ class NativeEncoder:
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(self._threads)) if self._threads > 1 else None
             for n, step in enumerate(self._steps):
-                shape = (*_plane_size(size), step.layer.kind.outputs)
+                shape = (*plane_size(size), step.layer.kind.outputs)
                 # Whatever a plane held before, its border is 0: nothing writes there.
                 fitting = [k for k, plane in enumerate(free) if plane.shape == shape]
                 planes[step.layer.target] = free.pop(fitting[0]) if fitting else np.zeros(shape, np.float32)
@@ -65,11 +65,12 @@ class NativeEncoder:
                     if last_use.get(name, len(self._steps)) <= n < len(self._steps) - 1
                 ]
         features = planes[self._layers[-1].target][1 : size[0] + 1, 1 : size[1] + 1, : self._outputs]
-        return {result.name: np.ascontiguousarray(features.transpose(2, 0, 1))[None]}
+        # A copy in the order of the shape would take a sixth of the encoder's time, and the maps need this one.
+        return {result.name: features.transpose(2, 0, 1)[None]}
 
     def work(self, feeds: Tensors) -> tuple[int, int]:
         """Return the multiplications of a call, and its bytes: planes read and written, transformed weights once."""
-        height, width = _plane_size((feeds["image"].shape[2], feeds["image"].shape[3]))
+        height, width = plane_size((feeds["image"].shape[2], feeds["image"].shape[3]))
         kinds = [layer.kind for layer in self._layers]
         values = sum(kind.inputs + kind.outputs * (1 + kind.is_added) for kind in kinds) * height * width
         weights = sum(PLACES * kind.inputs * kind.outputs for kind in kinds)
@@ -122,7 +123,7 @@ def _sources(layer: PlaneLayer) -> tuple[str, ...]:
     return (*(part.source for part in layer.parts), layer.added)
 
 
-def _plane_size(size: Size) -> Size:
+def plane_size(size: Size) -> Size:
     """Return rows and columns of a plane: whole tiles, and a border of one pixel."""
     height, width = padded_size(size, OUT)
     return height + 2, width + 2
@@ -131,6 +132,6 @@ def _plane_size(size: Size) -> Size:
 def plane_of(picture: Array) -> Array:
     """Return the plane of a picture [C, h, w]."""
     channels, height, width = picture.shape
-    plane = np.zeros((*_plane_size((height, width)), padded(channels)), np.float32)
+    plane = np.zeros((*plane_size((height, width)), padded(channels)), np.float32)
     plane[1 : height + 1, 1 : width + 1, :channels] = picture.transpose(1, 2, 0)
     return plane

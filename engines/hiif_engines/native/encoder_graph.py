@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,6 +69,22 @@ def read_encoder(model: bytes) -> list[PlaneLayer] | None:
     return reader.layers if is_read and reader.layers and reader.layers[-1].target == result else None
 
 
+def read_convolution(
+    node: onnx.NodeProto, constants: Mapping[str, NDArray[Any]], *, is_padded: bool = True
+) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Return weights and bias of a 1×1 or 3×3 convolution with stride 1; None for another, or with other padding."""
+    options = {"pads": [0] * 4} | {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+    if len(node.input) != 3 or not set(node.input[1:]) <= set(constants):
+        return None
+    weights, bias = (constants[name] for name in node.input[1:])
+    size = weights.shape[2:]
+    if size not in ((1, 1), (3, 3)) or 0 in weights.shape or bias.shape != weights.shape[:1]:
+        return None
+    wanted = {"pads": [size[0] // 2 if is_padded else 0] * 4, "kernel_shape": list(size), **USUAL}
+    is_known = all(wanted.get(name) == options[name] for name in options)
+    return (weights, bias) if is_known and {weights.dtype, bias.dtype} == {np.dtype(np.float32)} else None
+
+
 class _Reader:
     """Joins a convolution with what follows it. A layer is appended when its plane is read, so that a plane that only
     other operations replace is never computed."""
@@ -105,18 +122,8 @@ class _Reader:
         return True
 
     def _convolution(self, node: onnx.NodeProto) -> bool:
-        options = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
-        if len(node.input) != 3 or not set(node.input[1:]) <= set(self._constants):
-            return False
-        weights, bias = (self._constants[name] for name in node.input[1:])
-        size = weights.shape[2:]
-        wanted = {"pads": [size[0] // 2] * 4 if size else None, "kernel_shape": list(size)} | USUAL
-        usual = {"pads": [0] * 4, **options}
-        is_known = size in ((1, 1), (3, 3)) and all(wanted.get(name) == usual[name] for name in usual)
-        is_float = {weights.dtype, bias.dtype} == {np.dtype(np.float32)}
-        if not is_known or not is_float or bias.shape != weights.shape[:1] or 0 in weights.shape:
-            return False
-        layer = self._parts(node.input[0], weights, bias)
+        found = read_convolution(node, self._constants)
+        layer = self._parts(node.input[0], *found) if found else None
         if layer is not None:
             self._open[node.output[0]] = replace(layer, target=node.output[0])
         return layer is not None

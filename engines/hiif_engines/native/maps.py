@@ -1,0 +1,177 @@
+"""Maps of a HIIF decoder's first layer in native code (decoding.md §3a): a 3×3 convolution of the features, its
+products with a matrix for each corner, and the moments of its outputs."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from hiif_deploy.bundle.contract import GraphContract
+from hiif_deploy.decoding.job import Job
+from hiif_deploy.decoding.session import Tensors
+from hiif_deploy.decoding.staged import StagedExecutor
+from hiif_deploy.errors import EngineError
+from hiif_deploy.geometry.tiling import Tile
+from hiif_engines.native.compile import Compiled
+from hiif_engines.native.emit import FLOATS, I64, LANES, POINTER, WORD, Emitter, Value, number, reals
+from hiif_engines.native.encoder import NativeStep, plane_size
+from hiif_engines.native.encoder_graph import Part, PlaneLayer, padded, read_convolution
+from hiif_engines.native.gather import MAPS
+from hiif_engines.native.kernel import SLOT
+from hiif_engines.native.layer import ROWS, Matrix, panel_of, sums
+from hiif_engines.native.precision import FP32
+from hiif_engines.native.winograd import PLACES, emit_convolution
+from hiif_engines.onnx_graph import parse_graph
+
+Array = NDArray[np.float32]
+OPERATORS = (
+    "Concat", "Conv", "Gather", "MatMul", "Mul", "ReduceSum", "ReduceSum", "Reshape", "Split", "Transpose", "Unsqueeze",
+    "Unsqueeze",
+)  # fmt: skip
+"""Operators of the graph, sorted. That they are connected in the same way is checked on values (`check.py`)."""
+POINTERS = ("rows", "weights", "maps", "moments")
+"""Arguments of the products: the convolution's plane, packed matrices, arrays [4, stride, outputs] and [stride, 2];"""
+NUMBERS = ("height", "width", "pixels", "stride")
+"""and behind them rows and columns of the maps, pixels per row of the plane, and pixels that an array has room for."""
+
+
+@dataclass(frozen=True)
+class MapWeights:
+    """Weights of the graph `maps`."""
+
+    convolution: PlaneLayer
+    """From plane `features` to plane `rows`."""
+    matrices: Array
+    """[4, inputs, outputs], the convolution's outputs being the inputs, padded to whole vectors."""
+
+
+def read_maps(graph: GraphContract, model: bytes) -> MapWeights | None:
+    """Read the graph of a HIIF decoder's maps; None where it has another form."""
+    found = parse_graph(graph.key, model)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in found.initializer}
+    nodes = {node.op_type: node for node in found.node}
+    if sorted(node.op_type for node in found.node) != list(OPERATORS):
+        return None
+    convolution = read_convolution(nodes["Conv"], constants, is_padded=False)
+    matrix = constants.get(nodes["MatMul"].input[1])
+    if convolution is None or matrix is None or [one.name for one in graph.outputs] != [*MAPS, "moments"]:
+        return None
+    weights, bias = convolution
+    width, outputs = len(bias), matrix.shape[-1] // len(MAPS)
+    if weights.shape[2:] != (3, 3) or matrix.shape != (width, len(MAPS) * outputs) or outputs % LANES:
+        return None
+    matrices = matrix.reshape(width, len(MAPS), outputs).transpose(1, 0, 2)
+    matrices = np.pad(matrices, ((0, 0), (0, padded(width) - width), (0, 0)))
+    return MapWeights(PlaneLayer((Part("features", weights),), "rows", bias), matrices)
+
+
+class NativeMaps:
+    """The maps as a session. `run` may be called from several threads, each call with its own planes."""
+
+    def __init__(self, graph: GraphContract, weights: MapWeights) -> None:
+        self.graph = graph
+        self._layer, (_, self._width, self._outputs) = weights.convolution, weights.matrices.shape
+        module = ir.Module("maps")
+        emit_convolution(module, "convolution", self._layer.kind)
+        _emit_maps(module, "maps", self._width, self._outputs)
+        code = Compiled(module)
+        self._convolution, self._call = NativeStep(self._layer, code.function("convolution")), code.function("maps")
+        panel = panel_of(self._outputs)
+        self._weights = np.stack([FP32.pack(matrix, panel) for matrix in weights.matrices])
+
+    def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+        """Features [1, C, b + 2, w + 2] → four maps [b · w, M] and moments [b · w, 2] float32.
+
+        Features are copied fastest where their channels are contiguous. EngineError for another number of channels.
+        """
+        features = np.asarray(feeds["features"], np.float32)[0]
+        channels, height, width = features.shape[0], features.shape[1] - 2, features.shape[2] - 2
+        expected = self._layer.parts[0].weights.shape[1]
+        if channels != expected or min(height, width) < 1:
+            raise EngineError(f"graph maps: features are {features.shape}, expected {expected} channels")
+        lines, pixels = plane_size((height, width))
+        source = np.zeros((lines, pixels, padded(channels)), np.float32)
+        source[: height + 2, : width + 2, :channels] = features.transpose(1, 2, 0)
+        # The products read and write whole groups of pixels: beyond a line, and so in the end beyond the picture.
+        rows = np.empty((lines * pixels + ROWS, self._width), np.float32)
+        planes = {"features": source, "rows": rows[: lines * pixels].reshape(lines, pixels, self._width)}
+        self._convolution.run(planes, (height, width), 1, map)
+        count = height * width
+        maps = np.empty((len(MAPS), count + LANES, self._outputs), np.float32)
+        moments = np.empty((count + LANES, 2), np.float32)
+        addresses = [array.ctypes.data for array in (rows, self._weights, maps, moments)]
+        arguments = np.array([*addresses, height, width, pixels, count + LANES], np.uint64)
+        self._call(arguments.ctypes.data)
+        return {**{name: maps[n, :count] for n, name in enumerate(MAPS)}, "moments": moments[:count]}
+
+    def work(self, feeds: Tensors) -> tuple[int, int]:
+        """Return the multiplications of a call, and its bytes: planes are read and written, maps written."""
+        kind, (height, width) = self._layer.kind, feeds["features"].shape[2:]
+        area, count = math.prod(plane_size((height - 2, width - 2))), (height - 2) * (width - 2)
+        outputs = len(MAPS) * self._outputs
+        values = 2 * area * (kind.inputs + kind.outputs) + count * (outputs + 2)
+        weights = PLACES * kind.inputs * kind.outputs + self._weights.size
+        return kind.macs * area + self._width * outputs * count, WORD * (values + weights)
+
+
+def _emit_maps(module: ir.Module, name: str, width: int, outputs: int) -> None:
+    """Write a function of a pointer to its arguments: lines in groups of `ROWS` pixels.
+
+    What a line's last group writes beyond it is overwritten by the next line.
+    """
+    e = Emitter(module, name, [POINTER])
+    b = e.builder
+    slots = {slot: e.load(POINTER, e.arguments[0], SLOT * n) for n, slot in enumerate(POINTERS)}
+    slots |= {slot: e.load(I64, e.arguments[0], SLOT * (len(POINTERS) + n)) for n, slot in enumerate(NUMBERS)}
+    with e.loop(slots["height"]) as line, e.loop(slots["width"], ROWS) as column:
+        # The plane has a border of one pixel.
+        pixel = b.add(b.mul(b.add(line.index, number(1)), slots["pixels"]), b.add(column.index, number(1)))
+        rows = e.at(slots["rows"], e.times(pixel, WORD * width))
+        first = b.add(b.mul(line.index, slots["width"]), column.index)
+        _emit_moments(e, width, rows, e.at(slots["moments"], e.times(first, 2 * WORD)))
+        with e.loop(len(MAPS)) as n:
+            target = e.at(slots["maps"], e.times(b.add(b.mul(n.index, slots["stride"]), first), WORD * outputs))
+            weights = e.at(slots["weights"], e.times(n.index, WORD * width * outputs))
+            matrix = Matrix(FP32, width, outputs, weights, slots["weights"])
+            with e.loop(outputs, matrix.panel) as panel:
+                for r, v, value in sums(e, matrix, rows, WORD * width, panel.index, slots["rows"]):
+                    e.store(value, target, r * WORD * outputs, e.times(panel.index, WORD), v * WORD)
+    e.finish()
+
+
+def _emit_moments(e: Emitter, width: int, rows: Value, target: Value) -> None:
+    """Emit Σ and Σ² of `ROWS` rows, side by side; behind them are numbers without meaning."""
+    totals, squares = [reals(0.0)] * LANES, [reals(0.0)] * LANES
+    for r in range(ROWS):
+        for n in range(0, width, LANES):
+            value = e.load(FLOATS, rows, WORD * (r * width + n))
+            totals[r], squares[r] = e.builder.fadd(totals[r], value), e.fma(value, value, squares[r])
+    order = [n + side for n in range(LANES) for side in (0, LANES)]
+    pairs = ir.Constant(ir.VectorType(ir.IntType(32), 2 * LANES), order)
+    e.store(e.builder.shuffle_vector(e.totals(totals), e.totals(squares), pairs), target)
+
+
+class NativeExecutor(StagedExecutor):
+    """`StagedExecutor` that hands features to the maps with their channels contiguous, as native code has them."""
+
+    def _maps(self, job: Job, tile: Tile) -> Callable[[], Tensors]:
+        session = self.sessions["maps"]
+        return functools.cache(lambda: job.kept_maps(tile, lambda: session.run({"features": _with_halo(job, tile)})))
+
+
+def _with_halo(job: Job, tile: Tile) -> Array:
+    """Return [1, C, b + 2·halo, w + 2·halo] of the tile's features, 0 outside the picture; channels are contiguous."""
+    halo, (height, width) = job.contract.decoder.halo, job.source
+    top, bottom = tile.source_rows.start - halo, tile.source_rows.stop + halo
+    left, right = tile.source_columns.start - halo, tile.source_columns.stop + halo
+    inside = job.features.transpose(1, 2, 0)[max(top, 0) : bottom, max(left, 0) : right]
+    margins = ((max(-top, 0), max(bottom - height, 0)), (max(-left, 0), max(right - width, 0)), (0, 0))
+    return np.pad(inside, margins).transpose(2, 0, 1)[None]
