@@ -11,8 +11,8 @@ from hiif_deploy.errors import BundleError
 OPERATORS = frozenset({
     "Abs", "Add", "And", "AveragePool", "Cast", "Clip", "Concat", "Conv", "Cos", "Div", "Equal", "Gather", "Gelu",
     "Gemm", "Greater", "LayerNormalization", "LeakyRelu", "Less", "MatMul", "Min", "Mul", "Or", "PRelu", "Pad", "Pow",
-    "Range", "Reciprocal", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Shape", "Sign", "Sin", "Slice", "Softmax",
-    "Split", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
+    "Range", "Reciprocal", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Shape", "Sigmoid", "Sign", "Sin", "Slice",
+    "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
 })  # fmt: skip
 """All that `hiif-deploy export` writes, for every decoder and encoder; none of them holds a sub-graph."""
 

@@ -26,7 +26,7 @@ def half(half_bundle: Path) -> Bundle:
     return open_bundle(half_bundle)
 
 
-@pytest.fixture(scope="session", params=["edsr-baseline", "rdn", "swinir"])
+@pytest.fixture(scope="session", params=["edsr-baseline", "rdn", "span", "swinir"])
 def encoder_bundle(request: pytest.FixtureRequest) -> Bundle:
     """HIIF around each kind of encoder, in both precisions."""
     pytest.importorskip("onnxscript")

@@ -26,13 +26,14 @@ torch.set_num_threads(1)
 ENCODERS: dict[str, dict[str, Any]] = {
     "edsr-baseline": {"n_resblocks": 1, "n_feats": 4},
     "rdn": {"G0": 4, "D": 1, "C": 1, "G": 3},
+    "span": {"num_blocks": 2, "feature_channels": 4},
     "swinir": {"embed_dim": 4, "depths": [2], "num_heads": [2], "num_feat": 4, "window_size": 4, "img_size": 8},
 }
-SCALES = {"edsr-baseline": 4, "rdn": 3, "swinir": 2}
+SCALES = {"edsr-baseline": 4, "rdn": 3, "span": 2, "swinir": 2}
 
 
 def spec(encoder: str) -> dict[str, Any]:
-    args = {"scale": SCALES[encoder], "rgb_range": 1 if encoder == "swinir" else 255}
+    args = {"scale": SCALES[encoder], "rgb_range": 1 if encoder == "swinir" else 255, "direct": encoder == "span"}
     return {"name": "pixelshuffle", "args": {**args, "encoder_spec": {"name": encoder, "args": ENCODERS[encoder]}}}
 
 

@@ -155,6 +155,7 @@ OPERATIONS: dict[str, Operation] = {
     "Reshape": reshape,
     "Round": pick(torch.round),
     "Shape": lambda x, a: torch.tensor(x[0].shape[a.get("start", 0) : a.get("end")], dtype=torch.int64),
+    "Sigmoid": pick(torch.sigmoid),
     "Sin": pick(torch.sin),
     "Slice": sliced,
     "Softmax": lambda x, a: torch.softmax(x[0], a.get("axis", -1)),
