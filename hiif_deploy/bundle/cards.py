@@ -1,12 +1,14 @@
 """Cards of models: Markdown with a title, one sentence on the model's purpose, then sections."""
 
 import re
+from importlib.resources import files
 
 from hiif_deploy.bundle.contract import Contract
-from hiif_deploy.bundle.known import SCALES, KnownModel
 
 CARD_FILE = "CARD.md"
 """A model's card, beside its bundle.json."""
+SCALES = ("2", "3", "4")
+"""Scales of the figures that lists of models show."""
 LICENCE_FILE = "LICENSE.txt"
 """Text of a model's licence, beside its bundle.json."""
 
@@ -24,20 +26,12 @@ def psnr(card: str, test_set: str = "Set5") -> dict[str, float]:
     figures = next((row[1:] for row in rows if row[0] == test_set), [])
     pairs = zip((scale for scale in scales if scale), figures, strict=False)
     found = {scale.removeprefix("×"): re.match(r"\d+\.\d+", figure) for scale, figure in pairs}
-    return {scale: float(match[0]) for scale, match in found.items() if match and scale in map(str, SCALES)}
+    return {scale: float(match[0]) for scale, match in found.items() if match and scale in SCALES}
 
 
-def known_card(model: KnownModel) -> str:
-    """Return the card of a known model."""
-    rows = [f"| {name} | {' | '.join(f'{value:.3f}' for value in values)} |" for name, values in model.psnr.items()]
-    return "\n".join([
-        f"# {model.name}", "", model.purpose, "",
-        "## Model", f"{model.parameters:,} parameters: {model.description}", "",
-        "## Data and licence", model.training,
-        f"Licence of the weights: {model.licence} ({LICENCE_FILE}). They come from the {model.source}.", "",
-        "## Figures", "`hiif-deploy evaluate`, published protocol, PSNR in dB:", "",
-        f"| | {' | '.join(f'×{scale}' for scale in SCALES)} |", f"|---{'|---' * len(SCALES)}|", *rows, "",
-    ])  # fmt: skip
+def known_text(name: str, file: str) -> str:
+    """Return the card of a known model, or its licence where the model is this project's own."""
+    return (files("hiif_deploy") / "models" / name / file).read_text(encoding="utf-8")
 
 
 def plain_card(name: str, contract: Contract) -> str:

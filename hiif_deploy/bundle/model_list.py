@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from hiif_deploy.bundle import cards
-from hiif_deploy.bundle.known import KNOWN_MODELS, SCALES, KnownModel
+from hiif_deploy.bundle.known import KNOWN_MODELS, KnownModel
 from hiif_deploy.bundle.loader import DEFAULT_MODEL, added_models, read_contract, shipped_models, unknown_model
 from hiif_deploy.errors import BundleError
 
@@ -60,7 +60,7 @@ def model_card(name: str) -> str:
     if name in installed:
         return _card(name, installed[name])
     if name in KNOWN_MODELS:
-        return cards.known_card(KNOWN_MODELS[name])
+        return cards.known_text(name, cards.CARD_FILE)
     raise BundleError(f"{name}: {unknown_model(name)}")
 
 
@@ -81,10 +81,10 @@ def _installed(name: str, folder: Path, state: State, source: str, licence: str)
 
 
 def _absent(model: KnownModel) -> ListedModel:
-    figures = dict(zip(map(str, SCALES), model.psnr["Set5"], strict=True))
+    card = cards.known_text(model.name, cards.CARD_FILE)
     return ListedModel(
-        model.name, "not installed", False, model.parameters, model.size, model.passes, model.purpose, model.source,
-        model.licence, figures,
+        model.name, "not installed", False, model.parameters, model.size, model.passes, cards.purpose(card),
+        model.source, model.licence, cards.psnr(card),
     )  # fmt: skip
 
 

