@@ -22,7 +22,7 @@ from hiif_training.training.recipe import read_recipe
 
 BICUBIC = {2: 33.6838, 4: 28.4321}
 """Set5, luma, mean in dB: MATLAB-style bicubic on the same files."""
-GAIN = {2: 2.0, 4: 1.3}
+GAIN = {2: 4.0, 4: 3.3}
 """What the model must add, in dB."""
 
 
@@ -102,6 +102,6 @@ def test_the_live_model_costs_at_most_fourteen_thousand_multiplications_per_outp
     assert 10_000 < once / 4 + each <= 14_000
 
 
-@pytest.mark.parametrize("name", ["hiif-video", "hiif-live", "hiif-photo"])
-def test_models_for_a_single_pass_have_no_attention(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(shipped_models()))
+def test_shipped_models_need_a_single_pass(name: str) -> None:
     assert open_bundle(name).contract.decoder.statistics_passes == 0

@@ -114,7 +114,7 @@ def test_help_names_every_shipped_recipe() -> None:
 
 def test_a_folder_without_pictures_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
-    assert run("train", "compact", "--data", tmp_path / "empty", "-o", tmp_path / "run") == 1
+    assert run("train", "live", "--data", tmp_path / "empty", "-o", tmp_path / "run") == 1
     assert "no pictures found" in capsys.readouterr().err
 
 
