@@ -16,7 +16,7 @@ from hiif_deploy.decoding.session_executor import SessionExecutor
 from hiif_deploy.decoding.staged import joined_stages
 from hiif_deploy.errors import EngineError
 from hiif_engines.native.check import COARSE, EXACT, check_kernels
-from hiif_engines.native.compile import Compiled, require_processor
+from hiif_engines.native.compile import Compiled, choose_target
 from hiif_engines.native.compose import composed
 from hiif_engines.native.encoder import NativeEncoder
 from hiif_engines.native.encoder_graph import read_encoder
@@ -33,7 +33,7 @@ class NativeBackend(HostBackend):
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         """EngineError where the decoder has another architecture, or this processor lacks instructions."""
-        require_processor(PRECISIONS[options.precision or "fp32"], options.precision or "fp32")
+        self._target = choose_target(options.precision or "fp32")
         if not bundle.contract.stages:
             raise EngineError(
                 f"native code needs a decoder in stages, and bundle {bundle.contract.name} has none: use --engine "
@@ -59,24 +59,25 @@ class NativeBackend(HostBackend):
         # Lower precisions have their encoder from the library, in the same precision.
         if graph.key == "encoder" and self.precision == "fp32":
             layers = read_encoder(model)
-            return None if layers is None else NativeEncoder(graph, layers, self._threads)
-        weights = read_maps(graph, model) if graph.key == "maps" else None
-        return None if weights is None else NativeMaps(graph, weights)
+            return None if layers is None else NativeEncoder(graph, layers, self._threads, self._target)
+        weights = read_maps(graph, model, self._target) if graph.key == "maps" else None
+        return None if weights is None else NativeMaps(graph, weights, self._target)
 
     def _make_executor(self, calls: int) -> SessionExecutor:
         return NativeExecutor(self.contract, self.sessions, self._converter, calls)
 
     def _open_stages(self, stages: Mapping[str, GraphContract]) -> dict[str, Session]:
         graphs = dict(stages)
-        read = {name: read_stage(graph, self._bundle.graphs[graph.key]) for name, graph in stages.items()}
+        models = {name: self._bundle.graphs[graph.key] for name, graph in stages.items()}
+        read = {name: read_stage(graph, models[name], self._target) for name, graph in stages.items()}
         for name, parts in joined_stages(self.contract).items():
             graphs[name] = joined(name, parts)
             read[name] = join_stages([read[part.name] for part in parts])
         for stage in read.values():
             self._kernel(stage)  # refuses layers of contradicting sizes, which cannot be composed
-        read = {name: replace(stage, layers=composed(stage.layers)) for name, stage in read.items()}
+        read = {name: replace(stage, layers=composed(stage.layers, self._target)) for name, stage in read.items()}
         kernels = {name: self._kernel(stage) for name, stage in read.items()}
-        scratch = ScratchLayout(max(width for kernel in kernels.values() for width in kernel.widths))
+        scratch = ScratchLayout(self._target, max(width for kernel in kernels.values() for width in kernel.widths))
         code, memory = Compiled(emit_kernels(kernels, scratch)), ThreadMemory(scratch)
         sessions: dict[str, Session] = {
             name: NativeSession(graphs[name], read[name], kernel, code.function(name), memory)
@@ -87,7 +88,7 @@ class NativeBackend(HostBackend):
 
     def _kernel(self, stage: Stage) -> Kernel:
         """Return the stage's kernel. Statistics sums always use fp32."""
-        return stage.kernel(FP32 if stage.sums is not None else PRECISIONS[self.precision])
+        return stage.kernel(FP32 if stage.sums is not None else PRECISIONS[self.precision], self._target)
 
 
 def open_native(bundle: Bundle, options: EngineOptions) -> NativeBackend:

@@ -9,8 +9,10 @@ from functools import cache, partial
 from llvmlite import binding as llvm
 from llvmlite import ir
 
+from hiif_deploy.backends.choice import library_engine
+from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.errors import EngineError
-from hiif_engines.native.precision import MatrixPrecision
+from hiif_engines.native.target import TARGETS, Target
 
 OPTIMISATION = 2
 """LLVM's level for register allocation and instruction order."""
@@ -40,14 +42,21 @@ class Compiled:
         function(arguments)
 
 
-def require_processor(precision: MatrixPrecision, name: str) -> None:
-    """Raise EngineError where this processor lacks instructions of the precision's code."""
-    lacking = sorted(precision.flags - _features())
-    if lacking:
-        raise EngineError(
-            f"native code in {name} needs instructions that {llvm.get_host_cpu_name()} does not have "
-            f"({', '.join(lacking)}): use --engine onnxruntime"
-        )
+def choose_target(precision: ComputePrecision) -> Target:
+    """Return the first target that has the precision and whose instructions this processor has; else EngineError."""
+    targets = [target for target in TARGETS.values() if precision in target.precisions]
+    for target in targets:
+        if not lacking(target, precision):
+            return target
+    raise EngineError(
+        f"native code in {precision} needs instructions that {llvm.get_host_cpu_name()} does not have "
+        f"({', '.join(lacking(targets[-1], precision))}): use --engine {library_engine(precision)}"
+    )
+
+
+def lacking(target: Target, precision: ComputePrecision) -> list[str]:
+    """Return the features of the target's code in a precision that this processor does not have."""
+    return sorted((target.needs | target.precisions[precision]) - _features())
 
 
 @cache

@@ -16,26 +16,27 @@ from numpy.typing import NDArray
 
 from hiif_engines.native.layer import triangle_macs
 from hiif_engines.native.stage import LayerWeights, Product, Rest
+from hiif_engines.native.target import Target
 
 
-def composed(layers: Sequence[LayerWeights]) -> tuple[LayerWeights, ...]:
+def composed(layers: Sequence[LayerWeights], target: Target) -> tuple[LayerWeights, ...]:
     """Return equivalent layers with every pair of levels composed, where that saves work; computed in float64."""
     found: list[LayerWeights] = []
     for layer in layers:
         before = found[-1] if found else None
-        if before is not None and before.second is not None and _is_joinable(before.second, before, layer):
+        if before is not None and before.second is not None and _is_joinable(target, before.second, before, layer):
             found[-1] = replace(before, second=None)
             layer = _joined(before.second, layer)
         found.append(layer)
     return tuple(found)
 
 
-def _is_joinable(second: Product, before: LayerWeights, layer: LayerWeights) -> bool:
+def _is_joinable(target: Target, second: Product, before: LayerWeights, layer: LayerWeights) -> bool:
     """Return whether two levels can be composed with fewer multiplications than before."""
     if not isinstance(before.first, Product) or not isinstance(layer.first, Product):
         return False
     (inputs, width), hidden = second.weight.shape, layer.first.weight.shape[1]
-    return bool(inputs >= width and inputs * hidden + triangle_macs(inputs, width) < (inputs + hidden) * width)
+    return bool(inputs >= width and inputs * hidden + triangle_macs(target, inputs, width) < (inputs + hidden) * width)
 
 
 def _joined(before: Product, layer: LayerWeights) -> LayerWeights:

@@ -1,4 +1,4 @@
-"""Writes LLVM's intermediate code in the few operations that the kernels need: vectors of 16 values, loops,
+"""Writes LLVM's intermediate code in the few operations that the kernels need: vectors as wide as the target's, loops,
 addresses."""
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from typing import Any
 
 from llvmlite import ir
 
+from hiif_engines.native.target import Target
+
 Value = Any
 """A value of the generated code, of an `ir` type."""
 
-LANES = 16
-"""Values per vector: 512 bits of float32."""
 FLOAT, I8, I32, I64 = ir.FloatType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 POINTER = ir.PointerType()
-FLOATS, WORDS = ir.VectorType(FLOAT, LANES), ir.VectorType(I32, LANES)
 WORD = 4
 """Bytes of a float32, of an int32, and of the pairs and quadruples that a product multiplies at once."""
 
@@ -54,8 +53,10 @@ class Loop:
 class Emitter:
     """Writes the code of one function."""
 
-    def __init__(self, module: ir.Module, name: str, arguments: Sequence[ir.Type]) -> None:
-        self.module = module
+    def __init__(self, target: Target, module: ir.Module, name: str, arguments: Sequence[ir.Type]) -> None:
+        self.target, self.module = target, module
+        self.lanes = target.lanes
+        self.floats, self.words = ir.VectorType(FLOAT, self.lanes), ir.VectorType(I32, self.lanes)
         self.function = ir.Function(module, ir.FunctionType(ir.VoidType(), arguments), name)
         self.arguments = self.function.args
         self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
@@ -109,8 +110,8 @@ class Emitter:
     def spread(self, value: Value) -> Value:
         """Return one value in all lanes."""
         b = self.builder
-        one = b.insert_element(ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined), value, _word(0))
-        return b.shuffle_vector(one, one, ir.Constant(WORDS, [0] * LANES))
+        one = b.insert_element(ir.Constant(ir.VectorType(value.type, self.lanes), ir.Undefined), value, _word(0))
+        return b.shuffle_vector(one, one, self.integers(0))
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
         """Return a · b + c, rounded once; of vectors or of single values."""
@@ -128,23 +129,25 @@ class Emitter:
         """Return the sum over the lanes."""
         return self.call("llvm.vector.reduce.fadd", FLOAT, real(0.0), vector, loose=True)
 
-    def totals(self, vectors: Sequence[Value]) -> Value:
-        """Return in lane n the sum over the lanes of vector n; there are as many vectors as lanes."""
-        found = list(vectors)
-        while len(found) > 1:
+    def totals(self, vectors: Sequence[Value]) -> list[Value]:
+        """Return vectors whose lanes are the sums over the lanes of each given vector, and 0 behind the last one."""
+        padding = [self.reals(0.0)] * (self.target.padded(len(vectors)) - len(vectors))
+        found = [*vectors, *padding]
+        while len(found) * self.lanes > self.target.padded(len(vectors)):
             found = [self._neighbours(a, b) for a, b in zip(found[::2], found[1::2], strict=True)]
-        return found[0]
+        return found
 
     def _neighbours(self, a: Value, b: Value) -> Value:
         """Return a₀ + a₁, a₂ + a₃, …, b₀ + b₁, …"""
         even, odd = (
-            self.builder.shuffle_vector(a, b, ir.Constant(WORDS, list(range(first, 2 * LANES, 2)))) for first in (0, 1)
+            self.builder.shuffle_vector(a, b, ir.Constant(self.words, list(range(first, 2 * self.lanes, 2))))
+            for first in (0, 1)
         )
         return self.builder.fadd(even, odd)
 
     def lane(self, vector: Value, n: int) -> Value:
         """Return one lane's value in all lanes."""
-        return self.builder.shuffle_vector(vector, vector, ir.Constant(WORDS, [n] * LANES))
+        return self.builder.shuffle_vector(vector, vector, self.integers(n))
 
     def lowest(self, vectors: Sequence[Value]) -> Value:
         """Return the minimum over all lanes of all vectors."""
@@ -156,7 +159,7 @@ class Emitter:
 
     def between(self, x: Value, low: float, high: float) -> Value:
         """Return lanes clamped to [low, high]."""
-        return self.minimum(self.maximum(x, reals(low)), reals(high))
+        return self.minimum(self.maximum(x, self.reals(low)), self.reals(high))
 
     def minimum(self, a: Value, b: Value) -> Value:
         """Return the minimum, lane by lane."""
@@ -168,8 +171,16 @@ class Emitter:
 
     def inverse_root(self, value: Value) -> Value:
         """Return 1 / √value, each rounded correctly; of vectors or of single values."""
-        one = reals(1.0) if value.type == FLOATS else real(1.0)
+        one = self.reals(1.0) if isinstance(value.type, ir.VectorType) else real(1.0)
         return self.builder.fdiv(one, self.call("llvm.sqrt", value.type, value))
+
+    def reals(self, value: float) -> Value:
+        """Return a vector of float32 with a constant in all lanes."""
+        return ir.Constant(self.floats, [value] * self.lanes)
+
+    def integers(self, value: int) -> Value:
+        """Return a vector of 32-bit numbers with a constant in all lanes."""
+        return ir.Constant(self.words, [value] * self.lanes)
 
 
 def number(value: int) -> Value:
@@ -180,16 +191,6 @@ def number(value: int) -> Value:
 def real(value: float) -> Value:
     """Return a constant of type float32."""
     return ir.Constant(FLOAT, value)
-
-
-def reals(value: float) -> Value:
-    """Return a vector with a constant in all lanes."""
-    return ir.Constant(FLOATS, [value] * LANES)
-
-
-def words(value: int) -> Value:
-    """Return a vector of 32-bit numbers with a constant in all lanes."""
-    return ir.Constant(WORDS, [value] * LANES)
 
 
 def _word(value: int) -> Value:

@@ -18,8 +18,8 @@ from hiif_deploy.errors import EngineError
 from hiif_deploy.geometry.sizes import Size, padded_size
 from hiif_engines.native.compile import Compiled
 from hiif_engines.native.emit import WORD
-from hiif_engines.native.encoder_graph import PlaneLayer, padded
-from hiif_engines.native.layer import ROWS
+from hiif_engines.native.encoder_graph import PlaneLayer
+from hiif_engines.native.target import Target
 from hiif_engines.native.winograd import OUT, PLACES, emit_convolution, transformed
 
 Array = NDArray[np.float32]
@@ -30,16 +30,17 @@ PARTS = 4
 class NativeEncoder:
     """An encoder as a session. `run` may be called from several threads, each call with its own planes."""
 
-    def __init__(self, graph: GraphContract, layers: Sequence[PlaneLayer], threads: int) -> None:
+    def __init__(self, graph: GraphContract, layers: Sequence[PlaneLayer], threads: int, target: Target) -> None:
         self.graph = graph
-        self._layers, self._threads = list(layers), threads
-        kinds = list(dict.fromkeys(layer.kind for layer in layers))
+        self._layers, self._threads, self._target = list(layers), threads, target
+        kinds = [layer.kind(target) for layer in layers]
+        known = list(dict.fromkeys(kinds))
         module = ir.Module("encoder")
-        for n, kind in enumerate(kinds):
-            emit_convolution(module, f"convolution_{n}", kind)
+        for n, kind in enumerate(known):
+            emit_convolution(target, module, f"convolution_{n}", kind)
         code = Compiled(module)
-        functions = {kind: code.function(f"convolution_{n}") for n, kind in enumerate(kinds)}
-        self._steps = [NativeStep(layer, functions[layer.kind]) for layer in layers]
+        functions = {kind: code.function(f"convolution_{n}") for n, kind in enumerate(known)}
+        self._steps = [NativeStep(target, layer, functions[kind]) for layer, kind in zip(layers, kinds, strict=True)]
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         """Picture `image` [1, C, h, w] → features [1, O, h, w] float32, whose channels are contiguous."""
@@ -49,12 +50,12 @@ class NativeEncoder:
         if len(picture) != self._layers[0].parts[0].weights.shape[1]:
             raise EngineError(f"graph encoder: {source.name} has {len(picture)} channels, the weights want another")
         last_use = {name: n for n, layer in enumerate(self._layers) for name in _sources(layer)}
-        planes = {source.name: plane_of(picture)}
+        planes = {source.name: plane_of(self._target, picture)}
         free: list[Array] = []
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(self._threads)) if self._threads > 1 else None
             for n, step in enumerate(self._steps):
-                shape = (*plane_size(size), step.layer.kind.outputs)
+                shape = (*plane_size(size), step.kind.outputs)
                 # Whatever a plane held before, its border is 0: nothing writes there.
                 fitting = [k for k, plane in enumerate(free) if plane.shape == shape]
                 planes[step.layer.target] = free.pop(fitting[0]) if fitting else np.zeros(shape, np.float32)
@@ -71,7 +72,7 @@ class NativeEncoder:
     def work(self, feeds: Tensors) -> tuple[int, int]:
         """Return the multiplications of a call, and its bytes: planes read and written, transformed weights once."""
         height, width = plane_size((feeds["image"].shape[2], feeds["image"].shape[3]))
-        kinds = [layer.kind for layer in self._layers]
+        kinds = [step.kind for step in self._steps]
         values = sum(kind.inputs + kind.outputs * (1 + kind.is_added) for kind in kinds) * height * width
         weights = sum(PLACES * kind.inputs * kind.outputs for kind in kinds)
         return sum(kind.macs for kind in kinds) * height * width, WORD * (values + weights)
@@ -84,25 +85,26 @@ class NativeEncoder:
 class NativeStep:
     """A layer with its weights transformed and its function."""
 
-    def __init__(self, layer: PlaneLayer, call: Callable[[int], None]) -> None:
-        self.layer, self._call, self._kind = layer, call, layer.kind
-        self._weights = transformed(np.concatenate([self._whole(part.weights) for part in layer.parts], axis=1))
-        self._bias = np.pad(layer.bias.astype(np.float32), (0, self._kind.outputs - len(layer.bias)))
+    def __init__(self, target: Target, layer: PlaneLayer, call: Callable[[int], None]) -> None:
+        self.layer, self.kind = layer, layer.kind(target)
+        self._target, self._call = target, call
+        whole = np.concatenate([self._whole(part.weights) for part in layer.parts], axis=1)
+        self._weights = transformed(target, whole)
+        self._bias = np.pad(layer.bias.astype(np.float32), (0, self.kind.outputs - len(layer.bias)))
 
     def _whole(self, weights: NDArray[Any]) -> NDArray[Any]:
         """Return weights for whole vectors of channels, a 1×1 convolution's in the middle of 3×3 zeros."""
         outputs, inputs, size, _ = weights.shape
-        margin = (3 - size) // 2
-        return np.pad(
-            weights,
-            ((0, self._kind.outputs - outputs), (0, padded(inputs) - inputs), (margin, margin), (margin, margin)),
-        )
+        margin = ((3 - size) // 2,) * 2
+        missing = (0, self.kind.outputs - outputs), (0, self._target.padded(inputs) - inputs)
+        return np.pad(weights, (*missing, margin, margin))
 
     def run(self, planes: Mapping[str, Array], size: Size, threads: int, over: Callable[..., Any]) -> None:
         """Fill the target plane; values beyond the picture become 0 again, as the next layer's padding."""
         target = planes[self.layer.target]
         tiles = -(-size[0] // OUT) * -(-size[1] // OUT)
-        step = -(-tiles // (PARTS * threads * ROWS)) * ROWS
+        group = self._target.rows
+        step = -(-tiles // (PARTS * threads * group)) * group
         list(over(partial(self._part, planes, tiles, step), range(0, tiles, step)))
         target[size[0] + 1 :] = 0
         target[:, size[1] + 1 :] = 0
@@ -110,7 +112,7 @@ class NativeStep:
     def _part(self, planes: Mapping[str, Array], tiles: int, step: int, first: int) -> None:
         """Compute up to `step` of the tiles."""
         target, added = planes[self.layer.target], planes.get(self.layer.added)
-        scratch = np.empty(self._kind.scratch, np.uint8)
+        scratch = np.empty(self.kind.scratch(self._target), np.uint8)
         sources = (planes[part.source] for part in self.layer.parts)
         arrays = (*sources, target, added, self._weights, self._bias, scratch)
         addresses = [0 if array is None else array.ctypes.data for array in arrays]
@@ -129,9 +131,9 @@ def plane_size(size: Size) -> Size:
     return height + 2, width + 2
 
 
-def plane_of(picture: Array) -> Array:
+def plane_of(target: Target, picture: Array) -> Array:
     """Return the plane of a picture [C, h, w]."""
     channels, height, width = picture.shape
-    plane = np.zeros((*plane_size((height, width)), padded(channels)), np.float32)
+    plane = np.zeros((*plane_size((height, width)), target.padded(channels)), np.float32)
     plane[1 : height + 1, 1 : width + 1, :channels] = picture.transpose(1, 2, 0)
     return plane

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from hiif_engines.native.emit import LANES
+from hiif_engines.native.target import Target
 from hiif_engines.native.winograd import Activation, Convolution
 from hiif_engines.onnx_graph import parse_graph
 
@@ -42,22 +42,16 @@ class PlaneLayer:
     added: str = ""
     """Plane that is added to the outputs, or in the gate; empty for none."""
 
-    @property
-    def kind(self) -> Convolution:
-        """Its kernel's kind; inputs and outputs are padded to whole vectors."""
-        planes = tuple(padded(part.weights.shape[1]) for part in self.parts)
+    def kind(self, target: Target) -> Convolution:
+        """Return its kernel's kind; inputs and outputs are padded to whole vectors."""
+        planes = tuple(target.padded(part.weights.shape[1]) for part in self.parts)
         points = sum(part.weights.shape[2:] == (1, 1) for part in self.parts)
-        return Convolution(planes, points, padded(len(self.bias)), self.activation, bool(self.added))
+        return Convolution(planes, points, target.padded(len(self.bias)), self.activation, bool(self.added))
 
     @property
     def is_linear(self) -> bool:
         """Whether it is a convolution of one plane and nothing else."""
         return len(self.parts) == 1 and self.activation == "none" and not self.added
-
-
-def padded(channels: int) -> int:
-    """Return the number of channels that a plane has for that many."""
-    return -(-channels // LANES) * LANES
 
 
 def read_encoder(model: bytes) -> list[PlaneLayer] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hiif_engines.native.emit import FLOAT, FLOATS, I32, I64, LANES, WORD, Emitter, Value, real
+from hiif_engines.native.emit import FLOAT, I32, I64, WORD, Emitter, Value, real
 from hiif_engines.native.gelu import EXACT, gelu
 from hiif_engines.native.layer import Norm, bits, inverse_deviation
 
@@ -47,11 +47,11 @@ def emit_gather(
         weights = [e.spread(weight) for weight in weights]
         maps = [e.at(slots[name], e.times(pixel, size)) for name, pixel in zip(MAPS, pixels, strict=True)]
         table = e.at(slots["level_0"], size, e.times(b.zext(code, I64), size))
-        for n in range(0, size, LANES * WORD):
-            value = e.load(FLOATS, table, n)
+        for n in range(0, size, e.lanes * WORD):
+            value = e.load(e.floats, table, n)
             for row, weight in zip(maps, weights, strict=True):
-                value = e.fma(e.load(FLOATS, row, n), weight, value)
-            value = gelu(e, e.fma(value, scale, e.load(FLOATS, slots["level_0"], n)), EXACT)
+                value = e.fma(e.load(e.floats, row, n), weight, value)
+            value = gelu(e, e.fma(value, scale, e.load(e.floats, slots["level_0"], n)), EXACT)
             e.store(value, rows, e.times(turn.index, row_bytes), n)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hiif_engines.native.emit import Emitter, Value, reals
+from hiif_engines.native.emit import Emitter, Value
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ def gelu(e: Emitter, x: Value, normal: Normal) -> Value:
     ratio = polynomial(e, square, normal.above)
     if normal.below:
         ratio = e.builder.fdiv(ratio, polynomial(e, square, normal.below))
-    return e.fma(x, e.builder.fmul(c, ratio), e.builder.fmul(x, reals(0.5)))
+    return e.fma(x, e.builder.fmul(c, ratio), e.builder.fmul(x, e.reals(0.5)))
 
 
 def polynomial(e: Emitter, x: Value, coefficients: tuple[float, ...]) -> Value:
     """Emit a polynomial of a vector, its coefficients by falling powers."""
-    value = reals(coefficients[0])
+    value = e.reals(coefficients[0])
     for coefficient in coefficients[1:]:
-        value = e.fma(value, x, reals(coefficient))
+        value = e.fma(value, x, e.reals(coefficient))
     return value

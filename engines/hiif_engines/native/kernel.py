@@ -12,14 +12,15 @@ from typing import Literal
 from llvmlite import ir
 
 from hiif_deploy.errors import EngineError
-from hiif_engines.native.emit import FLOAT, FLOATS, I64, LANES, POINTER, WORD, Emitter, Value, number
+from hiif_engines.native.emit import FLOAT, I64, POINTER, WORD, Emitter, Value, number
 from hiif_engines.native.gather import GATHERED, MAPS, Gather, emit_gather
-from hiif_engines.native.layer import ROWS, Layer, ScratchLayout, emit_layer
+from hiif_engines.native.layer import Layer, ScratchLayout, emit_layer
 from hiif_engines.native.sums import KeyValueSums, emit_sums
+from hiif_engines.native.target import Target
 
-BLOCK = 16 * ROWS
-"""Queries that go through a layer before the next one begins: their rows and both of its matrices fit the second-level
-cache."""
+BLOCK = 192
+"""Queries that go through a layer before the next one begins, whole tiles on every target: their rows and both of its
+matrices fit the second-level cache."""
 COLOURS = 3
 COMMON = ("queries", "scratch", "codes", "output")
 """Arguments that every kernel has."""
@@ -51,15 +52,16 @@ class Kernel:
     """Layers in order; there may be none."""
     result: Literal["state", "colour"] | KeyValueSums
     """Kind of the result: a state, colours or sums."""
+    target: Target
 
     def __post_init__(self) -> None:
         sizes = [self.inputs, *(step.layer.output_width for step in self.steps)]
         wanted = [step.layer.inputs for step in self.steps]
         if isinstance(self.result, KeyValueSums):
             wanted.append(self.result.inputs)
-        if sizes[: len(wanted)] != wanted or any(size % LANES for size in self.widths):
+        if sizes[: len(wanted)] != wanted or any(size % self.target.lanes for size in self.widths):
             raise EngineError(
-                f"layers take {wanted} values and get {sizes}: expected the same, in multiples of {LANES}"
+                f"layers take {wanted} values and get {sizes}: expected the same, in multiples of {self.target.lanes}"
             )
 
     @property
@@ -82,7 +84,7 @@ class Kernel:
     @property
     def macs(self) -> int:
         """Multiplications per query in matrix products."""
-        products = sum(step.layer.macs for step in self.steps)
+        products = sum(step.layer.macs(self.target) for step in self.steps)
         gathered = len(MAPS) * self.front.width if isinstance(self.front, Gather) else 0
         return products + gathered + (self.result.macs if isinstance(self.result, KeyValueSums) else 0)
 
@@ -123,7 +125,7 @@ def _emit_kernel(
     scratch: ScratchLayout,
     functions: Mapping[Layer | KeyValueSums, ir.Function],
 ) -> None:
-    e = Emitter(module, name, [POINTER])
+    e = Emitter(scratch.target, module, name, [POINTER])
     b = e.builder
     slots = {slot: e.load(POINTER, e.arguments[0], SLOT * n) for n, slot in enumerate(kernel.slots)}
     queries = b.ptrtoint(slots["queries"], I64)
@@ -131,7 +133,7 @@ def _emit_kernel(
     with e.loop(queries, BLOCK) as block:
         left = b.sub(queries, block.index)
         count = b.select(b.icmp_unsigned("<", left, number(BLOCK)), left, number(BLOCK))
-        tiles = b.udiv(b.add(count, number(ROWS - 1)), number(ROWS))
+        tiles = b.udiv(b.add(count, number(e.target.rows - 1)), number(e.target.rows))
         if isinstance(kernel.front, Gather):
             emit_gather(e, kernel.front, slots, block.index, count, rows, scratch.row)
         else:
@@ -147,7 +149,7 @@ def _emit_kernel(
 
 def _codes(e: Emitter, queries: Value, level: int) -> Value:
     """Return the byte offset of a level's codes: there are more codes than queries, so that tiles are complete."""
-    return e.times(e.builder.add(queries, number(ROWS)), level * WORD)
+    return e.times(e.builder.add(queries, number(e.target.rows)), level * WORD)
 
 
 def _emit_output(
@@ -165,7 +167,8 @@ def _emit_output(
 
 def _copy(e: Emitter, source: Value, source_row: int, target: Value, target_row: int, count: Value, size: int) -> None:
     """Copy `size` bytes of each of `count` rows."""
-    kind, step = (FLOATS, LANES * WORD) if size % (LANES * WORD) == 0 else (FLOAT, WORD)
+    vector = e.lanes * WORD
+    kind, step = (e.floats, vector) if size % vector == 0 else (FLOAT, WORD)
     with e.loop(count) as row:
         for n in range(0, size, step):
             value = e.load(kind, source, e.times(row.index, source_row), n)

@@ -14,14 +14,11 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from hiif_engines.native.emit import FLOAT, FLOATS, I32, I64, LANES, POINTER, WORD, Emitter, Value, number, real, reals
+from hiif_engines.native.emit import FLOAT, I32, I64, POINTER, WORD, Emitter, Value, number, real
 from hiif_engines.native.gelu import gelu
 from hiif_engines.native.precision import FACTORS, FP32, SCALE, TOTAL, MatrixPrecision
+from hiif_engines.native.target import Target
 
-ROWS = 12
-"""Rows per tile: with two vectors of outputs the sums use 24 of 32 registers."""
-PANEL = 2 * LANES
-"""Outputs per panel, where the matrix has as many."""
 UNROLL = 2
 """Elements of a product per iteration of its loop."""
 
@@ -63,17 +60,17 @@ class Layer:
         """Number of values in an output row."""
         return self.outputs or self.hidden
 
-    @property
-    def macs(self) -> int:
+    def macs(self, target: Target) -> int:
         """Multiplications per query of the layer."""
         products = self.inputs * self.hidden + (self.hidden or self.inputs) * self.outputs
-        return products + triangle_macs(self.inputs, self.factored)
+        return products + triangle_macs(target, self.inputs, self.factored)
 
 
 @dataclass(frozen=True)
 class ScratchLayout:
     """Layout of a thread's memory: byte offsets of a tile's values, and after them the block's rows."""
 
+    target: Target
     width: int
     """Number of values in the widest row."""
 
@@ -90,27 +87,27 @@ class ScratchLayout:
     @property
     def hidden(self) -> int:
         """Offset of the tile's rows before the second product."""
-        return ROWS * self.row
+        return self.target.rows * self.row
 
     @property
     def values(self) -> int:
         """Offset of those rows in float32, where they are converted to another precision as a whole."""
-        return 2 * ROWS * self.row
+        return 2 * self.target.rows * self.row
 
     @property
     def factors(self) -> int:
         """Offset of the tile's factors."""
-        return 3 * ROWS * self.row
+        return 3 * self.target.rows * self.row
 
     @property
     def squares(self) -> int:
         """Offset of a sum of squares for each of the tile's rows."""
-        return self.factors + WORD * FACTORS * ROWS
+        return self.factors + WORD * FACTORS * self.target.rows
 
     @property
     def block(self) -> int:
         """Offset of the block's rows."""
-        return self.squares + WORD * LANES
+        return self.squares + WORD * self.target.padded(self.target.rows)
 
     def size(self, block: int) -> int:
         """Return the bytes for a block of that many rows, a multiple of a tile's."""
@@ -129,21 +126,11 @@ class Matrix:
     vectors: Value
     """Pointer to float32 [1 + constants + …, outputs]: bias, the precision's constants, a table of bits."""
 
-    @property
-    def panel(self) -> int:
-        """Number of outputs per panel."""
-        return panel_of(self.outputs)
 
-
-def triangle_macs(inputs: int, outputs: int) -> int:
+def triangle_macs(target: Target, inputs: int, outputs: int) -> int:
     """Return the multiplications per query with a lower triangular matrix, whose zeros are skipped panel by panel."""
-    step = panel_of(outputs)
+    step = target.panel(outputs)
     return sum((inputs - first) * step for first in range(0, outputs, step))
-
-
-def panel_of(outputs: int) -> int:
-    """Return the outputs per panel for a number of outputs."""
-    return PANEL if outputs % PANEL == 0 else LANES
 
 
 def emit_layer(module: ir.Module, name: str, layer: Layer, scratch: ScratchLayout) -> ir.Function:
@@ -151,15 +138,15 @@ def emit_layer(module: ir.Module, name: str, layer: Layer, scratch: ScratchLayou
 
     The products are the first, the second and the triangular one.
     """
-    e = Emitter(module, name, [POINTER, POINTER, I64, *[POINTER] * 7])
+    e = Emitter(scratch.target, module, name, [POINTER, POINTER, I64, *[POINTER] * 7])
     memory, all_codes, tiles, *given, mean = e.arguments
     first = Matrix(layer.first, layer.inputs, layer.hidden, *given[:2])
     second = Matrix(layer.second, layer.hidden or layer.inputs, layer.outputs, *given[2:4])
     triangle = Matrix(layer.first, layer.inputs, layer.factored, *given[4:])
     tile = TileWriter(e, layer, scratch, memory, mean)
     with e.loop(tiles) as turn:
-        x = e.at(memory, scratch.block, e.times(turn.index, ROWS * scratch.row))
-        codes = e.at(all_codes, e.times(turn.index, ROWS * WORD))
+        x = e.at(memory, scratch.block, e.times(turn.index, scratch.target.rows * scratch.row))
+        codes = e.at(all_codes, e.times(turn.index, scratch.target.rows * WORD))
         rows = tile.operands(layer.first, layer.inputs, x, scratch.operand, codes)
         if layer.factored:
             tile.scale(triangle, rows, codes)
@@ -186,10 +173,10 @@ class TileWriter:
         has_norm = codes is not None and self.layer.norm is not None
         if not has_norm and not is_kept:
             return x
-        with e.loop(ROWS) as row:
+        with e.loop(e.target.rows) as row:
             offset = e.times(row.index, self.scratch.row)
             factors = e.at(self.factors, e.times(row.index, WORD * FACTORS))
-            values = [e.load(FLOATS, x, offset, n * WORD) for n in range(0, inputs, LANES)]
+            values = [e.load(e.floats, x, offset, n * WORD) for n in range(0, inputs, e.lanes)]
             if has_norm and self.layer.factored:
                 e.store(_dot(e, values, self.mean), factors, WORD * TOTAL)
             elif has_norm:
@@ -201,16 +188,17 @@ class TileWriter:
 
     def scale(self, matrix: Matrix, rows: Value, codes: Value) -> None:
         """Emit LayerNorm's scale of rows that are not built, from the triangular product and the stored sum."""
-        e, b, zero = self.e, self.e.builder, reals(0.0)
-        with e.loop(matrix.outputs, matrix.panel, [zero] * ROWS) as panel:
+        e, b = self.e, self.e.builder
+        with e.loop(matrix.outputs, e.target.panel(matrix.outputs), [e.reals(0.0)] * e.target.rows) as panel:
             # Above the diagonal there are zeros.
             for r, v, value in self._sums(matrix, rows, panel.index, panel.index):
-                bias = e.load(FLOATS, matrix.vectors, e.times(panel.index, WORD), v * WORD)
+                bias = e.load(e.floats, matrix.vectors, e.times(panel.index, WORD), v * WORD)
                 value = b.fadd(value, bias)
                 panel.values[r] = e.fma(value, value, panel.values[r])
         squares = e.at(self.memory, self.scratch.squares)
-        e.store(e.totals([*panel.values, *[zero] * (LANES - ROWS)]), squares)
-        with e.loop(ROWS) as row:
+        for n, totals in enumerate(e.totals(panel.values)):
+            e.store(totals, squares, n * e.lanes * WORD)
+        with e.loop(e.target.rows) as row:
             total = e.load(FLOAT, self.factors, e.times(row.index, WORD * FACTORS), WORD * TOTAL)
             rest = e.load(FLOAT, squares, e.times(row.index, WORD))
             square = e.fma(b.fmul(total, total), real(1 / matrix.outputs), rest)
@@ -232,7 +220,7 @@ class TileWriter:
         e, is_all = self.e, not self.layer.outputs
         second = FP32 if is_all else self.layer.second
         target = x if is_all else e.at(self.memory, self.scratch.values if second.by_row else self.scratch.hidden)
-        with e.loop(matrix.outputs, matrix.panel) as panel:
+        with e.loop(matrix.outputs, e.target.panel(matrix.outputs)) as panel:
             for r, v, value in self._sums(matrix, rows, panel.index):
                 vectors = e.at(matrix.vectors, e.times(panel.index, WORD), v * WORD)
                 value = gelu(e, self._normalised(matrix, value, r, vectors, codes), matrix.precision.normal)
@@ -245,21 +233,21 @@ class TileWriter:
     def second_product(self, matrix: Matrix, rows: Value, x: Value) -> None:
         """Emit the second product, replacing the input rows or added to them."""
         e = self.e
-        with e.loop(matrix.outputs, matrix.panel) as panel:
+        with e.loop(matrix.outputs, e.target.panel(matrix.outputs)) as panel:
             for r, v, value in self._sums(matrix, rows, panel.index):
                 offset = e.times(panel.index, WORD)
-                value = e.builder.fadd(value, e.load(FLOATS, matrix.vectors, offset, v * WORD))
+                value = e.builder.fadd(value, e.load(e.floats, matrix.vectors, offset, v * WORD))
                 target = e.at(x, r * self.scratch.row, offset, v * WORD)
-                e.store(e.builder.fadd(value, e.load(FLOATS, target)) if self.layer.is_added else value, target)
+                e.store(e.builder.fadd(value, e.load(e.floats, target)) if self.layer.is_added else value, target)
 
     def _normalised(self, matrix: Matrix, value: Value, r: int, vectors: Value, codes: Value) -> Value:
         """Emit (value + the bits' row of the table) · LayerNorm's scale + bias; for attention the bias alone."""
         e, row = self.e, matrix.outputs * WORD
-        bias = e.load(FLOATS, vectors)
+        bias = e.load(e.floats, vectors)
         if self.layer.norm is None:
             return e.builder.fadd(value, bias)
         code = e.builder.zext(e.load(I32, codes, r * WORD), I64)
-        table = e.load(FLOATS, vectors, (1 + matrix.precision.constants) * row, e.times(code, row))
+        table = e.load(e.floats, vectors, (1 + matrix.precision.constants) * row, e.times(code, row))
         scale = e.spread(e.load(FLOAT, self.factors, WORD * (FACTORS * r + SCALE)))
         return e.fma(e.builder.fadd(value, table), scale, bias)
 
@@ -274,33 +262,35 @@ def sums(
 
     Inputs before `start` are skipped.
     """
-    precision, vectors = matrix.precision, matrix.panel // LANES
+    precision, panel = matrix.precision, e.target.panel(matrix.outputs)
+    vectors, kind = panel // e.lanes, ir.VectorType(precision.element, e.lanes)
     elements: Value | int = matrix.inputs // precision.inputs
     weights = e.at(matrix.weights, e.times(first, WORD * matrix.inputs // precision.inputs))
     if not isinstance(start, int):
         skipped = e.builder.udiv(start, number(precision.inputs))
         elements = e.builder.sub(number(matrix.inputs // precision.inputs), skipped)
-        rows, weights = e.at(rows, e.times(skipped, WORD)), e.at(weights, e.times(skipped, WORD * matrix.panel))
-    with e.loop(elements, UNROLL, [precision.zero] * (ROWS * vectors)) as turn:
-        at, column = e.at(rows, e.times(turn.index, WORD)), e.at(weights, e.times(turn.index, WORD * matrix.panel))
+        rows, weights = e.at(rows, e.times(skipped, WORD)), e.at(weights, e.times(skipped, WORD * panel))
+    zero = ir.Constant(ir.VectorType(precision.total, e.lanes), None)
+    with e.loop(elements, UNROLL, [zero] * (e.target.rows * vectors)) as turn:
+        at, column = e.at(rows, e.times(turn.index, WORD)), e.at(weights, e.times(turn.index, WORD * panel))
         for n in range(UNROLL):
-            some = [e.load(precision.elements, column, WORD * (n * matrix.panel + v * LANES)) for v in range(vectors)]
-            for r in range(ROWS):
+            some = [e.load(kind, column, WORD * (n * panel + v * e.lanes)) for v in range(vectors)]
+            for r in range(e.target.rows):
                 row = e.spread(e.load(precision.element, at, r * row_bytes + WORD * n))
                 for v, element in enumerate(some):
                     turn.values[r * vectors + v] = precision.add_product(e, turn.values[r * vectors + v], row, element)
     found = []
     for v in range(vectors):
-        offsets = (WORD * (v * LANES + (1 + n) * matrix.outputs) for n in range(precision.constants))
-        constants = [e.load(FLOATS, matrix.vectors, e.times(first, WORD), offset) for offset in offsets]
-        for r in range(ROWS):
-            found.append((r, v * LANES, precision.real(e, turn.values[r * vectors + v], factors, r, constants)))
+        offsets = (WORD * (v * e.lanes + (1 + n) * matrix.outputs) for n in range(precision.constants))
+        constants = [e.load(e.floats, matrix.vectors, e.times(first, WORD), offset) for offset in offsets]
+        for r in range(e.target.rows):
+            found.append((r, v * e.lanes, precision.real(e, turn.values[r * vectors + v], factors, r, constants)))
     return found
 
 
 def _moments(e: Emitter, values: list[Value]) -> tuple[Value, Value]:
     """Emit Σ and Σ² of a row."""
-    total = square = reals(0.0)
+    total = square = e.reals(0.0)
     for value in values:
         total, square = e.builder.fadd(total, value), e.fma(value, value, square)
     return e.total(total), e.total(square)
@@ -308,10 +298,10 @@ def _moments(e: Emitter, values: list[Value]) -> tuple[Value, Value]:
 
 def _dot(e: Emitter, values: list[Value], other: Value) -> Value:
     """Emit the dot product of a row with a vector, plus the value after that vector."""
-    total = reals(0.0)
+    total = e.reals(0.0)
     for n, value in enumerate(values):
-        total = e.fma(value, e.load(FLOATS, other, n * LANES * WORD), total)
-    return e.builder.fadd(e.total(total), e.load(FLOAT, other, len(values) * LANES * WORD))
+        total = e.fma(value, e.load(e.floats, other, n * e.lanes * WORD), total)
+    return e.builder.fadd(e.total(total), e.load(FLOAT, other, len(values) * e.lanes * WORD))
 
 
 def bits(e: Emitter, code: Value) -> Value:

@@ -21,13 +21,14 @@ from hiif_deploy.decoding.staged import StagedExecutor
 from hiif_deploy.errors import EngineError
 from hiif_deploy.geometry.tiling import Tile
 from hiif_engines.native.compile import Compiled
-from hiif_engines.native.emit import FLOATS, I64, LANES, POINTER, WORD, Emitter, Value, number, reals
+from hiif_engines.native.emit import I32, I64, POINTER, WORD, Emitter, Value, number
 from hiif_engines.native.encoder import NativeStep, plane_size
-from hiif_engines.native.encoder_graph import Part, PlaneLayer, padded, read_convolution
+from hiif_engines.native.encoder_graph import Part, PlaneLayer, read_convolution
 from hiif_engines.native.gather import MAPS
 from hiif_engines.native.kernel import SLOT
-from hiif_engines.native.layer import ROWS, Matrix, panel_of, sums
+from hiif_engines.native.layer import Matrix, sums
 from hiif_engines.native.precision import FP32
+from hiif_engines.native.target import Target
 from hiif_engines.native.winograd import PLACES, emit_convolution
 from hiif_engines.onnx_graph import parse_graph
 
@@ -50,11 +51,11 @@ class MapWeights:
     convolution: PlaneLayer
     """From plane `features` to plane `rows`."""
     matrices: Array
-    """[4, inputs, outputs], the convolution's outputs being the inputs, padded to whole vectors."""
+    """[4, inputs, outputs], the convolution's outputs being the inputs."""
 
 
-def read_maps(graph: GraphContract, model: bytes) -> MapWeights | None:
-    """Read the graph of a HIIF decoder's maps; None where it has another form."""
+def read_maps(graph: GraphContract, model: bytes, target: Target) -> MapWeights | None:
+    """Read the graph of a HIIF decoder's maps; None where it has another form, or maps of no whole vectors."""
     found = parse_graph(graph.key, model)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in found.initializer}
     nodes = {node.op_type: node for node in found.node}
@@ -66,26 +67,27 @@ def read_maps(graph: GraphContract, model: bytes) -> MapWeights | None:
         return None
     weights, bias = convolution
     width, outputs = len(bias), matrix.shape[-1] // len(MAPS)
-    if weights.shape[2:] != (3, 3) or matrix.shape != (width, len(MAPS) * outputs) or outputs % LANES:
+    if weights.shape[2:] != (3, 3) or matrix.shape != (width, len(MAPS) * outputs) or outputs % target.lanes:
         return None
     matrices = matrix.reshape(width, len(MAPS), outputs).transpose(1, 0, 2)
-    matrices = np.pad(matrices, ((0, 0), (0, padded(width) - width), (0, 0)))
     return MapWeights(PlaneLayer((Part("features", weights),), "rows", bias), matrices)
 
 
 class NativeMaps:
     """The maps as a session. `run` may be called from several threads, each call with its own planes."""
 
-    def __init__(self, graph: GraphContract, weights: MapWeights) -> None:
-        self.graph = graph
-        self._layer, (_, self._width, self._outputs) = weights.convolution, weights.matrices.shape
+    def __init__(self, graph: GraphContract, weights: MapWeights, target: Target) -> None:
+        self.graph, self._target = graph, target
+        self._layer, (_, inputs, self._outputs) = weights.convolution, weights.matrices.shape
+        self._width = target.padded(inputs)
         module = ir.Module("maps")
-        emit_convolution(module, "convolution", self._layer.kind)
-        _emit_maps(module, "maps", self._width, self._outputs)
+        emit_convolution(target, module, "convolution", self._layer.kind(target))
+        _emit_maps(target, module, "maps", self._width, self._outputs)
         code = Compiled(module)
-        self._convolution, self._call = NativeStep(self._layer, code.function("convolution")), code.function("maps")
-        panel = panel_of(self._outputs)
-        self._weights = np.stack([FP32.pack(matrix, panel) for matrix in weights.matrices])
+        self._convolution = NativeStep(target, self._layer, code.function("convolution"))
+        self._call = code.function("maps")
+        matrices = np.pad(weights.matrices, ((0, 0), (0, self._width - inputs), (0, 0)))
+        self._weights = np.stack([FP32.pack(matrix, target.panel(self._outputs)) for matrix in matrices])
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         """Features [1, C, b + 2, w + 2] → four maps [b · w, M] and moments [b · w, 2] float32.
@@ -98,23 +100,24 @@ class NativeMaps:
         if channels != expected or min(height, width) < 1:
             raise EngineError(f"graph maps: features are {features.shape}, expected {expected} channels")
         lines, pixels = plane_size((height, width))
-        source = np.zeros((lines, pixels, padded(channels)), np.float32)
+        source = np.zeros((lines, pixels, self._target.padded(channels)), np.float32)
         source[: height + 2, : width + 2, :channels] = features.transpose(1, 2, 0)
         # The products read and write whole groups of pixels: beyond a line, and so in the end beyond the picture.
-        rows = np.empty((lines * pixels + ROWS, self._width), np.float32)
+        rows = np.empty((lines * pixels + self._target.rows, self._width), np.float32)
         planes = {"features": source, "rows": rows[: lines * pixels].reshape(lines, pixels, self._width)}
         self._convolution.run(planes, (height, width), 1, map)
         count = height * width
-        maps = np.empty((len(MAPS), count + LANES, self._outputs), np.float32)
-        moments = np.empty((count + LANES, 2), np.float32)
+        stride = count + self._target.padded(self._target.rows)
+        maps = np.empty((len(MAPS), stride, self._outputs), np.float32)
+        moments = np.empty((stride, 2), np.float32)
         addresses = [array.ctypes.data for array in (rows, self._weights, maps, moments)]
-        arguments = np.array([*addresses, height, width, pixels, count + LANES], np.uint64)
+        arguments = np.array([*addresses, height, width, pixels, stride], np.uint64)
         self._call(arguments.ctypes.data)
         return {**{name: maps[n, :count] for n, name in enumerate(MAPS)}, "moments": moments[:count]}
 
     def work(self, feeds: Tensors) -> tuple[int, int]:
         """Return the multiplications of a call, and its bytes: planes are read and written, maps written."""
-        kind, (height, width) = self._layer.kind, feeds["features"].shape[2:]
+        kind, (height, width) = self._convolution.kind, feeds["features"].shape[2:]
         area, count = math.prod(plane_size((height - 2, width - 2))), (height - 2) * (width - 2)
         outputs = len(MAPS) * self._outputs
         values = 2 * area * (kind.inputs + kind.outputs) + count * (outputs + 2)
@@ -122,41 +125,42 @@ class NativeMaps:
         return kind.macs * area + self._width * outputs * count, WORD * (values + weights)
 
 
-def _emit_maps(module: ir.Module, name: str, width: int, outputs: int) -> None:
-    """Write a function of a pointer to its arguments: lines in groups of `ROWS` pixels.
+def _emit_maps(target: Target, module: ir.Module, name: str, width: int, outputs: int) -> None:
+    """Write a function of a pointer to its arguments: lines in groups of as many pixels as a product has rows.
 
     What a line's last group writes beyond it is overwritten by the next line.
     """
-    e = Emitter(module, name, [POINTER])
+    e = Emitter(target, module, name, [POINTER])
     b = e.builder
     slots = {slot: e.load(POINTER, e.arguments[0], SLOT * n) for n, slot in enumerate(POINTERS)}
     slots |= {slot: e.load(I64, e.arguments[0], SLOT * (len(POINTERS) + n)) for n, slot in enumerate(NUMBERS)}
-    with e.loop(slots["height"]) as line, e.loop(slots["width"], ROWS) as column:
+    with e.loop(slots["height"]) as line, e.loop(slots["width"], target.rows) as column:
         # The plane has a border of one pixel.
         pixel = b.add(b.mul(b.add(line.index, number(1)), slots["pixels"]), b.add(column.index, number(1)))
         rows = e.at(slots["rows"], e.times(pixel, WORD * width))
         first = b.add(b.mul(line.index, slots["width"]), column.index)
         _emit_moments(e, width, rows, e.at(slots["moments"], e.times(first, 2 * WORD)))
         with e.loop(len(MAPS)) as n:
-            target = e.at(slots["maps"], e.times(b.add(b.mul(n.index, slots["stride"]), first), WORD * outputs))
+            own = e.at(slots["maps"], e.times(b.add(b.mul(n.index, slots["stride"]), first), WORD * outputs))
             weights = e.at(slots["weights"], e.times(n.index, WORD * width * outputs))
             matrix = Matrix(FP32, width, outputs, weights, slots["weights"])
-            with e.loop(outputs, matrix.panel) as panel:
+            with e.loop(outputs, e.target.panel(outputs)) as panel:
                 for r, v, value in sums(e, matrix, rows, WORD * width, panel.index, slots["rows"]):
-                    e.store(value, target, r * WORD * outputs, e.times(panel.index, WORD), v * WORD)
+                    e.store(value, own, r * WORD * outputs, e.times(panel.index, WORD), v * WORD)
     e.finish()
 
 
 def _emit_moments(e: Emitter, width: int, rows: Value, target: Value) -> None:
-    """Emit Σ and Σ² of `ROWS` rows, side by side; behind them are numbers without meaning."""
-    totals, squares = [reals(0.0)] * LANES, [reals(0.0)] * LANES
-    for r in range(ROWS):
-        for n in range(0, width, LANES):
-            value = e.load(FLOATS, rows, WORD * (r * width + n))
+    """Emit Σ and Σ² of a tile's rows, side by side; behind them are numbers without meaning."""
+    totals, squares = [e.reals(0.0)] * e.target.rows, [e.reals(0.0)] * e.target.rows
+    for r in range(e.target.rows):
+        for n in range(0, width, e.lanes):
+            value = e.load(e.floats, rows, WORD * (r * width + n))
             totals[r], squares[r] = e.builder.fadd(totals[r], value), e.fma(value, value, squares[r])
-    order = [n + side for n in range(LANES) for side in (0, LANES)]
-    pairs = ir.Constant(ir.VectorType(ir.IntType(32), 2 * LANES), order)
-    e.store(e.builder.shuffle_vector(e.totals(totals), e.totals(squares), pairs), target)
+    order = [n + side for n in range(e.lanes) for side in (0, e.lanes)]
+    pairs = ir.Constant(ir.VectorType(I32, 2 * e.lanes), order)
+    for n, (total, square) in enumerate(zip(e.totals(totals), e.totals(squares), strict=True)):
+        e.store(e.builder.shuffle_vector(total, square, pairs), target, n * 2 * e.lanes * WORD)
 
 
 class NativeExecutor(StagedExecutor):

@@ -12,25 +12,10 @@ import numpy as np
 from llvmlite import ir
 from numpy.typing import NDArray
 
-from hiif_engines.native.emit import (
-    FLOAT,
-    FLOATS,
-    I8,
-    I32,
-    LANES,
-    WORD,
-    WORDS,
-    BrainFloat,
-    Emitter,
-    Value,
-    real,
-    reals,
-)
+from hiif_engines.native.emit import FLOAT, I8, I32, WORD, BrainFloat, Emitter, Value, real
 from hiif_engines.native.gelu import COARSE, EXACT, Normal
 
 Array = NDArray[np.float32]
-BRAIN_FLOATS, BRAIN_PAIRS = ir.VectorType(BrainFloat(), LANES), ir.VectorType(BrainFloat(), 2 * LANES)
-BYTES, QUADRUPLES = ir.VectorType(I8, LANES), ir.VectorType(I8, 4 * LANES)
 FACTORS = 4
 """float32 values stored per row:"""
 SCALE, STEP, LOW, TOTAL = 0, 1, 2, 3
@@ -48,16 +33,13 @@ class MatrixPrecision:
     """Number of values in an element."""
     normal: Normal = EXACT
     """Approximation of Φ that is accurate enough for its GELU."""
-    flags: frozenset[str] = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
-    """LLVM's names of the instructions that the processor must have."""
     constants = 0
     """Number of vectors, beside the bias, that `real` reads."""
     by_row = False
     """Whether a row's operands depend on all of its values."""
     element: ir.Type = FLOAT
-    elements: ir.Type = FLOATS
-    zero: Value = ir.Constant(FLOATS, None)
-    """Initial value of a sum."""
+    total: ir.Type = FLOAT
+    """Type of a sum of products, before `real`."""
 
     @property
     def value_bytes(self) -> int:
@@ -91,7 +73,7 @@ class MatrixPrecision:
         """Emit the store of a row, given in vectors of float32, as operands."""
         del factors
         for n, value in enumerate(values):
-            e.store(self.narrowed(e, value), target, n * LANES * self.value_bytes)
+            e.store(self.narrowed(e, value), target, n * e.lanes * self.value_bytes)
 
     def narrowed(self, e: Emitter, values: Value) -> Value:
         """Emit a vector of float32 as operands, where that does not depend on the row."""
@@ -104,8 +86,7 @@ class Bf16(MatrixPrecision):
 
     inputs = 2
     normal = COARSE
-    flags = MatrixPrecision.flags | {"avx512bf16"}
-    element, elements = I32, WORDS
+    element = I32
 
     def rounded(self, matrix: Array) -> NDArray[Any]:
         """Return bit patterns [inputs, outputs], rounded to nearest even."""
@@ -115,12 +96,14 @@ class Bf16(MatrixPrecision):
 
     def add_product(self, e: Emitter, total: Value, row: Value, weights: Value) -> Value:
         """Emit AVX-512's dot product of bfloat16 pairs."""
-        pairs = [e.builder.bitcast(value, BRAIN_PAIRS) for value in (row, weights)]
-        return e.call("llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, total, *pairs, overloaded=False)
+        kind = ir.VectorType(BrainFloat(), 2 * e.lanes)
+        pairs = [e.builder.bitcast(value, kind) for value in (row, weights)]
+        return e.call("llvm.x86.avx512bf16.dpbf16ps.512", e.floats, total, *pairs, overloaded=False)
 
     def narrowed(self, e: Emitter, values: Value) -> Value:
         """Emit AVX-512's conversion to bfloat16."""
-        return e.call("llvm.x86.avx512bf16.cvtneps2bf16.512", BRAIN_FLOATS, values, overloaded=False)
+        kind = ir.VectorType(BrainFloat(), e.lanes)
+        return e.call("llvm.x86.avx512bf16.cvtneps2bf16.512", kind, values, overloaded=False)
 
 
 class Int8(MatrixPrecision):
@@ -132,11 +115,9 @@ class Int8(MatrixPrecision):
 
     inputs = 4
     normal = COARSE
-    flags = MatrixPrecision.flags | {"avx512vnni"}
     constants = 2
     by_row = True
-    element, elements = I32, WORDS
-    zero = ir.Constant(WORDS, None)
+    element = total = I32
 
     def rounded(self, matrix: Array) -> NDArray[Any]:
         """Return the matrix [inputs, outputs] divided by its column scales, rounded to int8."""
@@ -150,14 +131,15 @@ class Int8(MatrixPrecision):
 
     def add_product(self, e: Emitter, total: Value, row: Value, weights: Value) -> Value:
         """Emit AVX-512's dot product of 8-bit quadruples."""
-        quadruples = [e.builder.bitcast(value, QUADRUPLES) for value in (row, weights)]
-        return e.call("llvm.x86.avx512.vpdpbusd.512", WORDS, total, *quadruples, overloaded=False)
+        kind = ir.VectorType(I8, 4 * e.lanes)
+        quadruples = [e.builder.bitcast(value, kind) for value in (row, weights)]
+        return e.call("llvm.x86.avx512.vpdpbusd.512", e.words, total, *quadruples, overloaded=False)
 
     def real(self, e: Emitter, total: Value, factors: Value, row: int, constants: list[Value]) -> Value:
         """Emit step · scale · sum + low · factor."""
         b, (scale, whole) = e.builder, constants
         step, low = (e.spread(e.load(FLOAT, factors, WORD * (FACTORS * row + n))) for n in (STEP, LOW))
-        return e.fma(b.sitofp(total, FLOATS), b.fmul(step, scale), b.fmul(low, whole))
+        return e.fma(b.sitofp(total, e.floats), b.fmul(step, scale), b.fmul(low, whole))
 
     def keep(self, e: Emitter, values: list[Value], target: Value, factors: Value) -> None:
         """Emit the quantisation of a row with its own step and lowest value."""
@@ -169,8 +151,8 @@ class Int8(MatrixPrecision):
         e.store(low, factors, WORD * LOW)
         low, inverse = e.spread(low), e.spread(b.fdiv(real(STEPS), reach))
         for n, value in enumerate(values):
-            step = e.fma(b.fsub(value, low), inverse, reals(0.5))
-            e.store(b.trunc(b.fptoui(step, WORDS), BYTES), target, n * LANES)
+            step = e.fma(b.fsub(value, low), inverse, e.reals(0.5))
+            e.store(b.trunc(b.fptoui(step, e.words), ir.VectorType(I8, e.lanes)), target, n * e.lanes)
 
 
 FP32, BF16, INT8 = MatrixPrecision(), Bf16(), Int8()

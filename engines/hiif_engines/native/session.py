@@ -15,7 +15,7 @@ from hiif_deploy.errors import EngineError
 from hiif_engines.native.emit import WORD
 from hiif_engines.native.gather import DISTANCES, MAPS, TAPS
 from hiif_engines.native.kernel import BLOCK, COLOURS, Kernel
-from hiif_engines.native.layer import ROWS, ScratchLayout, panel_of
+from hiif_engines.native.layer import ScratchLayout
 from hiif_engines.native.precision import FP32, MatrixPrecision
 from hiif_engines.native.stage import FirstWeights, Folded, Product, Stage
 from hiif_engines.native.sums import HEAD, KeyValueSums
@@ -51,7 +51,7 @@ class NativeSession:
             numbers |= {"rows": feeds["row_tap"].shape[1], "columns": feeds["column_tap"].shape[2]}
             slots |= _gathered(self._stage.front, feeds)
         if "row_bits" in feeds:
-            slots["codes"] = _codes(feeds["row_bits"], feeds["column_bits"])
+            slots["codes"] = _codes(feeds["row_bits"], feeds["column_bits"], self.kernel.target.rows)
         for n, layer in enumerate(self._stage.layers):
             if isinstance(layer.first, Folded):
                 slots |= self._fold(n, layer.first, feeds)
@@ -112,14 +112,14 @@ class NativeSession:
         slots: Slots = {}
         for n, (weights, step) in enumerate(zip(self._stage.layers, self.kernel.steps, strict=True)):
             if isinstance(weights.first, Product):
-                slots |= _packed(f"{n}.first", weights.first, step.layer.first)
+                slots |= self._product(f"{n}.first", weights.first, step.layer.first)
             if weights.second is not None:
-                slots |= _packed(f"{n}.second", weights.second, step.layer.second)
+                slots |= self._product(f"{n}.second", weights.second, step.layer.second)
             if weights.rest is not None:
-                slots |= _packed(f"{n}.triangle", weights.rest.triangle, step.layer.first)
+                slots |= self._product(f"{n}.triangle", weights.rest.triangle, step.layer.first)
                 slots[f"{n}.mean"] = weights.rest.mean
         if self._stage.sums is not None:
-            packed = _packed("projection", self._stage.sums.projection, FP32)
+            packed = self._product("projection", self._stage.sums.projection, FP32)
             slots |= {"projection": packed["projection"], "projection_bias": packed["projection_vectors"]}
         return slots
 
@@ -129,9 +129,19 @@ class NativeSession:
         known, packed = self._folded.get(names.weight, (None, {}))
         if known is not weight:
             product = Product(_array(weight, np.float32), _array(feeds[names.bias], np.float32))
-            packed = _packed(f"{n}.first", product, self.kernel.steps[n].layer.first)
+            packed = self._product(f"{n}.first", product, self.kernel.steps[n].layer.first)
             self._folded[names.weight] = weight, packed
         return packed
+
+    def _product(self, name: str, product: Product, precision: MatrixPrecision) -> Slots:
+        """Return the panels of a product, and the vectors that belong to them."""
+        vectors = [product.bias[None], precision.scales(product.weight)]
+        if product.table is not None:
+            vectors.append(product.table)
+        return {
+            name: precision.pack(product.weight, self.kernel.target.panel(product.weight.shape[1])),
+            f"{name}_vectors": np.concatenate(vectors).astype(np.float32),
+        }
 
     def _output(self, queries: int) -> NDArray[Any]:
         kind = self.kernel.result
@@ -156,17 +166,6 @@ class ThreadMemory(threading.local):
         self.bytes = np.zeros(scratch.size(BLOCK), np.uint8)
 
 
-def _packed(name: str, product: Product, precision: MatrixPrecision) -> Slots:
-    """Return the panels of a product, and the vectors that belong to them."""
-    vectors = [product.bias[None], precision.scales(product.weight)]
-    if product.table is not None:
-        vectors.append(product.table)
-    return {
-        name: precision.pack(product.weight, panel_of(product.weight.shape[1])),
-        f"{name}_vectors": np.concatenate(vectors).astype(np.float32),
-    }
-
-
 def _gathered(front: FirstWeights, feeds: Tensors) -> Slots:
     cell = _array(feeds["cell"], np.float32)
     level = np.concatenate([front.bias[None], front.table + cell @ front.cell]).astype(np.float32)
@@ -178,10 +177,10 @@ def _gathered(front: FirstWeights, feeds: Tensors) -> Slots:
     }
 
 
-def _codes(rows: NDArray[Any], columns: NDArray[Any]) -> NDArray[np.int32]:
-    """Return [levels, queries + ROWS]: 2 · row bit + column bit of every level, padded so that tiles are complete."""
+def _codes(rows: NDArray[Any], columns: NDArray[Any], margin: int) -> NDArray[np.int32]:
+    """Return [levels, queries + margin]: 2 · row bit + column bit of every level, padded so that tiles are complete."""
     levels, queries = len(rows), rows.shape[1] * columns.shape[2]
-    codes = np.zeros((levels, queries + ROWS), np.int32)
+    codes = np.zeros((levels, queries + margin), np.int32)
     codes[:, :queries] = (2 * rows + columns).reshape(levels, queries)
     return codes
 

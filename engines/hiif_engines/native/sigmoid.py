@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from hiif_engines.native.emit import FLOATS, WORDS, Emitter, Value, reals, words
+from hiif_engines.native.emit import Emitter, Value
 from hiif_engines.native.gelu import polynomial
 
 POWER = (1.3276472e-03, 9.6755413e-03, 5.5507133e-02, 2.4022120e-01, 6.9314697e-01, 1.0)
@@ -23,8 +23,8 @@ MANTISSA = 23
 def sigmoid(e: Emitter, x: Value) -> Value:
     """Emit σ of a vector, lane by lane; a number between 0 and 1 of infinite values, and of NaN too."""
     b, x = e.builder, e.between(x, -LIMIT, LIMIT)
-    rounded = e.fma(x, reals(-math.log2(math.e)), reals(ROUNDER))
-    fraction = e.fma(x, reals(-math.log2(math.e)), b.fsub(reals(ROUNDER), rounded))
-    exponent = b.shl(b.bitcast(rounded, WORDS), words(MANTISSA))
-    power = b.add(b.bitcast(polynomial(e, fraction, POWER), WORDS), exponent)
-    return b.fdiv(reals(1.0), b.fadd(b.bitcast(power, FLOATS), reals(1.0)))
+    rounded = e.fma(x, e.reals(-math.log2(math.e)), e.reals(ROUNDER))
+    fraction = e.fma(x, e.reals(-math.log2(math.e)), b.fsub(e.reals(ROUNDER), rounded))
+    exponent = b.shl(b.bitcast(rounded, e.words), e.integers(MANTISSA))
+    power = b.add(b.bitcast(polynomial(e, fraction, POWER), e.words), exponent)
+    return b.fdiv(e.reals(1.0), b.fadd(b.bitcast(power, e.floats), e.reals(1.0)))

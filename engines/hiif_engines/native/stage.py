@@ -13,12 +13,12 @@ from onnx import numpy_helper
 
 from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.errors import EngineError
-from hiif_engines.native.emit import LANES
 from hiif_engines.native.gather import Gather
 from hiif_engines.native.kernel import COLOURS, Kernel, Step
 from hiif_engines.native.layer import Layer, Norm
 from hiif_engines.native.precision import FP32, MatrixPrecision
 from hiif_engines.native.sums import HEAD, KeyValueSums
+from hiif_engines.native.target import Target
 from hiif_engines.onnx_graph import parse_graph
 
 Array = NDArray[np.float32]
@@ -144,20 +144,20 @@ class Stage:
     sums: SumWeights | None
     """Weights of keys and values, where the stage returns sums."""
 
-    def kernel(self, precision: MatrixPrecision) -> Kernel:
+    def kernel(self, precision: MatrixPrecision, target: Target) -> Kernel:
         """Return the description of the stage's kernel."""
         steps = tuple(layer.step(precision) for layer in self.layers)
         if self.sums is not None:
-            return Kernel(self.sums.sizes.inputs, steps, self.sums.sizes)
+            return Kernel(self.sums.sizes.inputs, steps, self.sums.sizes, target)
         front = self.front.gather if self.front else steps[0].layer.inputs
-        return Kernel(front, steps, "colour" if self.layers and self.layers[-1].is_last else "state")
+        return Kernel(front, steps, "colour" if self.layers and self.layers[-1].is_last else "state", target)
 
 
-def read_stage(graph: GraphContract, model: bytes) -> Stage:
+def read_stage(graph: GraphContract, model: bytes, target: Target) -> Stage:
     """Read a stage graph; EngineError where it has another architecture."""
     found = _Graph(graph.key, model)
     try:
-        layers = tuple(_layers(found))
+        layers = tuple(_layers(found, target))
         if "first.cell_weight" in found.weights:
             return Stage(_first(found), layers, None)
         if "projection.weight" in found.weights:
@@ -201,7 +201,7 @@ class _Graph:
         )
 
 
-def _layers(graph: _Graph) -> Iterator[LayerWeights]:
+def _layers(graph: _Graph, target: Target) -> Iterator[LayerWeights]:
     weights = graph.weights
     if "second.weight" in weights:
         yield LayerWeights(None, graph.product("second"))
@@ -217,12 +217,12 @@ def _layers(graph: _Graph) -> Iterator[LayerWeights]:
         first = Product(weights[f"{name}.weight"], weights[f"{name}.bias"], table)
         norm, second = Norm(graph.counts[n], graph.epsilons[n]), graph.product(f"{name}.second")
         is_last = second.weight.shape[1] == COLOURS
-        yield LayerWeights(first, _padded(second) if is_last else second, norm, n + 1, is_last)
+        yield LayerWeights(first, _padded(second, target.lanes) if is_last else second, norm, n + 1, is_last)
 
 
-def _padded(product: Product) -> Product:
-    """Return the product to three colours padded to a vector."""
-    missing = LANES - COLOURS
+def _padded(product: Product, outputs: int) -> Product:
+    """Return the product to three colours padded to that many outputs."""
+    missing = outputs - COLOURS
     return Product(np.pad(product.weight, ((0, 0), (0, missing))), np.pad(product.bias, (0, missing)))
 
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from hiif_engines.native.emit import FLOAT, FLOATS, I64, LANES, POINTER, WORD, Emitter, Value, number, reals
-from hiif_engines.native.layer import ROWS, Matrix, ScratchLayout, sums
+from hiif_engines.native.emit import FLOAT, I64, POINTER, WORD, Emitter, Value, number
+from hiif_engines.native.layer import Matrix, ScratchLayout, sums
 from hiif_engines.native.precision import FP32
 
-HEAD = LANES
-"""Values of a head: one vector."""
+HEAD = 16
+"""Values of a head."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class KeyValueSums:
 
 def emit_sums(module: ir.Module, name: str, kind: KeyValueSums, scratch: ScratchLayout) -> ir.Function:
     """Write a function of (scratch, number of queries, projection, its bias, sums), which adds to the sums."""
-    e = Emitter(module, name, [POINTER, I64, POINTER, POINTER, POINTER])
+    e = Emitter(scratch.target, module, name, [POINTER, I64, POINTER, POINTER, POINTER])
     memory, count, weights, bias, sums_pointer = e.arguments
     matrix = Matrix(FP32, kind.inputs, kind.outputs, weights, bias)
-    with e.loop(count, ROWS) as tile:
+    with e.loop(count, e.target.rows) as tile:
         rows = e.at(memory, scratch.block, e.times(tile.index, scratch.row))
         _emit_keys_and_values(e, kind, matrix, rows, scratch, memory)
-        left = e.builder.sub(count, tile.index)
-        here = e.builder.select(e.builder.icmp_unsigned("<", left, number(ROWS)), left, number(ROWS))
+        left, most = e.builder.sub(count, tile.index), number(e.target.rows)
+        here = e.builder.select(e.builder.icmp_unsigned("<", left, most), left, most)
         _emit_addition(e, kind, memory, here, sums_pointer)
     e.finish()
     return e.function
@@ -59,39 +59,65 @@ def emit_sums(module: ir.Module, name: str, kind: KeyValueSums, scratch: Scratch
 def _emit_keys_and_values(
     e: Emitter, kind: KeyValueSums, matrix: Matrix, rows: Value, scratch: ScratchLayout, target: Value
 ) -> None:
-    """Emit [ROWS, outputs] of k̂ and v̂ at `target`, which is the scratch's first part."""
+    """Emit [rows, outputs] of k̂ and v̂ of a tile at `target`, which is the scratch's first part."""
     b = e.builder
-    with e.loop(kind.outputs, matrix.panel) as panel:
+    with e.loop(kind.outputs, e.target.panel(kind.outputs)) as panel:
         offset = e.times(panel.index, WORD)
-        found: dict[int, list[Value]] = {}
+        heads: dict[int, dict[int, list[Value]]] = {}
         for _, v, value in sums(e, matrix, rows, scratch.row, panel.index, target):
-            found.setdefault(v, []).append(b.fadd(value, e.load(FLOATS, matrix.vectors, offset, v * WORD)))
-        for v, values in found.items():
-            squares = [b.fmul(value, value) for value in values] + [reals(0.0)] * (LANES - ROWS)
-            variance = e.fma(e.totals(squares), reals(1 / HEAD), reals(kind.epsilon))
-            scale = e.inverse_root(variance)
-            for r, value in enumerate(values):
-                e.store(b.fmul(value, e.lane(scale, r)), target, offset, WORD * (r * kind.outputs + v))
+            value = b.fadd(value, e.load(e.floats, matrix.vectors, offset, v * WORD))
+            heads.setdefault(v // HEAD, {}).setdefault(v, []).append(value)
+        for head in heads.values():
+            scales = [_scale(e, kind, squares) for squares in e.totals(_squares(e, list(head.values())))]
+            for v, values in head.items():
+                for r, value in enumerate(values):
+                    scale = e.lane(scales[r // e.lanes], r % e.lanes)
+                    e.store(b.fmul(value, scale), target, offset, WORD * (r * kind.outputs + v))
+
+
+def _squares(e: Emitter, vectors: list[list[Value]]) -> list[Value]:
+    """Emit for each row the sum of the squares of its vectors, lane by lane."""
+    first, *others = vectors
+    found = [e.builder.fmul(value, value) for value in first]
+    for values in others:
+        found = [e.fma(value, value, square) for value, square in zip(values, found, strict=True)]
+    return found
+
+
+def _scale(e: Emitter, kind: KeyValueSums, squares: Value) -> Value:
+    """Emit 1 / σ of heads with these sums of squares, whose mean is 0."""
+    return e.inverse_root(e.fma(squares, e.reals(1 / HEAD), e.reals(kind.epsilon)))
 
 
 def _emit_addition(e: Emitter, kind: KeyValueSums, both: Value, count: Value, sums_pointer: Value) -> None:
     """Emit the sums over a tile's queries, added to the totals."""
-    b, head_bytes = e.builder, HEAD * WORD
+    # Half of the registers hold sums of products.
+    step = e.target.registers // 2 // (HEAD // e.lanes)
     with e.loop(kind.heads) as head:
-        key = e.at(both, e.times(head.index, head_bytes))
-        value = e.at(key, kind.heads * head_bytes)
-        with e.loop(count, 1, [reals(0.0)] * (HEAD + 2)) as row:
-            offset = e.times(row.index, kind.outputs * WORD)
-            v = e.load(FLOATS, value, offset)
-            keys = [e.spread(e.load(FLOAT, key, offset, n * WORD)) for n in range(HEAD)]
-            *outer, key_sum, value_sum = row.values
-            outer = [e.fma(k, v, part) for k, part in zip(keys, outer, strict=True)]
-            row.values = [*outer, b.fadd(key_sum, e.load(FLOATS, key, offset)), b.fadd(value_sum, v)]
-        *outer, key_sum, value_sum = row.values
-        own = e.at(sums_pointer, e.times(head.index, HEAD * head_bytes))
-        means = e.at(sums_pointer, kind.heads * HEAD * head_bytes, e.times(head.index, head_bytes))
-        places = [e.at(own, n * head_bytes) for n in range(HEAD)]
-        for part, place in zip(
-            [*outer, key_sum, value_sum], [*places, means, e.at(means, kind.heads * head_bytes)], strict=True
-        ):
-            e.store(b.fadd(part, e.load(FLOATS, place)), place)
+        for first in range(0, HEAD, step):
+            _emit_products(e, kind, head.index, range(first, first + step), both, count, sums_pointer)
+
+
+def _emit_products(
+    e: Emitter, kind: KeyValueSums, head: Value, keys: range, both: Value, count: Value, sums_pointer: Value
+) -> None:
+    """Emit Σ k̂ᵀv̂ of some of a head's keys; with the first of them also Σ k̂ and Σ v̂ of the head."""
+    b, head_bytes, has_ends = e.builder, HEAD * WORD, 0 in keys
+    parts = range(0, head_bytes, e.lanes * WORD)
+    key = e.at(both, e.times(head, head_bytes))
+    value = e.at(key, kind.heads * head_bytes)
+    with e.loop(count, 1, [e.reals(0.0)] * (len(parts) * (len(keys) + 2 * has_ends))) as row:
+        offset = e.times(row.index, kind.outputs * WORD)
+        values = [e.load(e.floats, value, offset, n) for n in parts]
+        spread = [e.spread(e.load(FLOAT, key, offset, n * WORD)) for n in keys]
+        ends = [*(e.load(e.floats, key, offset, n) for n in parts), *values] if has_ends else []
+        pairs = [(k, v) for k in spread for v in values]
+        outer = [e.fma(k, v, total) for (k, v), total in zip(pairs, row.values[: len(pairs)], strict=True)]
+        rest = [b.fadd(total, end) for total, end in zip(row.values[len(pairs) :], ends, strict=True)]
+        row.values = [*outer, *rest]
+    own = e.at(sums_pointer, e.times(head, HEAD * head_bytes))
+    means = e.at(sums_pointer, kind.heads * HEAD * head_bytes, e.times(head, head_bytes))
+    places = [e.at(own, k * head_bytes + n) for k in keys for n in parts]
+    places += [e.at(means, side + n) for side in (0, kind.heads * head_bytes) for n in parts if has_ends]
+    for total, place in zip(row.values, places, strict=True):
+        e.store(b.fadd(total, e.load(e.floats, place)), place)

@@ -17,11 +17,12 @@ import numpy as np
 from llvmlite import ir
 from numpy.typing import NDArray
 
-from hiif_engines.native.emit import FLOATS, I64, LANES, POINTER, WORD, Emitter, Value, number, reals
+from hiif_engines.native.emit import I64, POINTER, WORD, Emitter, Value, number
 from hiif_engines.native.kernel import SLOT
-from hiif_engines.native.layer import ROWS, Matrix, panel_of, sums
+from hiif_engines.native.layer import Matrix, sums
 from hiif_engines.native.precision import FP32
 from hiif_engines.native.sigmoid import sigmoid
+from hiif_engines.native.target import Target
 
 Array = NDArray[np.float32]
 OUT, IN = 4, 6
@@ -47,11 +48,11 @@ class Convolution:
     """Kind of a sum of 3×3 and 1×1 convolutions with stride 1, and what follows it."""
 
     planes: tuple[int, ...]
-    """Channels of each source plane, multiples of `LANES`."""
+    """Channels of each source plane, whole vectors."""
     points: int
     """Number of planes, the first ones, with 1×1 convolutions. At least one plane has a 3×3 convolution."""
     outputs: int
-    """Number of output channels, a multiple of `LANES`."""
+    """Number of output channels, whole vectors."""
     activation: Activation = "none"
     is_added: bool = False
     """Whether a plane is added to the outputs."""
@@ -72,10 +73,9 @@ class Convolution:
         places = PLACES * (self.inputs - self.point_inputs) + len(INSIDE) ** 2 * self.point_inputs
         return places * self.outputs // (OUT * OUT)
 
-    @property
-    def scratch(self) -> int:
-        """Bytes of a group of tiles before and after the products."""
-        return PLACES * ROWS * WORD * (self.inputs + self.outputs)
+    def scratch(self, target: Target) -> int:
+        """Return the bytes of a group of tiles before and after the products."""
+        return PLACES * target.rows * WORD * (self.inputs + self.outputs)
 
     @property
     def pointers(self) -> tuple[str, ...]:
@@ -85,23 +85,23 @@ class Convolution:
         return (*sources, "target", "added", "weights", "bias", "scratch")
 
 
-def transformed(weights: Array) -> Array:
+def transformed(target: Target, weights: Array) -> Array:
     """Return a convolution's weights [O, I, 3, 3] for `emit_convolution`: [36, O / panel, I, panel] float32."""
     wide = np.einsum("ay,oiyx,bx->abio", WEIGHTS_TRANSFORM, weights.astype(np.float64), WEIGHTS_TRANSFORM)
     matrices = wide.reshape(PLACES, *wide.shape[2:]).astype(np.float32)
-    panel = panel_of(matrices.shape[2])
+    panel = target.panel(matrices.shape[2])
     return np.stack([FP32.pack(matrix, panel)[..., 0] for matrix in matrices])
 
 
-def emit_convolution(module: ir.Module, name: str, kind: Convolution) -> None:
-    """Write a function of a pointer to its arguments: tiles in the order of rows, in groups of `ROWS`."""
-    e = Emitter(module, name, [POINTER])
+def emit_convolution(target: Target, module: ir.Module, name: str, kind: Convolution) -> None:
+    """Write a function of a pointer to its arguments: groups of as many tiles as a product has rows."""
+    e = Emitter(target, module, name, [POINTER])
     b = e.builder
     slots = {slot: e.load(POINTER, e.arguments[0], SLOT * n) for n, slot in enumerate(kind.pointers)}
     slots |= {slot: e.load(I64, e.arguments[0], SLOT * (len(kind.pointers) + n)) for n, slot in enumerate(NUMBERS)}
-    with e.loop(slots["count"], ROWS) as group:
-        left = b.sub(slots["count"], group.index)
-        count = b.select(b.icmp_unsigned("<", left, number(ROWS)), left, number(ROWS))
+    with e.loop(slots["count"], target.rows) as group:
+        left, most = b.sub(slots["count"], group.index), number(target.rows)
+        count = b.select(b.icmp_unsigned("<", left, most), left, most)
         first = b.add(slots["first"], group.index)
         for n in range(len(kind.planes)):
             _emit_inputs(e, kind, n, slots, first, count)
@@ -113,34 +113,34 @@ def emit_convolution(module: ir.Module, name: str, kind: Convolution) -> None:
 def _emit_inputs(
     e: Emitter, kind: Convolution, plane: int, slots: dict[str, Value], first: Value, count: Value
 ) -> None:
-    """Emit Bᵀ d B of `count` tiles of a source plane: [36, ROWS, inputs] in the scratch."""
+    """Emit Bᵀ d B of `count` tiles of a source plane: [36, rows, inputs] in the scratch."""
     size, row = WORD * kind.planes[plane], WORD * kind.inputs
     places = INSIDE if plane < kind.points else range(IN)
     rows = e.at(slots["scratch"], WORD * sum(kind.planes[:plane]))
     with e.loop(count) as tile:
         corner = _corner(e, slots, e.builder.add(first, tile.index))
-        with e.loop(kind.planes[plane], LANES) as channel:
+        with e.loop(kind.planes[plane], e.lanes) as channel:
             offset = e.times(channel.index, WORD)
             lines = _lines(e, slots, f"source_{plane}", size, corner, offset, IN)
             target = e.at(rows, e.times(tile.index, row), offset)
-            columns = [_before(e, [e.load(FLOATS, line, x * size) for line in lines]) for x in range(IN)]
+            columns = [_before(e, [e.load(e.floats, line, x * size) for line in lines]) for x in range(IN)]
             for y in places:
                 values = _before(e, [column[y] for column in columns])
                 for x in places:
-                    e.store(values[x], target, (y * IN + x) * ROWS * row)
+                    e.store(values[x], target, (y * IN + x) * e.target.rows * row)
 
 
 def _emit_products(e: Emitter, kind: Convolution, slots: dict[str, Value]) -> None:
-    """Emit the product of each place with its weights: [36, ROWS, outputs] behind the inputs in the scratch."""
-    size_in, size_out = WORD * kind.inputs, WORD * kind.outputs
-    results = e.at(slots["scratch"], PLACES * ROWS * size_in)
+    """Emit the product of each place with its weights: [36, rows, outputs] behind the inputs in the scratch."""
+    group, size_in, size_out = e.target.rows, WORD * kind.inputs, WORD * kind.outputs
+    results = e.at(slots["scratch"], PLACES * group * size_in)
     with e.loop(PLACES) as place:
-        rows = e.at(slots["scratch"], e.times(place.index, ROWS * size_in))
-        target = e.at(results, e.times(place.index, ROWS * size_out))
+        rows = e.at(slots["scratch"], e.times(place.index, group * size_in))
+        target = e.at(results, e.times(place.index, group * size_out))
         weights = e.at(slots["weights"], e.times(place.index, WORD * kind.inputs * kind.outputs))
         matrix = Matrix(FP32, kind.inputs, kind.outputs, weights, slots["bias"])
         start = _first_input(e, kind, place.index) if kind.points else 0
-        with e.loop(kind.outputs, matrix.panel) as panel:
+        with e.loop(kind.outputs, e.target.panel(kind.outputs)) as panel:
             for r, v, value in sums(e, matrix, rows, size_in, panel.index, slots["scratch"], start):
                 e.store(value, target, r * size_out, e.times(panel.index, WORD), v * WORD)
 
@@ -157,23 +157,23 @@ def _first_input(e: Emitter, kind: Convolution, place: Value) -> Value:
 
 def _emit_outputs(e: Emitter, kind: Convolution, slots: dict[str, Value], first: Value, count: Value) -> None:
     """Emit Aᵀ m A of `count` tiles, bias, activation and the added plane."""
-    size = WORD * kind.outputs
-    results = e.at(slots["scratch"], PLACES * ROWS * WORD * kind.inputs)
+    group, size = e.target.rows, WORD * kind.outputs
+    results = e.at(slots["scratch"], PLACES * group * WORD * kind.inputs)
     inside = e.builder.add(slots["pixels"], number(1))
     with e.loop(count) as tile:
         corner = e.builder.add(_corner(e, slots, e.builder.add(first, tile.index)), inside)
-        with e.loop(kind.outputs, LANES) as channel:
+        with e.loop(kind.outputs, e.lanes) as channel:
             offset = e.times(channel.index, WORD)
             source = e.at(results, e.times(tile.index, size), offset)
-            bias = e.load(FLOATS, slots["bias"], offset)
+            bias = e.load(e.floats, slots["bias"], offset)
             targets = _lines(e, slots, "target", size, corner, offset, OUT)
             added = _lines(e, slots, "added", size, corner, offset, OUT) if kind.is_added else targets
             columns = [
-                _after(e, [e.load(FLOATS, source, (y * IN + x) * ROWS * size) for y in range(IN)]) for x in range(IN)
+                _after(e, [e.load(e.floats, source, (y * IN + x) * group * size) for y in range(IN)]) for x in range(IN)
             ]
             for y in range(OUT):
                 for x, value in enumerate(_after(e, [column[y] for column in columns])):
-                    other = e.load(FLOATS, added[y], x * size) if kind.is_added else None
+                    other = e.load(e.floats, added[y], x * size) if kind.is_added else None
                     e.store(_finished(e, kind.activation, e.builder.fadd(value, bias), other), targets[y], x * size)
 
 
@@ -181,9 +181,9 @@ def _finished(e: Emitter, activation: Activation, value: Value, added: Value | N
     """Emit the activation of a vector, and the addition of another one."""
     b = e.builder
     if activation == "gate":
-        return b.fmul(b.fadd(value, added), b.fsub(sigmoid(e, value), reals(0.5)))
+        return b.fmul(b.fadd(value, added), b.fsub(sigmoid(e, value), e.reals(0.5)))
     if activation == "relu":
-        value = e.maximum(value, reals(0.0))
+        value = e.maximum(value, e.reals(0.0))
     elif activation == "silu":
         value = b.fmul(value, sigmoid(e, value))
     return value if added is None else b.fadd(value, added)
@@ -207,11 +207,11 @@ def _lines(
 
 def _before(e: Emitter, d: Sequence[Value]) -> list[Value]:
     """Emit Bᵀ d of six values."""
-    b, four, five, two = e.builder, reals(-4.0), reals(-5.0), reals(2.0)
+    b, four, five, two = e.builder, e.reals(-4.0), e.reals(-5.0), e.reals(2.0)
     even, odd = e.fma(d[2], four, d[4]), e.fma(d[1], four, d[3])
     near, far = b.fsub(d[4], d[2]), b.fmul(two, b.fsub(d[3], d[1]))
-    first = e.fma(d[0], reals(4.0), e.fma(d[2], five, d[4]))
-    last = e.fma(d[1], reals(4.0), e.fma(d[3], five, d[5]))
+    first = e.fma(d[0], e.reals(4.0), e.fma(d[2], five, d[4]))
+    last = e.fma(d[1], e.reals(4.0), e.fma(d[3], five, d[5]))
     return [first, b.fadd(even, odd), b.fsub(even, odd), b.fadd(near, far), b.fsub(near, far), last]
 
 
@@ -222,7 +222,7 @@ def _after(e: Emitter, m: Sequence[Value]) -> list[Value]:
     less, twice = (b.fsub(m[n], m[n + 1]) for n in (1, 3))
     return [
         b.fadd(b.fadd(m[0], one), two),
-        e.fma(twice, reals(2.0), less),
-        e.fma(two, reals(4.0), one),
-        b.fadd(e.fma(twice, reals(8.0), less), m[5]),
+        e.fma(twice, e.reals(2.0), less),
+        e.fma(two, e.reals(4.0), one),
+        b.fadd(e.fma(twice, e.reals(8.0), less), m[5]),
     ]

@@ -13,10 +13,12 @@ from hiif_deploy.bundle.contract import GraphContract, TensorContract
 from hiif_engines.native.compile import Compiled
 from hiif_engines.native.compose import composed
 from hiif_engines.native.kernel import BLOCK, emit_kernels
-from hiif_engines.native.layer import ROWS, Norm, ScratchLayout
+from hiif_engines.native.layer import Norm, ScratchLayout
 from hiif_engines.native.precision import FP32, INT8, PRECISIONS
 from hiif_engines.native.session import NativeSession, ThreadMemory
 from hiif_engines.native.stage import Folded, LayerWeights, Product, Stage
+from hiif_engines.native.target import Target
+from native_targets import PAIRS, every_precision
 from tolerances import rounding_error
 
 pytestmark = pytest.mark.processor
@@ -37,10 +39,10 @@ def level(random: np.random.Generator, inputs: int, hidden: int, outputs: int) -
     return LayerWeights(first, second, Norm(inputs + 2, 1e-5), 1)
 
 
-def session_of(layers: Sequence[LayerWeights], precision: str) -> NativeSession:
+def session_of(target: Target, layers: Sequence[LayerWeights], precision: str) -> NativeSession:
     stage = Stage(None, tuple(layers), None)
-    kernel = stage.kernel(PRECISIONS[precision])
-    scratch = ScratchLayout(max(kernel.widths))
+    kernel = stage.kernel(PRECISIONS[precision], target)
+    scratch = ScratchLayout(target, max(kernel.widths))
     code = Compiled(emit_kernels({"test": kernel}, scratch))
     inputs = (TensorContract("state_0", "float32", ("queries", kernel.inputs)),)
     outputs = (TensorContract("state_1", "float32", ("queries", kernel.outputs)),)
@@ -90,90 +92,95 @@ def deviation(answer: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(answer - expected) / np.linalg.norm(expected))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@every_precision
 @pytest.mark.parametrize("width", [16, 48, 64, 256])
-def test_layers_answer_as_they_do_in_float64(precision: str, width: int) -> None:
+def test_layers_answer_as_they_do_in_float64(target: Target, precision: str, width: int) -> None:
     random = np.random.default_rng(width)
     attention = LayerWeights(Folded("attention_0_weight", "attention_0_bias"), product(random, width, width))
     layers = [attention, level(random, width, 64, width), LayerWeights(None, product(random, width, 32))]
     feeds = feeds_of(random, 11, 19, width)
-    answer = session_of(layers, precision).run(feeds)["state_1"]
+    answer = session_of(target, layers, precision).run(feeds)["state_1"]
     assert 1e-9 < deviation(answer, reference(layers, feeds)) < rounding_error(precision, 5, width)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@every_precision
 @pytest.mark.parametrize("width", [48, 64, 256])
-def test_composed_levels_answer_as_the_levels_do(precision: str, width: int) -> None:
+def test_composed_levels_answer_as_the_levels_do(target: Target, precision: str, width: int) -> None:
     random = np.random.default_rng(width)
     layers = [*(level(random, width, width, width) for _ in range(3)), level(random, width, width, 16)]
-    joined = composed(layers)
+    joined = composed(layers, target)
     assert [layer.second is None for layer in joined] == [True, True, True, False]
     feeds = feeds_of(random, 11, 19, width)
-    answer = session_of(joined, precision).run(feeds)["state_1"]
+    answer = session_of(target, joined, precision).run(feeds)["state_1"]
     assert 1e-9 < deviation(answer, reference(layers, feeds)) < rounding_error(precision, 8, width)
-    assert session_of(joined, "fp32").kernel.macs < session_of(layers, "fp32").kernel.macs
+    assert session_of(target, joined, "fp32").kernel.macs < session_of(target, layers, "fp32").kernel.macs
 
 
 @pytest.mark.parametrize(("width", "hidden"), [(64, 48), (16, 16), (48, 64)])
-def test_levels_are_not_composed_where_that_is_no_triangle_or_saves_nothing(width: int, hidden: int) -> None:
+def test_levels_are_not_composed_where_that_is_no_triangle_or_saves_nothing(
+    target: Target, width: int, hidden: int
+) -> None:
     layers = [level(np.random.default_rng(n), width, hidden, width) for n in range(3)]
-    assert composed(layers) == tuple(layers)
+    assert composed(layers, target) == tuple(layers)
 
 
-def test_an_attention_block_is_not_composed_with_the_levels_around_it() -> None:
+def test_an_attention_block_is_not_composed_with_the_levels_around_it(target: Target) -> None:
     random = np.random.default_rng(0)
     attention = LayerWeights(Folded("attention_0_weight", "attention_0_bias"), product(random, 64, 64))
     layers = (level(random, 64, 64, 64), attention, level(random, 64, 64, 64))
-    assert composed(layers) == layers
+    assert composed(layers, target) == layers
 
 
-@pytest.mark.parametrize("queries", [1, ROWS - 1, ROWS, ROWS + 1, BLOCK, BLOCK + 1, 2 * BLOCK + ROWS + 5])
-def test_any_number_of_queries_is_answered(queries: int) -> None:
+@pytest.mark.parametrize(
+    ("blocks", "tiles", "more"), [(0, 0, 1), (0, 1, -1), (0, 1, 0), (0, 1, 1), (1, 0, 0), (1, 0, 1), (2, 1, 5)]
+)
+def test_any_number_of_queries_is_answered(target: Target, blocks: int, tiles: int, more: int) -> None:
+    queries = blocks * BLOCK + tiles * target.rows + more
     random = np.random.default_rng(queries)
     layers = [level(random, 32, 32, 48)]
     feeds = feeds_of(random, 1, queries, 32)
-    answer = session_of(layers, "fp32").run(feeds)["state_1"]
+    answer = session_of(target, layers, "fp32").run(feeds)["state_1"]
     assert answer.shape == (queries, 48)
     assert deviation(answer, reference(layers, feeds)) < rounding_error("fp32", 5, 48)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
-def test_a_querys_answer_does_not_depend_on_the_queries_beside_it(precision: str) -> None:
+@every_precision
+def test_a_querys_answer_does_not_depend_on_the_queries_beside_it(target: Target, precision: str) -> None:
     random = np.random.default_rng(1)
     layers = [level(random, 32, 64, 32), level(random, 32, 32, 32)]
     feeds = feeds_of(random, 1, 500, 32)
-    session = session_of(layers, precision)
+    session = session_of(target, layers, precision)
     whole = session.run(feeds)["state_1"]
     for part in (slice(0, 7), slice(7, 300), slice(300, 500)):
         some = {**feeds, "state_0": feeds["state_0"][part], "column_bits": feeds["column_bits"][:, :, part]}
         np.testing.assert_array_equal(session.run(some)["state_1"], whole[part])
 
 
-def test_inputs_may_lie_in_memory_in_any_order() -> None:
+def test_inputs_may_lie_in_memory_in_any_order(target: Target) -> None:
     random = np.random.default_rng(2)
     layers = [level(random, 32, 32, 32)]
     feeds = feeds_of(random, 5, 9, 32)
-    session = session_of(layers, "fp32")
+    session = session_of(target, layers, "fp32")
     turned = {name: np.asfortranarray(value) for name, value in feeds.items()}
     np.testing.assert_array_equal(session.run(turned)["state_1"], session.run(feeds)["state_1"])
 
 
-def test_a_folded_matrix_that_changes_is_packed_again() -> None:
+def test_a_folded_matrix_that_changes_is_packed_again(target: Target) -> None:
     random = np.random.default_rng(3)
     layers = [LayerWeights(Folded("attention_0_weight", "attention_0_bias"), product(random, 32, 32))]
-    session = session_of(layers, "fp32")
+    session = session_of(target, layers, "fp32")
     for seed in (4, 5):
         feeds = feeds_of(np.random.default_rng(seed), 3, 5, 32)
         assert deviation(session.run(feeds)["state_1"], reference(layers, feeds)) < rounding_error("fp32", 5, 48)
 
 
-@pytest.mark.parametrize("precision", ["int8"])
-def test_rows_of_equal_values_survive_8_bits(precision: str) -> None:
+@pytest.mark.parametrize(("target", "precision"), [pair for pair in PAIRS if pair[1] == "int8"], indirect=["target"])
+def test_rows_of_equal_values_survive_8_bits(target: Target, precision: str) -> None:
     random = np.random.default_rng(6)
     layers = [LayerWeights(None, product(random, 32, 32))]
     feeds = feeds_of(random, 1, 3, 32)
     feeds["state_0"][:] = np.array([[0.0], [1.0], [-3.0]], np.float32)
-    answer = session_of(layers, precision).run(feeds)["state_1"]
+    answer = session_of(target, layers, precision).run(feeds)["state_1"]
     # What is left is the rounding of the matrix.
     assert deviation(answer, reference(layers, feeds)) < rounding_error("int8", 1)
 

@@ -16,18 +16,19 @@ from hiif_deploy.bundle.loader import open_bundle, shipped_models
 from hiif_engines.native.backend import NativeBackend
 from hiif_engines.native.check import EXACT
 from hiif_engines.native.maps import NativeMaps, read_maps
+from hiif_engines.native.target import Target
 
 pytestmark = pytest.mark.processor
 
 MODEL = "hiif-live"
 
 
-def opened(name: str) -> NativeMaps:
+def opened(target: Target, name: str) -> NativeMaps:
     bundle = open_bundle(name)
     contract = bundle.contract.chain("fp32")["maps"]
-    weights = read_maps(contract, bundle.graphs["maps"])
+    weights = read_maps(contract, bundle.graphs["maps"], target)
     assert weights is not None
-    return NativeMaps(contract, weights)
+    return NativeMaps(contract, weights, target)
 
 
 def features(channels: int, size: tuple[int, int]) -> np.ndarray:
@@ -38,8 +39,8 @@ def features(channels: int, size: tuple[int, int]) -> np.ndarray:
 
 @pytest.mark.parametrize("name", sorted(shipped_models()))
 @pytest.mark.parametrize("size", [(1, 1), (4, 1), (9, 53)])
-def test_maps_of_shipped_models_are_those_of_onnx_runtime(name: str, size: tuple[int, int]) -> None:
-    bundle, native = open_bundle(name), opened(name)
+def test_maps_of_shipped_models_are_those_of_onnx_runtime(target: Target, name: str, size: tuple[int, int]) -> None:
+    bundle, native = open_bundle(name), opened(target, name)
     feeds = {"features": features(bundle.contract.encoder.channels, size)}
     known = open_session(native.graph, bundle.graphs["maps"], EngineOptions(), threads=1, keep_memory=True)
     wanted, found = known.run(feeds), native.run(feeds)
@@ -50,8 +51,8 @@ def test_maps_of_shipped_models_are_those_of_onnx_runtime(name: str, size: tuple
         assert np.linalg.norm(found[tensor] - value, axis=1).max() <= EXACT * np.linalg.norm(value, axis=1).max()
 
 
-def test_the_order_of_the_features_in_memory_changes_no_bit() -> None:
-    native, given = opened(MODEL), features(24, (5, 30))
+def test_the_order_of_the_features_in_memory_changes_no_bit(target: Target) -> None:
+    native, given = opened(target, MODEL), features(24, (5, 30))
     turned = np.ascontiguousarray(given.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     one, other = native.run({"features": given}), native.run({"features": turned})
     for tensor, value in one.items():
@@ -59,9 +60,9 @@ def test_the_order_of_the_features_in_memory_changes_no_bit() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 9, 9), (1, 24, 2, 9), (1, 24, 9, 2)])
-def test_features_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+def test_features_of_another_shape_are_refused(target: Target, shape: tuple[int, ...]) -> None:
     with pytest.raises(EngineError, match="graph maps: features are"):
-        opened(MODEL).run({"features": np.zeros(shape, np.float32)})
+        opened(target, MODEL).run({"features": np.zeros(shape, np.float32)})
 
 
 def node(graph: onnx.GraphProto, operator: str) -> onnx.NodeProto:
@@ -84,7 +85,7 @@ def another_operator(graph: onnx.GraphProto) -> None:
 def narrow_maps(graph: onnx.GraphProto) -> None:
     name = node(graph, "MatMul").input[1]
     (tensor,) = (tensor for tensor in graph.initializer if tensor.name == name)
-    tensor.CopyFrom(numpy_helper.from_array(np.ones((16, 32), np.float32), name))
+    tensor.CopyFrom(numpy_helper.from_array(np.ones((16, 24), np.float32), name))
 
 
 def changed(change: Callable[[onnx.GraphProto], None]) -> bytes:
@@ -95,9 +96,9 @@ def changed(change: Callable[[onnx.GraphProto], None]) -> bytes:
 
 
 @pytest.mark.parametrize("change", [padded_convolution, other_operator, another_operator, narrow_maps])
-def test_other_graphs_are_left_to_a_library(change: Callable[[onnx.GraphProto], None]) -> None:
+def test_other_graphs_are_left_to_a_library(target: Target, change: Callable[[onnx.GraphProto], None]) -> None:
     contract = open_bundle(MODEL).contract.chain("fp32")["maps"]
-    assert read_maps(contract, changed(change)) is None
+    assert read_maps(contract, changed(change), target) is None
 
 
 def swapped_maps(graph: onnx.GraphProto) -> None:
@@ -112,7 +113,7 @@ def test_a_graph_that_is_connected_otherwise_is_refused() -> None:
         NativeBackend(other, EngineOptions(engine="native", threads=1))
 
 
-def test_work_counts_the_convolution_and_four_products() -> None:
-    macs, size = opened(MODEL).work({"features": features(24, (4, 8))})
+def test_work_counts_the_convolution_and_four_products(target: Target) -> None:
+    macs, size = opened(target, MODEL).work({"features": features(24, (4, 8))})
     assert macs == 36 * 32 * 16 // 16 * 6 * 10 + 4 * 16 * 16 * 4 * 8
     assert size > 4 * (36 * 32 * 16 + 4 * 16 * 4 * 8)

@@ -19,6 +19,7 @@ from hiif_engines.native.kernel import Kernel
 from hiif_engines.native.layer import Norm
 from hiif_engines.native.stage import FirstWeights, Product
 from hiif_engines.native.sums import KeyValueSums
+from hiif_engines.native.target import TARGETS
 
 pytestmark = pytest.mark.processor
 
@@ -119,4 +120,4 @@ def test_parts_that_do_not_fit_are_refused() -> None:
     with pytest.raises(EngineError, match="expected width 32"):
         FirstWeights(ones(2, 16), ones(4, 32), ones(32), Gather(32, Norm(100, 1e-5)))
     with pytest.raises(EngineError, match="in multiples of 16"):
-        Kernel(40, (), KeyValueSums(40, 2, 1e-5))
+        Kernel(40, (), KeyValueSums(40, 2, 1e-5), TARGETS["avx512"])

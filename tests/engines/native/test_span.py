@@ -17,6 +17,7 @@ from hiif_deploy.bundle.contract import GraphContract
 from hiif_engines.native.check import EXACT
 from hiif_engines.native.encoder import NativeEncoder
 from hiif_engines.native.encoder_graph import read_encoder
+from hiif_engines.native.target import Target
 from hiif_export.graphs.exporter import make_exporter
 from hiif_export.graphs.onnx_file import tensor_contracts
 from hiif_training.models.registry import make_model
@@ -45,14 +46,14 @@ def exported() -> tuple[GraphContract, bytes]:
     return contract, cached_to_onnx(graph).SerializeToString()
 
 
-def deviation(model: bytes, size: tuple[int, int], threads: int = 1) -> float:
+def deviation(target: Target, model: bytes, size: tuple[int, int], threads: int = 1) -> float:
     """Largest deviation of the features from ONNX Runtime's, relative to their norm."""
     contract, _ = exported()
     layers = read_encoder(model)
     assert layers is not None
     feeds = {"image": np.random.default_rng(1).uniform(-1, 1, (1, 3, *size)).astype(np.float32)}
     wanted = open_session(contract, model, EngineOptions(), threads=1, keep_memory=True).run(feeds)["features"]
-    found = NativeEncoder(contract, layers, threads).run(feeds)["features"]
+    found = NativeEncoder(contract, layers, threads, target).run(feeds)["features"]
     assert found.shape == wanted.shape
     return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
 
@@ -76,9 +77,9 @@ def set_constant(graph: onnx.GraphProto, name: str, value: np.ndarray) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (37, 53)])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_features_are_those_of_onnx_runtime(size: tuple[int, int], threads: int) -> None:
+def test_features_are_those_of_onnx_runtime(target: Target, size: tuple[int, int], threads: int) -> None:
     # A misread graph deviates by more than half.
-    assert deviation(exported()[1], size, threads) <= EXACT
+    assert deviation(target, exported()[1], size, threads) <= EXACT
 
 
 def test_a_convolution_and_what_follows_it_are_one_layer() -> None:
@@ -172,5 +173,7 @@ def read_before_its_activation(graph: onnx.GraphProto) -> None:
 
 
 @pytest.mark.parametrize("change", [repeated_plane, read_before_its_activation])
-def test_a_plane_that_is_read_twice_has_the_same_values(change: Callable[[onnx.GraphProto], object]) -> None:
-    assert deviation(changed(change), (13, 21)) <= EXACT
+def test_a_plane_that_is_read_twice_has_the_same_values(
+    target: Target, change: Callable[[onnx.GraphProto], object]
+) -> None:
+    assert deviation(target, changed(change), (13, 21)) <= EXACT

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hiif_engines.native.compile import Compiled
 from hiif_engines.native.encoder import NativeStep, plane_of
 from hiif_engines.native.encoder_graph import Part, PlaneLayer
+from hiif_engines.native.target import Target
 from hiif_engines.native.winograd import IN, OUT, WEIGHTS_TRANSFORM, Activation, Convolution, emit_convolution
 
 Array = NDArray[np.float64]
@@ -61,18 +62,19 @@ def bound(x: Array, weights: Array) -> Array:
 
 
 def run(
-    parts: Sequence[tuple[Array, Array]], bias: Array, activation: Activation = "none", added: Array | None = None,
-    threads: int = 1,
+    target: Target, parts: Sequence[tuple[Array, Array]], bias: Array, activation: Activation = "none",
+    added: Array | None = None, threads: int = 1,
 ) -> Array:  # fmt: skip
     """Pairs of [C, h, w] and [O, C, 3, 3] or [O, C, 1, 1] → [O, h, w] of the sum of their convolutions."""
     named = {f"x{n}": x for n, (x, _) in enumerate(parts)} | ({} if added is None else {"z": added})
     convolutions = tuple(Part(f"x{n}", weights.astype(np.float32)) for n, (_, weights) in enumerate(parts))
     layer = PlaneLayer(convolutions, "y", bias, activation, "" if added is None else "z")
     module = ir.Module()
-    emit_convolution(module, "convolution", layer.kind)
+    emit_convolution(target, module, "convolution", layer.kind(target))
     size = (parts[0][0].shape[1], parts[0][0].shape[2])
-    planes = {name: plane_of(x.astype(np.float32)) for name, x in (named | {"y": np.zeros((len(bias), *size))}).items()}
-    NativeStep(layer, Compiled(module).function("convolution")).run(planes, size, threads, map)
+    arrays = named | {"y": np.zeros((len(bias), *size))}
+    planes = {name: plane_of(target, x.astype(np.float32)) for name, x in arrays.items()}
+    NativeStep(target, layer, Compiled(module).function("convolution")).run(planes, size, threads, map)
     inside = planes["y"][1 : size[0] + 1, 1 : size[1] + 1]
     assert np.count_nonzero(planes["y"]) == np.count_nonzero(inside), "the padding of the next layer is 0"
     return inside[:, :, : len(bias)].transpose(2, 0, 1).astype(np.float64)
@@ -85,10 +87,12 @@ def normal(random: np.random.Generator, *shape: int) -> Array:
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (4, 4), (9, 53), (17, 100)])
 @pytest.mark.parametrize(("inputs", "outputs"), [(3, 16), (24, 40), (64, 64)])
-def test_outputs_are_those_of_a_plain_convolution(size: tuple[int, int], inputs: int, outputs: int) -> None:
+def test_outputs_are_those_of_a_plain_convolution(
+    target: Target, size: tuple[int, int], inputs: int, outputs: int
+) -> None:
     random = np.random.default_rng(inputs * size[1])
     x, weights = normal(random, inputs, *size), normal(random, outputs, inputs, 3, 3)
-    found = run([(x, weights)], np.zeros(outputs))
+    found = run(target, [(x, weights)], np.zeros(outputs))
     assert np.all(np.abs(found - plain(x, weights)) <= bound(x, weights))
 
 
@@ -96,7 +100,7 @@ def test_outputs_are_those_of_a_plain_convolution(size: tuple[int, int], inputs:
 @pytest.mark.parametrize("channels", [(16, 16), (40, 3, 24), (16, 16, 3, 48)])
 @pytest.mark.parametrize("points", [0, 1])
 def test_a_sum_is_that_of_3x3_and_1x1_convolutions(
-    size: tuple[int, int], channels: tuple[int, ...], points: int
+    target: Target, size: tuple[int, int], channels: tuple[int, ...], points: int
 ) -> None:
     random = np.random.default_rng(sum(channels))
     sides = [1] * points * (len(channels) - 1)
@@ -105,7 +109,7 @@ def test_a_sum_is_that_of_3x3_and_1x1_convolutions(
     x = np.concatenate([x for x, _ in parts])
     margins = [((0, 0), (0, 0), ((3 - k) // 2,) * 2, ((3 - k) // 2,) * 2) for k in sides]
     weights = np.concatenate([np.pad(w, margin) for (_, w), margin in zip(parts, margins, strict=True)], axis=1)
-    assert np.all(np.abs(run(parts, np.zeros(48)) - plain(x, weights)) <= bound(x, weights))
+    assert np.all(np.abs(run(target, parts, np.zeros(48)) - plain(x, weights)) <= bound(x, weights))
 
 
 def sigmoid(x: Array) -> Array:
@@ -124,20 +128,22 @@ ACTIVATIONS: dict[Activation, Callable[[Array, Array], Array]] = {
     ("activation", "is_added"),
     [(name, added) for name in ACTIVATIONS for added in (False, True) if name != "gate" or added],
 )
-def test_bias_activation_and_the_added_plane_follow_in_this_order(activation: Activation, is_added: bool) -> None:
+def test_bias_activation_and_the_added_plane_follow_in_this_order(
+    target: Target, activation: Activation, is_added: bool
+) -> None:
     # Whole numbers: the outputs are exact in every order of operations but for the weights' sixths.
     x, weights = np.ones((16, 8, 8)), np.zeros((16, 16, 3, 3))
     weights[np.arange(16), np.arange(16), 1, 1] = np.arange(-8, 8)
     added = np.full((16, 8, 8), 100.0) if is_added else None
     wanted = ACTIVATIONS[activation](np.arange(-8, 8) + 0.5, np.array(100.0 if is_added else 0.0))
-    found = run([(x, weights)], np.full(16, 0.5), activation, added)
+    found = run(target, [(x, weights)], np.full(16, 0.5), activation, added)
     np.testing.assert_allclose(found, np.broadcast_to(wanted[:, None, None], found.shape), atol=1e-4)
 
 
-def test_the_split_into_parts_changes_no_bit() -> None:
+def test_the_split_into_parts_changes_no_bit(target: Target) -> None:
     random = np.random.default_rng(3)
     parts = [(normal(random, 16, 30, 21), normal(random, 32, 16, 3, 3))]
-    one, many = (run(parts, np.ones(32), "silu", threads=threads) for threads in (1, 5))
+    one, many = (run(target, parts, np.ones(32), "silu", threads=threads) for threads in (1, 5))
     np.testing.assert_array_equal(one, many)
 
 

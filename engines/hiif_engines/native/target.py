@@ -1,0 +1,52 @@
+"""Instruction sets that native code is written for: one short description each, for the same kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hiif_deploy.decoding.session import ComputePrecision
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """An instruction set, and how kernels use its vector registers."""
+
+    name: str
+    lanes: int
+    """Values of float32 per vector."""
+    registers: int
+    """Vector registers."""
+    rows: int
+    """Rows per tile of a product."""
+    vectors: int
+    """Vectors of outputs per panel, where the matrix has as many. A tile's sums, a vector of the panel each and a
+    row's value are in registers at once."""
+    needs: frozenset[str]
+    """LLVM's names of the features that its code uses in every precision."""
+    precisions: Mapping[ComputePrecision, frozenset[str]]
+    """Precision → features that its code uses beside those."""
+
+    def panel(self, outputs: int) -> int:
+        """Return the outputs per panel for a number of outputs."""
+        widest = self.vectors * self.lanes
+        return widest if outputs % widest == 0 else self.lanes
+
+    def padded(self, values: int) -> int:
+        """Return a number of values, rounded up to whole vectors."""
+        return -(-values // self.lanes) * self.lanes
+
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target(
+            "avx512", lanes=16, registers=32, rows=12, vectors=2,
+            needs=frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"}),
+            precisions={
+                "fp32": frozenset(), "bf16": frozenset({"avx512bf16"}), "int8": frozenset({"avx512vnni"}),
+            },
+        ),
+    )
+}  # fmt: skip
+"""Name → target, the fastest first."""

@@ -1,0 +1,29 @@
+"""What every description of an instruction set must fulfil, so that the kernels fit it."""
+
+from __future__ import annotations
+
+import pytest
+
+from hiif_engines.native.kernel import BLOCK
+from hiif_engines.native.sums import HEAD
+from hiif_engines.native.target import TARGETS
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_tiles_sums_a_vector_of_each_panel_and_a_rows_value_fit_the_registers(name: str) -> None:
+    target = TARGETS[name]
+    assert target.rows * target.vectors + target.vectors + 1 <= target.registers
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_blocks_are_whole_tiles_and_panels_whole_heads(name: str) -> None:
+    target = TARGETS[name]
+    assert BLOCK % target.rows == 0
+    assert HEAD % target.lanes == 0
+    assert target.panel(2 * HEAD) % HEAD == 0
+
+
+def test_outputs_are_split_into_equal_panels_and_values_padded_to_vectors() -> None:
+    target = TARGETS["avx512"]
+    assert [target.panel(outputs) for outputs in (16, 32, 48, 64)] == [16, 32, 16, 32]
+    assert [target.padded(values) for values in (1, 16, 17)] == [16, 16, 32]

@@ -1,0 +1,12 @@
+"""Instruction sets and precisions that tests of native code run in, and what this processor lacks for them."""
+
+from __future__ import annotations
+
+import pytest
+
+from hiif_engines.native.target import TARGETS
+
+PAIRS = [(target.name, precision) for target in TARGETS.values() for precision in target.precisions]
+"""Names of all targets with each of their precisions."""
+every_precision = pytest.mark.parametrize(("target", "precision"), PAIRS, indirect=["target"])
+"""Runs a test with the fixture `target` and the argument `precision` for each of them."""
