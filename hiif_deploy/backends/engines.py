@@ -71,7 +71,7 @@ ENGINES: dict[str, EngineSpec] = {
         ),
         EngineSpec(
             "native", "native code", None, ("fp32", *REDUCED_PRECISIONS), "never", extra="native",
-            one_thread_per_call=True,
+            reads=("isa",), one_thread_per_call=True,
         ),
         EngineSpec(
             "tensorrt", "TensorRT", "hiif_deploy.rendering.open_tensorrt:open_tensorrt", ("fp16", "fp32"), "always",

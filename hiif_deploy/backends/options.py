@@ -13,6 +13,9 @@ from hiif_deploy.errors import BundleError, OptionError
 LibraryName = Literal["tensorrt", "tensorrt-rtx"]
 """NVIDIA's two inference libraries."""
 
+IsaName = Literal["avx512", "avx2"]
+"""Instruction sets that native code is written for."""
+
 
 @dataclass(frozen=True)
 class EngineOptions:
@@ -40,6 +43,8 @@ class EngineOptions:
     quarter of what the GPU has."""
     device: str = "cuda"
     """Of engine `torch`: `cuda`, `cuda:N`, or `cpu`, which is there for tests."""
+    isa: IsaName | None = None
+    """Of engine `native`: its instruction set; None: the fastest one that this processor has."""
 
     def __post_init__(self) -> None:
         for name in ("threads", "call_threads", "gpu_memory"):
@@ -52,12 +57,19 @@ class EngineOptions:
             known = ", ".join(get_args(ComputePrecision))
             raise OptionError(f"precision is {self.precision!r}: expected one of {known}")
         check_precision(self.engine, self.precision)
+        self._check_isa()
         if self.threads < 0:
             raise OptionError(f"threads is {self.threads}: expected 0 (all) or more")
         if self.call_threads is not None and self.call_threads < 1:
             raise OptionError(f"call threads is {self.call_threads}: expected 1 or more")
         if self.call_threads not in (None, 1) and self.engine != AUTO and ENGINES[self.engine].one_thread_per_call:
             raise OptionError(f"call threads is {self.call_threads}: a call of {self.engine} has one; leave it out")
+
+    def _check_isa(self) -> None:
+        if self.isa not in (None, *get_args(IsaName)):
+            raise OptionError(f"isa is {self.isa!r}: expected one of {', '.join(get_args(IsaName))}")
+        if self.isa is not None and (self.engine == AUTO or "isa" not in ENGINES[self.engine].reads):
+            raise OptionError(f"isa is {self.isa}: engine {self.engine} does not read it; leave it out")
 
     @property
     def graphs(self) -> Precision:

@@ -71,6 +71,7 @@ def upscale(
     precision: shared.PrecisionOption = None,
     library: shared.LibraryOption = None,
     device: shared.DeviceOption = None,
+    isa: shared.IsaOption = None,
     statistics: picture.StatisticsOption = "exact",
     report_deviation: picture.DeviationOption = False,
     published_rows: picture.PublishedOption = None,
@@ -106,13 +107,12 @@ def upscale(
     from hiif_deploy.video.plan import parse_frames, parse_time
 
     target = parse_target(scale, size, width, height, max_side)
-    is_video = are_videos(inputs)
-    video.refuse_misplaced(context, is_video=is_video)
+    video.refuse_misplaced(context, is_video=(is_video := are_videos(inputs)))
     options = RenderOptions(
         memory=memory << 20, max_output_pixels=max_pixels, group_rows=published_rows,
         clip_cell=published_rows is not None, statistics="exact" if statistics == "reuse" else statistics,
     )  # fmt: skip
-    chosen = engine_options(engine, precision, threads, provider=provider, library=library, device=device)
+    chosen = engine_options(engine, precision, threads, provider=provider, library=library, device=device, isa=isa)
     if is_video:
         times = parse_time("--from", from_), parse_time("--to", to)
         wanted = VideoOptions(

@@ -8,7 +8,7 @@ import typer
 
 from hiif_deploy.backends.choice import default_engine
 from hiif_deploy.backends.engines import AUTO, ENGINES, Engine
-from hiif_deploy.backends.options import EngineOptions, LibraryName, usable_cores
+from hiif_deploy.backends.options import EngineOptions, IsaName, LibraryName, usable_cores
 from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.errors import OptionError
 
@@ -50,6 +50,9 @@ ProviderOption = Annotated[
     str | None, _speed("With --engine onnxruntime: execution provider; default: cpu. Never replaced silently.")
 ]
 DeviceOption = Annotated[str | None, _speed("With --engine torch: cuda (default), cuda:N, or cpu.")]
+IsaOption = Annotated[
+    IsaName | None, _speed("With --engine native: its instruction set; default: the fastest that this processor has.")
+]
 ThreadsOption = Annotated[int, _speed("Processor threads; 0 takes all that this process may use.")]
 MemoryOption = Annotated[int, _speed("Working memory in MiB, beside input, features and output.")]
 JsonOption = Annotated[bool, _report("Report as JSON on stdout.", "--json")]
@@ -67,11 +70,12 @@ GPU_WORDS = ("cuda", "gpu", "nvidia")
 
 def engine_options(
     engine: str | None, precision: ComputePrecision | None, threads: int = 0, *, provider: str | None = None,
-    library: LibraryName | None = None, device: str | None = None, default: Engine | None = None,
+    library: LibraryName | None = None, device: str | None = None, isa: IsaName | None = None,
+    default: Engine | None = None,
 ) -> EngineOptions:  # fmt: skip
     """Engine options from the command line; `default` where no engine is named. OptionError where they do not fit."""
     chosen = parse_engine(engine) or default or default_engine(precision)
-    given = {"provider": provider, "library": library, "device": device}
+    given = {"provider": provider, "library": library, "device": device, "isa": isa}
     for name, value in given.items():
         readers: list[Engine] = [spec.name for spec in ENGINES.values() if name in spec.reads]
         readers += [AUTO] if name in AUTO_READS else []
@@ -82,7 +86,7 @@ def engine_options(
             )
     return EngineOptions(
         engine=chosen, precision=precision, threads=limited_threads(threads), provider=provider or "cpu",
-        library=library or "tensorrt", device=device or "cuda",
+        library=library or "tensorrt", device=device or "cuda", isa=isa,
     )  # fmt: skip
 
 

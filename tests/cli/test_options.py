@@ -23,6 +23,7 @@ def test_without_words_the_defaults_are_those_of_the_library() -> None:
         ("native", {"provider": "cuda"}, "--provider cuda is read by engine onnxruntime only.*uses native"),
         (None, {"library": "tensorrt-rtx"}, "--library tensorrt-rtx is read by engine tensorrt and auto only"),
         ("torch", {"library": "tensorrt"}, "--library tensorrt is read by"),
+        ("auto", {"isa": "avx2"}, "--isa avx2 is read by engine native only.*uses auto: add --engine native"),
         ("cuda", {}, "--engine cuda: expected one of .*--engine torch, --engine tensorrt, or --provider cuda"),
         ("fast", {}, "--engine fast: expected one of onnxruntime, "),
     ],
@@ -36,6 +37,7 @@ def test_options_that_the_engine_reads_arrive() -> None:
     assert engine_options("torch", "fp16", device="cuda:1").device == "cuda:1"
     assert engine_options("onnxruntime", None, provider="cuda").provider == "cuda"
     assert engine_options("auto", None, library="tensorrt-rtx").library == "tensorrt-rtx"
+    assert engine_options("native", None, isa="avx2").isa == "avx2"
 
 
 def test_a_negative_number_of_threads_is_refused() -> None:

@@ -33,18 +33,19 @@ class NativeBackend(HostBackend):
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         """EngineError where the decoder has another architecture, or this processor lacks instructions."""
-        self._target = choose_target(options.precision or "fp32")
+        self._target = choose_target(options.precision or "fp32", options.isa)
         if not bundle.contract.stages:
             raise EngineError(
                 f"native code needs a decoder in stages, and bundle {bundle.contract.name} has none: use --engine "
                 "onnxruntime"
             )
-        super().__init__(bundle, replace(options, engine=library_engine(options.precision), call_threads=1))
+        library = library_engine(options.precision)
+        super().__init__(bundle, replace(options, engine=library, call_threads=1, isa=None))
         self.engine = ENGINES["native"]
 
     @property
     def _title(self) -> str:
-        return f"native code and {super()._title}"
+        return f"native code ({self._target.name}) and {super()._title}"
 
     def _open(self, graph: GraphContract, *parts: GraphContract) -> Session:
         session = self._native(graph)
@@ -78,7 +79,7 @@ class NativeBackend(HostBackend):
         read = {name: replace(stage, layers=composed(stage.layers, self._target)) for name, stage in read.items()}
         kernels = {name: self._kernel(stage) for name, stage in read.items()}
         scratch = ScratchLayout(self._target, max(width for kernel in kernels.values() for width in kernel.widths))
-        code, memory = Compiled(emit_kernels(kernels, scratch)), ThreadMemory(scratch)
+        code, memory = Compiled(emit_kernels(kernels, scratch), self._target), ThreadMemory(scratch)
         sessions: dict[str, Session] = {
             name: NativeSession(graphs[name], read[name], kernel, code.function(name), memory)
             for name, kernel in kernels.items()

@@ -10,8 +10,9 @@ from llvmlite import binding as llvm
 from llvmlite import ir
 
 from hiif_deploy.backends.choice import library_engine
+from hiif_deploy.backends.options import IsaName
 from hiif_deploy.decoding.session import ComputePrecision
-from hiif_deploy.errors import EngineError
+from hiif_deploy.errors import EngineError, OptionError
 from hiif_engines.native.target import TARGETS, Target
 
 OPTIMISATION = 2
@@ -21,13 +22,13 @@ OPTIMISATION = 2
 class Compiled:
     """The functions of a module, each with one pointer. They run without Python's lock, on several threads at once."""
 
-    def __init__(self, module: ir.Module) -> None:
+    def __init__(self, module: ir.Module, target: Target) -> None:
         """EngineError where LLVM rejects the code, as another version may."""
         try:
             parsed = llvm.parse_assembly(str(module))
             parsed.verify()
             # No optimisation passes: they take as long as everything else, and gain nothing on code that is written so.
-            self._engine = llvm.create_mcjit_compiler(parsed, _machine())
+            self._engine = llvm.create_mcjit_compiler(parsed, machine_of(target))
             self._engine.finalize_object()
         except RuntimeError as error:
             version = ".".join(map(str, llvm.llvm_version_info))
@@ -42,8 +43,13 @@ class Compiled:
         function(arguments)
 
 
-def choose_target(precision: ComputePrecision) -> Target:
-    """Return the first target that has the precision and whose instructions this processor has; else EngineError."""
+def choose_target(precision: ComputePrecision, isa: IsaName | None = None) -> Target:
+    """Return the first target that has the precision and whose instructions this processor has; else EngineError.
+
+    With `isa` return that one; OptionError where it lacks the precision, or this processor its instructions.
+    """
+    if isa is not None:
+        return _named_target(precision, isa)
     targets = [target for target in TARGETS.values() if precision in target.precisions]
     for target in targets:
         if not lacking(target, precision):
@@ -52,6 +58,20 @@ def choose_target(precision: ComputePrecision) -> Target:
         f"native code in {precision} needs instructions that {llvm.get_host_cpu_name()} does not have "
         f"({', '.join(lacking(targets[-1], precision))}): use --engine {library_engine(precision)}"
     )
+
+
+def _named_target(precision: ComputePrecision, isa: IsaName) -> Target:
+    target = TARGETS[isa]
+    if precision not in target.precisions:
+        raise OptionError(
+            f"native code for {isa} computes in {', '.join(target.precisions)} and not in {precision}: leave isa out"
+        )
+    if names := lacking(target, precision):
+        raise OptionError(
+            f"native code for {isa} in {precision} needs instructions that {llvm.get_host_cpu_name()} does not have "
+            f"({', '.join(names)}): leave isa out"
+        )
+    return target
 
 
 def lacking(target: Target, precision: ComputePrecision) -> list[str]:
@@ -64,9 +84,13 @@ def _features() -> frozenset[str]:
     return frozenset(name for name, there in llvm.get_host_cpu_features().items() if there)
 
 
-def _machine() -> llvm.TargetMachine:
+def machine_of(target: Target) -> llvm.TargetMachine:
+    """Return LLVM's compiler for this processor, kept to the target's instructions."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    features = llvm.get_host_cpu_features().flatten()
-    target = llvm.Target.from_default_triple()
-    return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=OPTIMISATION, jit=True)
+    host = llvm.get_host_cpu_features()
+    # Every feature is listed: without its sign, LLVM would take those of the processor's name.
+    features = llvm.FeatureMap({name: on and not name.startswith(target.unused) for name, on in host.items()})
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=features.flatten(), opt=OPTIMISATION, jit=True
+    )

@@ -38,7 +38,7 @@ class NativeEncoder:
         module = ir.Module("encoder")
         for n, kind in enumerate(known):
             emit_convolution(target, module, f"convolution_{n}", kind)
-        code = Compiled(module)
+        code = Compiled(module, target)
         functions = {kind: code.function(f"convolution_{n}") for n, kind in enumerate(known)}
         self._steps = [NativeStep(target, layer, functions[kind]) for layer, kind in zip(layers, kinds, strict=True)]
 

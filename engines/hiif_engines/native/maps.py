@@ -83,7 +83,7 @@ class NativeMaps:
         module = ir.Module("maps")
         emit_convolution(target, module, "convolution", self._layer.kind(target))
         _emit_maps(target, module, "maps", self._width, self._outputs)
-        code = Compiled(module)
+        code = Compiled(module, target)
         self._convolution = NativeStep(target, self._layer, code.function("convolution"))
         self._call = code.function("maps")
         matrices = np.pad(weights.matrices, ((0, 0), (0, self._width - inputs), (0, 0)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from hiif_deploy.backends.options import IsaName
 from hiif_deploy.decoding.session import ComputePrecision
 
 
@@ -12,7 +13,7 @@ from hiif_deploy.decoding.session import ComputePrecision
 class Target:
     """An instruction set, and how kernels use its vector registers."""
 
-    name: str
+    name: IsaName
     lanes: int
     """Values of float32 per vector."""
     registers: int
@@ -26,6 +27,8 @@ class Target:
     """LLVM's names of the features that its code uses in every precision."""
     precisions: Mapping[ComputePrecision, frozenset[str]]
     """Precision → features that its code uses beside those."""
+    unused: tuple[str, ...] = ()
+    """Beginnings of names of features that LLVM must not use where the processor has them."""
 
     def panel(self, outputs: int) -> int:
         """Return the outputs per panel for a number of outputs."""
@@ -46,6 +49,12 @@ TARGETS = {
             precisions={
                 "fp32": frozenset(), "bf16": frozenset({"avx512bf16"}), "int8": frozenset({"avx512vnni"}),
             },
+        ),
+        Target(
+            "avx2", lanes=8, registers=16, rows=6, vectors=2,
+            needs=frozenset({"avx2", "fma"}),
+            precisions={"fp32": frozenset()},
+            unused=("avx512", "avx10", "evex512"),
         ),
     )
 }  # fmt: skip

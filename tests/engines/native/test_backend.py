@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from attention_model import ATTENTION_MODEL
 from hiif_deploy import EngineError, EngineOptions, OptionError, RenderOptions, Upscaler
+from hiif_deploy.backends.options import IsaName
 from hiif_deploy.bundle.loader import Bundle, open_bundle
 from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.images.samples import sample
@@ -21,61 +22,67 @@ from hiif_deploy.rendering.verify import measure
 from hiif_engines.native import compile as native_compile
 from hiif_engines.native.backend import NativeBackend
 from hiif_engines.native.check import EXACT, check_kernels
-from tolerances import decibels, detail, order_error, products, rounding_error
+from hiif_engines.native.compile import choose_target, lacking
+from hiif_engines.native.target import TARGETS, Target
+from native_targets import every_precision
+from tolerances import UNIT, decibels, detail, order_error, products, rounding_error
 
 pytestmark = pytest.mark.processor
 
 TERMS = 256
 """Of the largest sum in a product."""
 SIZE = (131, 90)
+ENGINE = EngineOptions(engine="native", threads=2)
 
 
-def engine(precision: ComputePrecision | None = None) -> EngineOptions:
-    return EngineOptions(engine="native", precision=precision, threads=2)
+def engine(target: Target, precision: ComputePrecision = "fp32") -> EngineOptions:
+    return EngineOptions(engine="native", precision=precision, threads=2, isa=target.name)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@every_precision
 @pytest.mark.parametrize("name", [ATTENTION_MODEL, "hiif-video"])
 @pytest.mark.parametrize("statistics", ["exact", "sampled"])
-def test_a_picture_is_the_same_within_the_arithmetic(precision: ComputePrecision, name: str, statistics: Any) -> None:
+def test_a_picture_is_the_same_within_the_arithmetic(
+    target: Target, precision: ComputePrecision, name: str, statistics: Any
+) -> None:
     image = sample("astronaut")[:40, :28]
     options = RenderOptions(statistics=statistics, samples=2000)
     with (
         Upscaler(name, options=options) as known,
-        Upscaler(known.bundle, engine=engine(precision), options=options) as native,
+        Upscaler(known.bundle, engine=engine(target, precision), options=options) as native,
     ):
         expected = known.render_unclamped(known.encode(image), size=SIZE)
         answer = native.render_unclamped(native.encode(image), size=SIZE)
         other = "ONNX Runtime" if precision == "fp32" else "OpenVINO"
-        assert native.description.startswith(f"native code and {other}, cpu, {precision}")
+        assert native.description.startswith(f"native code ({target.name}) and {other}, cpu, {precision}")
     error = rounding_error(precision, products(known.bundle), TERMS)
     assert decibels(error, detail(expected, image)) < measure(answer, expected).psnr < 200
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
-def test_a_picture_does_not_depend_on_how_it_is_cut(precision: ComputePrecision) -> None:
+@every_precision
+def test_a_picture_does_not_depend_on_how_it_is_cut(target: Target, precision: ComputePrecision) -> None:
     image = sample("astronaut")[:30, :20]
     answers = []
     for block, memory in ((64, 2 << 20), (4096, 1 << 30)):
         options = RenderOptions(query_block=block, memory=memory)
-        with Upscaler(ATTENTION_MODEL, engine=engine(precision), options=options) as upscaler:
+        with Upscaler(ATTENTION_MODEL, engine=engine(target, precision), options=options) as upscaler:
             answers.append(upscaler.render_unclamped(upscaler.encode(image), size=(99, 61)))
     # Sums over the queries are taken in another order, and the encoder's over another tile.
     error = order_error(precision, products(upscaler.bundle), answers[0].shape[0] * answers[0].shape[1])
     assert measure(answers[0], answers[1]).psnr > decibels(error, detail(answers[0], image))
 
 
-def test_a_part_of_a_picture_is_that_part_of_the_whole() -> None:
+def test_a_part_of_a_picture_is_that_part_of_the_whole(target: Target) -> None:
     image = sample("astronaut")[:30, :20]
-    with Upscaler("hiif-video", engine=engine()) as upscaler:
+    with Upscaler("hiif-video", engine=engine(target)) as upscaler:
         whole = upscaler.upscale(image, scale=2.5)
         part = upscaler.upscale(image, scale=2.5, region=(11, 9, 40, 30))
     np.testing.assert_array_equal(part, whole[11:51, 9:39])
 
 
-def test_several_threads_share_one_upscaler() -> None:
+def test_several_threads_share_one_upscaler(target: Target) -> None:
     images = [sample(name)[:24, :24] for name in ("astronaut", "coffee", "chelsea")] * 3
-    with Upscaler(ATTENTION_MODEL, engine=engine()) as upscaler:
+    with Upscaler(ATTENTION_MODEL, engine=engine(target)) as upscaler:
         expected = [upscaler.upscale(image, scale=2) for image in images[:3]] * 3
         with ThreadPoolExecutor(4) as pool:
             found = list(pool.map(lambda image: upscaler.upscale(image, scale=2), images))
@@ -88,17 +95,17 @@ def test_a_decoder_without_stages_is_refused() -> None:
     graphs = tuple(graph for graph in bundle.contract.graphs if graph.name not in bundle.contract.stages)
     whole = dataclasses.replace(bundle, contract=dataclasses.replace(bundle.contract, graphs=graphs))
     with pytest.raises(EngineError, match=r"needs a decoder in stages.*--engine onnxruntime"):
-        NativeBackend(whole, engine())
+        NativeBackend(whole, ENGINE)
 
 
 def test_heads_of_another_size_are_refused(tiny_bundle: Path) -> None:
     with pytest.raises(EngineError, match=r"graph sums_0 does not have the architecture.*--engine onnxruntime"):
-        Upscaler(tiny_bundle, engine=engine())
+        Upscaler(tiny_bundle, engine=ENGINE)
 
 
 def test_a_graph_that_only_seems_to_be_known_is_refused() -> None:
     with pytest.raises(EngineError, match=r"graph tail of hiif-video does not have the architecture.*deviate by \d+"):
-        NativeBackend(with_shortcut(open_bundle("hiif-video")), engine())
+        NativeBackend(with_shortcut(open_bundle("hiif-video")), ENGINE)
 
 
 def with_shortcut(bundle: Bundle) -> Bundle:
@@ -113,7 +120,7 @@ def with_shortcut(bundle: Bundle) -> Bundle:
 
 def test_an_answer_that_is_no_number_is_found_out() -> None:
     bundle = open_bundle("hiif-video")
-    backend = NativeBackend(bundle, engine())
+    backend = NativeBackend(bundle, ENGINE)
     first = backend.contract.stages["first"]
 
     class Broken:
@@ -126,10 +133,42 @@ def test_an_answer_that_is_no_number_is_found_out() -> None:
     backend.close()
 
 
+def test_instruction_sets_answer_alike() -> None:
+    missing = [name for name in TARGETS if lacking(TARGETS[name], "fp32")]
+    if missing:
+        pytest.skip(f"this processor lacks {', '.join(missing)}")
+    image, answers = sample("astronaut")[:30, :20], []
+    for target in TARGETS.values():
+        with Upscaler(ATTENTION_MODEL, engine=engine(target)) as upscaler:
+            answers.append(upscaler.render_unclamped(upscaler.encode(image), size=SIZE))
+    # The detail errs, and its sum with the interpolated picture, below 1, is rounded once more.
+    error = rounding_error("fp32", products(upscaler.bundle), TERMS) * detail(answers[0], image) + UNIT["fp32"]
+    for answer in answers[1:]:
+        # Sums are split otherwise, so that not every bit is the same.
+        assert decibels(error, 1.0) < measure(answer, answers[0]).psnr < 200
+
+
+def test_the_fastest_instruction_set_of_the_processor_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    for target in TARGETS.values():
+        monkeypatch.setattr(native_compile, "_features", lambda target=target: target.needs)
+        assert choose_target("fp32") is target
+
+
 def test_a_processor_without_the_instructions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native_compile, "_features", lambda: frozenset({"avx2"}))
-    with pytest.raises(EngineError, match=r"native code in fp32 needs instructions.*avx512f.*--engine onnxruntime"):
-        NativeBackend(open_bundle(ATTENTION_MODEL), engine())
+    with pytest.raises(EngineError, match=r"native code in fp32 needs instructions.*\(fma\).*--engine onnxruntime"):
+        NativeBackend(open_bundle(ATTENTION_MODEL), ENGINE)
+    with pytest.raises(EngineError, match=r"native code in bf16 needs instructions.*avx512bf16.*--engine openvino"):
+        NativeBackend(open_bundle(ATTENTION_MODEL), dataclasses.replace(ENGINE, precision="bf16"))
+
+
+def test_an_instruction_set_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = open_bundle(ATTENTION_MODEL)
+    with pytest.raises(OptionError, match="native code for avx2 computes in fp32 and not in int8: leave isa out"):
+        NativeBackend(bundle, dataclasses.replace(ENGINE, isa="avx2", precision="int8"))
+    monkeypatch.setattr(native_compile, "_features", lambda: frozenset({"avx2", "fma"}))
+    with pytest.raises(OptionError, match=r"native code for avx512 in fp32 needs instructions.*avx512f.*leave isa out"):
+        NativeBackend(bundle, dataclasses.replace(ENGINE, isa="avx512"))
 
 
 def test_options_that_make_no_sense_are_refused() -> None:
@@ -137,3 +176,12 @@ def test_options_that_make_no_sense_are_refused() -> None:
         EngineOptions(engine="native", precision="fp16")
     with pytest.raises(OptionError, match="a call of native has one"):
         EngineOptions(engine="native", call_threads=2)
+    with pytest.raises(OptionError, match="isa is 'sse': expected one of avx512, avx2"):
+        EngineOptions(engine="native", isa="sse")  # type: ignore[arg-type]
+    for other in ("auto", "openvino"):
+        with pytest.raises(OptionError, match=f"isa is avx2: engine {other} does not read it"):
+            EngineOptions(engine=other, isa="avx2")
+
+
+def test_every_name_of_an_instruction_set_has_a_target() -> None:
+    assert get_args(IsaName) == tuple(TARGETS)

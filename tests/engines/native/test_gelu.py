@@ -24,7 +24,7 @@ def compiled_gelu(target: Target, x: np.ndarray, normal: Normal) -> np.ndarray:
         place = e.times(turn.index, WORD)
         e.store(gelu(e, e.load(e.floats, values, place), normal), values, place)
     e.finish()
-    code, answer = Compiled(module), x.astype(np.float32)
+    code, answer = Compiled(module, target), x.astype(np.float32)
     code.function("run")(answer.ctypes.data)
     return answer
 

@@ -43,7 +43,7 @@ def session_of(target: Target, layers: Sequence[LayerWeights], precision: str) -
     stage = Stage(None, tuple(layers), None)
     kernel = stage.kernel(PRECISIONS[precision], target)
     scratch = ScratchLayout(target, max(kernel.widths))
-    code = Compiled(emit_kernels({"test": kernel}, scratch))
+    code = Compiled(emit_kernels({"test": kernel}, scratch), target)
     inputs = (TensorContract("state_0", "float32", ("queries", kernel.inputs)),)
     outputs = (TensorContract("state_1", "float32", ("queries", kernel.outputs)),)
     return NativeSession(

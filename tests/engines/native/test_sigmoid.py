@@ -22,7 +22,7 @@ def compiled_sigmoid(target: Target, x: np.ndarray) -> np.ndarray:
         place = e.times(turn.index, WORD)
         e.store(sigmoid(e, e.load(e.floats, values, place)), values, place)
     e.finish()
-    code, found = Compiled(module), x.astype(np.float32)
+    code, found = Compiled(module, target), x.astype(np.float32)
     code.function("run")(found.ctypes.data)
     return found
 

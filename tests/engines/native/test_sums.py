@@ -12,14 +12,14 @@ from hiif_deploy.bundle.loader import open_bundle
 from hiif_engines.native.backend import NativeBackend
 from hiif_engines.native.check import check_kernels
 from hiif_engines.native.kernel import BLOCK
+from hiif_engines.native.target import Target
 
 pytestmark = pytest.mark.processor
 
 
 @pytest.fixture(scope="module")
-def backend(request: pytest.FixtureRequest) -> NativeBackend:
-    request.getfixturevalue("native")
-    return NativeBackend(open_bundle(ATTENTION_MODEL), EngineOptions(engine="native", threads=1))
+def backend(target: Target) -> NativeBackend:
+    return NativeBackend(open_bundle(ATTENTION_MODEL), EngineOptions(engine="native", threads=1, isa=target.name))
 
 
 @pytest.mark.parametrize("queries", [1, 13, BLOCK, BLOCK + 7])

@@ -24,6 +24,8 @@ def test_blocks_are_whole_tiles_and_panels_whole_heads(name: str) -> None:
 
 
 def test_outputs_are_split_into_equal_panels_and_values_padded_to_vectors() -> None:
-    target = TARGETS["avx512"]
-    assert [target.panel(outputs) for outputs in (16, 32, 48, 64)] == [16, 32, 16, 32]
-    assert [target.padded(values) for values in (1, 16, 17)] == [16, 16, 32]
+    wide, narrow = TARGETS["avx512"], TARGETS["avx2"]
+    assert [wide.panel(outputs) for outputs in (16, 32, 48, 64)] == [16, 32, 16, 32]
+    assert [narrow.panel(outputs) for outputs in (8, 16, 24, 64)] == [8, 16, 8, 16]
+    assert [wide.padded(values) for values in (1, 16, 17)] == [16, 16, 32]
+    assert [narrow.padded(values) for values in (1, 8, 17)] == [8, 8, 24]
