@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
+from typing import Any
 
+import numpy as np
 from llvmlite import binding as llvm
 from llvmlite import ir
+from numpy.typing import NDArray
 
 from hiif_deploy.backends.choice import library_engine
 from hiif_deploy.backends.options import IsaName
@@ -18,9 +21,15 @@ from hiif_engines.native.target import TARGETS, Target
 OPTIMISATION = 2
 """LLVM's level for register allocation and instruction order."""
 
+Argument = NDArray[Any] | int | None
+"""Argument of native code, 8 bytes: an array's address, a number, or 0."""
+Call = Callable[[Sequence[Argument]], None]
+"""A function of native code."""
+
 
 class Compiled:
-    """The functions of a module, each with one pointer. They run without Python's lock, on several threads at once."""
+    """The functions of a module, each of a pointer to its arguments. They run without Python's lock, on several threads
+    at once."""
 
     def __init__(self, module: ir.Module, target: Target) -> None:
         """EngineError where LLVM rejects the code, as another version may."""
@@ -35,12 +44,13 @@ class Compiled:
             reason = str(error).strip().splitlines()[-1]
             raise EngineError(f"LLVM {version} rejects native code ({reason}): use --engine onnxruntime") from error
 
-    def function(self, name: str) -> Callable[[int], None]:
-        """Return a function of an address, which keeps the code alive."""
+    def function(self, name: str) -> Call:
+        """Return a function, which keeps the code alive. Its arguments are numbers and the addresses of arrays."""
         return partial(self._call, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._engine.get_function_address(name)))
 
-    def _call(self, function: Callable[[int], None], arguments: int) -> None:
-        function(arguments)
+    def _call(self, function: Callable[[int], None], values: Sequence[Argument]) -> None:
+        arguments = np.array([v if isinstance(v, int) else _address(v) for v in values], np.uint64)
+        function(arguments.ctypes.data)
 
 
 def choose_target(precision: ComputePrecision, isa: IsaName | None = None) -> Target:
@@ -77,6 +87,10 @@ def _named_target(precision: ComputePrecision, isa: IsaName) -> Target:
 def lacking(target: Target, precision: ComputePrecision) -> list[str]:
     """Return the features of the target's code in a precision that this processor does not have."""
     return sorted((target.needs | target.precisions[precision]) - _features())
+
+
+def _address(array: NDArray[Any] | None) -> int:
+    return 0 if array is None else array.ctypes.data
 
 
 @cache

@@ -16,7 +16,7 @@ from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.decoding.session import Tensors
 from hiif_deploy.errors import EngineError
 from hiif_deploy.geometry.sizes import Size, padded_size
-from hiif_engines.native.compile import Compiled
+from hiif_engines.native.compile import Call, Compiled
 from hiif_engines.native.emit import WORD
 from hiif_engines.native.encoder_graph import PlaneLayer
 from hiif_engines.native.target import Target
@@ -85,7 +85,7 @@ class NativeEncoder:
 class NativeStep:
     """A layer with its weights transformed and its function."""
 
-    def __init__(self, target: Target, layer: PlaneLayer, call: Callable[[int], None]) -> None:
+    def __init__(self, target: Target, layer: PlaneLayer, call: Call) -> None:
         self.layer, self.kind = layer, layer.kind(target)
         self._target, self._call = target, call
         whole = np.concatenate([self._whole(part.weights) for part in layer.parts], axis=1)
@@ -115,10 +115,7 @@ class NativeStep:
         scratch = np.empty(self.kind.scratch(self._target), np.uint8)
         sources = (planes[part.source] for part in self.layer.parts)
         arrays = (*sources, target, added, self._weights, self._bias, scratch)
-        addresses = [0 if array is None else array.ctypes.data for array in arrays]
-        numbers = [target.shape[1], first, min(step, tiles - first), target.shape[1] // OUT]
-        arguments = np.array([*addresses, *numbers], np.uint64)
-        self._call(arguments.ctypes.data)
+        self._call([*arrays, target.shape[1], first, min(step, tiles - first), target.shape[1] // OUT])
 
 
 def _sources(layer: PlaneLayer) -> tuple[str, ...]:

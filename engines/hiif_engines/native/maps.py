@@ -110,9 +110,7 @@ class NativeMaps:
         stride = count + self._target.padded(self._target.rows)
         maps = np.empty((len(MAPS), stride, self._outputs), np.float32)
         moments = np.empty((stride, 2), np.float32)
-        addresses = [array.ctypes.data for array in (rows, self._weights, maps, moments)]
-        arguments = np.array([*addresses, height, width, pixels, stride], np.uint64)
-        self._call(arguments.ctypes.data)
+        self._call([rows, self._weights, maps, moments, height, width, pixels, stride])
         return {**{name: maps[n, :count] for n, name in enumerate(MAPS)}, "moments": moments[:count]}
 
     def work(self, feeds: Tensors) -> tuple[int, int]:

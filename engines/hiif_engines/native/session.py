@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.decoding.session import Tensors
 from hiif_deploy.errors import EngineError
+from hiif_engines.native.compile import Argument, Call
 from hiif_engines.native.emit import WORD
 from hiif_engines.native.gather import DISTANCES, MAPS, TAPS
 from hiif_engines.native.kernel import BLOCK, COLOURS, Kernel
@@ -26,9 +26,7 @@ Slots = dict[str, NDArray[Any]]
 class NativeSession:
     """Runs one kernel. `run` may be called from several threads, each of which has its own memory."""
 
-    def __init__(
-        self, graph: GraphContract, stage: Stage, kernel: Kernel, call: Callable[[int], None], memory: ThreadMemory
-    ) -> None:
+    def __init__(self, graph: GraphContract, stage: Stage, kernel: Kernel, call: Call, memory: ThreadMemory) -> None:
         self.graph, self.kernel = graph, kernel
         self._stage, self._call, self._memory = stage, call, memory
         self._state = next((tensor.name for tensor in graph.inputs if tensor.name.startswith("state_")), "")
@@ -44,7 +42,7 @@ class NativeSession:
         self._require_shapes(feeds)
         slots: Slots = {**self._packed, "scratch": self._memory.bytes}
         queries = self._queries(feeds)
-        numbers = {"queries": queries}
+        numbers: dict[str, Argument] = {"queries": queries}
         if self._stage.front is None:
             slots["state"] = _array(feeds[self._state], np.float32)
         else:
@@ -56,11 +54,8 @@ class NativeSession:
             if isinstance(layer.first, Folded):
                 slots |= self._fold(n, layer.first, feeds)
         output = slots["output"] = self._output(queries)
-        # `slots` keeps the arrays alive during the call: the kernel has their addresses only.
-        arguments = np.array(
-            [numbers[name] if name in numbers else _address(slots, name) for name in self.kernel.slots], np.uint64
-        )
-        self._call(arguments.ctypes.data)
+        values = slots | numbers
+        self._call([values.get(name) for name in self.kernel.slots])
         return self._named(output)
 
     def work(self, feeds: Tensors) -> tuple[int, int]:
@@ -187,7 +182,3 @@ def _codes(rows: NDArray[Any], columns: NDArray[Any], margin: int) -> NDArray[np
 
 def _array(value: Any, dtype: type[np.generic]) -> NDArray[Any]:
     return np.ascontiguousarray(value, dtype)
-
-
-def _address(slots: Slots, name: str) -> int:
-    return slots[name].ctypes.data if name in slots else 0

@@ -25,7 +25,7 @@ def module(target: Target, name: str) -> ir.Module:
     """A function that stores a vector of what one of LLVM's own makes of 4."""
     found = ir.Module("test")
     e = Emitter(target, found, "run", [POINTER])
-    e.store(e.call(name, e.floats, e.reals(4.0)), e.arguments[0])
+    e.store(e.call(name, e.floats, e.reals(4.0)), e.load(POINTER, e.arguments[0]))
     e.finish()
     return found
 
@@ -70,5 +70,5 @@ def test_a_function_keeps_its_code_alive(target: Target) -> None:
     answer = np.zeros(target.lanes, np.float32)
     function = Compiled(module(target, "llvm.sqrt"), target).function("run")
     gc.collect()
-    function(answer.ctypes.data)
+    function([answer])
     assert (answer == 2).all()

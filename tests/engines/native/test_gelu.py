@@ -19,13 +19,13 @@ pytestmark = pytest.mark.processor
 def compiled_gelu(target: Target, x: np.ndarray, normal: Normal) -> np.ndarray:
     module = ir.Module("test")
     e = Emitter(target, module, "run", [POINTER])
-    (values,) = e.arguments
+    values = e.load(POINTER, e.arguments[0])
     with e.loop(x.size, e.lanes) as turn:
         place = e.times(turn.index, WORD)
         e.store(gelu(e, e.load(e.floats, values, place), normal), values, place)
     e.finish()
     code, answer = Compiled(module, target), x.astype(np.float32)
-    code.function("run")(answer.ctypes.data)
+    code.function("run")([answer])
     return answer
 
 

@@ -17,13 +17,13 @@ pytestmark = pytest.mark.processor
 def compiled_sigmoid(target: Target, x: np.ndarray) -> np.ndarray:
     module = ir.Module("test")
     e = Emitter(target, module, "run", [POINTER])
-    (values,) = e.arguments
+    values = e.load(POINTER, e.arguments[0])
     with e.loop(x.size, e.lanes) as turn:
         place = e.times(turn.index, WORD)
         e.store(sigmoid(e, e.load(e.floats, values, place)), values, place)
     e.finish()
     code, found = Compiled(module, target), x.astype(np.float32)
-    code.function("run")(found.ctypes.data)
+    code.function("run")([found])
     return found
 
 
