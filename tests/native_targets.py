@@ -1,4 +1,4 @@
-"""Instruction sets and precisions that tests of native code run in, and what this processor lacks for them."""
+"""Instruction sets and precisions that tests of native code run in."""
 
 from __future__ import annotations
 
@@ -10,3 +10,5 @@ PAIRS = [(target.name, precision) for target in TARGETS.values() for precision i
 """Names of all targets with each of their precisions."""
 every_precision = pytest.mark.parametrize(("target", "precision"), PAIRS, indirect=["target"])
 """Runs a test with the fixture `target` and the argument `precision` for each of them."""
+own_precisions = pytest.mark.parametrize(("own_target", "precision"), PAIRS, indirect=["own_target"])
+"""The same with the fixture `own_target`."""

@@ -60,14 +60,15 @@ def choose_target(precision: ComputePrecision, isa: IsaName | None = None) -> Ta
     """
     if isa is not None:
         return _named_target(precision, isa)
-    targets = [target for target in TARGETS.values() if precision in target.precisions]
+    targets = [one for one in TARGETS.values() if one.machine in _features() and precision in one.precisions]
     for target in targets:
         if not lacking(target, precision):
             return target
-    raise EngineError(
-        f"native code in {precision} needs instructions that {llvm.get_host_cpu_name()} does not have "
-        f"({', '.join(lacking(targets[-1], precision))}): use --engine {library_engine(precision)}"
-    )
+    reason = f"is not written for {llvm.get_default_triple()}"
+    if targets:
+        names = ", ".join(lacking(targets[-1], precision))
+        reason = f"needs instructions that {llvm.get_host_cpu_name()} does not have ({names})"
+    raise EngineError(f"native code in {precision} {reason}: use --engine {library_engine(precision)}")
 
 
 def _named_target(precision: ComputePrecision, isa: IsaName) -> Target:
@@ -85,8 +86,8 @@ def _named_target(precision: ComputePrecision, isa: IsaName) -> Target:
 
 
 def lacking(target: Target, precision: ComputePrecision) -> list[str]:
-    """Return the features of the target's code in a precision that this processor does not have."""
-    return sorted((target.needs | target.precisions[precision]) - _features())
+    """Return the kind of processor and the features that the target's code needs in a precision and does not find."""
+    return sorted(({target.machine} | target.needs | target.precisions[precision]) - _features())
 
 
 def _address(array: NDArray[Any] | None) -> int:
@@ -95,7 +96,10 @@ def _address(array: NDArray[Any] | None) -> int:
 
 @cache
 def _features() -> frozenset[str]:
-    return frozenset(name for name, there in llvm.get_host_cpu_features().items() if there)
+    """Return the kind of this processor, and the names of its features."""
+    machine = llvm.get_default_triple().split("-")[0]
+    found = {name for name, there in llvm.get_host_cpu_features().items() if there}
+    return frozenset({"aarch64" if machine == "arm64" else machine} | found)
 
 
 def machine_of(target: Target) -> llvm.TargetMachine:

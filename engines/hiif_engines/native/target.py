@@ -14,6 +14,8 @@ class Target:
     """An instruction set, and how kernels use its vector registers."""
 
     name: IsaName
+    machine: str
+    """Its processors, as LLVM's triples begin."""
     lanes: int
     """Values of float32 per vector."""
     registers: int
@@ -44,17 +46,22 @@ TARGETS = {
     target.name: target
     for target in (
         Target(
-            "avx512", lanes=16, registers=32, rows=12, vectors=2,
+            "avx512", "x86_64", lanes=16, registers=32, rows=12, vectors=2,
             needs=frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"}),
             precisions={
                 "fp32": frozenset(), "bf16": frozenset({"avx512bf16"}), "int8": frozenset({"avx512vnni"}),
             },
         ),
         Target(
-            "avx2", lanes=8, registers=16, rows=6, vectors=2,
+            "avx2", "x86_64", lanes=8, registers=16, rows=6, vectors=2,
             needs=frozenset({"avx2", "fma"}),
             precisions={"fp32": frozenset()},
             unused=("avx512", "avx10", "evex512"),
+        ),
+        # Every processor of this kind has the instructions.
+        Target(
+            "neon", "aarch64", lanes=4, registers=32, rows=6, vectors=4,
+            needs=frozenset(), precisions={"fp32": frozenset()},
         ),
     )
 }  # fmt: skip

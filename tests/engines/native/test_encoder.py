@@ -38,7 +38,9 @@ WEIGHTS = {"w": np.ones((3, 3, 3, 3), np.float32), "b": np.zeros(3, np.float32)}
 
 @pytest.mark.parametrize("name", sorted(shipped_models()))
 @pytest.mark.parametrize("size", [(1, 1), (37, 53)])
-def test_features_of_shipped_models_are_those_of_onnx_runtime(target: Target, name: str, size: tuple[int, int]) -> None:
+def test_features_of_shipped_models_are_those_of_onnx_runtime(
+    own_target: Target, name: str, size: tuple[int, int]
+) -> None:
     bundle = open_bundle(name)
     contract = bundle.contract.chain("fp32")["encoder"]
     layers = read_encoder(bundle.graphs["encoder"])
@@ -47,7 +49,7 @@ def test_features_of_shipped_models_are_those_of_onnx_runtime(target: Target, na
     image = np.random.default_rng(1).uniform(-1, 1, (1, 3, *size)).astype(np.float32)
     wanted = known.run({"image": image})["features"]
     one, many = (
-        NativeEncoder(contract, layers, threads, target).run({"image": image})["features"] for threads in (1, 3)
+        NativeEncoder(contract, layers, threads, own_target).run({"image": image})["features"] for threads in (1, 3)
     )
     np.testing.assert_array_equal(one, many)
     assert one.shape == wanted.shape
@@ -105,12 +107,12 @@ def test_a_sum_that_repeats_one_channel_is_left_to_a_library() -> None:
     assert read_encoder(graph(nodes, **WEIGHTS, **one)) is None
 
 
-def test_work_counts_the_transformed_products_of_whole_tiles(target: Target) -> None:
+def test_work_counts_the_transformed_products_of_whole_tiles(own_target: Target) -> None:
     bundle = open_bundle("hiif-video")
     layers = read_encoder(bundle.graphs["encoder"])
     assert layers is not None
-    encoder = NativeEncoder(bundle.contract.chain("fp32")["encoder"], layers, 1, target)
+    encoder = NativeEncoder(bundle.contract.chain("fp32")["encoder"], layers, 1, own_target)
     macs, size = encoder.work({"image": np.zeros((1, 3, 6, 6), np.float32)})
-    plain = sum(9 * sum(kind.planes) * kind.outputs for kind in (layer.kind(target) for layer in layers))
+    plain = sum(9 * sum(kind.planes) * kind.outputs for kind in (layer.kind(own_target) for layer in layers))
     assert macs == plain // 4 * 10 * 10
     assert size > 4 * 36 * 32 * 32

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from llvmlite import ir
 
-from hiif_engines.native.compile import Compiled
+from emulated_code import compiled
 from hiif_engines.native.emit import POINTER, WORD, Emitter
 from hiif_engines.native.gelu import COARSE, EXACT, Normal, gelu
 from hiif_engines.native.target import Target
@@ -24,7 +24,7 @@ def compiled_gelu(target: Target, x: np.ndarray, normal: Normal) -> np.ndarray:
         place = e.times(turn.index, WORD)
         e.store(gelu(e, e.load(e.floats, values, place), normal), values, place)
     e.finish()
-    code, answer = Compiled(module, target), x.astype(np.float32)
+    code, answer = compiled(module, target), x.astype(np.float32)
     code.function("run")([answer])
     return answer
 

@@ -9,8 +9,8 @@ from math import erf, sqrt
 import numpy as np
 import pytest
 
+from emulated_code import compiled
 from hiif_deploy.bundle.contract import GraphContract, TensorContract
-from hiif_engines.native.compile import Compiled
 from hiif_engines.native.compose import composed
 from hiif_engines.native.kernel import BLOCK, emit_kernels
 from hiif_engines.native.layer import Norm, ScratchLayout
@@ -43,7 +43,7 @@ def session_of(target: Target, layers: Sequence[LayerWeights], precision: str) -
     stage = Stage(None, tuple(layers), None)
     kernel = stage.kernel(PRECISIONS[precision], target)
     scratch = ScratchLayout(target, max(kernel.widths))
-    code = Compiled(emit_kernels({"test": kernel}, scratch), target)
+    code = compiled(emit_kernels({"test": kernel}, scratch), target)
     inputs = (TensorContract("state_0", "float32", ("queries", kernel.inputs)),)
     outputs = (TensorContract("state_1", "float32", ("queries", kernel.outputs)),)
     return NativeSession(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from llvmlite import ir
 
-from hiif_engines.native.compile import Compiled
+from emulated_code import compiled
 from hiif_engines.native.emit import POINTER, WORD, Emitter
 from hiif_engines.native.sigmoid import sigmoid
 from hiif_engines.native.target import Target
@@ -22,7 +22,7 @@ def compiled_sigmoid(target: Target, x: np.ndarray) -> np.ndarray:
         place = e.times(turn.index, WORD)
         e.store(sigmoid(e, e.load(e.floats, values, place)), values, place)
     e.finish()
-    code, found = Compiled(module, target), x.astype(np.float32)
+    code, found = compiled(module, target), x.astype(np.float32)
     code.function("run")([found])
     return found
 

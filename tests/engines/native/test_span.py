@@ -77,9 +77,9 @@ def set_constant(graph: onnx.GraphProto, name: str, value: np.ndarray) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (37, 53)])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_features_are_those_of_onnx_runtime(target: Target, size: tuple[int, int], threads: int) -> None:
+def test_features_are_those_of_onnx_runtime(own_target: Target, size: tuple[int, int], threads: int) -> None:
     # A misread graph deviates by more than half.
-    assert deviation(target, exported()[1], size, threads) <= EXACT
+    assert deviation(own_target, exported()[1], size, threads) <= EXACT
 
 
 def test_a_convolution_and_what_follows_it_are_one_layer() -> None:
@@ -174,6 +174,6 @@ def read_before_its_activation(graph: onnx.GraphProto) -> None:
 
 @pytest.mark.parametrize("change", [repeated_plane, read_before_its_activation])
 def test_a_plane_that_is_read_twice_has_the_same_values(
-    target: Target, change: Callable[[onnx.GraphProto], object]
+    own_target: Target, change: Callable[[onnx.GraphProto], object]
 ) -> None:
-    assert deviation(target, changed(change), (13, 21)) <= EXACT
+    assert deviation(own_target, changed(change), (13, 21)) <= EXACT
