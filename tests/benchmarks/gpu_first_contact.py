@@ -328,9 +328,13 @@ def seconds(given: argparse.Namespace, work: Callable[[], object], rounds: int =
 
 
 def decibels(found: Any, exact: Any) -> float:
-    """Return the power of `exact` over that of the difference."""
+    """Return the power of `exact`, at least that of one of 255 steps of a colour, over that of the difference.
+
+    A trained decoder adds almost nothing where its maps are random and small.
+    """
     difference = ((found.double() - exact.double()) ** 2).mean().item()
-    return float(10 * np.log10((exact.double() ** 2).mean().item() / max(difference, 1e-300)))
+    power = max((exact.double() ** 2).mean().item(), 255**-2)
+    return float(10 * np.log10(power / max(difference, 1e-300)))
 
 
 def size_of(given: argparse.Namespace) -> tuple[int, int]:
