@@ -137,6 +137,8 @@ def _run(opened: Upscaler, work: Work, ray: str | None, workers: int, *, as_json
     from hiif_deploy.pictures import batch
 
     outcomes = []
+    if opened.options.statistics != "exact" and not opened.contract.decoder.statistics_passes:
+        logger.info("%s computes no statistics: --statistics changes nothing", opened.contract.name)
     with opened as upscaler, open_pool(ray, workers, upscaler, is_plan=dry_run) as pool:
         for outcome in work(upscaler, pool):
             outcomes.append(outcome)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from attention_model import ATTENTION_MODEL
 from hiif_deploy.cli import app as cli
 from hiif_deploy.cli import log
 from hiif_deploy.cli.app import make_app
@@ -128,6 +129,20 @@ def test_quiet_before_the_command_is_quiet_of_the_command(tmp_path: Path, capsys
             cli.main(line)
         assert not end.value.code
         assert bool(capsys.readouterr().err) is ("-q" not in line)
+
+
+def test_statistics_that_a_model_does_not_compute_are_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "a.png", Picture(sample("chelsea")[:6, :6].copy()))
+    words = ["upscale", str(tmp_path / "a.png"), "--scale", "2", "--statistics", "sampled", "--overwrite"]
+    for model, expected in (("hiif-video", True), (ATTENTION_MODEL, False)):
+        with pytest.raises(SystemExit) as end:
+            cli.main([*words, "--bundle", model])
+        assert not end.value.code
+        assert (
+            "hiif-video computes no statistics: --statistics changes nothing" in capsys.readouterr().err
+        ) is expected
 
 
 def test_file_names_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
