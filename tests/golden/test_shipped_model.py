@@ -68,7 +68,7 @@ def test_the_loss_curve_of_every_shipped_model_is_kept_beside_its_recipe(name: s
     with (recipes / f"{recipe}-loss.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     # Some start from trained weights, or from the enlarged input.
-    assert np.mean([float(row["loss"]) for row in rows[-10:]]) < float(rows[0]["loss"]) / 1.2
+    assert np.mean([float(row["loss"]) for row in rows[-10:]]) < float(rows[0]["loss"]) / 1.1
 
 
 @pytest.mark.parametrize("name", sorted(shipped_models()))
@@ -93,13 +93,17 @@ def decoder_macs(name: str, scale: int) -> tuple[float, float]:
     return (encoder.get_total_flops() + maps) / 2 / 8**2, (whole.get_total_flops() - maps) / 2 / (8 * scale) ** 2
 
 
-def test_the_video_model_costs_at_most_sixty_thousand_multiplications_per_output_pixel() -> None:
-    assert 30_000 < decoder_macs("hiif-video", 4)[1] <= 60_000
+def test_the_video_model_takes_at_most_seven_tenths_of_the_default_models_work() -> None:
+    def work(name: str) -> float:
+        once, each = decoder_macs(name, 2)
+        return once / 4 + each
+
+    assert work("hiif-video") <= 0.7 * work("hiif-compact")
 
 
-def test_the_live_model_costs_at_most_fourteen_thousand_multiplications_per_output_pixel_at_twice_the_size() -> None:
+def test_the_live_model_costs_at_most_nine_thousand_multiplications_per_output_pixel_at_twice_the_size() -> None:
     once, each = decoder_macs("hiif-live", 2)
-    assert 10_000 < once / 4 + each <= 14_000
+    assert 5_000 < once / 4 + each <= 9_000
 
 
 @pytest.mark.parametrize("name", sorted(shipped_models()))

@@ -126,7 +126,7 @@ def test_an_answer_that_is_no_number_is_found_out() -> None:
     class Broken:
         def run(self, feeds: Any) -> dict[str, np.ndarray]:
             queries = feeds["row_tap"].shape[1] * feeds["column_tap"].shape[2]
-            return {first.outputs[0].name: np.full((queries, 64), np.nan)}
+            return {first.outputs[0].name: np.full((queries, *first.outputs[0].shape[1:]), np.nan)}
 
     with pytest.raises(EngineError, match="deviate by nan"):
         check_kernels(bundle, {"first": first}, {"first": Broken()}, EXACT)

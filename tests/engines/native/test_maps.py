@@ -52,14 +52,14 @@ def test_maps_of_shipped_models_are_those_of_onnx_runtime(target: Target, name: 
 
 
 def test_the_order_of_the_features_in_memory_changes_no_bit(target: Target) -> None:
-    native, given = opened(target, MODEL), features(24, (5, 30))
+    native, given = opened(target, MODEL), features(16, (5, 30))
     turned = np.ascontiguousarray(given.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     one, other = native.run({"features": given}), native.run({"features": turned})
     for tensor, value in one.items():
         np.testing.assert_array_equal(other[tensor], value)
 
 
-@pytest.mark.parametrize("shape", [(1, 16, 9, 9), (1, 24, 2, 9), (1, 24, 9, 2)])
+@pytest.mark.parametrize("shape", [(1, 24, 9, 9), (1, 16, 2, 9), (1, 16, 9, 2)])
 def test_features_of_another_shape_are_refused(target: Target, shape: tuple[int, ...]) -> None:
     with pytest.raises(EngineError, match="graph maps: features are"):
         opened(target, MODEL).run({"features": np.zeros(shape, np.float32)})
@@ -114,7 +114,6 @@ def test_a_graph_that_is_connected_otherwise_is_refused() -> None:
 
 
 def test_work_counts_the_convolution_and_four_products(target: Target) -> None:
-    macs, size = opened(target, MODEL).work({"features": features(24, (4, 8))})
-    channels = target.padded(24)
-    assert macs == 36 * channels * 16 // 16 * 6 * 10 + 4 * 16 * 16 * 4 * 8
-    assert size > 4 * (36 * 32 * 16 + 4 * 16 * 4 * 8)
+    macs, size = opened(target, MODEL).work({"features": features(16, (4, 8))})
+    assert macs == 36 * 16 * 16 // 16 * 6 * 10 + 4 * 16 * 16 * 4 * 8
+    assert size > 4 * (36 * 16 * 16 + 4 * 16 * 4 * 8)
