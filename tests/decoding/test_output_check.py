@@ -98,7 +98,7 @@ def test_an_output_that_the_contract_does_not_promise_is_refused() -> None:
         session._graph = replace(
             session._graph, outputs=(replace(session._graph.outputs[0], shape=(1, 7, "height", "width")),)
         )
-        with pytest.raises(BundleError, match=r"graph encoder: it gave features of shape \[1, 32, 9, 8\]"):
+        with pytest.raises(BundleError, match=r"graph encoder: it gave features of shape \[1, 48, 9, 8\]"):
             upscaler.encode(FRAME)
 
 

@@ -39,7 +39,7 @@ def feeds_of(name: str, decoder: TorchGraph) -> dict[str, torch.Tensor]:
     return random_feeds(open_bundle(name).contract, decoder, dtype, SOURCE, TARGET)
 
 
-@pytest.mark.parametrize("name", [ATTENTION_MODEL, "hiif-video"])
+@pytest.mark.parametrize("name", [ATTENTION_MODEL, "hiif-photo"])
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("fp16", 4e-3)])
 def test_the_kernel_answers_as_the_graph(name: str, precision: Precision, tolerance: float) -> None:
     decoder = graph_of(name, "decoder", precision)

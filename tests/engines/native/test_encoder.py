@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 from hiif_deploy import EngineOptions
 from hiif_deploy.backends.sessions.open import open_session
 from hiif_deploy.bundle.loader import open_bundle, shipped_models
+from hiif_deploy.images.samples import sample
 from hiif_engines.native.check import EXACT
 from hiif_engines.native.encoder import NativeEncoder
 from hiif_engines.native.encoder_graph import read_encoder
@@ -46,7 +47,8 @@ def test_features_of_shipped_models_are_those_of_onnx_runtime(
     layers = read_encoder(bundle.graphs["encoder"])
     assert layers is not None
     known = open_session(contract, bundle.graphs["encoder"], EngineOptions(), threads=1, keep_memory=True)
-    image = np.random.default_rng(1).uniform(-1, 1, (1, 3, *size)).astype(np.float32)
+    # Of noise, trained encoders amplify rounding errors a thousand times.
+    image = (sample("coffee")[: size[0], : size[1]].transpose(2, 0, 1)[None] / 127.5 - 1).astype(np.float32)
     wanted = known.run({"image": image})["features"]
     one, many = (
         NativeEncoder(contract, layers, threads, own_target).run({"image": image})["features"] for threads in (1, 3)
@@ -108,11 +110,11 @@ def test_a_sum_that_repeats_one_channel_is_left_to_a_library() -> None:
 
 
 def test_work_counts_the_transformed_products_of_whole_tiles(own_target: Target) -> None:
-    bundle = open_bundle("hiif-video")
+    bundle = open_bundle("hiif-live")
     layers = read_encoder(bundle.graphs["encoder"])
     assert layers is not None
     encoder = NativeEncoder(bundle.contract.chain("fp32")["encoder"], layers, 1, own_target)
     macs, size = encoder.work({"image": np.zeros((1, 3, 6, 6), np.float32)})
     plain = sum(9 * sum(kind.planes) * kind.outputs for kind in (layer.kind(own_target) for layer in layers))
     assert macs == plain // 4 * 10 * 10
-    assert size > 4 * 36 * 32 * 32
+    assert size > 4 * 36 * 16 * 16
