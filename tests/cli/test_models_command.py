@@ -30,7 +30,7 @@ def test_the_list_is_for_people_and_for_programs(capsys: pytest.CaptureFixture[s
     assert run("models") == 0
     shown = capsys.readouterr().out
     assert "hiif-compact (default)" in shown
-    assert "Set5: ×2 37.33 dB, ×3 33.45 dB, ×4 31.24 dB" in shown
+    assert "Set5: ×2 37.86 dB, ×3 34.17 dB, ×4 31.91 dB" in shown
     assert "add it with: hiif-deploy models add liif-edsr" in shown
     assert run("models", "--json", "-q") == 0
     listed = json.loads(capsys.readouterr().out)
