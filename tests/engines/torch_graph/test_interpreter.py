@@ -73,7 +73,7 @@ CASES = [
     ("ReduceMean", ["x", "axes"], 1, {"keepdims": 0}), ("ReduceSum", ["x", "axes"], 1, {}), ("ReduceSum", ["x"], 1, {}),
     ("Relu", ["x"], 1, {}), ("Reshape", ["image", "sizes"], 1, {}), ("Round", ["x"], 1, {}),
     ("Round", ["halves"], 1, {}), ("Shape", ["image"], 1, {}), ("Shape", ["image"], 1, {"start": 1, "end": 2}),
-    ("Sin", ["x"], 1, {}),
+    ("Sigmoid", ["x"], 1, {}), ("Sin", ["x"], 1, {}),
     ("Slice", ["x", "starts", "ends", "both", "steps"], 1, {}), ("Slice", ["x", "starts", "ends"], 1, {}),
     ("Softmax", ["x"], 1, {}), ("Split", ["x", "parts"], 2, {"axis": 1}), ("Split", ["x"], 2, {"num_outputs": 2}),
     ("Sqrt", ["x"], 1, {}), ("Sub", ["x", "b"], 1, {}), ("Tanh", ["x"], 1, {}), ("Transpose", ["image"], 1, {}),
