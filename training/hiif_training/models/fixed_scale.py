@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hiif_deploy.errors import CheckpointError, ScaleError
 from hiif_training.models.arguments import Arguments, configure
+from hiif_training.models.encoders.convolution import convolution
 from hiif_training.models.encoders.edsr import DIV2K_MEAN
 from hiif_training.models.encoders.encoder import Encoder
 from hiif_training.models.encoders.rdn import Rdn
@@ -105,7 +106,7 @@ class FixedScaleModel(ImplicitModel):
 
 def _direct(encoder: Encoder, scale: int) -> nn.Sequential:
     """Features [B, C, h, w] → colours [B, 3, scale·h, scale·w]."""
-    return nn.Sequential(_conv(encoder.out_channels, 3 * scale**2, 3), nn.PixelShuffle(scale))
+    return nn.Sequential(convolution(encoder.out_channels, 3 * scale**2), nn.PixelShuffle(scale))
 
 
 def _upsampler(encoder: Encoder, scale: int) -> nn.Sequential:
@@ -115,10 +116,6 @@ def _upsampler(encoder: Encoder, scale: int) -> nn.Sequential:
         width, kernel = encoder.config.growth, encoder.config.kernel
     layers: list[nn.Module] = []
     for factor in FACTORS[scale]:
-        layers += [_conv(inputs, factor**2 * width, kernel), nn.PixelShuffle(factor)]
+        layers += [convolution(inputs, factor**2 * width, kernel), nn.PixelShuffle(factor)]
         inputs = width
-    return nn.Sequential(*layers, _conv(width, 3, kernel))
-
-
-def _conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+    return nn.Sequential(*layers, convolution(width, 3, kernel))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hiif_deploy.errors import CheckpointError
+from hiif_training.models.encoders.convolution import convolution
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 """Mean red, green and blue of DIV2K's training pictures, 1 being white."""
@@ -54,9 +55,9 @@ class Edsr(nn.Module):
         """float32 values per pixel alive at the peak of an inference, an upper estimate."""
         self.sub_mean = _mean_shift(config.colours, -1)
         self.add_mean = _mean_shift(config.colours, +1)
-        self.head = nn.Sequential(_conv3(config.colours, config.features))
+        self.head = nn.Sequential(convolution(config.colours, config.features))
         blocks = [_ResidualBlock(config.features, config.residual_scale) for _ in range(config.blocks)]
-        self.body = nn.Sequential(*blocks, _conv3(config.features, config.features))
+        self.body = nn.Sequential(*blocks, convolution(config.features, config.features))
 
     @property
     def input_layer(self) -> nn.Conv2d:
@@ -77,16 +78,12 @@ class _ResidualBlock(nn.Module):
     def __init__(self, features: int, scale: float) -> None:
         super().__init__()
         self.scale = scale
-        self.body = nn.Sequential(_conv3(features, features), nn.ReLU(), _conv3(features, features))
+        self.body = nn.Sequential(convolution(features, features), nn.ReLU(), convolution(features, features))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, C, h, w] to the same shape."""
         branch: Tensor = self.body(x)
         return x + (branch if self.scale == 1 else branch * self.scale)
-
-
-def _conv3(inputs: int, outputs: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, padding=1)
 
 
 def _mean_shift(colours: int, sign: int) -> nn.Conv2d:

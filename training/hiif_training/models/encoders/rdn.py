@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hiif_deploy.errors import CheckpointError
+from hiif_training.models.encoders.convolution import convolution
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,12 @@ class Rdn(nn.Module):
         dense = config.features + config.layers * config.growth
         self.memory_channels = 2 * (config.blocks * config.features + dense)
         """float32 values per pixel alive at the peak of an inference, an upper estimate."""
-        self.SFENet1 = _conv(config.colours, config.features, config.kernel)
-        self.SFENet2 = _conv(config.features, config.features, config.kernel)
+        self.SFENet1 = convolution(config.colours, config.features, config.kernel)
+        self.SFENet2 = convolution(config.features, config.features, config.kernel)
         self.RDBs = nn.ModuleList(_DenseBlock(config) for _ in range(config.blocks))
         self.GFF = nn.Sequential(
-            _conv(config.blocks * config.features, config.features, 1),
-            _conv(config.features, config.features, config.kernel),
+            convolution(config.blocks * config.features, config.features, 1),
+            convolution(config.features, config.features, config.kernel),
         )
 
     @property
@@ -88,7 +89,7 @@ class _DenseBlock(nn.Module):
         super().__init__()
         widths = [config.features + n * config.growth for n in range(config.layers + 1)]
         self.convs = nn.Sequential(*(_DenseLayer(w, config.growth, config.kernel) for w in widths[:-1]))
-        self.LFF = _conv(widths[-1], config.features, 1)
+        self.LFF = convolution(widths[-1], config.features, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, C, h, w] to the same shape."""
@@ -99,12 +100,8 @@ class _DenseBlock(nn.Module):
 class _DenseLayer(nn.Module):
     def __init__(self, inputs: int, growth: int, kernel: int) -> None:
         super().__init__()
-        self.conv = nn.Sequential(_conv(inputs, growth, kernel), nn.ReLU())
+        self.conv = nn.Sequential(convolution(inputs, growth, kernel), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
         """Append `growth` channels to [B, C, h, w]."""
         return torch.cat([x, self.conv(x)], dim=1)
-
-
-def _conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)

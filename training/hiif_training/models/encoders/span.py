@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hiif_deploy.errors import CheckpointError
+from hiif_training.models.encoders.convolution import convolution
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,10 @@ class Span(nn.Module):
         # Three planes are joined at the end; in native code they have whole vectors, as the picture has.
         self.memory_channels = 8 * -(-width // 16) * 16 + 16
         """float32 values per pixel alive at the peak of an inference, an upper estimate."""
-        self.conv_1 = _conv3(config.colours, width)
+        self.conv_1 = convolution(config.colours, width)
         for n in range(config.blocks):
             self.add_module(f"block_{n + 1}", _AttentionBlock(width))
-        self.conv_2 = _conv3(width, width)
+        self.conv_2 = convolution(width, width)
         self.conv_cat = nn.Conv2d(4 * width, width, 1)
 
     @property
@@ -78,14 +79,10 @@ class Span(nn.Module):
 class _AttentionBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.c1_r, self.c2_r, self.c3_r = (_conv3(width, width) for _ in range(3))
+        self.c1_r, self.c2_r, self.c3_r = (convolution(width, width) for _ in range(3))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map [B, C, h, w] to the block's output and to its first activation, both of the same shape."""
         first = nn.functional.silu(self.c1_r(x))
         last = self.c3_r(nn.functional.silu(self.c2_r(first)))
         return (last + x) * (torch.sigmoid(last) - 0.5), first
-
-
-def _conv3(inputs: int, outputs: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, padding=1)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hiif_deploy.errors import CheckpointError, FrameError
+from hiif_training.models.encoders.convolution import convolution
 
 FORBIDDEN = -100.0
 """Added to the score of two pixels of one window that are not neighbours in the picture."""
@@ -75,15 +76,15 @@ class Swinir(nn.Module):
         scores = max(config.heads) * config.window**2
         self.memory_channels = 10 * width + 3 * scores
         """float32 values per pixel alive at the peak of an inference, an upper estimate."""
-        self.conv_first = _conv3(config.colours, width)
+        self.conv_first = convolution(config.colours, width)
         self.patch_embed = _PatchEmbedding(width)
         self.layers = nn.ModuleList(
             _ResidualGroup(config, depth, heads) for depth, heads in zip(config.depths, config.heads, strict=True)
         )
         self.norm = nn.LayerNorm(width)
-        self.conv_after_body = _conv3(width, width)
+        self.conv_after_body = convolution(width, width)
         if config.features:
-            self.conv_before_upsample = nn.Sequential(_conv3(width, config.features), nn.LeakyReLU(0.01))
+            self.conv_before_upsample = nn.Sequential(convolution(width, config.features), nn.LeakyReLU(0.01))
         self.apply(_initialise)
 
     @property
@@ -129,7 +130,7 @@ class _ResidualGroup(nn.Module):
     def __init__(self, config: SwinirConfig, depth: int, heads: int) -> None:
         super().__init__()
         self.residual_group = _Blocks(config, depth, heads)
-        self.conv = _conv3(config.embed, config.embed)
+        self.conv = convolution(config.embed, config.embed)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Map [B, H, W, C] to the same shape; `mask` as `shift_mask` returns it."""
@@ -280,10 +281,6 @@ def _channels_last(x: Tensor) -> Tensor:
 
 def _channels_first(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2)
-
-
-def _conv3(inputs: int, outputs: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, padding=1)
 
 
 def _initialise(module: nn.Module) -> None:
