@@ -147,7 +147,7 @@ class Job:
 
     def maps(self, tile: Tile, session: Session) -> Tensors:
         """Maps of the tile's source pixels."""
-        return self.kept_maps(tile, lambda: session.run({"features": self._with_halo(tile)}))
+        return self.kept_maps(tile, lambda: session.run({"features": self.with_halo(tile)}))
 
     def kept_maps(self, tile: Tile, make: Callable[[], Tensors]) -> Tensors:
         """Maps of the tile, computed by `make` and cached between passes within the plan's `cache_bytes`."""
@@ -162,12 +162,15 @@ class Job:
                 self._cached_bytes += size
         return maps
 
-    def _with_halo(self, tile: Tile) -> Array:
-        """[1, C, b + 2·halo, w + 2·halo]; zero outside the picture, as the convolution pads."""
+    def with_halo(self, tile: Tile, *, channels_last: bool = False) -> Array:
+        """[1, C, b + 2·halo, w + 2·halo]; zero outside the picture, as the convolution pads. With `channels_last` the
+        channels of a pixel are contiguous."""
         halo = self.contract.decoder.halo
         height, width = self.source
         top, bottom = tile.source_rows.start - halo, tile.source_rows.stop + halo
         left, right = tile.source_columns.start - halo, tile.source_columns.stop + halo
         inside = self.features[:, max(top, 0) : bottom, max(left, 0) : right]
-        margins = ((0, 0), (max(-top, 0), max(bottom - height, 0)), (max(-left, 0), max(right - width, 0)))
-        return np.pad(inside, margins)[None]
+        rows, columns = (max(-top, 0), max(bottom - height, 0)), (max(-left, 0), max(right - width, 0))
+        if channels_last:
+            return np.pad(inside.transpose(1, 2, 0), (rows, columns, (0, 0))).transpose(2, 0, 1)[None]
+        return np.pad(inside, ((0, 0), rows, columns))[None]

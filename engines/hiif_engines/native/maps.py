@@ -166,14 +166,8 @@ class NativeExecutor(StagedExecutor):
 
     def _maps(self, job: Job, tile: Tile) -> Callable[[], Tensors]:
         session = self.sessions["maps"]
-        return functools.cache(lambda: job.kept_maps(tile, lambda: session.run({"features": _with_halo(job, tile)})))
 
+        def run() -> Tensors:
+            return session.run({"features": job.with_halo(tile, channels_last=True)})
 
-def _with_halo(job: Job, tile: Tile) -> Array:
-    """Return [1, C, b + 2·halo, w + 2·halo] of the tile's features, 0 outside the picture; channels are contiguous."""
-    halo, (height, width) = job.contract.decoder.halo, job.source
-    top, bottom = tile.source_rows.start - halo, tile.source_rows.stop + halo
-    left, right = tile.source_columns.start - halo, tile.source_columns.stop + halo
-    inside = job.features.transpose(1, 2, 0)[max(top, 0) : bottom, max(left, 0) : right]
-    margins = ((max(-top, 0), max(bottom - height, 0)), (max(-left, 0), max(right - width, 0)), (0, 0))
-    return np.pad(inside, margins).transpose(2, 0, 1)[None]
+        return functools.cache(lambda: job.kept_maps(tile, run))
