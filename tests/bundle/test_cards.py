@@ -13,7 +13,7 @@ from hiif_deploy.bundle.known import KNOWN_MODELS
 
 @pytest.mark.parametrize("name", KNOWN_MODELS)
 def test_the_card_of_a_known_model_says_what_the_table_says(name: str) -> None:
-    model, card = KNOWN_MODELS[name], cards.known_text(name, cards.CARD_FILE)
+    model, card = KNOWN_MODELS[name], cards.known_card(name)
     assert card.startswith(f"# {name}\n\n")
     assert cards.purpose(card)
     assert set(cards.psnr(card)) == set(cards.psnr(card, "Set14")) == set(cards.SCALES)

