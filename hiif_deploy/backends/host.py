@@ -14,7 +14,7 @@ from hiif_deploy.decoding.conversion import FrameConverter
 from hiif_deploy.decoding.decoder import Decoder
 from hiif_deploy.decoding.encode import encode, encode_whole
 from hiif_deploy.decoding.job import Advance
-from hiif_deploy.decoding.plan import QUERY_BLOCK, Plan, PlanLimits, make_plan
+from hiif_deploy.decoding.plan import QUERY_BLOCK, TILE_ROWS, Plan, PlanLimits, make_plan
 from hiif_deploy.decoding.session import REDUCED_PRECISIONS, ComputePrecision, Session
 from hiif_deploy.decoding.session_executor import SessionExecutor
 from hiif_deploy.decoding.staged import LAST_PASS, StagedExecutor
@@ -63,8 +63,9 @@ class HostBackend(DecoderBackend):
     def plan(self, source: Size, limits: PlanLimits) -> Plan:
         """See `Backend`."""
         return make_plan(
-            self.contract, source, budget=limits.memory, threads=self._threads, tile_rows=limits.tile_rows,
+            self.contract, source, budget=limits.memory, threads=self._threads,
             query_block=limits.query_block or self._usual_block(limits),
+            tile_rows=limits.tile_rows or self._usual_rows(source),
         )  # fmt: skip
 
     def encode(self, frame: Frame, plan: Plan, advance: Advance) -> Encoded:
@@ -85,6 +86,11 @@ class HostBackend(DecoderBackend):
         """Queries per decoder call where nobody says how many."""
         del limits
         return QUERY_BLOCK
+
+    def _usual_rows(self, source: Size) -> int:
+        """Source rows per decoder tile where nobody says how many."""
+        del source
+        return TILE_ROWS
 
     def _stages(self) -> dict[str, GraphContract]:
         """Graphs of the decoder in stages; empty where it is run whole."""

@@ -14,13 +14,16 @@ from hiif_deploy.decoding.conversion import FrameConverter, colour_range, finish
 from hiif_deploy.decoding.encode import padded_frame
 from hiif_deploy.decoding.executor import DecodedBlock
 from hiif_deploy.decoding.job import Advance, Job, TileQueries
-from hiif_deploy.decoding.plan import Plan, PlanLimits, gpu_query_block
+from hiif_deploy.decoding.plan import Plan, PlanLimits, large_query_block
 from hiif_deploy.decoding.session import Session, Tensors
 from hiif_deploy.decoding.session_executor import SessionExecutor, query_parts
 from hiif_deploy.decoding.shared_graphs import contracts, model
 from hiif_deploy.errors import EngineError
 from hiif_deploy.geometry.tiling import Tile
 from hiif_deploy.pixels import Frame
+
+QUERY_BLOCK = 1 << 16
+"""Queries per decoder call at most: a GPU wants large calls."""
 
 
 class DeviceBackend(HostBackend):
@@ -67,7 +70,7 @@ class DeviceBackend(HostBackend):
         return DeviceExecutor(self.contract, self.sessions, self._converter, calls, self._shared)
 
     def _usual_block(self, limits: PlanLimits) -> int:
-        return gpu_query_block(self.contract, limits.memory, self._threads)
+        return large_query_block(self.contract, limits.memory, self._threads, QUERY_BLOCK)
 
     @property
     def _title(self) -> str:

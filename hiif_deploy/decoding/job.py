@@ -166,11 +166,14 @@ class Job:
         """[1, C, b + 2·halo, w + 2·halo]; zero outside the picture, as the convolution pads. With `channels_last` the
         channels of a pixel are contiguous."""
         halo = self.contract.decoder.halo
-        height, width = self.source
         top, bottom = tile.source_rows.start - halo, tile.source_rows.stop + halo
         left, right = tile.source_columns.start - halo, tile.source_columns.stop + halo
         inside = self.features[:, max(top, 0) : bottom, max(left, 0) : right]
-        rows, columns = (max(-top, 0), max(bottom - height, 0)), (max(-left, 0), max(right - width, 0))
+        (channels, rows, columns), above, before = inside.shape, max(-top, 0), max(-left, 0)
+        # np.pad takes longer than a small decoder does for the tile.
         if channels_last:
-            return np.pad(inside.transpose(1, 2, 0), (rows, columns, (0, 0))).transpose(2, 0, 1)[None]
-        return np.pad(inside, ((0, 0), rows, columns))[None]
+            whole = np.zeros((bottom - top, right - left, channels), inside.dtype).transpose(2, 0, 1)
+        else:
+            whole = np.zeros((channels, bottom - top, right - left), inside.dtype)
+        whole[:, above : above + rows, before : before + columns] = inside
+        return whole[None]

@@ -10,8 +10,6 @@ DEFAULT_BUDGET = 1 << 30
 """Bytes of working memory where the user names none."""
 QUERY_BLOCK = 2048
 """Queries per decoder call: what fits a core's L2 cache (design/decoding.md §3e)."""
-GPU_QUERY_BLOCK = 1 << 16
-"""The same at most where calls run on a GPU, which wants large ones."""
 TILE_ROWS = 8
 """Source rows of a decoder tile; its maps are shared by all queries between them."""
 BLOCKS_PER_TILE = 32
@@ -30,8 +28,8 @@ class PlanLimits:
     """Bytes of working memory on the host, beside input, features and output."""
     query_block: int | None = None
     """Most queries per decoder call; None: the engine's own."""
-    tile_rows: int = TILE_ROWS
-    """Source rows per decoder tile."""
+    tile_rows: int | None = None
+    """Source rows per decoder tile; None: the engine's own."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +103,11 @@ def make_plan(
     )
 
 
-def gpu_query_block(contract: Contract, budget: int, threads: int) -> int:
-    """Queries per decoder call on a GPU: what a quarter of the budget holds for `threads` calls at once."""
+def large_query_block(contract: Contract, budget: int, threads: int, most: int) -> int:
+    """Queries per decoder call where large calls are wanted: what a quarter of the budget holds for `threads` calls at
+    once, but not more than `most`."""
     fitting = budget // 4 // threads // (4 * contract.decoder.query_channels)
-    return max(QUERY_BLOCK, min(GPU_QUERY_BLOCK, fitting))
+    return max(QUERY_BLOCK, min(most, fitting))
 
 
 def cached_state_bytes(contract: Contract, plan: Plan, queries: int) -> int:

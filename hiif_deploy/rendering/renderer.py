@@ -16,7 +16,7 @@ from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.decoding.decoder import step_count
 from hiif_deploy.decoding.job import Job, Statistics, Window, ignore
 from hiif_deploy.decoding.output_check import check_not_black
-from hiif_deploy.decoding.plan import DEFAULT_BUDGET, TILE_ROWS, Plan, PlanLimits
+from hiif_deploy.decoding.plan import DEFAULT_BUDGET, Plan, PlanLimits
 from hiif_deploy.decoding.sampling import Sampling, enough
 from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.decoding.state_cache import StateCache
@@ -52,9 +52,10 @@ class RenderOptions:
     memory: int = DEFAULT_BUDGET
     """Bytes of working memory, beside input, features and output."""
     query_block: int | None = None
-    """Most queries per decoder call; None: what `tuning` stored for this machine and bundle, else 2,048."""
-    tile_rows: int = TILE_ROWS
-    """Source rows per decoder tile."""
+    """Most queries per decoder call; None: what `tuning` stored for this machine and bundle, else the engine's
+    own."""
+    tile_rows: int | None = None
+    """Source rows per decoder tile; None: the engine's own."""
     max_output_pixels: int = MAX_OUTPUT_PIXELS
     """Larger outputs are refused."""
     group_rows: int | None = None

@@ -13,6 +13,7 @@ from pathlib import Path
 import hiif_deploy
 from hiif_deploy.bundle.contract import GraphContract, Precision, TensorContract, is_fold
 from hiif_deploy.bundle.loader import CONTRACT_FILE, Bundle
+from hiif_deploy.decoding.plan import TILE_ROWS
 from hiif_deploy.errors import EngineError, OptionError
 from hiif_deploy.support.files import atomic_directory
 from hiif_deploy.upscaler import RenderOptions
@@ -94,7 +95,7 @@ def front_config(name: str, precision: Precision, options: RenderOptions, limits
         "precision": precision,
         "memory": str(options.memory),
         "query_block": str(options.query_block),
-        "tile_rows": str(options.tile_rows),
+        "tile_rows": str(options.tile_rows or TILE_ROWS),
         "max_output_pixels": str(options.max_output_pixels),
         "limits": json.dumps(limits),
     }

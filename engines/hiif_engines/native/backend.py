@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from hiif_deploy.backends.choice import library_engine
 from hiif_deploy.backends.engines import ENGINES
 from hiif_deploy.backends.host import HostBackend
 from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.backends.sessions.open import open_shared
 from hiif_deploy.bundle.contract import GraphContract, joined
 from hiif_deploy.bundle.loader import Bundle
+from hiif_deploy.decoding.plan import PlanLimits, large_query_block
 from hiif_deploy.decoding.session import Session
 from hiif_deploy.decoding.session_executor import SessionExecutor
 from hiif_deploy.decoding.staged import joined_stages
 from hiif_deploy.errors import EngineError
+from hiif_deploy.geometry.sizes import Size
 from hiif_engines.native.check import COARSE, EXACT, check_kernels
 from hiif_engines.native.compile import Compiled, choose_target
 from hiif_engines.native.compose import composed
 from hiif_engines.native.encoder import NativeEncoder
 from hiif_engines.native.encoder_graph import read_encoder
+from hiif_engines.native.finish import finish_session
 from hiif_engines.native.kernel import Kernel, emit_kernels
 from hiif_engines.native.layer import ScratchLayout
 from hiif_engines.native.maps import NativeExecutor, NativeMaps, read_maps
 from hiif_engines.native.precision import FP32, PRECISIONS
 from hiif_engines.native.session import NativeSession, ThreadMemory
 from hiif_engines.native.stage import Stage, join_stages, read_stage
+from hiif_engines.native.winograd import OUT
+
+QUERY_BLOCK = 1 << 14
+"""Queries per decoder call at most: kernels divide them themselves, and that of a small model computes 2,048 of them
+faster than Python calls it."""
+TILE_ROWS = 4 * OUT - 1, 3 * OUT - 1, 2 * OUT - 1
+"""Source rows per decoder tile: the most of them that leave every thread enough tiles."""
+TILES_PER_THREAD = 4
 
 
 class NativeBackend(HostBackend):
@@ -63,6 +75,18 @@ class NativeBackend(HostBackend):
             return None if layers is None else NativeEncoder(graph, layers, self._threads, self._target)
         weights = read_maps(graph, model, self._target) if graph.key == "maps" else None
         return None if weights is None else NativeMaps(graph, weights, self._target)
+
+    def _shared_opener(self) -> Callable[[str], Session]:
+        target = self._target
+        return lambda name: finish_session(name, target) or open_shared(name)
+
+    def _usual_block(self, limits: PlanLimits) -> int:
+        return large_query_block(self.contract, limits.memory, self._threads, QUERY_BLOCK)
+
+    def _usual_rows(self, source: Size) -> int:
+        # Between the centres of n rows lie n − 1: their maps are computed in whole tiles of the convolution.
+        busy = (rows for rows in TILE_ROWS if -(-source[0] // rows) >= TILES_PER_THREAD * self._threads)
+        return next(busy, TILE_ROWS[-1])
 
     def _make_executor(self, calls: int) -> SessionExecutor:
         return NativeExecutor(self.contract, self.sessions, self._converter, calls)

@@ -24,7 +24,9 @@ from hiif_engines.native.winograd import OUT, PLACES, emit_convolution, transfor
 
 Array = NDArray[np.float32]
 PARTS = 4
-"""Parts of a convolution per thread: threads that are interrupted are waited for less."""
+"""Parts of a convolution per thread at most: threads that are interrupted are waited for less."""
+PART_MACS = 1 << 22
+"""Multiplications of a part at least, where there is more than one: Python takes as long to begin it."""
 
 
 class NativeEncoder:
@@ -104,7 +106,8 @@ class NativeStep:
         target = planes[self.layer.target]
         tiles = -(-size[0] // OUT) * -(-size[1] // OUT)
         group = self._target.rows
-        step = -(-tiles // (PARTS * threads * group)) * group
+        parts = min(PARTS * threads, max(1, self.kind.macs * tiles * OUT * OUT // PART_MACS))
+        step = -(-tiles // (parts * group)) * group
         list(over(partial(self._part, planes, tiles, step), range(0, tiles, step)))
         target[size[0] + 1 :] = 0
         target[:, size[1] + 1 :] = 0

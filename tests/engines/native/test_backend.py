@@ -59,6 +59,21 @@ def test_a_picture_is_the_same_within_the_arithmetic(
     assert decibels(error, detail(expected, image)) < measure(answer, expected).psnr < 200
 
 
+@pytest.mark.parametrize(
+    ("size", "threads", "rows"), [((128, 128), 2, 15), ((128, 128), 3, 11), ((64, 64), 2, 7), ((5, 5), 8, 7)]
+)
+def test_tiles_have_the_most_rows_that_leave_every_thread_some(size: tuple[int, int], threads: int, rows: int) -> None:
+    with Upscaler("hiif-live", engine=EngineOptions(engine="native", threads=threads)) as upscaler:
+        plan = upscaler.plan(size)
+    assert plan.decoder_tile == (rows, size[1])
+
+
+def test_a_call_has_as_many_queries_as_the_memory_allows() -> None:
+    for memory, block in ((1 << 30, 1 << 14), (6 << 20, 2048)):
+        with Upscaler("hiif-live", engine=ENGINE, options=RenderOptions(memory=memory)) as upscaler:
+            assert upscaler.plan((64, 64)).query_block == block
+
+
 @own_precisions
 def test_a_picture_does_not_depend_on_how_it_is_cut(own_target: Target, precision: ComputePrecision) -> None:
     image = sample("astronaut")[:30, :20]
