@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pytest
 from llvmlite import binding as llvm
 from llvmlite import ir
 
-from hiif_engines.native import backend, encoder, maps
+from hiif_engines.native import backend, encoder, finish, maps
 from hiif_engines.native import compile as native_compile
 from hiif_engines.native.compile import OPTIMISATION, Argument, Call, Compiled
 from hiif_engines.native.target import TARGETS, Target
@@ -100,7 +100,13 @@ def _driver() -> Path:
 
 def compiled(module: ir.Module, target: Target) -> Compiled | EmulatedCode:
     """Return a module's functions, emulated where this processor cannot run them."""
-    return EmulatedCode(module) if target is EMULATED and not has_processor() else Compiled(module, target)
+    return _opened(lambda: module, target)
+
+
+def _opened(write: Callable[[], ir.Module], target: Target, described: object = None) -> Compiled | EmulatedCode:
+    if target is EMULATED and not has_processor():
+        return EmulatedCode(write())
+    return Compiled(write, target, described)
 
 
 @cache
@@ -118,5 +124,5 @@ def emulate(patch: pytest.MonkeyPatch) -> None:
     """Let this process open native code for AArch64, and run it emulated."""
     features = native_compile._features() | {EMULATED.machine}
     patch.setattr(native_compile, "_features", lambda: features)
-    for module in (backend, encoder, maps):
-        patch.setattr(module, "Compiled", compiled)
+    for module in (backend, encoder, finish, maps):
+        patch.setattr(module, "Compiled", _opened)

@@ -63,6 +63,21 @@ def make_root(root: str | Path | None = None) -> tuple[Path, Path | None]:
     return wanted, None
 
 
+def code_folder(name: str) -> Path | None:
+    """Return the folder of that name for code that was compiled here; None where none can be written, or others can
+    write to it."""
+    root = wanted_root()
+    try:
+        if root is None:
+            return None
+        (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_owner(root, name)
+    except (OSError, EngineError) as error:
+        logger.info("compiled code is not kept: %s", error)
+        return None
+    return root / name
+
+
 def measured_path(folder: str, metadata: object) -> Path | None:
     """Return the file of measurements under `metadata` (JSON values); None where this user has no cache folder."""
     root = wanted_root()
@@ -104,9 +119,9 @@ def _make_folders(root: Path) -> None:
             pass
 
 
-def _check_owner(root: Path) -> None:
-    """Raise EngineError where anyone but this user and the administrator can put engines into the store."""
-    folders = [path for path in (root, root / ENGINES) if path.is_dir()]
+def _check_owner(root: Path, name: str = ENGINES) -> None:
+    """Raise EngineError where anyone but this user and the administrator can put code into that folder of the store."""
+    folders = [path for path in (root, root / name) if path.is_dir()]
     if sys.platform == "win32" or not folders:
         return
     # Where others cannot enter the store, what its folders allow does not matter (a umask of 002 opens them).

@@ -103,7 +103,8 @@ class NativeBackend(HostBackend):
         read = {name: replace(stage, layers=composed(stage.layers, self._target)) for name, stage in read.items()}
         kernels = {name: self._kernel(stage) for name, stage in read.items()}
         scratch = ScratchLayout(self._target, max(width for kernel in kernels.values() for width in kernel.widths))
-        code, memory = Compiled(emit_kernels(kernels, scratch), self._target), ThreadMemory(scratch)
+        code = Compiled(lambda: emit_kernels(kernels, scratch), self._target, (kernels, scratch))
+        memory = ThreadMemory(scratch)
         sessions: dict[str, Session] = {
             name: NativeSession(graphs[name], read[name], kernel, code.function(name), memory)
             for name, kernel in kernels.items()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +19,17 @@ from hiif_deploy.backends.choice import library_engine
 from hiif_deploy.backends.options import IsaName
 from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.errors import EngineError, OptionError
+from hiif_deploy.support.cache_dir import code_folder
+from hiif_deploy.support.files import write_file
 from hiif_engines.native.target import TARGETS, Target
 
+logger = logging.getLogger(__name__)
 OPTIMISATION = 2
 """LLVM's level for register allocation and instruction order."""
+FOLDER, KEPT = "native", 256
+"""Folder of compiled code below the store's root, and the most files in it, of some hundred kilobytes each."""
+HASH = 32
+"""Bytes of a SHA-256."""
 
 Argument = NDArray[Any] | int | None
 """Argument of native code, 8 bytes: an array's address, a number, or 0."""
@@ -31,13 +41,19 @@ class Compiled:
     """The functions of a module, each of a pointer to its arguments. They run without Python's lock, on several threads
     at once."""
 
-    def __init__(self, module: ir.Module, target: Target) -> None:
-        """EngineError where LLVM rejects the code, as another version may."""
+    def __init__(self, write: Callable[[], ir.Module], target: Target, described: object = None) -> None:
+        """`write` the module where it is not kept from an earlier time. `described` is everything that the module
+        follows from, and its `repr` the same in every process; None: nothing is kept. EngineError where LLVM rejects
+        the code, as another version may."""
         try:
-            parsed = llvm.parse_assembly(str(module))
-            parsed.verify()
-            # No optimisation passes: they take as long as everything else, and gain nothing on code that is written so.
-            self._engine = llvm.create_mcjit_compiler(parsed, machine_of(target))
+            machine = machine_of(target)
+            path = None if described is None else kept_path(repr((target, described)))
+            code = _kept(path)
+            if code is None:
+                code = _compiled(write(), machine)
+                _keep(path, code)
+            self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+            self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
             self._engine.finalize_object()
         except RuntimeError as error:
             version = ".".join(map(str, llvm.llvm_version_info))
@@ -51,6 +67,59 @@ class Compiled:
     def _call(self, function: Callable[[int], None], values: Sequence[Argument]) -> None:
         arguments = np.array([v if isinstance(v, int) else _address(v) for v in values], np.uint64)
         function(arguments.ctypes.data)
+
+
+def kept_path(described: str) -> Path | None:
+    """Return the file of code for this processor that follows from `described`; None where nothing can be kept.
+
+    Its name depends on all that writes the code: these modules, LLVM, the processor and its features.
+    """
+    if " at 0x" in described:
+        raise ValueError(f"{described}: not the same in another process")
+    folder = code_folder(FOLDER)
+    facts = (described, _sources(), llvm.llvm_version_info, llvm.get_host_cpu_name(), sorted(_features()))
+    return folder and folder / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.o"
+
+
+def _compiled(module: ir.Module, machine: llvm.TargetMachine) -> bytes:
+    parsed = llvm.parse_assembly(str(module))
+    parsed.verify()
+    # No optimisation passes: they take as long as everything else, and gain nothing on code that is written so.
+    code: bytes = machine.emit_object(parsed)
+    return code
+
+
+def _kept(path: Path | None) -> bytes | None:
+    """Return kept code, which begins with its hash; None where there is none, or not the whole."""
+    try:
+        found = path.read_bytes() if path else b""
+    except OSError:
+        return None
+    code = found[HASH:]
+    if hashlib.sha256(code).digest() == found[:HASH]:
+        return code
+    if found:
+        logger.warning("%s: damaged, it is compiled again", path)
+    return None
+
+
+def _keep(path: Path | None, code: bytes) -> None:
+    """Write the code, and remove what was written longest ago where there are more than `KEPT` files."""
+    if path is None:
+        return
+    try:
+        write_file(path, hashlib.sha256(code).digest() + code)
+        for old in sorted(path.parent.glob("*.o"), key=lambda file: file.stat().st_mtime)[:-KEPT]:
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        logger.info("compiled code is not kept: %s", error)
+
+
+@cache
+def _sources() -> str:
+    """Return a hash of the modules that write code."""
+    modules = sorted(Path(__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(module.read_bytes() for module in modules)).hexdigest()
 
 
 def choose_target(precision: ComputePrecision, isa: IsaName | None = None) -> Target:

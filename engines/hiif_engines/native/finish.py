@@ -40,9 +40,8 @@ class NativeFinish:
         self.graph, self._target = graph, target
         self._type = np.dtype(graph.outputs[0].dtype)
         clamps = graph.name != "finish-colours"
-        module = ir.Module("finish")
-        _emit_finish(target, module, "finish", self._type, clamps)
-        self._call = Compiled(module, target).function("finish")
+        code = Compiled(lambda: _finish(target, self._type, clamps), target, (graph.name, "finish"))
+        self._call = code.function("finish")
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         """Colours [queries, 3] and the part of a frame that the skip reads → `values` [rows, columns, 3], and their
@@ -92,8 +91,8 @@ def _bytes(places: NDArray[np.int32], size: int) -> NDArray[np.int64]:
     return places.astype(np.int64) * size
 
 
-def _emit_finish(target: Target, module: ir.Module, name: str, dtype: np.dtype[Any], clamps: bool) -> None:
-    e = Emitter(target, module, name, [POINTER])
+def _finish(target: Target, dtype: np.dtype[Any], clamps: bool) -> ir.Module:
+    e = Emitter(target, ir.Module("finish"), "finish", [POINTER])
     slots = {slot: e.load(POINTER, e.arguments[0], SLOT * n) for n, slot in enumerate(POINTERS)}
     slots |= {slot: e.load(I64, e.arguments[0], SLOT * (len(POINTERS) + n)) for n, slot in enumerate(NUMBERS)}
     with e.loop(slots["rows"], carried=_empty_range(e)) as row:
@@ -110,6 +109,7 @@ def _emit_finish(target: Target, module: ir.Module, name: str, dtype: np.dtype[A
     for n, value in enumerate(row.values):
         e.store(value, slots["range"], n * e.lanes * WORD)
     e.finish()
+    return e.module
 
 
 def _emit_line(e: Emitter, slots: dict[str, Value], row: Value, dtype: np.dtype[Any]) -> None:

@@ -80,10 +80,7 @@ class NativeMaps:
         self.graph, self._target = graph, target
         self._layer, (_, inputs, self._outputs) = weights.convolution, weights.matrices.shape
         self._width = target.padded(inputs)
-        module = ir.Module("maps")
-        emit_convolution(target, module, "convolution", self._layer.kind(target))
-        _emit_maps(target, module, "maps", self._width, self._outputs)
-        code = Compiled(module, target)
+        code = Compiled(self._module, target, ("maps", self._layer.kind(target), self._width, self._outputs))
         self._convolution = NativeStep(target, self._layer, code.function("convolution"))
         self._call = code.function("maps")
         matrices = np.pad(weights.matrices, ((0, 0), (0, self._width - inputs), (0, 0)))
@@ -112,6 +109,12 @@ class NativeMaps:
         moments = np.empty((stride, 2), np.float32)
         self._call([rows, self._weights, maps, moments, height, width, pixels, stride])
         return {**{name: maps[n, :count] for n, name in enumerate(MAPS)}, "moments": moments[:count]}
+
+    def _module(self) -> ir.Module:
+        module = ir.Module("maps")
+        emit_convolution(self._target, module, "convolution", self._layer.kind(self._target))
+        _emit_maps(self._target, module, "maps", self._width, self._outputs)
+        return module
 
     def work(self, feeds: Tensors) -> tuple[int, int]:
         """Return the multiplications of a call, and its bytes: planes are read and written, maps written."""

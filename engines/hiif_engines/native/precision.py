@@ -41,6 +41,9 @@ class MatrixPrecision:
     total: ir.Type = FLOAT
     """Type of a sum of products, before `real`."""
 
+    def __repr__(self) -> str:
+        return type(self).__name__
+
     @property
     def value_bytes(self) -> int:
         """Bytes of one value of an operand."""

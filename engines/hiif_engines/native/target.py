@@ -9,7 +9,7 @@ from hiif_deploy.backends.options import IsaName
 from hiif_deploy.decoding.session import ComputePrecision
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Target:
     """An instruction set, and how kernels use its vector registers."""
 
@@ -31,6 +31,9 @@ class Target:
     """Precision → features that its code uses beside those."""
     unused: tuple[str, ...] = ()
     """Beginnings of names of features that LLVM must not use where the processor has them."""
+
+    def __repr__(self) -> str:
+        return self.name
 
     def panel(self, outputs: int) -> int:
         """Return the outputs per panel for a number of outputs."""
