@@ -1,17 +1,16 @@
 """A bundle by name, on the engine of choice: the class that most users need."""
 
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from hiif_deploy.backends.base import Backend
-from hiif_deploy.backends.choice import default_engine
-from hiif_deploy.backends.engines import Engine
+from hiif_deploy.backends.engines import AUTO, Engine
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bundle.loader import DEFAULT_MODEL, Bundle, open_bundle
 from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.errors import OptionError
 from hiif_deploy.rendering import tuned
-from hiif_deploy.rendering.open_engine import open_backend
+from hiif_deploy.rendering.open_engine import open_chosen
 from hiif_deploy.rendering.renderer import Features as Features
 from hiif_deploy.rendering.renderer import Renderer
 from hiif_deploy.rendering.renderer import RenderOptions as RenderOptions
@@ -36,15 +35,16 @@ class Upscaler(Renderer):
         """`bundle` is a folder, a model's name or an opened bundle; `engine` a name (`onnxruntime`, `tensorrt`,
         `auto`) or all that can be chosen. `precision` alone takes an engine that has it, as the command line does.
         `backend` is one that is open already. Raises BundleError, EngineError, OptionError."""
-        self.engine = _engine_options(engine, precision)
+        chosen = _engine_options(engine, precision)
         if not isinstance(options, RenderOptions | None):
             raise OptionError(f"options is {options!r}: expected RenderOptions")
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-        call = tuned.find(opened, self.engine)
-        if call and self.engine.call_threads is None:
-            self.engine = replace(self.engine, call_threads=call.call_threads)
-        block = call.query_block if call else None
-        super().__init__(opened, backend or open_backend(opened, self.engine), options, tuned_block=block)
+        if backend is None:
+            backend, chosen = open_chosen(opened, chosen, partial(tuned.applied, opened))
+        self.engine = chosen
+        """With the name of the engine that `auto` took."""
+        call = tuned.find(opened, chosen)
+        super().__init__(opened, backend, options, tuned_block=call.query_block if call else None)
 
     def __repr__(self) -> str:
         described, state = self._described(self._backend), ", closed" if self._closed else ""
@@ -56,4 +56,4 @@ def _engine_options(engine: EngineOptions | Engine | None, precision: ComputePre
         if precision not in (None, engine.precision):
             raise OptionError(f"precision {precision!r} beside EngineOptions of {engine.precision!r}: name it there")
         return engine
-    return EngineOptions(engine=default_engine(precision) if engine is None else engine, precision=precision)
+    return EngineOptions(engine=AUTO if engine is None else engine, precision=precision)

@@ -28,7 +28,7 @@ def frame() -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="module")
 def upscaler(tiny_bundle: Path) -> Iterator[Upscaler]:
-    with Upscaler(tiny_bundle, engine=EngineOptions(threads=2)) as opened:
+    with Upscaler(tiny_bundle, engine=EngineOptions(engine="onnxruntime", threads=2)) as opened:
         yield opened
 
 
@@ -65,7 +65,9 @@ def test_the_output_does_not_depend_on_the_memory_budget(
     upscaler: Upscaler, frame: NDArray[np.uint8], whole: NDArray[np.float32], memory: int
 ) -> None:
     with Upscaler(
-        upscaler.bundle, engine=EngineOptions(threads=1), options=RenderOptions(memory=memory, query_block=10)
+        upscaler.bundle,
+        engine=EngineOptions(engine="onnxruntime", threads=1),
+        options=RenderOptions(memory=memory, query_block=10),
     ) as other:
         plan = other.plan((26, 33))
         assert memory > 300 << 10 or plan.encoder_tile != (26, 33), "the encoder should have to tile"
@@ -77,7 +79,7 @@ def test_the_output_does_not_depend_on_threads(
     upscaler: Upscaler, frame: NDArray[np.uint8], whole: NDArray[np.float32]
 ) -> None:
     for threads in (1, 3):
-        with Upscaler(upscaler.bundle, engine=EngineOptions(threads=threads)) as other:
+        with Upscaler(upscaler.bundle, engine=EngineOptions(engine="onnxruntime", threads=threads)) as other:
             answer = other.render_unclamped(other.encode(frame), size=SIZE)
         assert np.abs(answer - whole).max() <= 1e-5
 

@@ -13,22 +13,17 @@ from hiif_deploy.decoding.session import REDUCED_PRECISIONS, ComputePrecision
 def auto_attempts(contract: Contract, options: EngineOptions) -> Iterator[tuple[str, EngineOptions]]:
     """Names and options of the engines that `auto` tries for a bundle, the fastest first; the last works anywhere.
 
-    One rule for the precision where none is chosen: fp16 on a GPU where the bundle has such graphs, else fp32.
+    All compute in the precision that was chosen, or else in fp32. None is built, which takes minutes.
     """
-    on_gpu = options.precision or ("fp16" if "fp16" in contract.precisions else "fp32")
-    gpu = replace(options, precision=on_gpu, engine="tensorrt") if on_gpu not in REDUCED_PRECISIONS else None
-    if gpu is not None:
+    precision = options.precision or "fp32"
+    if precision in contract.precisions:
+        gpu = replace(options, precision=precision, engine="tensorrt", builds=False)
         yield "tensorrt", gpu
         yield "torch", replace(gpu, engine="torch", device="cuda")
         yield "cuda", replace(gpu, engine="onnxruntime", provider="cuda")
-    if options.precision in (None, *ENGINES["native"].precisions):
+    if precision in ENGINES["native"].precisions:
         yield "native", replace(options, engine="native")
     yield "processor", replace(options, engine=library_engine(options.precision), provider="cpu")
-
-
-def default_engine(precision: ComputePrecision | None) -> Engine:
-    """The engine where none is named: ONNX Runtime, or the best of those that have this precision."""
-    return "auto" if precision in REDUCED_PRECISIONS else "onnxruntime"
 
 
 def library_engine(precision: ComputePrecision | None) -> Engine:

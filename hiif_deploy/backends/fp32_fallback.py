@@ -3,13 +3,14 @@
 import logging
 import threading
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from hiif_deploy.backends.base import Encoded
 from hiif_deploy.backends.host import HostBackend
-from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.backends.options import ON_HOST
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.decoding.job import Job, Statistics, Sums, Window, ignore
 from hiif_deploy.decoding.plan import PlanLimits
@@ -54,7 +55,7 @@ class Fp32Fallback:
         self.count += 1
         if self._host is None:
             logger.warning("fp16 produced NaN or Inf; recomputing those blocks in fp32 (slower)")
-            self._host = HostBackend(self._bundle, EngineOptions(threads=self._threads))
+            self._host = HostBackend(self._bundle, replace(ON_HOST, threads=self._threads))
         return self._host
 
     def _job(self, host: HostBackend, job: Job) -> Job:

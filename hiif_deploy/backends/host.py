@@ -5,7 +5,7 @@ from functools import partial
 
 from hiif_deploy.backends.base import DecoderBackend, Encoded
 from hiif_deploy.backends.engines import ENGINES
-from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.backends.options import ON_HOST, EngineOptions
 from hiif_deploy.backends.sessions.open import open_session, open_shared
 from hiif_deploy.bundle.contract import FIRST_STAGE, GraphContract, is_fold, joined
 from hiif_deploy.bundle.loader import Bundle
@@ -118,7 +118,7 @@ class HostBackend(DecoderBackend):
         # Folding is tiny and float64: on the processor. The decoder's calls are small and many: few threads each.
         is_exact = graph.name.startswith(FP32_GRAPHS)
         on_host = is_fold(graph.name) or (is_exact and self.engine.gathers_slowly)
-        engine = EngineOptions() if on_host else self._options
+        engine = ON_HOST if on_host else self._options
         is_encoder = graph.name == "encoder"
         model, *following = (self._bundle.graphs[part.key] for part in parts or (graph,))
         return open_session(

@@ -21,7 +21,7 @@ IsaName = Literal["avx512", "avx2", "neon"]
 class EngineOptions:
     """Which engine runs the graphs, and with how much of the machine."""
 
-    engine: Engine = "onnxruntime"
+    engine: Engine = "auto"
     """A name of `engines.ENGINES`; `native` is code made for this processor when the bundle is opened. `auto` takes the
     first that works of `choice.auto_attempts`, GPUs first, and says which and why."""
     provider: str = "cpu"
@@ -31,9 +31,11 @@ class EngineOptions:
     call_threads: int | None = None
     """Threads inside one decoder call, the others running other calls; None: what `tuning` stored, else 1."""
     precision: ComputePrecision | None = None
-    """What is computed in; None: the engine's own, fp16 on TensorRT (and on GPUs that `auto` takes), fp32 elsewhere."""
+    """What is computed in; None: fp16 on TensorRT where it is named, else fp32."""
     library: LibraryName = "tensorrt"
     """TensorRT or TensorRT-RTX."""
+    builds: bool = True
+    """Of TensorRT: whether engines that are not stored are built, which takes minutes; `auto` builds none."""
     store: Path | None = None
     """Folder of the stored engines; None: the user's own (`EngineStore.open`)."""
     device_layer: str = "auto"
@@ -57,7 +59,7 @@ class EngineOptions:
             known = ", ".join(get_args(ComputePrecision))
             raise OptionError(f"precision is {self.precision!r}: expected one of {known}")
         check_precision(self.engine, self.precision)
-        self._check_isa()
+        self._check_reads()
         if self.threads < 0:
             raise OptionError(f"threads is {self.threads}: expected 0 (all) or more")
         if self.call_threads is not None and self.call_threads < 1:
@@ -65,9 +67,11 @@ class EngineOptions:
         if self.call_threads not in (None, 1) and self.engine != AUTO and ENGINES[self.engine].one_thread_per_call:
             raise OptionError(f"call threads is {self.call_threads}: a call of {self.engine} has one; leave it out")
 
-    def _check_isa(self) -> None:
+    def _check_reads(self) -> None:
         if self.isa not in (None, *get_args(IsaName)):
             raise OptionError(f"isa is {self.isa!r}: expected one of {', '.join(get_args(IsaName))}")
+        if self.provider != "cpu" and self.engine == AUTO:
+            raise OptionError(f"provider is {self.provider}: engine auto does not read it; name engine onnxruntime")
         if self.isa is not None and (self.engine == AUTO or "isa" not in ENGINES[self.engine].reads):
             raise OptionError(f"isa is {self.isa}: engine {self.engine} does not read it; leave it out")
 
@@ -80,6 +84,10 @@ class EngineOptions:
     def thread_count(self) -> int:
         """`threads`, or what the machine grants this process."""
         return self.threads or usable_cores()
+
+
+ON_HOST = EngineOptions(engine="onnxruntime")
+"""ONNX Runtime on the processor, which every installation has: for small graphs, and as a reference."""
 
 
 def check_outputs(graph: GraphContract, feeds: Tensors, outputs: Tensors) -> None:

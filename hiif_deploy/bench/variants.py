@@ -9,7 +9,7 @@ from typing import cast, get_args
 
 from hiif_deploy.backends.engines import Engine
 from hiif_deploy.backends.host import HostBackend
-from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.backends.options import ON_HOST, EngineOptions
 from hiif_deploy.bench.case import BenchModel, Image, Opener, Runner, Work
 from hiif_deploy.bench.stages import Stopwatch, table_seconds
 from hiif_deploy.bench.work import count_upscale
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 class Setting:
     """An upscaler as a user would set it up."""
 
-    engine: EngineOptions = field(default_factory=EngineOptions)
+    engine: EngineOptions = ON_HOST
     """Engine and arithmetic."""
     render: RenderOptions = field(default_factory=RenderOptions)
     """How the work is cut."""

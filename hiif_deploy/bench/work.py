@@ -109,7 +109,7 @@ def count_upscale(
     Graphs that `own`, a backend that nothing else uses, runs in sessions that report their work are counted by them.
     """
     with tempfile.TemporaryDirectory(prefix="hiif-bench-") as folder:
-        options = EngineOptions(threads=threads)
+        options = EngineOptions(engine="onnxruntime", threads=threads)
         backend = _CountingBackend(bundle, options, Path(folder))
         sessions = own.sessions.items() if own else ()
         found = {name: _Counted(session) for name, session in sessions if isinstance(session, ReportsWork)}

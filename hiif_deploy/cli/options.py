@@ -6,7 +6,6 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from hiif_deploy.backends.choice import default_engine
 from hiif_deploy.backends.engines import AUTO, ENGINES, Engine
 from hiif_deploy.backends.options import EngineOptions, IsaName, LibraryName, usable_cores
 from hiif_deploy.decoding.session import ComputePrecision
@@ -32,8 +31,8 @@ BundleOption = Annotated[str, _model("Bundle folder, or name of a model.", "--bu
 EngineOption = Annotated[
     str | None,
     _speed(
-        "Default: onnxruntime (auto for bf16 and int8). native: code made for this processor. auto: the fastest "
-        "engine that is installed and works, GPUs first.",
+        "Default: auto, the fastest engine that is installed, works and needs no building, GPUs first. native: code "
+        "made for this processor.",
         metavar="|".join(get_args(Engine)),
         autocompletion=lambda: list(get_args(Engine)),
     ),
@@ -74,15 +73,20 @@ def engine_options(
     default: Engine | None = None,
 ) -> EngineOptions:  # fmt: skip
     """Engine options from the command line; `default` where no engine is named. OptionError where they do not fit."""
-    chosen = parse_engine(engine) or default or default_engine(precision)
     given = {"provider": provider, "library": library, "device": device, "isa": isa}
-    for name, value in given.items():
-        readers: list[Engine] = [spec.name for spec in ENGINES.values() if name in spec.reads]
-        readers += [AUTO] if name in AUTO_READS else []
-        if value is not None and chosen not in readers:
+    given = {name: value for name, value in given.items() if value is not None}
+    readers_of: dict[str, list[Engine]] = {
+        name: [spec.name for spec in ENGINES.values() if name in spec.reads] + [AUTO] * (name in AUTO_READS)
+        for name in given
+    }
+    # An option that one engine alone reads names that engine.
+    implied = next((readers[0] for readers in readers_of.values() if AUTO not in readers), None)
+    chosen = parse_engine(engine) or default or implied or AUTO
+    for name, readers in readers_of.items():
+        if chosen not in readers:
             raise OptionError(
-                f"--{name} {value} is read by engine {' and '.join(readers)} only, and this run uses {chosen}: add "
-                f"--engine {readers[0]}, or leave --{name} out"
+                f"--{name} {given[name]} is read by engine {' and '.join(readers)} only, and this run uses {chosen}: "
+                f"add --engine {readers[0]}, or leave --{name} out"
             )
     return EngineOptions(
         engine=chosen, precision=precision, threads=limited_threads(threads), provider=provider or "cpu",

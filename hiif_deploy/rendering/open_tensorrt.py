@@ -51,7 +51,7 @@ def _open_stored(bundle: Bundle, options: EngineOptions, library: Library, store
     precision: Precision = "fp32" if options.precision == "fp32" else "fp16"
     engines: dict[str, StoredEngine] = {}
     try:
-        engines = find_or_build(bundle, precision, library, describe(library, device), store)
+        engines = find_or_build(bundle, precision, library, describe(library, device), store, builds=options.builds)
         backend = load_engines(bundle, precision, engines, library, device, options)
         require_verified(bundle, backend, engines, precision, store)
         return backend
@@ -80,11 +80,17 @@ def describe(library: Library, device: Device) -> EngineEnvironment:
 
 
 def find_or_build(
-    bundle: Bundle, precision: Precision, library: Library, environment: EngineEnvironment, store: EngineStore
-) -> dict[str, StoredEngine]:
+    bundle: Bundle, precision: Precision, library: Library, environment: EngineEnvironment, store: EngineStore,
+    *, builds: bool = True,
+) -> dict[str, StoredEngine]:  # fmt: skip
     """Graph name → engine. What does not fit is named; what is missing is built, where a builder is installed."""
     found = find_engines(bundle, precision, environment, store)
     missing = [name for name, engine in found.items() if engine is None]
+    if missing and not builds:
+        raise EngineError(
+            f"no {precision} engine for {', '.join(missing)} of {bundle.contract.name} is in {store.root}: build them "
+            "once, with hiif-deploy build or --engine tensorrt"
+        )
     if missing:
         logger.warning(
             "no %s engine for %s of %s in %s: building", precision, ", ".join(missing), bundle.contract.name, store.root

@@ -3,7 +3,7 @@
 import json
 import logging
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,12 @@ def find(bundle: Bundle, engine: EngineOptions) -> CallConfig | None:
     except (OSError, ValueError, TypeError, KeyError, OptionError) as error:
         logger.warning("%s: not a tuning (%s); it is not used: hiif-deploy tune writes it anew", path, error)
         return None
+
+
+def applied(bundle: Bundle, engine: EngineOptions) -> EngineOptions:
+    """The options with the stored threads per call, where none are chosen."""
+    call = find(bundle, engine) if engine.call_threads is None else None
+    return replace(engine, call_threads=call.call_threads) if call else engine
 
 
 def stored() -> list[Tuning]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from hiif_deploy.backends.base import Backend
 from hiif_deploy.backends.host import HostBackend
-from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.backends.options import ON_HOST
 from hiif_deploy.bundle.contract import Precision
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.engine_store.entry import StoredEngine
@@ -66,7 +66,7 @@ def measure_engines(bundle: Bundle, backend: Backend) -> dict[str, Difference]:
     found = compare_stored(renderer)
     image = np.ascontiguousarray(sample("astronaut")[:LARGE_SIDE, :LARGE_SIDE])
     side = round(LARGE_SIDE * LARGE_SCALE)
-    with Renderer(bundle, HostBackend(bundle, EngineOptions())) as reference:
+    with Renderer(bundle, HostBackend(bundle, ON_HOST)) as reference:
         expected = reference.render_unclamped(reference.encode(image), size=(side, side))
     output = renderer.render_unclamped(renderer.encode(image), size=(side, side))
     return {**found, f"{LARGE_SIDE}x{LARGE_SIDE} → {side}x{side}": measure(output, expected)}

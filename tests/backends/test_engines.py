@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 from attention_model import ATTENTION_MODEL
-from hiif_deploy.backends.choice import auto_attempts, default_engine, library_engine, runs_on_gpu
+from hiif_deploy.backends.choice import auto_attempts, library_engine, runs_on_gpu
 from hiif_deploy.backends.engines import AUTO, ENGINES, Engine
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bundle.loader import open_bundle
@@ -50,9 +50,9 @@ def test_a_precision_is_refused_where_the_engine_has_it_not(precision: ComputePr
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (EngineOptions(), False),
-        (EngineOptions(provider="cuda"), True),
-        (EngineOptions(provider="CPUExecutionProvider"), False),
+        (EngineOptions(engine="onnxruntime"), False),
+        (EngineOptions(engine="onnxruntime", provider="cuda"), True),
+        (EngineOptions(engine="onnxruntime", provider="CPUExecutionProvider"), False),
         (EngineOptions(engine="torch"), True),
         (EngineOptions(engine="torch", device="cpu"), False),
         (EngineOptions(engine="tensorrt"), True),
@@ -63,12 +63,13 @@ def test_options_say_whether_the_work_is_on_a_gpu(options: EngineOptions, expect
     assert runs_on_gpu(options) == expected
 
 
-def test_auto_tries_gpus_in_fp16_and_then_the_processor_in_fp32() -> None:
+def test_auto_tries_gpus_and_then_the_processor_all_exactly() -> None:
     contract = open_bundle(ATTENTION_MODEL).contract
-    tried = [attempt for _, attempt in auto_attempts(contract, EngineOptions(engine="auto"))]
+    tried = [attempt for _, attempt in auto_attempts(contract, EngineOptions())]
     assert [(options.engine, options.precision) for options in tried] == [
-        ("tensorrt", "fp16"), ("torch", "fp16"), ("onnxruntime", "fp16"), ("native", None), ("onnxruntime", None),
+        ("tensorrt", "fp32"), ("torch", "fp32"), ("onnxruntime", "fp32"), ("native", None), ("onnxruntime", None),
     ]  # fmt: skip
+    assert not tried[0].builds
     assert [runs_on_gpu(options) for options in tried] == [True, True, True, False, False]
 
 
@@ -82,17 +83,11 @@ def test_auto_keeps_a_precision_that_was_chosen() -> None:
         assert found[-1].engine == library_engine(precision)
 
 
-def test_auto_takes_fp32_on_a_gpu_where_the_bundle_has_no_other_graphs() -> None:
+def test_auto_tries_no_gpu_in_a_precision_that_the_bundle_lacks() -> None:
     contract = open_bundle(ATTENTION_MODEL).contract
     contract = replace(contract, graphs=tuple(graph for graph in contract.graphs if graph.precision == "fp32"))
-    _, first = next(auto_attempts(contract, EngineOptions(engine="auto")))
-    assert first.precision == "fp32"
-
-
-def test_without_a_name_the_engine_is_the_one_that_has_the_precision() -> None:
-    assert [default_engine(precision) for precision in (None, "fp32", "bf16", "int8")] == [
-        "onnxruntime", "onnxruntime", "auto", "auto",
-    ]  # fmt: skip
+    tried = [attempt.engine for _, attempt in auto_attempts(contract, EngineOptions(precision="fp16"))]
+    assert tried == ["onnxruntime"]
 
 
 @every("name", [name for name, spec in ENGINES.items() if not spec.cascades])

@@ -125,7 +125,7 @@ def test_what_is_timed_is_what_users_get(engine: Any, tiny_bundle: Path) -> None
 def test_a_device_backend_is_timed_with_its_own_blocks(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime's way for GPUs, its tensors on the processor."""
     monkeypatch.setattr(engine_choice, "keeps_tensors", lambda *_: True)
-    options = EngineOptions(threads=1)
+    options = EngineOptions(engine="onnxruntime", threads=1)
     runner = UpscalerRunner("cuda", model_of(tiny_bundle), Setting(options))
     with Upscaler(tiny_bundle, engine=options) as plain:
         assert isinstance(plain._backend, DeviceBackend)
@@ -134,7 +134,7 @@ def test_a_device_backend_is_timed_with_its_own_blocks(tiny_bundle: Path, monkey
 
 
 def test_the_stages_of_a_picture_sum_up_to_all_of_it(tiny_bundle: Path) -> None:
-    runner = UpscalerRunner("exact", model_of(tiny_bundle), Setting(EngineOptions(threads=2)))
+    runner = UpscalerRunner("exact", model_of(tiny_bundle), Setting(EngineOptions(engine="onnxruntime", threads=2)))
     assert runner.stages() == {}
     runner.upscale(picture((24, 20)), (48, 40))
     stages = runner.stages()
@@ -168,9 +168,10 @@ def test_a_variant_is_the_upscaler_of_its_setting(tiny_bundle: Path) -> None:
 
 def test_sampling_lowers_the_work(tiny_bundle: Path) -> None:
     model, image = model_of(tiny_bundle), picture((16, 16))
-    few = Setting(EngineOptions(threads=1), RenderOptions(statistics="sampled", samples=64))
+    few = Setting(EngineOptions(engine="onnxruntime", threads=1), RenderOptions(statistics="sampled", samples=64))
     works = [
-        UpscalerRunner("", model, setting).work(image, (48, 48)) for setting in (Setting(EngineOptions(threads=1)), few)
+        UpscalerRunner("", model, setting).work(image, (48, 48))
+        for setting in (Setting(EngineOptions(engine="onnxruntime", threads=1)), few)
     ]
     assert works[0] is not None
     assert works[1] is not None
@@ -283,7 +284,7 @@ def test_a_variant_takes_the_cut_that_was_tuned_and_says_so(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HIIF_DEPLOY_STORE", str(tmp_path))
-    model, engine = model_of(tiny_bundle), EngineOptions(threads=2)
+    model, engine = model_of(tiny_bundle), EngineOptions(engine="onnxruntime", threads=2)
     measured = tuning.measure(model.bundle, engine, [tuned.CallConfig(256, 2)], 1, lambda _: None)
     tuned.store(model.bundle, engine, measured)
     runner = open_variant("exact", model, 2)

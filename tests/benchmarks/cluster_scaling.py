@@ -30,7 +30,7 @@ from hiif_deploy.video.plan import plan_video
 from hiif_deploy.video.run import MakeSegments, make_video
 
 SAMPLE = Path(__file__).resolve().parents[2] / "hiif_deploy" / "samples" / "astronaut.png"
-ENGINE = EngineOptions(threads=1)
+ENGINE = EngineOptions(engine="onnxruntime", threads=1)
 
 
 def main() -> None:

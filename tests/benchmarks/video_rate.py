@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--preset", default="veryfast")
     asked = parser.parse_args()
     options = VideoOptions(frames=(0, asked.frames), preset=asked.preset)
-    engine = EngineOptions(threads=asked.threads)
+    engine = EngineOptions(engine="onnxruntime", threads=asked.threads)
     with tempfile.TemporaryDirectory() as folder, Upscaler(asked.bundle, engine=engine) as upscaler:
         output = Path(folder) / "large.mkv"
         plan = plan_video(asked.clip, output, Target(scale=asked.scale), options)

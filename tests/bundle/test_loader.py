@@ -60,7 +60,7 @@ def refused(work: Callable[[], object], message: str) -> None:
 
 
 def load(folder: Path) -> None:
-    with Upscaler(folder, engine=EngineOptions(threads=1)):
+    with Upscaler(folder, engine=EngineOptions(engine="onnxruntime", threads=1)):
         pass
 
 

@@ -19,9 +19,10 @@ def test_without_words_the_defaults_are_those_of_the_library() -> None:
 @pytest.mark.parametrize(
     ("engine", "given", "message"),
     [
-        (None, {"device": "cuda"}, "--device cuda is read by engine torch only.*uses onnxruntime: add --engine torch"),
+        ("auto", {"device": "cuda"}, "--device cuda is read by engine torch only.*uses auto: add --engine torch"),
         ("native", {"provider": "cuda"}, "--provider cuda is read by engine onnxruntime only.*uses native"),
-        (None, {"library": "tensorrt-rtx"}, "--library tensorrt-rtx is read by engine tensorrt and auto only"),
+        ("native", {"library": "tensorrt-rtx"}, "--library tensorrt-rtx is read by engine tensorrt and auto only"),
+        (None, {"isa": "avx2", "device": "cuda"}, "--isa avx2 is read by engine native only, and this run uses torch"),
         ("torch", {"library": "tensorrt"}, "--library tensorrt is read by"),
         ("auto", {"isa": "avx2"}, "--isa avx2 is read by engine native only.*uses auto: add --engine native"),
         ("cuda", {}, "--engine cuda: expected one of .*--engine torch, --engine tensorrt, or --provider cuda"),
@@ -38,6 +39,15 @@ def test_options_that_the_engine_reads_arrive() -> None:
     assert engine_options("onnxruntime", None, provider="cuda").provider == "cuda"
     assert engine_options("auto", None, library="tensorrt-rtx").library == "tensorrt-rtx"
     assert engine_options("native", None, isa="avx2").isa == "avx2"
+
+
+@pytest.mark.parametrize(
+    ("given", "engine"),
+    [({"device": "cpu"}, "torch"), ({"isa": "avx2"}, "native"), ({"provider": "cpu"}, "onnxruntime"),
+     ({"library": "tensorrt-rtx"}, "auto")],
+)  # fmt: skip
+def test_an_option_of_one_engine_chooses_it(given: Any, engine: str) -> None:
+    assert engine_options(None, None, **given).engine == engine
 
 
 def test_a_negative_number_of_threads_is_refused() -> None:

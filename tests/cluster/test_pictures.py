@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 def open_pool(attempts: int = 3) -> Pool:
     options = ClusterOptions(address="auto", attempts=attempts)
-    return Pool(open_bundle("hiif-video"), options, EngineOptions(threads=1), RenderOptions())
+    return Pool(open_bundle("hiif-video"), options, EngineOptions(engine="onnxruntime", threads=1), RenderOptions())
 
 
 @pytest.mark.usefixtures("cluster")
@@ -54,7 +54,7 @@ def test_the_files_are_one_machines_though_a_worker_is_killed(
                 assert pool.share.workers == 2
                 os.kill(pool.worker_infos[0].process, signal.SIGKILL)
             outcomes.append(outcome)
-    with Upscaler("hiif-video", engine=EngineOptions(threads=1)) as upscaler:
+    with Upscaler("hiif-video", engine=EngineOptions(engine="onnxruntime", threads=1)) as upscaler:
         plain = list(run_batch(upscaler, list_items([folder], tmp_path / "one", "x"), TARGET, WriteOptions()))
     made = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.png"))
     assert len(made) == 6

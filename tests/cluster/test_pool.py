@@ -30,15 +30,20 @@ def node(cpu: float = 0, gpu: float = 0, alive: bool = True) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("nodes", "engine", "most", "expected"),
     [
-        ([node(8), node(6)], EngineOptions(threads=4), 0, Share(3, 4, 0)),
-        ([node(64), node(32), node(0)], EngineOptions(), 0, Share(3, 32, 0)),
-        ([node(8), node(8, alive=False)], EngineOptions(threads=2), 0, Share(4, 2, 0)),
-        ([node(8), node(8)], EngineOptions(threads=2), 3, Share(3, 2, 0)),
+        ([node(8), node(6)], EngineOptions(engine="onnxruntime", threads=4), 0, Share(3, 4, 0)),
+        ([node(64), node(32), node(0)], EngineOptions(engine="onnxruntime"), 0, Share(3, 32, 0)),
+        ([node(8), node(8, alive=False)], EngineOptions(engine="onnxruntime", threads=2), 0, Share(4, 2, 0)),
+        ([node(8), node(8)], EngineOptions(engine="onnxruntime", threads=2), 3, Share(3, 2, 0)),
         ([node(32, 8), node(32, 8), node(16)], EngineOptions(engine="tensorrt"), 0, Share(16, 1, 1)),
-        ([node(32, 2)], EngineOptions(provider="cuda"), 0, Share(2, 1, 1)),
+        ([node(32, 2)], EngineOptions(engine="onnxruntime", provider="cuda"), 0, Share(2, 1, 1)),
         ([node(32, 2)], EngineOptions(engine="torch"), 0, Share(2, 1, 1)),
         ([node(32, 2)], EngineOptions(engine="torch", device="cpu", threads=16), 0, Share(2, 16, 0)),
-        ([node(8, 4)], EngineOptions(provider="CPUExecutionProvider", threads=4), 0, Share(2, 4, 0)),
+        (
+            [node(8, 4)],
+            EngineOptions(engine="onnxruntime", provider="CPUExecutionProvider", threads=4),
+            0,
+            Share(2, 4, 0),
+        ),
         ([node(8, 4)], EngineOptions(engine="native", threads=4), 0, Share(2, 4, 0)),
     ],
 )
@@ -52,7 +57,7 @@ def test_a_cluster_without_what_the_engine_needs_is_refused() -> None:
     with pytest.raises(ClusterError, match="no node of the cluster has a GPU"):
         share_of([node(8)], EngineOptions(engine="tensorrt"), 0)
     with pytest.raises(ClusterError, match="has 16 processors"):
-        share_of([node(8)], EngineOptions(threads=16), 0)
+        share_of([node(8)], EngineOptions(engine="onnxruntime", threads=16), 0)
 
 
 def test_an_engine_that_each_node_would_choose_for_itself_is_refused() -> None:
@@ -74,7 +79,8 @@ from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.support.signals import sigterm_as_ctrl_c
 from hiif_deploy.upscaler import RenderOptions
 with sigterm_as_ctrl_c():
-    pool = Pool(open_bundle("hiif-video"), ClusterOptions("local"), EngineOptions(threads=1), RenderOptions())
+    engine = EngineOptions(engine="onnxruntime", threads=1)
+    pool = Pool(open_bundle("hiif-video"), ClusterOptions("local"), engine, RenderOptions())
     print(ray.get_runtime_context().gcs_address)
     try:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -124,7 +130,12 @@ def test_an_address_of_ray_client_is_refused_in_words() -> None:
 @pytest.mark.usefixtures("cluster")
 def test_a_worker_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hiif_deploy.cluster.pool.versions", lambda: {"hiif-deploy": "0.0.1"})
-    pool = Pool(open_bundle("hiif-video"), ClusterOptions("auto"), EngineOptions(threads=1), RenderOptions())
+    pool = Pool(
+        open_bundle("hiif-video"),
+        ClusterOptions("auto"),
+        EngineOptions(engine="onnxruntime", threads=1),
+        RenderOptions(),
+    )
     with pytest.raises(ClusterError, match=r"has hiif-deploy .*, here 0\.0\.1: results would differ"), pool:
         pool.wait_for(1)
 
@@ -132,7 +143,9 @@ def test_a_worker_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.usefixtures("cluster")
 def test_a_model_that_does_not_open_is_reported_as_on_one_machine() -> None:
     bundle = replace(open_bundle("hiif-video"), graphs={})
-    pool = Pool(bundle, ClusterOptions("auto", attempts=1), EngineOptions(threads=1), RenderOptions())
+    pool = Pool(
+        bundle, ClusterOptions("auto", attempts=1), EngineOptions(engine="onnxruntime", threads=1), RenderOptions()
+    )
     with pytest.raises(KeyError, match="encoder"), pool:
         pool.wait_for(1)
 
@@ -152,7 +165,9 @@ def test_a_file_is_recognised_by_its_length_and_ends(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("cluster")
 def test_a_killed_worker_leaves_no_folder() -> None:
     options = ClusterOptions("auto", workers=1)
-    with Pool(open_bundle("hiif-video"), options, EngineOptions(threads=1), RenderOptions()) as pool:
+    with Pool(
+        open_bundle("hiif-video"), options, EngineOptions(engine="onnxruntime", threads=1), RenderOptions()
+    ) as pool:
         pool.wait_for(1)
         (info,) = pool.worker_infos
         folder = Path(info.folder)
@@ -167,7 +182,7 @@ def test_a_killed_worker_leaves_no_folder() -> None:
 def test_a_closed_worker_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     worker = Worker()
-    worker.open(open_bundle("hiif-video"), EngineOptions(threads=1), RenderOptions())
+    worker.open(open_bundle("hiif-video"), EngineOptions(engine="onnxruntime", threads=1), RenderOptions())
     assert len(list(tmp_path.iterdir())) == 1
     worker.close()
     assert list(tmp_path.iterdir()) == []

@@ -26,7 +26,7 @@ from hiif_deploy.video.plan import VideoPlan, plan_video
 from hiif_deploy.video.run import MakeSegments, make_video
 from hiif_deploy.video.task import Segment, SegmentTask
 
-ENGINE = EngineOptions(threads=1)
+ENGINE = EngineOptions(engine="onnxruntime", threads=1)
 pytestmark = pytest.mark.usefixtures("cluster")
 
 

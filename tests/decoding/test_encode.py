@@ -66,7 +66,9 @@ def bundle(tiny_bundle: Path) -> Bundle:
 @pytest.fixture(scope="module")
 def session(bundle: Bundle) -> Session:
     graph = bundle.contract.graph("encoder")
-    return open_session(graph, bundle.graphs["encoder"], EngineOptions(threads=1), threads=1, keep_memory=False)
+    return open_session(
+        graph, bundle.graphs["encoder"], EngineOptions(engine="onnxruntime", threads=1), threads=1, keep_memory=False
+    )
 
 
 def test_a_picture_is_normalised_and_its_channels_come_first() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from hiif_deploy import EngineOptions, RenderOptions, Upscaler
 frame = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
 options = RenderOptions(memory=32 << 20)
-with Upscaler(sys.argv[1], engine=EngineOptions(threads=2), options=options) as upscaler:
+with Upscaler(sys.argv[1], engine=EngineOptions(engine="onnxruntime", threads=2), options=options) as upscaler:
     upscaler.upscale(frame, scale=float(sys.argv[2]))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
@@ -43,7 +43,8 @@ import numpy as np
 from hiif_deploy import EngineOptions, RenderOptions, Upscaler
 from hiif_deploy.bench.memory import peak_resident, resident
 frame = np.zeros((1024, 1024, 3), np.uint8)
-with Upscaler(sys.argv[1], engine=EngineOptions(threads=2), options=RenderOptions(memory=4 << 30)) as upscaler:
+engine, options = EngineOptions(engine="onnxruntime", threads=2), RenderOptions(memory=4 << 30)
+with Upscaler(sys.argv[1], engine=engine, options=options) as upscaler:
     before = resident()
     features = upscaler.encode(frame)
     print(features.encoded.nbytes + features.frame.nbytes, resident() - before, peak_resident() - before)

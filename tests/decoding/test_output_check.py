@@ -22,7 +22,7 @@ from hiif_deploy.decoding.output_check import NotAPictureError
 from hiif_deploy.images.io import Picture, write_image
 from hiif_deploy.images.samples import sample
 
-ONE = EngineOptions(threads=1)
+ONE = EngineOptions(engine="onnxruntime", threads=1)
 FRAME = np.full((9, 8, 3), 100, np.uint8)
 
 

@@ -123,7 +123,7 @@ def test_memory_is_flat_over_a_thousand_frames(upscaler: Upscaler) -> None:
 def test_onnx_runtimes_cuda_provider_has_the_outputs_of_the_processor(exact: Upscaler) -> None:
     image = np.ascontiguousarray(sample("coffee")[:64, :80])
     try:
-        cuda = Upscaler(engine=EngineOptions(provider="cuda"))
+        cuda = Upscaler(engine=EngineOptions(engine="onnxruntime", provider="cuda"))
     except HiifError as error:
         pytest.skip(str(error))
     expected = exact.render_unclamped(exact.encode(image), size=(128, 160))

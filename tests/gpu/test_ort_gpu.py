@@ -31,7 +31,7 @@ IMAGE, SIZE = sample("astronaut")[:101, :110], (350, 371)
 @pytest.mark.parametrize("statistics", ["exact", "sampled"])
 def test_pictures_are_those_of_the_processor(name: str, precision: Precision, least: float, statistics: str) -> None:
     bundle, options = open_bundle(name), RenderOptions(statistics=statistics, samples=20_000)  # type: ignore[arg-type]
-    engine = EngineOptions(provider="cuda", precision=precision, threads=2)
+    engine = EngineOptions(engine="onnxruntime", provider="cuda", precision=precision, threads=2)
     with (
         Upscaler(bundle, engine=engine, options=options) as upscaler,
         Upscaler(bundle, options=options) as processor,
@@ -44,7 +44,10 @@ def test_pictures_are_those_of_the_processor(name: str, precision: Precision, le
 
 def test_tensors_that_stay_give_the_picture_of_those_that_travel() -> None:
     bundle = open_bundle(ATTENTION_MODEL)
-    engine, options = EngineOptions(provider="cuda", precision="fp16", threads=2), RenderOptions(query_block=4096)
+    engine, options = (
+        EngineOptions(engine="onnxruntime", provider="cuda", precision="fp16", threads=2),
+        RenderOptions(query_block=4096),
+    )
     found = []
     for kind in (HostBackend, DeviceBackend):
         with Upscaler(bundle, engine=engine, options=options, backend=kind(bundle, engine)) as upscaler:

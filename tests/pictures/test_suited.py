@@ -24,7 +24,7 @@ def test_a_clean_picture_has_the_default_model_and_opens_no_other() -> None:
 
 def test_compressed_pictures_share_the_other_model_with_the_same_options() -> None:
     options = RenderOptions(memory=1 << 26)
-    with Upscaler(NAMES[0], engine=EngineOptions(threads=1), options=options) as default:
+    with Upscaler(NAMES[0], engine=EngineOptions(engine="onnxruntime", threads=1), options=options) as default:
         with SuitedModels(default) as models:
             other = models.choose(OLD)
             assert other.contract.name == NAMES[1]

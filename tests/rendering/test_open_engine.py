@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ from hiif_deploy.bundle.loader import Bundle, open_bundle
 from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.engine_store.store import EngineStore
 from hiif_deploy.errors import MissingExtraError
+from hiif_deploy.rendering import open_engine
 from hiif_deploy.rendering import open_tensorrt as trt_module
-from hiif_deploy.rendering.open_engine import open_backend
+from hiif_deploy.rendering.open_engine import open_backend, open_chosen
 from hiif_deploy.rendering.open_tensorrt import find_or_build
 from hiif_deploy.support import extras
 from hiif_deploy.support.install import install_command
@@ -55,8 +57,9 @@ def test_auto_says_once_what_it_took_and_why_not_the_others(
         raise EngineError("cudaErrorNoDevice")
 
     monkeypatch.setattr(device_module, "LAYERS", {"cuda-python": absent})
+    monkeypatch.setattr(open_engine, "has_driver", lambda: True)
     with installed():
-        backend = open_backend(bundle, EngineOptions(engine="auto", threads=1, store=tmp_path))
+        backend = open_backend(bundle, EngineOptions(threads=1, store=tmp_path))
     backend.close()
     (line,) = caplog.messages
     assert line.startswith("engine auto: ONNX Runtime, cpu, fp32; not tensorrt (no GPU can be used:")
@@ -68,12 +71,15 @@ def test_auto_says_once_what_it_took_and_why_not_the_others(
 def test_auto_takes_native_code_before_what_works_anywhere(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(device_module, "LAYERS", {})
-    backend = open_backend(open_bundle(ATTENTION_MODEL), EngineOptions(engine="auto", threads=1))
+    monkeypatch.setattr(open_engine, "has_driver", lambda: False)
+    caplog.set_level("INFO")
+    backend, options = open_chosen(open_bundle(ATTENTION_MODEL), EngineOptions(threads=1))
     backend.close()
-    (line,) = caplog.messages
-    assert re.match(r"engine auto: native code \(\w+\) and ONNX Runtime, cpu, fp32; not tensorrt \(", line)
-    assert "not torch (" in line
+    assert options == EngineOptions(engine="native", threads=1)
+    (record,) = caplog.records
+    assert record.levelname == "INFO"
+    reasons = r"not tensorrt \(this machine has no driver of NVIDIA's\); not torch \(this machine"
+    assert re.match(rf"engine auto: native code \(\w+\) and ONNX Runtime, cpu, fp32; {reasons}", record.message)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
@@ -82,6 +88,7 @@ def test_auto_takes_openvino_in_lower_precisions_where_there_is_no_native_code(
 ) -> None:
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     monkeypatch.setitem(extras.EXTRAS, "native", ("no_such_module",))
+    caplog.set_level("INFO")
     options = EngineOptions(engine="auto", precision=precision, threads=1)
     try:
         backend = open_backend(open_bundle(ATTENTION_MODEL), options)
@@ -99,14 +106,23 @@ def test_native_code_that_was_requested_is_never_replaced(monkeypatch: pytest.Mo
         open_backend(open_bundle(ATTENTION_MODEL), EngineOptions(engine="native"))
 
 
-def test_auto_takes_tensorrt_where_it_works(
-    bundle: Bundle, devices: list[FakeDevice], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    backend = open_backend(bundle, EngineOptions(engine="auto", store=tmp_path))
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_auto_takes_tensorrt_where_its_engines_are_stored(
+    bundle: Bundle, devices: list[FakeDevice], tmp_path: Path, precision: ComputePrecision,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(open_engine, "has_driver", lambda: True)
+    options = EngineOptions(precision=precision, threads=1, store=tmp_path)
+    open_backend(bundle, options).close()
+    lacking = f"not tensorrt (no {precision} engine for encoder, maps, .* build them once, with hiif-deploy build"
+    assert re.search(lacking.replace("(", r"\("), caplog.messages[-1])
+    open_backend(bundle, replace(options, engine="tensorrt")).close()
+    caplog.set_level("INFO")
+    backend = open_backend(bundle, options)
     backend.close()
-    assert backend.precision == "fp16"
-    assert caplog.messages[-1].startswith("engine auto: tensorrt 11.4.0.106, fp16")
-    assert len(devices) == 1
+    assert backend.precision == precision
+    assert caplog.messages[-1].startswith(f"engine auto: tensorrt 11.4.0.106, {precision}")
+    assert len(devices) == 3
 
 
 def test_tensorrt_that_was_requested_is_never_replaced(
@@ -118,7 +134,7 @@ def test_tensorrt_that_was_requested_is_never_replaced(
 
 
 def test_a_device_is_closed_where_opening_fails(bundle: Bundle, devices: list[FakeDevice], tmp_path: Path) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise EngineError("no builder today")
 
     with pytest.MonkeyPatch.context() as patch:

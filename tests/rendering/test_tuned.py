@@ -17,7 +17,7 @@ from hiif_deploy.rendering.tuned import CallConfig, Tuning
 from hiif_deploy.support.cache_dir import VARIABLE
 
 CUT = CallConfig(query_block=300, call_threads=1)
-ENGINE = EngineOptions(threads=2)
+ENGINE = EngineOptions(engine="onnxruntime", threads=2)
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,9 @@ def test_what_is_stored_is_used(bundle: Bundle) -> None:
 def test_what_the_caller_says_goes_first(bundle: Bundle) -> None:
     tuned.store(bundle, ENGINE, tuning_of())
     options = RenderOptions(query_block=7)
-    with Upscaler(bundle, engine=EngineOptions(threads=2, call_threads=2), options=options) as upscaler:
+    with Upscaler(
+        bundle, engine=EngineOptions(engine="onnxruntime", threads=2, call_threads=2), options=options
+    ) as upscaler:
         assert upscaler.plan((10, 10)).query_block == 7
         assert upscaler.engine.call_threads == 2
 
@@ -65,10 +67,10 @@ def test_what_the_caller_says_goes_first(bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        EngineOptions(threads=1),
+        EngineOptions(engine="onnxruntime", threads=1),
         EngineOptions(engine="openvino", threads=2),
-        EngineOptions(provider="cuda", threads=2),
-        EngineOptions(provider="coreml", threads=2),
+        EngineOptions(engine="onnxruntime", provider="cuda", threads=2),
+        EngineOptions(engine="onnxruntime", provider="coreml", threads=2),
     ],
 )
 def test_another_engine_provider_or_number_of_threads_is_another_tuning(bundle: Bundle, other: EngineOptions) -> None:
@@ -87,7 +89,7 @@ def test_a_damaged_file_is_reported_and_not_used(bundle: Bundle, text: str, capl
 
 def test_engines_of_a_gpu_have_nothing_to_tune(bundle: Bundle) -> None:
     with pytest.raises(OptionError, match="nothing to tune"):
-        tuning.measure(bundle, EngineOptions(provider="cuda"), [CUT], 1, lambda _: None)
+        tuning.measure(bundle, EngineOptions(engine="onnxruntime", provider="cuda"), [CUT], 1, lambda _: None)
 
 
 def test_the_command_stores_what_doctor_shows(

@@ -29,7 +29,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def video_upscaler() -> Iterator[Upscaler]:
     """The shipped model for moving pictures."""
-    with Upscaler("hiif-video", engine=EngineOptions(threads=1)) as upscaler:
+    with Upscaler("hiif-video", engine=EngineOptions(engine="onnxruntime", threads=1)) as upscaler:
         yield upscaler
 
 

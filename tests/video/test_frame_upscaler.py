@@ -32,7 +32,7 @@ class Faulty(HostBackend):
     """The real engine, whose answers to some frames are spoiled."""
 
     def __init__(self, value: float, frames: set[int], precision: str) -> None:
-        super().__init__(open_bundle("hiif-video"), EngineOptions(threads=1))
+        super().__init__(open_bundle("hiif-video"), EngineOptions(engine="onnxruntime", threads=1))
         self.precision = precision  # type: ignore[assignment]
         self.value, self.numbers, self.count = value, frames, -1
         self.sound_block = self._converter.block
@@ -63,7 +63,9 @@ def test_a_frame_that_half_precision_spoils_is_made_again_in_fp32(
 ) -> None:
     sound, _ = upscale(clip("constant"))
     sound = sound.rename(tmp_path / "sound.mkv")
-    with Upscaler("hiif-video", backend=Faulty(value, {7}, "fp16"), engine=EngineOptions(threads=1)) as upscaler:
+    with Upscaler(
+        "hiif-video", backend=Faulty(value, {7}, "fp16"), engine=EngineOptions(engine="onnxruntime", threads=1)
+    ) as upscaler:
         output, result = upscale(clip("constant"), upscaler=upscaler)
     assert result.fallback_blocks == 1
     assert output.read_bytes() == sound.read_bytes()
@@ -109,7 +111,7 @@ def test_reused_statistics_are_renewed_at_a_cut_and_their_deviation_is_measured(
     upscale: Upscale, tmp_path: Path
 ) -> None:
     source = two_scenes(tmp_path / "scenes.mkv")
-    with Upscaler(ATTENTION_MODEL, engine=EngineOptions(threads=1)) as upscaler:
+    with Upscaler(ATTENTION_MODEL, engine=EngineOptions(engine="onnxruntime", threads=1)) as upscaler:
         output, exact = upscale(source, upscaler=upscaler, codec="ffv1")
         own = frames_of(output)
         output, result = upscale(source, upscaler=upscaler, codec="ffv1", statistics="reuse")

@@ -47,7 +47,7 @@ def make(source: Path, output: Path, upscaler: Upscaler, options: VideoOptions =
 
 def make_in_child(source: Path, output: Path) -> None:
     """The whole work, in a process that will be killed."""
-    with Upscaler("hiif-video", engine=EngineOptions(threads=1)) as upscaler:
+    with Upscaler("hiif-video", engine=EngineOptions(engine="onnxruntime", threads=1)) as upscaler:
         if not is_complete(output):
             make(source, output, upscaler)
 
@@ -210,7 +210,7 @@ def test_work_of_another_model_is_not_continued_though_its_graphs_are_the_same(
     with pytest.raises(VideoError, match="stop"):
         make(clip("constant"), output, video_upscaler, make=stop_after(1, video_upscaler, VideoError("stop")))
     with (
-        Upscaler(changed, engine=EngineOptions(threads=1)) as upscaler,
+        Upscaler(changed, engine=EngineOptions(engine="onnxruntime", threads=1)) as upscaler,
         pytest.raises(VideoError, match="changed: model"),
     ):
         make(clip("constant"), output, upscaler)

@@ -15,7 +15,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.backends.options import usable_cores
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.decoding.session import Tensors
 from hiif_deploy.errors import EngineError, OptionError, ScaleError
@@ -105,7 +105,7 @@ def describe(bundle: Bundle, scale: int, frames: Mapping[str, Frame]) -> dict[st
 def compare(bundle: Bundle, scale: int, model: bytes, frames: Mapping[str, Frame]) -> dict[str, Difference]:
     """Compare the fused model in ONNX Runtime with the runtime, on the middle of each frame [h, w, 3]."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = EngineOptions().thread_count
+    options.intra_op_num_threads = usable_cores()
     options.log_severity_level = 3
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     found = {}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.backends.options import ON_HOST
 from hiif_deploy.backends.sessions.open import open_session
 from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.bundle.loader import Bundle
@@ -38,7 +38,7 @@ def check_kernels(
     random = np.random.default_rng(0)
     for name, graph in graphs.items():
         feeds = {tensor.name: _values(random, tensor.name, tensor.shape) for tensor in graph.inputs}
-        whole = open_session(graph, bundle.graphs[graph.key], EngineOptions(), threads=1, keep_memory=True)
+        whole = open_session(graph, bundle.graphs[graph.key], ON_HOST, threads=1, keep_memory=True)
         deviation = _deviation(sessions[name].run(feeds), whole.run(feeds))
         if not deviation <= allowed:
             raise EngineError(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
+
 from hiif_deploy.backends.cuda.cuda_python import CudaPythonDevice
 from hiif_deploy.backends.cuda.device import Device
 from hiif_deploy.backends.cuda.pycuda import PycudaDevice
@@ -9,6 +12,15 @@ from hiif_deploy.errors import EngineError, OptionError
 
 LAYERS: dict[str, type[Device]] = {kind.name: kind for kind in (CudaPythonDevice, PycudaDevice)}
 """Name → layer, best first. Importing them loads neither package and touches no driver."""
+
+
+def has_driver() -> bool:
+    """Whether NVIDIA's driver is installed, without starting it."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def open_device(layer: str = "auto") -> Device:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from hiif_deploy.backends.engines import ENGINES
-from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.backends.options import ON_HOST, EngineOptions
 from hiif_deploy.bundle.contract import GraphContract, is_fold
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.decoding.session import ComputePrecision, Session
@@ -45,4 +45,4 @@ def open_shared(name: str) -> Session:
 
 def open_on_host(graph: GraphContract, model: bytes) -> Session:
     """One graph on ONNX Runtime's processor, in the calling thread, its buffers kept between calls."""
-    return open_session(graph, model, EngineOptions(), threads=1, keep_memory=True)
+    return open_session(graph, model, ON_HOST, threads=1, keep_memory=True)

@@ -79,7 +79,7 @@ def test_an_unknown_provider_is_refused_with_what_is_there(bundle: Bundle, provi
 
 
 def test_the_whole_upscaler_refuses_a_provider_that_is_not_there(bundle: Bundle) -> None:
-    engine = EngineOptions(provider="warp-drive", threads=1)
+    engine = EngineOptions(engine="onnxruntime", provider="warp-drive", threads=1)
     refused(lambda: Upscaler(bundle, engine=engine), "warp-drive is not in this ONNX Runtime")
 
 
@@ -138,19 +138,21 @@ def test_eight_threads_get_the_outputs_of_one(encoder: OrtSession) -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_number_of_threads_does_not_change_an_output(bundle: Bundle, threads: int) -> None:
     graph = bundle.contract.graph("encoder")
-    session = open_session(graph, bundle.graphs["encoder"], EngineOptions(), threads=threads, keep_memory=True)
+    session = open_session(
+        graph, bundle.graphs["encoder"], EngineOptions(engine="onnxruntime"), threads=threads, keep_memory=True
+    )
     found = session.run({"image": image(6, 5)})["features"]
     np.testing.assert_allclose(found, load(bundle, "cpu").run({"image": image(6, 5)})["features"], rtol=0, atol=1e-5)
 
 
 def test_no_number_of_threads_means_all_usable_cores() -> None:
-    assert EngineOptions().thread_count == usable_cores() >= 1
-    assert EngineOptions(threads=3).thread_count == 3
+    assert EngineOptions(engine="onnxruntime").thread_count == usable_cores() >= 1
+    assert EngineOptions(engine="onnxruntime", threads=3).thread_count == 3
 
 
 def test_a_negative_number_of_threads_is_refused() -> None:
     with pytest.raises(OptionError, match=re.escape("threads is -1: expected 0 (all) or more")):
-        EngineOptions(threads=-1)
+        EngineOptions(engine="onnxruntime", threads=-1)
 
 
 def test_a_promised_tensor_that_the_graph_lacks_is_refused(bundle: Bundle) -> None:

@@ -46,7 +46,7 @@ def answer(bundle: Bundle, kind: type[HostBackend], engine: EngineOptions, optio
 
 @pytest.mark.parametrize("kind", [HostBackend, DeviceBackend])
 def test_a_closed_backend_is_freed_at_once(kind: type[HostBackend], half_bundle: Path) -> None:
-    bundle, engine = open_bundle(half_bundle), EngineOptions(threads=1)
+    bundle, engine = open_bundle(half_bundle), EngineOptions(engine="onnxruntime", threads=1)
     backend = kind(bundle, engine)
     with Upscaler(bundle, engine=engine, backend=backend) as upscaler:
         upscaler.upscale(IMAGE, size=SIZE)
@@ -66,14 +66,14 @@ def crop_session(dtype: str) -> DeviceSession:
 )
 def test_tensors_that_stay_give_the_same_picture_bit_for_bit(name: str, precision: Any, threads: int) -> None:
     bundle = without_stages(open_bundle(name))
-    engine = EngineOptions(threads=threads, precision=precision)
+    engine = EngineOptions(engine="onnxruntime", threads=threads, precision=precision)
     plain, held = (answer(bundle, kind, engine, SMALL) for kind in (HostBackend, DeviceBackend))
     np.testing.assert_array_equal(held, plain)
 
 
 def test_sampled_statistics_are_the_same_bit_for_bit(half_bundle: Path) -> None:
     bundle = without_stages(open_bundle(half_bundle))
-    engine = EngineOptions(threads=1, precision="fp16")
+    engine = EngineOptions(engine="onnxruntime", threads=1, precision="fp16")
     options = replace(SMALL, statistics="sampled", samples=100)
     plain, held = (answer(bundle, kind, engine, options) for kind in (HostBackend, DeviceBackend))
     np.testing.assert_array_equal(held, plain)
@@ -81,7 +81,7 @@ def test_sampled_statistics_are_the_same_bit_for_bit(half_bundle: Path) -> None:
 
 @pytest.mark.parametrize("rows", [24, 10])
 def test_features_of_a_whole_picture_and_of_one_in_tiles_are_the_same(rows: int, half_bundle: Path) -> None:
-    bundle, engine = open_bundle(half_bundle), EngineOptions(threads=1, precision="fp16")
+    bundle, engine = open_bundle(half_bundle), EngineOptions(engine="onnxruntime", threads=1, precision="fp16")
     plan = make_plan(bundle.contract, IMAGE.shape[:2])
     plan = replace(plan, encoder_tile=(rows, IMAGE.shape[1]), overlap=bundle.contract.encoder.receptive_field)
     told: list[int] = []
@@ -96,7 +96,7 @@ def test_features_of_a_whole_picture_and_of_one_in_tiles_are_the_same(rows: int,
 
 
 def test_stages_are_left_out_and_the_picture_stays_within_rounding(tiny_bundle: Path) -> None:
-    bundle, engine = open_bundle(tiny_bundle), EngineOptions(threads=1)
+    bundle, engine = open_bundle(tiny_bundle), EngineOptions(engine="onnxruntime", threads=1)
     assert bundle.contract.stages
     plain, held = (answer(bundle, kind, engine, SMALL) for kind in (HostBackend, DeviceBackend))
     assert np.abs(held - plain).max() < 1e-5
@@ -119,7 +119,7 @@ def test_only_sums_and_finished_values_come_to_the_host(tiny_bundle: Path, monke
 
     monkeypatch.setattr(DeviceSession, "run", noted)
     monkeypatch.setattr(DeviceSession, "_run", fed)
-    answer(bundle, DeviceBackend, EngineOptions(threads=1), SMALL)
+    answer(bundle, DeviceBackend, EngineOptions(engine="onnxruntime", threads=1), SMALL)
     chain = bundle.contract.chain("fp32")
     finish = "finish-colours"
     assert {graph for graph, _ in came} == {finish} | {name for name in chain if "statistics_" in name}
@@ -156,7 +156,7 @@ def test_an_upload_is_a_copy_that_its_owner_may_write_to() -> None:
 
 def test_features_of_another_engine_are_refused(tiny_bundle: Path) -> None:
     bundle = open_bundle(tiny_bundle)
-    engine = EngineOptions(threads=1)
+    engine = EngineOptions(engine="onnxruntime", threads=1)
     with (
         Upscaler(bundle, backend=DeviceBackend(bundle, engine)) as one,
         Upscaler(bundle, backend=HostBackend(bundle, engine)) as other,
@@ -178,9 +178,9 @@ def test_on_a_cuda_provider_tensors_stay_and_nothing_else_is_tried(provider: str
     import onnxruntime
 
     bundle = open_bundle(tiny_bundle)
-    engine = EngineOptions(provider=provider)
+    engine = EngineOptions(engine="onnxruntime", provider=provider)
     assert keeps_tensors(bundle, engine)
-    assert not keeps_tensors(bundle, EngineOptions())
+    assert not keeps_tensors(bundle, EngineOptions(engine="onnxruntime"))
     assert device_of("coreml") is None
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         with pytest.raises(EngineError, match="is not in this ONNX Runtime"):
@@ -188,7 +188,7 @@ def test_on_a_cuda_provider_tensors_stay_and_nothing_else_is_tried(provider: str
 
 
 def test_calls_on_a_gpu_are_as_large_as_the_memory_allows() -> None:
-    bundle, engine = open_bundle("hiif-video"), EngineOptions(threads=2)
+    bundle, engine = open_bundle("hiif-video"), EngineOptions(engine="onnxruntime", threads=2)
     decoder = replace(bundle.contract.decoder, query_channels=2048)
     wide = replace(bundle, contract=replace(bundle.contract, decoder=decoder))
     blocks = []
@@ -207,4 +207,4 @@ def test_a_decoder_in_a_cascade_keeps_its_tensors_on_the_host(tiny_bundle: Path)
     second = tuple(replace(bundle.contract.graph(name), name=f"{name}_1") for name in ("maps", "decoder"))
     decoder = replace(bundle.contract.decoder, cascade=2)
     contract = replace(bundle.contract, decoder=decoder, graphs=bundle.contract.graphs + second)
-    assert not keeps_tensors(replace(bundle, contract=contract), EngineOptions(provider="cuda"))
+    assert not keeps_tensors(replace(bundle, contract=contract), EngineOptions(engine="onnxruntime", provider="cuda"))

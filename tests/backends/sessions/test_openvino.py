@@ -15,6 +15,7 @@ import onnx
 import pytest
 
 from hiif_deploy import EngineError, EngineOptions, OptionError, RenderOptions, Upscaler
+from hiif_deploy.backends.options import ON_HOST
 from hiif_deploy.backends.sessions.open import open_session
 from hiif_deploy.bundle.contract import GraphContract, TensorContract, joined
 from hiif_deploy.bundle.loader import open_bundle
@@ -181,7 +182,7 @@ def test_a_processor_without_the_instructions_is_refused(monkeypatch: pytest.Mon
 
 def test_a_low_arithmetic_is_refused_on_other_engines() -> None:
     with pytest.raises(OptionError, match="--engine openvino"):
-        EngineOptions(precision="int8")
+        EngineOptions(engine="onnxruntime", precision="int8")
 
 
 def test_flags_are_read_from_the_system(tmp_path: Path) -> None:
@@ -217,6 +218,6 @@ def test_only_openvino_joins_graphs(tiny_bundle: Path) -> None:
     models = [bundle.graphs[part.key] for part in following]
     with pytest.raises(EngineError, match="several parts"):
         open_session(
-            joined("whole", [first, *following]), bundle.graphs[first.key], EngineOptions(), threads=1,
-            keep_memory=True, following=models,
+            joined("whole", [first, *following]), bundle.graphs[first.key], ON_HOST, threads=1, keep_memory=True,
+            following=models,
         )  # fmt: skip

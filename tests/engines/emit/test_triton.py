@@ -280,7 +280,9 @@ def test_graphs_of_half_precision_have_the_outputs_of_the_upscaler(
     frames = []
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
     for precision in precisions:
-        with Upscaler(bundle, engine=EngineOptions(precision=precision), options=OPTIONS) as upscaler:
+        with Upscaler(
+            bundle, engine=EngineOptions(engine="onnxruntime", precision=precision), options=OPTIONS
+        ) as upscaler:
             frames.append(upscaler.upscale(picture(), scale=2.5))
     assert np.any(frames[0] != frames[1])
     np.testing.assert_array_equal(answer, frames[1])

@@ -46,7 +46,9 @@ def test_features_of_shipped_models_are_those_of_onnx_runtime(
     contract = bundle.contract.chain("fp32")["encoder"]
     layers = read_encoder(bundle.graphs["encoder"])
     assert layers is not None
-    known = open_session(contract, bundle.graphs["encoder"], EngineOptions(), threads=1, keep_memory=True)
+    known = open_session(
+        contract, bundle.graphs["encoder"], EngineOptions(engine="onnxruntime"), threads=1, keep_memory=True
+    )
     # Of noise, trained encoders amplify rounding errors a thousand times.
     image = (sample("coffee")[: size[0], : size[1]].transpose(2, 0, 1)[None] / 127.5 - 1).astype(np.float32)
     wanted = known.run({"image": image})["features"]

@@ -42,7 +42,9 @@ def features(channels: int, size: tuple[int, int]) -> np.ndarray:
 def test_maps_of_shipped_models_are_those_of_onnx_runtime(target: Target, name: str, size: tuple[int, int]) -> None:
     bundle, native = open_bundle(name), opened(target, name)
     feeds = {"features": features(bundle.contract.encoder.channels, size)}
-    known = open_session(native.graph, bundle.graphs["maps"], EngineOptions(), threads=1, keep_memory=True)
+    known = open_session(
+        native.graph, bundle.graphs["maps"], EngineOptions(engine="onnxruntime"), threads=1, keep_memory=True
+    )
     wanted, found = known.run(feeds), native.run(feeds)
     assert list(found) == list(wanted)
     for tensor, value in wanted.items():

@@ -35,7 +35,7 @@ def answer(bundle: Bundle, options: EngineOptions) -> np.ndarray:
 
 
 def expected(bundle: Bundle) -> np.ndarray:
-    with Upscaler(bundle, backend=HostBackend(bundle, EngineOptions(threads=1))) as upscaler:
+    with Upscaler(bundle, backend=HostBackend(bundle, EngineOptions(engine="onnxruntime", threads=1))) as upscaler:
         return upscaler.render_unclamped(upscaler.encode(IMAGE), size=SIZE)
 
 
@@ -133,7 +133,7 @@ def test_features_come_to_the_host_and_those_of_another_engine_are_refused(tiny_
     bundle = open_bundle(tiny_bundle)
     with (
         Upscaler(bundle, backend=TorchBackend(bundle, CPU)) as one,
-        Upscaler(bundle, backend=HostBackend(bundle, EngineOptions(threads=1))) as other,
+        Upscaler(bundle, backend=HostBackend(bundle, EngineOptions(engine="onnxruntime", threads=1))) as other,
     ):
         features, foreign = one.encode(IMAGE), other.encode(IMAGE)
         np.testing.assert_allclose(np.asarray(features.encoded), foreign.encoded, atol=1e-4)
@@ -145,7 +145,7 @@ def test_features_come_to_the_host_and_those_of_another_engine_are_refused(tiny_
 def test_sampled_statistics_are_those_of_the_processor(tiny_bundle: Path, mib: int) -> None:
     bundle, options = open_bundle(tiny_bundle), RenderOptions(statistics="sampled", samples=100)
     torch_backend = TorchBackend(bundle, replace(CPU, gpu_memory=mib << 20))
-    host = HostBackend(bundle, EngineOptions(threads=1))
+    host = HostBackend(bundle, EngineOptions(engine="onnxruntime", threads=1))
     with (
         Upscaler(bundle, backend=torch_backend, options=options) as upscaler,
         Upscaler(bundle, backend=host, options=options) as other,
@@ -167,7 +167,7 @@ def test_sampled_sums_that_are_no_numbers_are_asked_again(tiny_bundle: Path) -> 
     backend = TorchBackend(bundle, CPU)
     weights = backend._graphs["statistics_0"].weights
     weights["first.bias"] = weights["first.bias"] * float("nan")
-    host = HostBackend(bundle, EngineOptions(threads=1))
+    host = HostBackend(bundle, EngineOptions(engine="onnxruntime", threads=1))
     with (
         Upscaler(bundle, backend=backend, options=options) as upscaler,
         Upscaler(bundle, backend=host, options=options) as other,

@@ -36,7 +36,7 @@ def test_a_frame_is_that_of_its_colours_and_the_hosts_but_for_single_steps(
     frame = frame[..., 0] if grey else frame
     with (
         Upscaler(bundle, backend=TorchBackend(bundle, OPTIONS)) as upscaler,
-        Upscaler(bundle, backend=HostBackend(bundle, EngineOptions(threads=1))) as host,
+        Upscaler(bundle, backend=HostBackend(bundle, EngineOptions(engine="onnxruntime", threads=1))) as host,
     ):
         encoded = upscaler.encode(frame)
         found = upscaler.render(encoded, size=SIZE)

@@ -30,7 +30,7 @@ def bundle(request: pytest.FixtureRequest, pairs: Pairs) -> tuple[ImplicitModel,
 
 def test_whole_and_broken_and_anisotropic_scales_agree_with_pytorch(bundle: tuple[ImplicitModel, Path]) -> None:
     suite = cases(sizes=((1, 1), (7, 5)), scales=(1.0, 2.0, 3.3, 8.0, (1.5, 2.75)))
-    with Upscaler(bundle[1], engine=EngineOptions(threads=1)) as upscaler:
+    with Upscaler(bundle[1], engine=EngineOptions(engine="onnxruntime", threads=1)) as upscaler:
         check(compare(bundle[0], upscaler, suite))
 
 
@@ -39,7 +39,9 @@ def test_half_precision_was_verified_too(bundle: tuple[ImplicitModel, Path]) -> 
 
 
 def rendered(folder: Path, picture: NDArray[np.uint8], **options: Any) -> NDArray[np.float32]:
-    with Upscaler(folder, options=RenderOptions(**options), engine=EngineOptions(threads=1)) as upscaler:
+    with Upscaler(
+        folder, options=RenderOptions(**options), engine=EngineOptions(engine="onnxruntime", threads=1)
+    ) as upscaler:
         return upscaler.render_unclamped(upscaler.encode(picture), size=SIZE)
 
 

@@ -78,18 +78,18 @@ def test_fold_graphs_are_shared_by_both_precisions(half_bundle: Path) -> None:
 
 def test_a_bundle_without_half_graphs_names_the_export_that_adds_them(tiny_bundle: Path) -> None:
     with pytest.raises(BundleError, match=r"holds no fp16 graph 'encoder' .* --precision fp32,fp16"):
-        Upscaler(tiny_bundle, engine=EngineOptions(precision="fp16"))
+        Upscaler(tiny_bundle, engine=EngineOptions(engine="onnxruntime", precision="fp16"))
 
 
 def test_half_graphs_equal_pytorch_within_their_tolerance(tiny_model: Hiif, half_bundle: Path) -> None:
-    with Upscaler(half_bundle, engine=EngineOptions(precision="fp16")) as upscaler:
+    with Upscaler(half_bundle, engine=EngineOptions(engine="onnxruntime", precision="fp16")) as upscaler:
         found = compare(tiny_model, upscaler, cases(sizes=((1, 1), (7, 5), (16, 24)), scales=(1.0, 2.0, 3.3)))
     check(found, TOLERANCES["fp16"])
     assert min(deviation.psnr for deviation in found) < 120
 
 
 def test_the_shipped_models_half_graphs_are_far_better_than_required() -> None:
-    with Upscaler(engine=EngineOptions(precision="fp16")) as upscaler:
+    with Upscaler(engine=EngineOptions(engine="onnxruntime", precision="fp16")) as upscaler:
         found = compare_stored(upscaler)
     check_stored(found, TOLERANCES["fp16"])
     assert 80 < min(difference.psnr for difference in found.values()) < 110
@@ -98,7 +98,7 @@ def test_the_shipped_models_half_graphs_are_far_better_than_required() -> None:
 def test_pytorch_rounding_every_tensor_keeps_the_tolerance_too(tiny_model: Hiif, half_bundle: Path) -> None:
     """ONNX Runtime on a processor may leave out roundings; a GPU does not."""
     bundle = open_bundle(half_bundle)
-    backend = HostBackend(bundle, EngineOptions(threads=1, precision="fp16"))
+    backend = HostBackend(bundle, EngineOptions(engine="onnxruntime", threads=1, precision="fp16"))
     backend.sessions.update({graph.name: TorchSession(graph) for graph in HiifExporter(tiny_model).graphs("fp16")})
     with Upscaler(bundle, backend=backend) as upscaler:
         found = compare(tiny_model, upscaler, cases(sizes=((7, 5), (16, 24)), scales=(2.0, 3.3)))
