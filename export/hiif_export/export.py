@@ -89,7 +89,8 @@ def _verify(
     graphs = compare_graphs(model, bundle, precision)
     check_graphs(graphs, precision)
     progress = Progress(f"verifying {precision}", len(suite), unit="cases", enabled=show_progress)
-    with Upscaler(bundle, engine=EngineOptions(precision=precision, threads=threads)) as upscaler, progress:
+    engine = EngineOptions(engine="onnxruntime", precision=precision, threads=threads)
+    with Upscaler(bundle, engine=engine) as upscaler, progress:
         found = compare(model, upscaler, suite, progress.advance)
     check(found, TOLERANCES[precision])
     largest, worst = max(case.colours for case in found), min(case.psnr for case in found)

@@ -218,7 +218,7 @@ EVERYTHING: dict[str, Work] = {
 
 
 def test_after_close_every_method_raises_one_clear_error() -> None:
-    upscaler = Upscaler("hiif-video", engine=EngineOptions(threads=1))
+    upscaler = Upscaler("hiif-video", engine=EngineOptions(engine="onnxruntime", threads=1))
     upscaler.close()
     upscaler.close()
     for name, work in EVERYTHING.items():

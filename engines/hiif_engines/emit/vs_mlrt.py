@@ -73,7 +73,8 @@ def calibrate(bundle: Bundle, scale: int, frames: Mapping[str, Frame]) -> Tensor
     """Return the decoder's folded attention by input name, averaged over frames [h, w, 3]; bits by the exact rule."""
     found: list[Tensors] = []
     decoder = replace(bundle.contract.decoder, bits="exact")
-    with Upscaler(replace(bundle, contract=replace(bundle.contract, decoder=decoder))) as upscaler:
+    exact = replace(bundle, contract=replace(bundle.contract, decoder=decoder))
+    with Upscaler(exact, engine="onnxruntime") as upscaler:
         for frame in frames.values():
             features = upscaler.encode(frame)
             size = (features.size[0] * scale, features.size[1] * scale)
@@ -109,7 +110,7 @@ def compare(bundle: Bundle, scale: int, model: bytes, frames: Mapping[str, Frame
     options.log_severity_level = 3
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     found = {}
-    with Upscaler(bundle) as upscaler:
+    with Upscaler(bundle, engine="onnxruntime") as upscaler:
         for name, frame in frames.items():
             image = middle(to_unit(frame), scale, bundle.contract.encoder.size_multiple)
             size = (image.shape[0] * scale, image.shape[1] * scale)

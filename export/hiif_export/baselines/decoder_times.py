@@ -70,7 +70,10 @@ class DecoderTimer:
         known, setting = (decoder, model.bundle.contract.encoder.channels), self.setting
         size = output_size(setting.source, scale=setting.scale)
         plain = EagerBaseline(model, setting.threads, queries_per_call(model.bundle.contract.decoder))
-        engine, options = EngineOptions(threads=setting.threads), RenderOptions(memory=setting.memory)
+        engine, options = (
+            EngineOptions(engine="onnxruntime", threads=setting.threads),
+            RenderOptions(memory=setting.memory),
+        )
         with Upscaler(model.bundle, engine=engine, options=options) as upscaler, torch.inference_mode():
             self._warm_up(plain, upscaler)
             image = picture(setting.source)

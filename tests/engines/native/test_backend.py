@@ -48,7 +48,7 @@ def test_a_picture_is_the_same_within_the_arithmetic(
     image = sample("astronaut")[:40, :28]
     options = RenderOptions(statistics=statistics, samples=2000)
     with (
-        Upscaler(name, options=options) as known,
+        Upscaler(name, engine="onnxruntime", options=options) as known,
         Upscaler(known.bundle, engine=engine(own_target, precision), options=options) as native,
     ):
         expected = known.render_unclamped(known.encode(image), size=SIZE)
