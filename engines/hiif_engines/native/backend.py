@@ -21,15 +21,24 @@ from hiif_deploy.geometry.sizes import Size
 from hiif_engines.native.check import COARSE, EXACT, check_kernels
 from hiif_engines.native.compile import Compiled, choose_target
 from hiif_engines.native.compose import composed
+from hiif_engines.native.decoder_graph import read_decoder
 from hiif_engines.native.encoder import NativeEncoder
 from hiif_engines.native.encoder_graph import read_encoder
 from hiif_engines.native.finish import finish_session
 from hiif_engines.native.kernel import Kernel, emit_kernels
 from hiif_engines.native.layer import ScratchLayout
-from hiif_engines.native.maps import NativeExecutor, NativeMaps, read_maps
+from hiif_engines.native.maps import (
+    ConvolutionMaps,
+    NativeExecutor,
+    NativeMaps,
+    WholeExecutor,
+    read_convolution_maps,
+    read_maps,
+)
 from hiif_engines.native.precision import FP32, PRECISIONS
 from hiif_engines.native.session import NativeSession, ThreadMemory
 from hiif_engines.native.stage import Stage, join_stages, read_stage
+from hiif_engines.native.target import Target
 from hiif_engines.native.winograd import OUT
 
 QUERY_BLOCK = 1 << 14
@@ -46,11 +55,7 @@ class NativeBackend(HostBackend):
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         """EngineError where the decoder has another architecture, or this processor lacks instructions."""
         self._target = choose_target(options.precision or "fp32", options.isa)
-        if not bundle.contract.stages:
-            raise EngineError(
-                f"native code needs a decoder in stages, and bundle {bundle.contract.name} has none: use --engine "
-                "onnxruntime"
-            )
+        self._whole = None if bundle.contract.stages else _whole_decoder(bundle, self._target)
         library = library_engine(options.precision)
         super().__init__(bundle, replace(options, engine=library, call_threads=1, isa=None))
         self.engine = ENGINES["native"]
@@ -67,14 +72,20 @@ class NativeBackend(HostBackend):
         return session
 
     def _native(self, graph: GraphContract) -> Session | None:
-        """Open an encoder or maps in native code; None for what it does not have."""
+        """Open an encoder, maps or a whole decoder in native code; None for what it does not have."""
         model = self._bundle.graphs[graph.key]
+        if self._whole is not None and graph.key == "decoder":
+            return self._kernel_sessions({graph.name: graph}, {graph.name: self._whole})[graph.name]
         # Lower precisions have their encoder from the library, in the same precision.
         if graph.key == "encoder" and self.precision == "fp32":
             layers = read_encoder(model)
             return None if layers is None else NativeEncoder(graph, layers, self._threads, self._target)
-        weights = read_maps(graph, model, self._target) if graph.key == "maps" else None
-        return None if weights is None else NativeMaps(graph, weights, self._target)
+        if graph.key != "maps":
+            return None
+        if weights := read_maps(graph, model, self._target):
+            return NativeMaps(graph, weights, self._target)
+        convolutions = read_convolution_maps(graph, model)
+        return None if convolutions is None else ConvolutionMaps(graph, convolutions, self._target)
 
     def _shared_opener(self) -> Callable[[str], Session]:
         target = self._target
@@ -89,32 +100,49 @@ class NativeBackend(HostBackend):
         return next(busy, TILE_ROWS[-1])
 
     def _make_executor(self, calls: int) -> SessionExecutor:
-        return NativeExecutor(self.contract, self.sessions, self._converter, calls)
+        kind = NativeExecutor if self._whole is None else WholeExecutor
+        return kind(self.contract, self.sessions, self._converter, calls)
 
     def _open_stages(self, stages: Mapping[str, GraphContract]) -> dict[str, Session]:
         graphs = dict(stages)
         models = {name: self._bundle.graphs[graph.key] for name, graph in stages.items()}
         read = {name: read_stage(graph, models[name], self._target) for name, graph in stages.items()}
-        for name, parts in joined_stages(self.contract).items():
+        for name, parts in (joined_stages(self.contract) if stages else {}).items():
             graphs[name] = joined(name, parts)
             read[name] = join_stages([read[part.name] for part in parts])
         for stage in read.values():
             self._kernel(stage)  # refuses layers of contradicting sizes, which cannot be composed
         read = {name: replace(stage, layers=composed(stage.layers, self._target)) for name, stage in read.items()}
+        sessions = self._kernel_sessions(graphs, read) if stages else {}
+        check_kernels(self._bundle, stages, sessions, EXACT if self.precision == "fp32" else COARSE)
+        return sessions
+
+    def _kernel_sessions(self, graphs: Mapping[str, GraphContract], read: Mapping[str, Stage]) -> dict[str, Session]:
         kernels = {name: self._kernel(stage) for name, stage in read.items()}
-        scratch = ScratchLayout(self._target, max(width for kernel in kernels.values() for width in kernel.widths))
+        (target,) = {kernel.target for kernel in kernels.values()}
+        scratch = ScratchLayout(target, max(width for kernel in kernels.values() for width in kernel.widths))
         code = Compiled(lambda: emit_kernels(kernels, scratch), self._target, (kernels, scratch))
         memory = ThreadMemory(scratch)
-        sessions: dict[str, Session] = {
+        return {
             name: NativeSession(graphs[name], read[name], kernel, code.function(name), memory)
             for name, kernel in kernels.items()
         }
-        check_kernels(self._bundle, stages, sessions, EXACT if self.precision == "fp32" else COARSE)
-        return sessions
 
     def _kernel(self, stage: Stage) -> Kernel:
         """Return the stage's kernel. Statistics sums always use fp32."""
         return stage.kernel(FP32 if stage.sums is not None else PRECISIONS[self.precision], self._target)
+
+
+def _whole_decoder(bundle: Bundle, target: Target) -> Stage:
+    """Read a decoder of one graph; EngineError where it is none of those that native code has."""
+    graph = bundle.contract.chain("fp32").get("decoder")
+    found = read_decoder(graph, bundle.graphs[graph.key], target) if graph else None
+    if found is None:
+        raise EngineError(
+            f"native code needs a decoder of HIIF in stages, or of LIIF, LTE or MetaSR of widths that {target.lanes} "
+            f"divides; bundle {bundle.contract.name} has another: use --engine onnxruntime"
+        )
+    return found
 
 
 def open_native(bundle: Bundle, options: EngineOptions) -> NativeBackend:

@@ -21,6 +21,9 @@ POINTER = ir.PointerType()
 WORD = 4
 """Bytes of a float32, of an int32, and of the pairs and quadruples that a product multiplies at once."""
 
+COLOURS = 3
+"""Values of a colour."""
+
 
 class BrainFloat(ir.types.Type):  # type: ignore[misc]
     """The type bfloat16, which llvmlite lacks."""

@@ -20,7 +20,7 @@ from hiif_engines.native.compile import Call, Compiled
 from hiif_engines.native.emit import WORD
 from hiif_engines.native.encoder_graph import PlaneLayer
 from hiif_engines.native.target import Target
-from hiif_engines.native.winograd import OUT, PLACES, Convolution, emit_convolution, transformed
+from hiif_engines.native.winograd import OUT, PLACES, emit_convolutions, transformed
 
 Array = NDArray[np.float32]
 PARTS = 4
@@ -37,7 +37,7 @@ class NativeEncoder:
         self._layers, self._threads, self._target = list(layers), threads, target
         kinds = [layer.kind(target) for layer in layers]
         known = list(dict.fromkeys(kinds))
-        code = Compiled(lambda: _module(target, known), target, known)
+        code = Compiled(lambda: emit_convolutions(target, known), target, known)
         functions = {kind: code.function(f"convolution_{n}") for n, kind in enumerate(known)}
         self._steps = [NativeStep(target, layer, functions[kind]) for layer, kind in zip(layers, kinds, strict=True)]
 
@@ -116,13 +116,6 @@ class NativeStep:
         sources = (planes[part.source] for part in self.layer.parts)
         arrays = (*sources, target, added, self._weights, self._bias, scratch)
         self._call([*arrays, target.shape[1], first, min(step, tiles - first), target.shape[1] // OUT])
-
-
-def _module(target: Target, kinds: Sequence[Convolution]) -> ir.Module:
-    module = ir.Module("encoder")
-    for n, kind in enumerate(kinds):
-        emit_convolution(target, module, f"convolution_{n}", kind)
-    return module
 
 
 def _sources(layer: PlaneLayer) -> tuple[str, ...]:

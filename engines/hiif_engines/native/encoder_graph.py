@@ -66,12 +66,13 @@ def read_encoder(model: bytes) -> list[PlaneLayer] | None:
 def read_convolution(
     node: onnx.NodeProto, constants: Mapping[str, NDArray[Any]], *, is_padded: bool = True
 ) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """Return weights and bias of a 1×1 or 3×3 convolution with stride 1; None for another, or with other padding."""
+    """Return weights and bias, or zeros, of a 1×1 or 3×3 convolution with stride 1; None for another, or with other
+    padding."""
     options = {"pads": [0] * 4} | {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
-    if len(node.input) != 3 or not set(node.input[1:]) <= set(constants):
+    if len(node.input) not in (2, 3) or not set(node.input[1:]) <= set(constants):
         return None
-    weights, bias = (constants[name] for name in node.input[1:])
-    size = weights.shape[2:]
+    weights, *biases = (constants[name] for name in node.input[1:])
+    bias, size = biases[0] if biases else np.zeros(weights.shape[:1], np.float32), weights.shape[2:]
     if size not in ((1, 1), (3, 3)) or 0 in weights.shape or bias.shape != weights.shape[:1]:
         return None
     wanted = {"pads": [size[0] // 2 if is_padded else 0] * 4, "kernel_shape": list(size), **USUAL}

@@ -17,8 +17,8 @@ from hiif_deploy.decoding.conversion import RANGE
 from hiif_deploy.decoding.session import Tensors
 from hiif_deploy.decoding.shared_graphs import contracts
 from hiif_engines.native.compile import Compiled
-from hiif_engines.native.emit import FLOAT, I8, I32, I64, POINTER, WORD, Emitter, Value
-from hiif_engines.native.kernel import COLOURS, SLOT
+from hiif_engines.native.emit import COLOURS, FLOAT, I8, I32, I64, POINTER, WORD, Emitter, Value
+from hiif_engines.native.kernel import SLOT
 from hiif_engines.native.target import Target
 
 ELEMENTS = {"uint8": I8, "uint16": ir.IntType(16), "float32": FLOAT}

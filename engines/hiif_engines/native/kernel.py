@@ -12,8 +12,18 @@ from typing import Literal
 from llvmlite import ir
 
 from hiif_deploy.errors import EngineError
-from hiif_engines.native.emit import FLOAT, I64, POINTER, WORD, Emitter, Value, number
-from hiif_engines.native.gather import GATHERED, MAPS, Gather, emit_gather
+from hiif_engines.native.emit import COLOURS, FLOAT, I64, POINTER, WORD, Emitter, Value, number
+from hiif_engines.native.fronts.corners import (
+    CORNERED,
+    CORNERS,
+    Corners,
+    Waves,
+    emit_average,
+    emit_corner_rows,
+    emit_wave_rows,
+)
+from hiif_engines.native.fronts.filters import FILTERED, Filters, emit_filtered
+from hiif_engines.native.fronts.gather import GATHERED, MAPS, Gather, emit_gather
 from hiif_engines.native.layer import Layer, ScratchLayout, emit_layer
 from hiif_engines.native.sums import KeyValueSums, emit_sums
 from hiif_engines.native.target import Target
@@ -21,7 +31,6 @@ from hiif_engines.native.target import Target
 BLOCK = 192
 """Queries that go through a layer before the next one begins, whole tiles on every target: their rows and both of its
 matrices fit the second-level cache."""
-COLOURS = 3
 COMMON = ("queries", "scratch", "codes", "output")
 """Arguments that every kernel has."""
 LAYER = ("first", "first_vectors", "second", "second_vectors", "triangle", "triangle_vectors", "mean")
@@ -46,10 +55,10 @@ class Step:
 class Kernel:
     """Source, layers and result of one kernel."""
 
-    front: Gather | int
+    front: Gather | Corners | Filters | int
     """Source of the rows; a number means a state of that many values."""
     steps: tuple[Step, ...]
-    """Layers in order; there may be none."""
+    """Layers in order; there may be none. The last one after corners takes their average. Filters have none."""
     result: Literal["state", "colour"] | KeyValueSums
     """Kind of the result: a state, colours or sums."""
     target: Target
@@ -67,14 +76,16 @@ class Kernel:
     @property
     def slots(self) -> tuple[str, ...]:
         """Names of its arguments in their order."""
-        front = GATHERED if isinstance(self.front, Gather) else ("state",)
+        front = {Gather: GATHERED, Corners: CORNERED, Waves: CORNERED, Filters: FILTERED}.get(
+            type(self.front), ("state",)
+        )
         layers = (f"{n}.{name}" for n in range(len(self.steps)) for name in LAYER)
         return (*COMMON, *front, *layers, *(SUMS if isinstance(self.result, KeyValueSums) else ()))
 
     @property
     def inputs(self) -> int:
         """Number of values in a row before the first layer."""
-        return self.front.width if isinstance(self.front, Gather) else self.front
+        return self.front if isinstance(self.front, int) else self.front.width
 
     @property
     def outputs(self) -> int:
@@ -84,17 +95,30 @@ class Kernel:
     @property
     def macs(self) -> int:
         """Multiplications per query in matrix products."""
-        products = sum(step.layer.macs(self.target) for step in self.steps)
-        gathered = len(MAPS) * self.front.width if isinstance(self.front, Gather) else 0
+        layers = [step.layer.macs(self.target) for step in self.steps]
+        products = sum(layers[-1:]) + self.query_rows * sum(layers[:-1])
+        gathered = 0 if isinstance(self.front, int) else self.front.width
+        gathered *= COLOURS if isinstance(self.front, Filters) else len(MAPS)
         return products + gathered + (self.result.macs if isinstance(self.result, KeyValueSums) else 0)
 
     @property
+    def query_rows(self) -> int:
+        """Number of rows per query in all layers but the last."""
+        return CORNERS if isinstance(self.front, Corners) else 1
+
+    @property
+    def block(self) -> int:
+        """Number of queries that go through a layer before the next one begins."""
+        return BLOCK // self.query_rows
+
+    @property
     def widths(self) -> set[int]:
-        """Sizes of all rows that the kernel holds."""
+        """Sizes of all rows that the kernel holds, and of their halves where it takes them by halves."""
         layers = [step.layer for step in self.steps]
         keys = {self.result.outputs // 2} if isinstance(self.result, KeyValueSums) else set()
         sizes = {size for layer in layers for size in (layer.inputs, layer.hidden, layer.outputs, layer.factored)}
-        return ({self.inputs} | sizes | keys) - {0}
+        halves = {self.front.width // 2} if isinstance(self.front, Waves) else set()
+        return ({self.inputs} | sizes | keys | halves) - {0}
 
 
 def emit_kernels(kernels: Mapping[str, Kernel], scratch: ScratchLayout) -> ir.Module:
@@ -130,21 +154,39 @@ def _emit_kernel(
     slots = {slot: e.load(POINTER, e.arguments[0], SLOT * n) for n, slot in enumerate(kernel.slots)}
     queries = b.ptrtoint(slots["queries"], I64)
     rows = e.at(slots["scratch"], scratch.block)
-    with e.loop(queries, BLOCK) as block:
-        left = b.sub(queries, block.index)
-        count = b.select(b.icmp_unsigned("<", left, number(BLOCK)), left, number(BLOCK))
+    with e.loop(queries, kernel.block) as block:
+        left, most = b.sub(queries, block.index), number(kernel.block)
+        count = b.select(b.icmp_unsigned("<", left, most), left, most)
         tiles = b.udiv(b.add(count, number(e.target.rows - 1)), number(e.target.rows))
-        if isinstance(kernel.front, Gather):
-            emit_gather(e, kernel.front, slots, block.index, count, rows, scratch.row)
-        else:
-            width = WORD * kernel.front
-            _copy(e, e.at(slots["state"], e.times(block.index, width)), width, rows, scratch.row, count, width)
+        corner = e.times(tiles, e.target.rows * scratch.row)
+        _emit_front(e, kernel, slots, block.index, count, rows, scratch.row, corner)
         for n, step in enumerate(kernel.steps):
+            is_last = n == len(kernel.steps) - 1
+            if is_last and isinstance(kernel.front, Corners):
+                emit_average(e, step.layer.inputs, slots, block.index, count, rows, scratch.row, corner)
             codes = e.at(slots["codes"], _codes(e, queries, step.level), e.times(block.index, WORD))
-            arguments = [slots["scratch"], codes, tiles, *(slots[f"{n}.{part}"] for part in LAYER)]
+            turns = tiles if is_last else e.times(tiles, kernel.query_rows)
+            arguments = [slots["scratch"], codes, turns, *(slots[f"{n}.{part}"] for part in LAYER)]
             b.call(functions[step.layer], arguments)
         _emit_output(e, kernel, scratch, slots, functions, block.index, count)
     e.finish()
+
+
+def _emit_front(
+    e: Emitter, kernel: Kernel, slots: Mapping[str, Value], first: Value, count: Value, rows: Value, row_bytes: int,
+    corner: Value,
+) -> None:  # fmt: skip
+    if isinstance(kernel.front, Gather):
+        emit_gather(e, kernel.front, slots, first, count, rows, row_bytes)
+    elif isinstance(kernel.front, Filters):
+        emit_filtered(e, kernel.front, slots, first, count, rows, row_bytes)
+    elif isinstance(kernel.front, Waves):
+        emit_wave_rows(e, kernel.front, slots, first, count, rows, row_bytes, corner)
+    elif isinstance(kernel.front, Corners):
+        emit_corner_rows(e, kernel.front, slots, first, count, rows, row_bytes, corner)
+    else:
+        width = WORD * kernel.front
+        _copy(e, e.at(slots["state"], e.times(first, width)), width, rows, row_bytes, count, width)
 
 
 def _codes(e: Emitter, queries: Value, level: int) -> Value:

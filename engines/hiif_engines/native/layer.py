@@ -11,14 +11,17 @@ numbers with the same sum of squares (`compose.py`): three quarters of the multi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from llvmlite import ir
 
 from hiif_engines.native.emit import FLOAT, I32, I64, POINTER, WORD, Emitter, Value, number, real
-from hiif_engines.native.gelu import gelu
+from hiif_engines.native.functions.gelu import gelu
+from hiif_engines.native.nonzero import Nonzero, emit_nonzero
 from hiif_engines.native.precision import FACTORS, FP32, SCALE, TOTAL, MatrixPrecision
 from hiif_engines.native.target import Target
 
+Activation = Literal["gelu", "relu"]
 UNROLL = 2
 """Elements of a product per iteration of its loop."""
 
@@ -54,6 +57,10 @@ class Layer:
     """Precision of the second product."""
     factored: int = 0
     """Number of values that the LayerNorm normalises, without the bits, where a triangular product is used; else 0."""
+    activation: Activation = "gelu"
+    """What follows the first product."""
+    is_sparse: bool = False
+    """Whether inputs that are 0 in a whole tile are left out of the first product. fp32, without a second product."""
 
     @property
     def output_width(self) -> int:
@@ -105,9 +112,14 @@ class ScratchLayout:
         return self.factors + WORD * FACTORS * self.target.rows
 
     @property
+    def places(self) -> int:
+        """Offset of the places of a tile's inputs (`nonzero.py`)."""
+        return self.squares + WORD * self.target.padded(self.target.rows)
+
+    @property
     def block(self) -> int:
         """Offset of the block's rows."""
-        return self.squares + WORD * self.target.padded(self.target.rows)
+        return self.places + 2 * self.row
 
     def size(self, block: int) -> int:
         """Return the bytes for a block of that many rows, a multiple of a tile's."""
@@ -147,7 +159,11 @@ def emit_layer(module: ir.Module, name: str, layer: Layer, scratch: ScratchLayou
     with e.loop(tiles) as turn:
         x = e.at(memory, scratch.block, e.times(turn.index, scratch.target.rows * scratch.row))
         codes = e.at(all_codes, e.times(turn.index, scratch.target.rows * WORD))
-        rows = tile.operands(layer.first, layer.inputs, x, scratch.operand, codes)
+        if layer.is_sparse:
+            tile.sparse_operands(x)
+            rows = e.at(memory, scratch.operand)
+        else:
+            rows = tile.operands(layer.first, layer.inputs, x, scratch.operand, codes)
         if layer.factored:
             tile.scale(triangle, rows, codes)
         if layer.hidden:
@@ -164,6 +180,7 @@ class TileWriter:
     def __init__(self, e: Emitter, layer: Layer, scratch: ScratchLayout, memory: Value, mean: Value) -> None:
         self.e, self.layer, self.scratch, self.memory, self.mean = e, layer, scratch, memory, mean
         self.factors = e.at(memory, scratch.factors)
+        self.nonzero: Nonzero | None = None
 
     def operands(self, precision: MatrixPrecision, inputs: int, x: Value, place: int, codes: Value | None) -> Value:
         """Emit rows of float32 as operands, at `place` of the scratch; with codes, also what their LayerNorm needs."""
@@ -185,6 +202,15 @@ class TileWriter:
             if is_kept:
                 precision.keep(e, values, e.at(target, offset), factors)
         return target if is_kept else x
+
+    def sparse_operands(self, x: Value) -> None:
+        """Emit rows as operands, and which of their inputs are not 0."""
+        e, scratch, layer = self.e, self.scratch, self.layer
+        # Without a second product its operands have no use.
+        offsets = (scratch.operand, scratch.hidden, scratch.places)
+        operand, unions, places = (e.at(self.memory, offset) for offset in offsets)
+        panel = e.target.panel(layer.hidden)
+        self.nonzero = emit_nonzero(e, layer.inputs, panel, x, operand, scratch.row, unions, places)
 
     def scale(self, matrix: Matrix, rows: Value, codes: Value) -> None:
         """Emit LayerNorm's scale of rows that are not built, from the triangular product and the stored sum."""
@@ -213,7 +239,7 @@ class TileWriter:
         e.store(scale, self.factors, e.times(row, WORD * FACTORS), WORD * SCALE)
 
     def hidden(self, matrix: Matrix, rows: Value, x: Value, codes: Value) -> Value:
-        """Emit the first product, its table of bits, LayerNorm and GELU; return operands of the second product.
+        """Emit the first product, its table of bits, LayerNorm and activation; return the second product's operands.
 
         The result overwrites `x` where there is no second product.
         """
@@ -223,7 +249,7 @@ class TileWriter:
         with e.loop(matrix.outputs, e.target.panel(matrix.outputs)) as panel:
             for r, v, value in self._sums(matrix, rows, panel.index):
                 vectors = e.at(matrix.vectors, e.times(panel.index, WORD), v * WORD)
-                value = gelu(e, self._normalised(matrix, value, r, vectors, codes), matrix.precision.normal)
+                value = self._activated(matrix, self._normalised(matrix, value, r, vectors, codes))
                 size = WORD if second.by_row else second.value_bytes
                 e.store(second.narrowed(e, value), target, r * self.scratch.row, e.times(panel.index, size), v * size)
         if second.by_row:
@@ -251,16 +277,22 @@ class TileWriter:
         scale = e.spread(e.load(FLOAT, self.factors, WORD * (FACTORS * r + SCALE)))
         return e.fma(e.builder.fadd(value, table), scale, bias)
 
+    def _activated(self, matrix: Matrix, value: Value) -> Value:
+        if self.layer.activation == "relu":
+            return self.e.maximum(value, self.e.reals(0.0))
+        return gelu(self.e, value, matrix.precision.normal)
+
     def _sums(self, matrix: Matrix, rows: Value, first: Value, start: Value | int = 0) -> list[tuple[int, int, Value]]:
-        return sums(self.e, matrix, rows, self.scratch.row, first, self.factors, start)
+        return sums(self.e, matrix, rows, self.scratch.row, first, self.factors, start, self.nonzero)
 
 
 def sums(
-    e: Emitter, matrix: Matrix, rows: Value, row_bytes: int, first: Value, factors: Value, start: Value | int = 0
-) -> list[tuple[int, int, Value]]:
+    e: Emitter, matrix: Matrix, rows: Value, row_bytes: int, first: Value, factors: Value, start: Value | int = 0,
+    nonzero: Nonzero | None = None,
+) -> list[tuple[int, int, Value]]:  # fmt: skip
     """Emit a tile's products with the panel at output `first`: (row, output within the panel, float32 vector).
 
-    Inputs before `start` are skipped.
+    Inputs before `start` are skipped; with `nonzero`, where all are listed or not, those that are not.
     """
     precision, panel = matrix.precision, e.target.panel(matrix.outputs)
     vectors, kind = panel // e.lanes, ir.VectorType(precision.element, e.lanes)
@@ -271,9 +303,12 @@ def sums(
         elements = e.builder.sub(number(matrix.inputs // precision.inputs), skipped)
         rows, weights = e.at(rows, e.times(skipped, WORD)), e.at(weights, e.times(skipped, WORD * panel))
     zero = ir.Constant(ir.VectorType(precision.total, e.lanes), None)
-    with e.loop(elements, UNROLL, [zero] * (e.target.rows * vectors)) as turn:
-        at, column = e.at(rows, e.times(turn.index, WORD)), e.at(weights, e.times(turn.index, WORD * panel))
-        for n in range(UNROLL):
+    unroll, elements = (UNROLL, elements) if nonzero is None else (1, nonzero.count)
+    with e.loop(elements, unroll, [zero] * (e.target.rows * vectors)) as turn:
+        inside = e.times(turn.index, WORD), e.times(turn.index, WORD * panel)
+        inside_row, inside_panel = inside if nonzero is None else nonzero.place(e, turn.index)
+        at, column = e.at(rows, inside_row), e.at(weights, inside_panel)
+        for n in range(unroll):
             some = [e.load(kind, column, WORD * (n * panel + v * e.lanes)) for v in range(vectors)]
             for r in range(e.target.rows):
                 row = e.spread(e.load(precision.element, at, r * row_bytes + WORD * n))

@@ -1,11 +1,11 @@
-"""Maps of a HIIF decoder's first layer in native code (decoding.md §3a): a 3×3 convolution of the features, its
-products with a matrix for each corner, and the moments of its outputs."""
+"""Maps in native code: 3×3 convolutions of the features, or those of a HIIF decoder's first layer (decoding.md §3a), a
+3×3 convolution, its products with a matrix for each corner, and the moments of its outputs."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +17,16 @@ from onnx import numpy_helper
 from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.decoding.job import Job
 from hiif_deploy.decoding.session import Tensors
+from hiif_deploy.decoding.session_executor import SessionExecutor
 from hiif_deploy.decoding.staged import StagedExecutor
 from hiif_deploy.errors import EngineError
+from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.geometry.tiling import Tile
 from hiif_engines.native.compile import Compiled
 from hiif_engines.native.emit import I32, I64, POINTER, WORD, Emitter, Value, number
 from hiif_engines.native.encoder import NativeStep, plane_size
 from hiif_engines.native.encoder_graph import Part, PlaneLayer, read_convolution
-from hiif_engines.native.gather import MAPS
+from hiif_engines.native.fronts.gather import MAPS
 from hiif_engines.native.kernel import SLOT
 from hiif_engines.native.layer import Matrix, sums
 from hiif_engines.native.precision import FP32
@@ -38,6 +40,8 @@ OPERATORS = (
     "Unsqueeze",
 )  # fmt: skip
 """Operators of the graph, sorted. That they are connected in the same way is checked on values (`check.py`)."""
+MAP_OPERATORS = ("Gather", "Transpose", "Reshape", "Conv")
+"""Operators of a map that is a convolution, from its end."""
 POINTERS = ("rows", "weights", "maps", "moments")
 """Arguments of the products: the convolution's plane, packed matrices, arrays [4, stride, outputs] and [stride, 2];"""
 NUMBERS = ("height", "width", "pixels", "stride")
@@ -74,7 +78,7 @@ def read_maps(graph: GraphContract, model: bytes, target: Target) -> MapWeights 
 
 
 class NativeMaps:
-    """The maps as a session. `run` may be called from several threads, each call with its own planes."""
+    """Maps of a HIIF decoder as a session. `run` may be called from several threads, each call with its own planes."""
 
     def __init__(self, graph: GraphContract, weights: MapWeights, target: Target) -> None:
         self.graph, self._target = graph, target
@@ -91,14 +95,8 @@ class NativeMaps:
 
         Features are copied fastest where their channels are contiguous. EngineError for another number of channels.
         """
-        features = np.asarray(feeds["features"], np.float32)[0]
-        channels, height, width = features.shape[0], features.shape[1] - 2, features.shape[2] - 2
-        expected = self._layer.parts[0].weights.shape[1]
-        if channels != expected or min(height, width) < 1:
-            raise EngineError(f"graph maps: features are {features.shape}, expected {expected} channels")
-        lines, pixels = plane_size((height, width))
-        source = np.zeros((lines, pixels, self._target.padded(channels)), np.float32)
-        source[: height + 2, : width + 2, :channels] = features.transpose(1, 2, 0)
+        source, (height, width) = _source_plane(self._target, feeds["features"], self._layer)
+        lines, pixels = source.shape[:2]
         # The products read and write whole groups of pixels: beyond a line, and so in the end beyond the picture.
         rows = np.empty((lines * pixels + self._target.rows, self._width), np.float32)
         planes = {"features": source, "rows": rows[: lines * pixels].reshape(lines, pixels, self._width)}
@@ -124,6 +122,67 @@ class NativeMaps:
         values = 2 * area * (kind.inputs + kind.outputs) + count * (outputs + 2)
         weights = PLACES * kind.inputs * kind.outputs + self._weights.size
         return kind.macs * area + self._width * outputs * count, WORD * (values + weights)
+
+
+def read_convolution_maps(graph: GraphContract, model: bytes) -> list[PlaneLayer] | None:
+    """Read maps that are each a 3×3 convolution of the features, as LIIF's; None where they have another form."""
+    found = parse_graph(graph.key, model)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in found.initializer}
+    made = {node.output[0]: node for node in found.node}
+    layers: list[PlaneLayer] = []
+    for output in graph.outputs:
+        name = output.name
+        for operator in MAP_OPERATORS:
+            node = made.pop(name, None)
+            if node is None or node.op_type != operator or node.domain:
+                return None
+            name = node.input[0]
+        convolution = read_convolution(node, constants, is_padded=False)
+        if name != "features" or convolution is None or convolution[0].shape[2:] != (3, 3):
+            return None
+        layers.append(PlaneLayer((Part("features", convolution[0]),), output.name, convolution[1]))
+    return None if made else layers
+
+
+class ConvolutionMaps:
+    """Maps that are convolutions as a session. `run` may be called from several threads, each with its own planes."""
+
+    def __init__(self, graph: GraphContract, layers: Sequence[PlaneLayer], target: Target) -> None:
+        self.graph, self._target = graph, target
+        kinds = [layer.kind(target) for layer in layers]
+        code = Compiled(lambda: emit_convolutions(target, kinds), target, kinds)
+        self._steps = [NativeStep(target, layer, code.function(f"convolution_{n}")) for n, layer in enumerate(layers)]
+
+    def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+        """Features [1, C, b + 2, w + 2] → maps [b · w, M] float32. EngineError for another number of channels."""
+        source, (height, width) = _source_plane(self._target, feeds["features"], self._steps[0].layer)
+        maps = {}
+        for step in self._steps:
+            plane = np.empty((*source.shape[:2], step.kind.outputs), np.float32)
+            step.run({"features": source, step.layer.target: plane}, (height, width), 1, map)
+            inside = plane[1 : height + 1, 1 : width + 1, : len(step.layer.bias)]
+            maps[step.layer.target] = inside.reshape(height * width, -1)
+        return maps
+
+    def work(self, feeds: Tensors) -> tuple[int, int]:
+        """Return the multiplications of a call, and its bytes: planes read and written, and maps copied from them."""
+        height, width = feeds["features"].shape[2:]
+        area, kinds = math.prod(plane_size((height - 2, width - 2))), [step.kind for step in self._steps]
+        values = area * sum(kind.inputs + 3 * kind.outputs for kind in kinds)
+        weights = PLACES * sum(kind.inputs * kind.outputs for kind in kinds)
+        return area * sum(kind.macs for kind in kinds), WORD * (values + weights)
+
+
+def _source_plane(target: Target, given: NDArray[Any], layer: PlaneLayer) -> tuple[Array, Size]:
+    """Return the plane of features [1, C, b + 2, w + 2], whose border they are, and (b, w)."""
+    features = np.asarray(given, np.float32)[0]
+    channels, height, width = features.shape[0], features.shape[1] - 2, features.shape[2] - 2
+    expected = layer.parts[0].weights.shape[1]
+    if channels != expected or min(height, width) < 1:
+        raise EngineError(f"graph maps: features are {features.shape}, expected {expected} channels")
+    source = np.zeros((*plane_size((height, width)), target.padded(channels)), np.float32)
+    source[: height + 2, : width + 2, :channels] = features.transpose(1, 2, 0)
+    return source, (height, width)
 
 
 def _emit_maps(target: Target, module: ir.Module, name: str, width: int, outputs: int) -> None:
@@ -164,8 +223,8 @@ def _emit_moments(e: Emitter, width: int, rows: Value, target: Value) -> None:
         e.store(e.builder.shuffle_vector(total, square, pairs), target, n * 2 * e.lanes * WORD)
 
 
-class NativeExecutor(StagedExecutor):
-    """`StagedExecutor` that hands features to the maps with their channels contiguous, as native code has them."""
+class WholeExecutor(SessionExecutor):
+    """`SessionExecutor` that hands features to the maps with their channels contiguous, as native code has them."""
 
     def _maps(self, job: Job, tile: Tile) -> Callable[[], Tensors]:
         session = self.sessions["maps"]
@@ -174,3 +233,7 @@ class NativeExecutor(StagedExecutor):
             return session.run({"features": job.with_halo(tile, channels_last=True)})
 
         return functools.cache(lambda: job.kept_maps(tile, run))
+
+
+class NativeExecutor(WholeExecutor, StagedExecutor):
+    """The same for a decoder in stages."""

@@ -13,7 +13,7 @@ from llvmlite import ir
 from numpy.typing import NDArray
 
 from hiif_engines.native.emit import FLOAT, I8, I32, WORD, BrainFloat, Emitter, Value, real
-from hiif_engines.native.gelu import COARSE, EXACT, Normal
+from hiif_engines.native.functions.gelu import COARSE, EXACT, Normal
 
 Array = NDArray[np.float32]
 FACTORS = 4

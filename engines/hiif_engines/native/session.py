@@ -12,12 +12,13 @@ from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.decoding.session import Tensors
 from hiif_deploy.errors import EngineError
 from hiif_engines.native.compile import Argument, Call
-from hiif_engines.native.emit import WORD
-from hiif_engines.native.gather import DISTANCES, MAPS, TAPS
-from hiif_engines.native.kernel import BLOCK, COLOURS, Kernel
+from hiif_engines.native.emit import COLOURS, WORD
+from hiif_engines.native.fronts.corners import RELATIVES
+from hiif_engines.native.fronts.gather import DISTANCES, MAPS, TAPS
+from hiif_engines.native.kernel import BLOCK, Kernel
 from hiif_engines.native.layer import ScratchLayout
 from hiif_engines.native.precision import FP32, MatrixPrecision
-from hiif_engines.native.stage import FirstWeights, Folded, Product, Stage
+from hiif_engines.native.stage import FirstWeights, Folded, FrontWeights, Product, Stage
 from hiif_engines.native.sums import HEAD, KeyValueSums
 
 Slots = dict[str, NDArray[Any]]
@@ -43,11 +44,12 @@ class NativeSession:
         slots: Slots = {**self._packed, "scratch": self._memory.bytes}
         queries = self._queries(feeds)
         numbers: dict[str, Argument] = {"queries": queries}
-        if self._stage.front is None:
+        front = self._stage.front
+        if front is None:
             slots["state"] = _array(feeds[self._state], np.float32)
         else:
             numbers |= {"rows": feeds["row_tap"].shape[1], "columns": feeds["column_tap"].shape[2]}
-            slots |= _gathered(self._stage.front, feeds)
+            slots |= _cornered(front, feeds) if isinstance(front, FrontWeights) else _gathered(front, feeds)
         if "row_bits" in feeds:
             slots["codes"] = _codes(feeds["row_bits"], feeds["column_bits"], self.kernel.target.rows)
         for n, layer in enumerate(self._stage.layers):
@@ -64,7 +66,7 @@ class NativeSession:
         matrices = sum(array.nbytes for array in self._packed.values())
         behind = 0 if isinstance(self.kernel.result, KeyValueSums) else self.kernel.outputs
         rows = queries * WORD * (self.kernel.inputs * (1 if self._state else len(MAPS)) + behind)
-        return queries * self.kernel.macs, rows + -(-queries // BLOCK) * matrices
+        return queries * self.kernel.macs, rows + -(-queries // self.kernel.block) * matrices
 
     def _queries(self, feeds: Tensors) -> int:
         return len(feeds[self._state]) if self._state else feeds["row_tap"].shape[1] * feeds["column_tap"].shape[2]
@@ -72,8 +74,9 @@ class NativeSession:
     def _require_sizes(self) -> None:
         """Raise EngineError where the contract and the weights disagree on sizes: the kernel cannot check them."""
         levels = 1 + max((step.level for step in self.kernel.steps), default=0)
-        known: dict[str, tuple[int, ...]] = dict.fromkeys((*TAPS, *DISTANCES, "cell", "moments"), (2,))
+        known: dict[str, tuple[int, ...]] = dict.fromkeys((*TAPS, *DISTANCES, *RELATIVES, "cell", "moments"), (2,))
         known |= dict.fromkeys((self._state, *MAPS), (self.kernel.inputs,))
+        known |= self._stage.front.sizes if isinstance(self._stage.front, FrontWeights) else {}
         for step, layer in zip(self.kernel.steps, self._stage.layers, strict=True):
             if isinstance(layer.first, Folded):
                 hidden = step.layer.hidden
@@ -169,6 +172,14 @@ def _gathered(front: FirstWeights, feeds: Tensors) -> Slots:
         **{name: _array(feeds[name], np.int64) for name in TAPS},
         "cell_moments": np.array([cell.sum(), (cell * cell).sum()], np.float32),
         "level_0": level,
+    }
+
+
+def _cornered(front: FrontWeights, feeds: Tensors) -> Slots:
+    return {
+        **{name: _array(feeds[name], np.float32) for name in (*front.maps, *front.tables)},
+        **{name: _array(feeds[name], np.int64) for name in TAPS},
+        "level_0": _array(front.level(_array(feeds["cell"], np.float32)), np.float32),
     }
 
 

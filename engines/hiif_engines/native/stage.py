@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,12 @@ from onnx import numpy_helper
 
 from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.errors import EngineError
-from hiif_engines.native.gather import Gather
-from hiif_engines.native.kernel import COLOURS, Kernel, Step
-from hiif_engines.native.layer import Layer, Norm
+from hiif_engines.native.emit import COLOURS
+from hiif_engines.native.fronts.corners import RELATIVES, TILE_ROWS, Corners, Waves
+from hiif_engines.native.fronts.filters import LOCALS, Filters
+from hiif_engines.native.fronts.gather import DISTANCES, TAPS, Gather
+from hiif_engines.native.kernel import Kernel, Step
+from hiif_engines.native.layer import Activation, Layer, Norm
 from hiif_engines.native.precision import FP32, MatrixPrecision
 from hiif_engines.native.sums import HEAD, KeyValueSums
 from hiif_engines.native.target import Target
@@ -66,7 +70,7 @@ class Rest:
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """Weights of a layer x → second(GELU(first(x)))."""
+    """Weights of a layer x → second(activation(first(x)))."""
 
     first: Product | Folded | None
     """First product; None for the second product alone."""
@@ -80,6 +84,10 @@ class LayerWeights:
     """Whether the next row is a colour, padded to a vector."""
     rest: Rest | None = None
     """LayerNorm matrices, where the first product is composed with the second one of the level before."""
+    activation: Activation = "gelu"
+    """What follows the first product."""
+    is_sparse: bool = False
+    """Whether many of the layer's inputs are 0, as behind a ReLU."""
 
     def __post_init__(self) -> None:
         if isinstance(self.first, Product) and self.second and self.first.weight.shape[1] != len(self.second.weight):
@@ -93,7 +101,9 @@ class LayerWeights:
             factored = self.rest.triangle.weight.shape[1] if self.rest else 0
             # The last product stays in fp32: it is little work, and its errors are the most visible.
             last = FP32 if precision.by_row and self.is_last else precision
-            layer = Layer(inputs, hidden, outputs, self.norm, False, precision, last, factored)
+            layer = Layer(
+                inputs, hidden, outputs, self.norm, False, precision, last, factored, self.activation, self.is_sparse
+            )
             return Step(layer, self.level)
         inputs, hidden = hidden, hidden if self.first else 0
         return Step(Layer(inputs, hidden, outputs, None, hidden > 0, precision, precision), 0)
@@ -118,6 +128,92 @@ class FirstWeights:
             raise EngineError(f"level 0 of cell {self.cell.shape} and table {self.table.shape}: expected width {width}")
 
 
+class FrontWeights(ABC):
+    """Weights of a whole decoder before its layers: of the rows of corners (`corners.py`), or of filters."""
+
+    maps: ClassVar[tuple[str, ...]]
+    """Maps that they read."""
+    tables: ClassVar[tuple[str, ...]] = (*DISTANCES, *RELATIVES)
+    """Tables of axes that they read, beside taps."""
+
+    @property
+    @abstractmethod
+    def gather(self) -> Corners | Filters:
+        """Sizes of the rows."""
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        """Fixed sizes of inputs that are not those of corners."""
+        return {}
+
+    @abstractmethod
+    def level(self, cell: Array) -> Array:
+        """Return `level_0` for a cell [2]."""
+
+
+@dataclass(frozen=True)
+class CornerWeights(FrontWeights):
+    """Weights of position and cell, whose sum with a map is the row of a corner."""
+
+    maps = ("map_0",)
+    position: Array
+    """Weights of the row and of the column, [2, M]."""
+    cell: Array
+    """Weights of the cell, [2, M]."""
+    bias: Array
+    """[M]."""
+
+    def __post_init__(self) -> None:
+        if not self.position.shape == self.cell.shape == (2, *self.bias.shape):
+            raise EngineError(f"position {self.position.shape}, cell {self.cell.shape}, bias {self.bias.shape}: no fit")
+
+    @property
+    def gather(self) -> Corners | Filters:
+        """Sizes of the rows."""
+        return Corners(len(self.bias))
+
+    def level(self, cell: Array) -> Array:
+        """Return weights of the row and of the column, and the constant, [3, M]."""
+        level: Array = np.concatenate([self.position, (cell @ self.cell + self.bias)[None]]).astype(np.float32)
+        return level
+
+
+@dataclass(frozen=True)
+class FilterWeights(CornerWeights):
+    """Weights of position and cell, whose sum gives the weights of a map's filters (`filters.py`)."""
+
+    tables = LOCALS
+
+    @property
+    def gather(self) -> Filters:
+        """Sizes of the rows."""
+        return Filters(len(self.bias))
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        """One tap and one position per query, and the map."""
+        return {"map_0": (self.gather.map_width,), **dict.fromkeys((*TAPS, *LOCALS), ())}
+
+
+@dataclass(frozen=True)
+class WaveWeights(FrontWeights):
+    """Weights of the phase of waves, whose amplitudes and frequencies are maps."""
+
+    maps = ("map_0", "map_1")
+    phase: Array
+    """Weights of the cell, [2, M / 2]."""
+
+    @property
+    def gather(self) -> Waves:
+        """Sizes of the rows."""
+        return Waves(2 * self.phase.shape[1])
+
+    def level(self, cell: Array) -> Array:
+        """Return the phase, [M / 2]."""
+        phase: Array = cell @ self.phase
+        return phase
+
+
 @dataclass(frozen=True)
 class SumWeights:
     """Weights of keys and values."""
@@ -135,10 +231,10 @@ class SumWeights:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage graph, or several in sequence."""
+    """One stage graph, or several in sequence, or a decoder's whole graph."""
 
-    front: FirstWeights | None
-    """Weights of level 0; None where the stage begins with a state."""
+    front: FirstWeights | FrontWeights | None
+    """Weights of level 0, or of corners; None where the stage begins with a state."""
     layers: tuple[LayerWeights, ...]
     """Weights of the layers, in order."""
     sums: SumWeights | None
@@ -146,11 +242,14 @@ class Stage:
 
     def kernel(self, precision: MatrixPrecision, target: Target) -> Kernel:
         """Return the description of the stage's kernel."""
+        if isinstance(self.front, FrontWeights):
+            target = target.with_rows(TILE_ROWS)
         steps = tuple(layer.step(precision) for layer in self.layers)
         if self.sums is not None:
             return Kernel(self.sums.sizes.inputs, steps, self.sums.sizes, target)
         front = self.front.gather if self.front else steps[0].layer.inputs
-        return Kernel(front, steps, "colour" if self.layers and self.layers[-1].is_last else "state", target)
+        is_last = self.layers[-1].is_last if self.layers else isinstance(self.front, FilterWeights)
+        return Kernel(front, steps, "colour" if is_last else "state", target)
 
 
 def read_stage(graph: GraphContract, model: bytes, target: Target) -> Stage:
@@ -217,10 +316,10 @@ def _layers(graph: _Graph, target: Target) -> Iterator[LayerWeights]:
         first = Product(weights[f"{name}.weight"], weights[f"{name}.bias"], table)
         norm, second = Norm(graph.counts[n], graph.epsilons[n]), graph.product(f"{name}.second")
         is_last = second.weight.shape[1] == COLOURS
-        yield LayerWeights(first, _padded(second, target.lanes) if is_last else second, norm, n + 1, is_last)
+        yield LayerWeights(first, padded(second, target.lanes) if is_last else second, norm, n + 1, is_last)
 
 
-def _padded(product: Product, outputs: int) -> Product:
+def padded(product: Product, outputs: int) -> Product:
     """Return the product to three colours padded to that many outputs."""
     missing = outputs - COLOURS
     return Product(np.pad(product.weight, ((0, 0), (0, missing))), np.pad(product.bias, (0, missing)))

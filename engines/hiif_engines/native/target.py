@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hiif_deploy.backends.options import IsaName
 from hiif_deploy.decoding.session import ComputePrecision
@@ -33,12 +33,17 @@ class Target:
     """Beginnings of names of features that LLVM must not use where the processor has them."""
 
     def __repr__(self) -> str:
-        return self.name
+        """Name everything that code for it depends on, in the same words in every process."""
+        return f"{self.name}:{self.lanes}:{self.registers}:{self.rows}:{self.vectors}"
 
     def panel(self, outputs: int) -> int:
         """Return the outputs per panel for a number of outputs."""
         widest = self.vectors * self.lanes
         return widest if outputs % widest == 0 else self.lanes
+
+    def with_rows(self, rows: int) -> Target:
+        """Return the target with another number of rows per tile, and vectors per panel for as many sums."""
+        return replace(self, rows=rows, vectors=self.rows * self.vectors // rows)
 
     def padded(self, values: int) -> int:
         """Return a number of values, rounded up to whole vectors."""

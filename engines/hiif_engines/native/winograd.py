@@ -18,10 +18,10 @@ from llvmlite import ir
 from numpy.typing import NDArray
 
 from hiif_engines.native.emit import I64, POINTER, WORD, Emitter, Value, number
+from hiif_engines.native.functions.sigmoid import sigmoid
 from hiif_engines.native.kernel import SLOT
 from hiif_engines.native.layer import Matrix, sums
 from hiif_engines.native.precision import FP32
-from hiif_engines.native.sigmoid import sigmoid
 from hiif_engines.native.target import Target
 
 Array = NDArray[np.float32]
@@ -91,6 +91,14 @@ def transformed(target: Target, weights: Array) -> Array:
     matrices = wide.reshape(PLACES, *wide.shape[2:]).astype(np.float32)
     panel = target.panel(matrices.shape[2])
     return np.stack([FP32.pack(matrix, panel)[..., 0] for matrix in matrices])
+
+
+def emit_convolutions(target: Target, kinds: Sequence[Convolution]) -> ir.Module:
+    """Return a module with the functions convolution_0, convolution_1, …"""
+    module = ir.Module("convolutions")
+    for n, kind in enumerate(kinds):
+        emit_convolution(target, module, f"convolution_{n}", kind)
+    return module
 
 
 def emit_convolution(target: Target, module: ir.Module, name: str, kind: Convolution) -> None:

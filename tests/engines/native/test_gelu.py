@@ -10,7 +10,7 @@ from llvmlite import ir
 
 from emulated_code import compiled
 from hiif_engines.native.emit import POINTER, WORD, Emitter
-from hiif_engines.native.gelu import COARSE, EXACT, Normal, gelu
+from hiif_engines.native.functions.gelu import COARSE, EXACT, Normal, gelu
 from hiif_engines.native.target import Target
 
 pytestmark = pytest.mark.processor

@@ -191,3 +191,21 @@ def test_colours_stay_in_float32_where_rows_go_to_8_bits() -> None:
     between = level(random, 32, 32, 32).step(INT8).layer
     assert (last.first, last.second) == (INT8, FP32)
     assert (between.first, between.second) == (INT8, INT8)
+
+
+@pytest.mark.parametrize("width", [16, 64, 256])
+def test_leaving_out_zeros_changes_no_bit(target: Target, width: int) -> None:
+    random = np.random.default_rng(width)
+    layers = [LayerWeights(product(random, width, width), None, activation="relu") for _ in range(2)]
+    sparse = [dataclasses.replace(layer, is_sparse=True) for layer in layers]
+    feeds = feeds_of(random, 11, 19, width)
+    # Tiles without any zero, with many inputs that are 0 in all of their rows, and of zeros alone.
+    feeds["state_0"][50:] *= random.random(width) < 0.3
+    feeds["state_0"][100:150] = 0
+    answer, expected = (session_of(target, some, "fp32").run(feeds)["state_1"] for some in (sparse, layers))
+    np.testing.assert_array_equal(answer, expected)
+    x = feeds["state_0"].astype(np.float64)
+    for layer in layers:
+        assert isinstance(layer.first, Product)
+        x = np.maximum(x @ layer.first.weight + layer.first.bias, 0)
+    assert 1e-9 < deviation(answer, x) < rounding_error("fp32", 2, width)

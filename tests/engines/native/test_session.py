@@ -14,7 +14,7 @@ from attention_model import ATTENTION_MODEL
 from hiif_deploy import EngineError, EngineOptions
 from hiif_deploy.bundle.loader import Bundle, open_bundle
 from hiif_engines.native.backend import NativeBackend
-from hiif_engines.native.gather import Gather
+from hiif_engines.native.fronts.gather import Gather
 from hiif_engines.native.kernel import Kernel
 from hiif_engines.native.layer import Norm
 from hiif_engines.native.stage import FirstWeights, Product

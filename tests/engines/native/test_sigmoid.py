@@ -8,7 +8,7 @@ from llvmlite import ir
 
 from emulated_code import compiled
 from hiif_engines.native.emit import POINTER, WORD, Emitter
-from hiif_engines.native.sigmoid import sigmoid
+from hiif_engines.native.functions.sigmoid import sigmoid
 from hiif_engines.native.target import Target
 
 pytestmark = pytest.mark.processor

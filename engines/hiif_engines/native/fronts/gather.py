@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hiif_engines.native.emit import FLOAT, I32, I64, WORD, Emitter, Value, real
-from hiif_engines.native.gelu import EXACT, gelu
+from hiif_engines.native.functions.gelu import EXACT, gelu
 from hiif_engines.native.layer import Norm, bits, inverse_deviation
 
 MAPS = tuple(f"map_{k}" for k in range(4))
@@ -41,7 +41,7 @@ def emit_gather(
     with e.loop(count) as turn:
         query = b.add(first, turn.index)
         place = b.udiv(query, columns), b.urem(query, columns)
-        pixels, weights = _corners(e, slots, place)
+        pixels, weights = emit_corners(e, slots, place)
         code = e.load(I32, slots["codes"], e.times(query, WORD))
         scale = e.spread(_scale(e, front, slots, pixels, weights, code))
         weights = [e.spread(weight) for weight in weights]
@@ -55,20 +55,28 @@ def emit_gather(
             e.store(value, rows, e.times(turn.index, row_bytes), n)
 
 
-def _corners(e: Emitter, slots: Mapping[str, Value], place: tuple[Value, Value]) -> tuple[list[Value], list[Value]]:
-    """Emit four pixels and the weights of their areas."""
+def emit_corners(e: Emitter, slots: Mapping[str, Value], place: tuple[Value, Value]) -> tuple[list[Value], list[Value]]:
+    """Emit the four pixels around the query in that row and column, and the weights of their areas."""
     b = e.builder
-    counts = [b.ptrtoint(slots[name], I64) for name in ("rows", "columns")]
-    pairs = [[index, b.add(index, count)] for index, count in zip(place, counts, strict=True)]
-    (tops, lefts), (heights, widths) = (
-        [[e.load(kind, slots[name], e.times(n, size)) for n in pair] for name, pair in zip(names, pairs, strict=True)]
-        for names, kind, size in ((TAPS, I64, TAP), (DISTANCES, FLOAT, WORD))
-    )
+    (tops, lefts), (heights, widths) = emit_pairs(e, slots, place, TAPS), emit_pairs(e, slots, place, DISTANCES)
     heights = [b.fmul(height, real(AREA_SCALE)) for height in heights]
     areas = [b.fadd(b.fmul(height, width), real(AREA_EPSILON)) for height in heights for width in widths]
     total = b.fadd(b.fadd(b.fadd(areas[0], areas[1]), areas[2]), areas[3])
     # A corner's weight is the area at the opposite one.
     return [b.add(top, left) for top in tops for left in lefts], [b.fdiv(area, total) for area in reversed(areas)]
+
+
+def emit_pairs(
+    e: Emitter, slots: Mapping[str, Value], place: tuple[Value, Value], names: tuple[str, str]
+) -> list[list[Value]]:
+    """Emit both values of a query's row and both of its column, from tables [2, rows] and [2, columns]."""
+    b = e.builder
+    kind, size = (I64, TAP) if names == TAPS else (FLOAT, WORD)
+    counts = [b.ptrtoint(slots[name], I64) for name in ("rows", "columns")]
+    return [
+        [e.load(kind, slots[name], e.times(n, size)) for n in (index, b.add(index, count))]
+        for name, index, count in zip(names, place, counts, strict=True)
+    ]
 
 
 def _scale(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from hiif_engines.native.emit import Emitter, Value
-from hiif_engines.native.gelu import polynomial
+from hiif_engines.native.functions.gelu import polynomial
 
 POWER = (1.3276472e-03, 9.6755413e-03, 5.5507133e-02, 2.4022120e-01, 6.9314697e-01, 1.0)
 """Coefficients of 2ᶠ by falling powers; the last one is rounded from 1.00000007."""
