@@ -164,12 +164,16 @@ class Emitter:
         """Return lanes clamped to [low, high]."""
         return self.minimum(self.maximum(x, self.reals(low)), self.reals(high))
 
+    def relu(self, value: Value) -> Value:
+        """Return the maximum of each lane and 0, and NaN of NaN."""
+        return self.maximum(self.reals(0.0), value)
+
     def minimum(self, a: Value, b: Value) -> Value:
         """Return the minimum, lane by lane."""
         return self.builder.select(self.builder.fcmp_ordered("<", a, b), a, b)
 
     def maximum(self, a: Value, b: Value) -> Value:
-        """Return the maximum, lane by lane."""
+        """Return the maximum, lane by lane; `b` where one of them is NaN."""
         return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
 
     def inverse_root(self, value: Value) -> Value:

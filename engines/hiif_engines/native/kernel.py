@@ -94,7 +94,7 @@ class Kernel:
 
     @property
     def macs(self) -> int:
-        """Multiplications per query in matrix products."""
+        """Multiplications per query in matrix products, those with zeros included."""
         layers = [step.layer.macs(self.target) for step in self.steps]
         products = sum(layers[-1:]) + self.query_rows * sum(layers[:-1])
         gathered = 0 if isinstance(self.front, int) else self.front.width

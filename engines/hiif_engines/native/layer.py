@@ -279,7 +279,7 @@ class TileWriter:
 
     def _activated(self, matrix: Matrix, value: Value) -> Value:
         if self.layer.activation == "relu":
-            return self.e.maximum(value, self.e.reals(0.0))
+            return self.e.relu(value)
         return gelu(self.e, value, matrix.precision.normal)
 
     def _sums(self, matrix: Matrix, rows: Value, first: Value, start: Value | int = 0) -> list[tuple[int, int, Value]]:

@@ -1,4 +1,5 @@
-"""Inputs that are 0 in every row of a tile, as behind a ReLU: a product leaves them out, which changes no bit."""
+"""Inputs that are 0 in every row of a tile, as behind a ReLU: a product leaves them out, which changes no bit where
+weights are finite."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ def _finished(e: Emitter, activation: Activation, value: Value, added: Value | N
     if activation == "gate":
         return b.fmul(b.fadd(value, added), b.fsub(sigmoid(e, value), e.reals(0.5)))
     if activation == "relu":
-        value = e.maximum(value, e.reals(0.0))
+        value = e.relu(value)
     elif activation == "silu":
         value = b.fmul(value, sigmoid(e, value))
     return value if added is None else b.fadd(value, added)

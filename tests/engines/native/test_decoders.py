@@ -113,6 +113,19 @@ def test_rows_that_are_zero_throughout_or_nowhere_are_exact_too(target: Target) 
 
 
 @pytest.mark.parametrize("kind", ["liif-usual", "lte-usual", "metasr"])
+def test_nan_in_a_map_stays_visible(target: Target, kind: str) -> None:
+    bundle = bundle_of(kind)
+    feeds = feeds_of(bundle, 4, 9)
+    pixels = feeds["row_tap"][:, None] + feeds["column_tap"][None, :]
+    feeds["map_0"][pixels.flat[0]] = np.nan
+    touched = (pixels == pixels.flat[0]).any(axis=(0, 1)).ravel()
+    colours = NativeBackend(bundle, engine(target)).sessions["decoder"].run(feeds)["colour"]
+    assert 0 < touched.sum() < touched.size
+    assert np.isnan(colours[touched]).all()
+    assert np.isfinite(colours[~touched]).all()
+
+
+@pytest.mark.parametrize("kind", ["liif-usual", "lte-usual", "metasr"])
 def test_a_querys_colour_does_not_depend_on_the_queries_beside_it(target: Target, kind: str) -> None:
     bundle = bundle_of(kind)
     feeds = feeds_of(bundle, 1, 130)

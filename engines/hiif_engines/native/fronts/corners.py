@@ -55,7 +55,7 @@ def emit_corner_rows(
             places = [e.fma(down, row, other) for down in downs for other in columns]
             for source, value, target in zip(sources, places, targets, strict=True):
                 value = e.builder.fadd(e.load(e.floats, source, channel.index), value)
-                e.store(e.maximum(value, e.reals(0.0)), target, channel.index)
+                e.store(e.relu(value), target, channel.index)
 
 
 def emit_wave_rows(

@@ -43,8 +43,7 @@ def emit_filtered(
         row, column = (e.spread(value) for value in local)
         with e.loop(size, e.lanes * WORD, [e.reals(0.0)] * COLOURS) as channel:
             weights = [e.load(e.floats, slots["level_0"], n * size, channel.index) for n in range(3)]
-            hidden = e.fma(row, weights[0], e.fma(column, weights[1], weights[2]))
-            hidden = e.maximum(hidden, e.reals(0.0))
+            hidden = e.relu(e.fma(row, weights[0], e.fma(column, weights[1], weights[2])))
             for n, total in enumerate(channel.values):
                 product = e.load(e.floats, source, n * (size + WORD), channel.index)
                 channel.values[n] = e.fma(product, hidden, total)
