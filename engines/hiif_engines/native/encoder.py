@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numpy.typing import NDArray
 
 from hiif_deploy.bundle.contract import GraphContract

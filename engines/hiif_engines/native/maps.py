@@ -31,7 +31,7 @@ from hiif_engines.native.kernel import SLOT
 from hiif_engines.native.layer import Matrix, sums
 from hiif_engines.native.precision import FP32
 from hiif_engines.native.target import Target
-from hiif_engines.native.winograd import PLACES, emit_convolution
+from hiif_engines.native.winograd import PLACES, emit_convolution, emit_convolutions
 from hiif_engines.onnx_graph import parse_graph
 
 Array = NDArray[np.float32]
