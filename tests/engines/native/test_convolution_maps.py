@@ -12,7 +12,8 @@ from onnx import helper
 pytest.importorskip("onnxscript")
 
 from decoder_pairs import Pairs
-from hiif_deploy import EngineError, EngineOptions
+from hiif_deploy import EngineError
+from hiif_deploy.backends.options import ON_HOST
 from hiif_deploy.backends.sessions.open import open_session
 from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.bundle.loader import open_bundle
@@ -45,7 +46,7 @@ def features(*shape: int) -> np.ndarray:
 def test_maps_are_those_of_onnx_runtime(target: Target, pairs: Pairs, decoder: str, size: tuple[int, int]) -> None:
     graph = graph_of(pairs, decoder)
     feeds = {"features": features(1, CHANNELS, size[0] + 2, size[1] + 2)}
-    wanted = open_session(*graph, EngineOptions(), threads=1, keep_memory=True).run(feeds)
+    wanted = open_session(*graph, ON_HOST, threads=1, keep_memory=True).run(feeds)
     found = opened(target, graph).run(feeds)
     assert list(found) == list(wanted)
     for name, value in wanted.items():

@@ -19,6 +19,7 @@ import torch
 from cached_export import shared_bundle
 from decoder_pairs import ENCODERS, Pairs
 from hiif_deploy import EngineError, EngineOptions, RenderOptions, Upscaler
+from hiif_deploy.backends.options import ON_HOST
 from hiif_deploy.backends.sessions.open import open_session
 from hiif_deploy.bundle.loader import Bundle, open_bundle
 from hiif_deploy.decoding.session import Session
@@ -82,7 +83,7 @@ def feeds_of(bundle: Bundle, rows: int, columns: int, pixels: int = 30) -> dict[
 
 def expected_colours(bundle: Bundle, feeds: dict[str, np.ndarray]) -> np.ndarray:
     graph = bundle.contract.chain("fp32")["decoder"]
-    known = open_session(graph, bundle.graphs["decoder"], EngineOptions(), threads=1, keep_memory=True)
+    known = open_session(graph, bundle.graphs["decoder"], ON_HOST, threads=1, keep_memory=True)
     return known.run(feeds)["colour"]
 
 
@@ -274,7 +275,7 @@ def test_other_decoders_are_refused(pairs: Pairs, decoder: str, reason: str) -> 
 
 def require_equal_pictures(bundle: Bundle, target: Target, image: np.ndarray, size: tuple[int, int]) -> None:
     """Whole pictures equal ONNX Runtime's within rounding, with one thread and two, in tiles and in blocks."""
-    with Upscaler(bundle) as known:
+    with Upscaler(bundle, engine="onnxruntime") as known:
         expected = known.render_unclamped(known.encode(image), size=size)
     # The network adds to nothing but the mean: its colours are as large as the picture's.
     error = rounding_error("fp32", products(bundle), TERMS) * float(np.sqrt(np.mean(expected**2)))
