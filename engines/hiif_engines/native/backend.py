@@ -1,4 +1,4 @@
-"""The CPU backend with native code for the decoder and for encoders of 3×3 convolutions; a library runs the rest."""
+"""The CPU backend with native code for the decoder and for encoders of convolutions; a library runs the rest."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ class NativeBackend(HostBackend):
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         """EngineError where the decoder has another architecture, or this processor lacks instructions."""
         self._target = choose_target(options.precision or "fp32", options.isa)
+        self._left = ""
         self._whole = None if bundle.contract.stages else _whole_decoder(bundle, self._target)
         library = library_engine(options.precision)
         super().__init__(bundle, replace(options, engine=library, call_threads=1, isa=None))
@@ -62,11 +63,13 @@ class NativeBackend(HostBackend):
 
     @property
     def _title(self) -> str:
-        return f"native code ({self._target.name}) and {super()._title}"
+        library, device = super()._title.split(", ")
+        return f"native code ({self._target.name}) and {library}{self._left}, {device}"
 
     def _open(self, graph: GraphContract, *parts: GraphContract) -> Session:
         session = self._native(graph)
         if session is None:
+            self._left = " (encoder)" if graph.name == "encoder" else self._left
             return super()._open(graph, *parts)
         check_kernels(self._bundle, {graph.name: graph}, {graph.name: session}, EXACT)
         return session

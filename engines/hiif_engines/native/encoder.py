@@ -1,4 +1,4 @@
-"""Encoders of 3×3 convolutions, such as EDSR and SPAN, in native code."""
+"""Encoders of 3×3 and 1×1 convolutions, such as EDSR, RDN and SPAN, in native code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hiif_engines.native.compile import Call, Compiled
 from hiif_engines.native.emit import WORD
 from hiif_engines.native.encoder_graph import PlaneLayer
 from hiif_engines.native.target import Target
-from hiif_engines.native.winograd import OUT, PLACES, emit_convolutions, transformed
+from hiif_engines.native.winograd import OUT, emit_convolutions, packed, transformed
 
 Array = NDArray[np.float32]
 PARTS = 4
@@ -72,7 +72,7 @@ class NativeEncoder:
         height, width = plane_size((feeds["image"].shape[2], feeds["image"].shape[3]))
         kinds = [step.kind for step in self._steps]
         values = sum(kind.inputs + kind.outputs * (1 + kind.is_added) for kind in kinds) * height * width
-        weights = sum(PLACES * kind.inputs * kind.outputs for kind in kinds)
+        weights = sum(kind.weights for kind in kinds)
         return sum(kind.macs for kind in kinds) * height * width, WORD * (values + weights)
 
     @property
@@ -87,31 +87,36 @@ class NativeStep:
         self.layer, self.kind = layer, layer.kind(target)
         self._target, self._call = target, call
         whole = np.concatenate([self._whole(part.weights) for part in layer.parts], axis=1)
-        self._weights = transformed(target, whole)
+        is_pointwise = self.kind.is_pointwise
+        self._weights = packed(target, self.kind.planes, whole) if is_pointwise else transformed(target, whole)
         self._bias = np.pad(layer.bias.astype(np.float32), (0, self.kind.outputs - len(layer.bias)))
 
     def _whole(self, weights: NDArray[Any]) -> NDArray[Any]:
-        """Return weights for whole vectors of channels, a 1×1 convolution's in the middle of 3×3 zeros."""
+        """Return weights for whole vectors of channels, beside 3×3 ones a 1×1 convolution's in the middle of zeros."""
         outputs, inputs, size, _ = weights.shape
-        margin = ((3 - size) // 2,) * 2
+        margin = (((1 if self.kind.is_pointwise else 3) - size) // 2,) * 2
         missing = (0, self.kind.outputs - outputs), (0, self._target.padded(inputs) - inputs)
         return np.pad(weights, (*missing, margin, margin))
 
     def run(self, planes: Mapping[str, Array], size: Size, threads: int, over: Callable[..., Any]) -> None:
         """Fill the target plane; values beyond the picture become 0 again, as the next layer's padding."""
         target = planes[self.layer.target]
-        tiles = -(-size[0] // OUT) * -(-size[1] // OUT)
+        lines, pixels = target.shape[0] - 2, target.shape[1]
+        # Kernels of 1×1 convolutions take the border's pixels for others.
+        side, width = (1, pixels) if self.kind.is_pointwise else (OUT, pixels - 2)
+        tiles = lines * width // (side * side)
         group = self._target.rows
-        parts = min(PARTS * threads, max(1, self.kind.macs * tiles * OUT * OUT // PART_MACS))
+        parts = min(PARTS * threads, max(1, self.kind.macs * lines * width // PART_MACS))
         step = -(-tiles // (parts * group)) * group
         list(over(partial(self._part, planes, tiles, step), range(0, tiles, step)))
         target[size[0] + 1 :] = 0
         target[:, size[1] + 1 :] = 0
+        target[:, 0] = 0
 
     def _part(self, planes: Mapping[str, Array], tiles: int, step: int, first: int) -> None:
         """Compute up to `step` of the tiles."""
         target, added = planes[self.layer.target], planes.get(self.layer.added)
-        scratch = np.empty(self.kind.scratch(self._target), np.uint8)
+        scratch = None if self.kind.is_pointwise else np.empty(self.kind.scratch(self._target), np.uint8)
         sources = (planes[part.source] for part in self.layer.parts)
         arrays = (*sources, target, added, self._weights, self._bias, scratch)
         self._call([*arrays, target.shape[1], first, min(step, tiles - first), target.shape[1] // OUT])

@@ -1,4 +1,4 @@
-"""Reads encoders of convolutions, such as EDSR and SPAN, from their graphs."""
+"""Reads encoders of convolutions, such as EDSR, RDN and SPAN, from their graphs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from hiif_engines.native.target import Target
-from hiif_engines.native.winograd import Activation, Convolution
+from hiif_engines.native.winograd import OUT, PLACES, Activation, Convolution
 from hiif_engines.onnx_graph import parse_graph
 
 USUAL = {"strides": [1, 1], "dilations": [1, 1], "group": 1, "auto_pad": b"NOTSET"}
@@ -34,7 +34,7 @@ class PlaneLayer:
     """A sum of convolutions with what follows it; names of planes are those of the graph's tensors."""
 
     parts: tuple[Part, ...]
-    """1×1 convolutions, then 3×3 convolutions, of which there is at least one."""
+    """1×1 convolutions, then 3×3 convolutions."""
     target: str
     bias: NDArray[Any]
     """[O]."""
@@ -123,34 +123,38 @@ class _Reader:
             self._open[node.output[0]] = replace(layer, target=node.output[0])
         return layer is not None
 
-    def _parts(self, source: str, weights: NDArray[Any], bias: NDArray[Any]) -> PlaneLayer | None:
-        if weights.shape[2:] == (1, 1):
-            return self._merged(self._joined.get(source, []), weights, bias)
-        if not self.has_plane(source) or self._channels[source] != weights.shape[1]:
-            return None
-        return PlaneLayer((Part(source, weights),), "", bias)
+    def _parts(self, name: str, weights: NDArray[Any], bias: NDArray[Any]) -> PlaneLayer | None:
+        """A convolution of a plane, or of joined planes: the sum of theirs."""
+        parts, first, bias = list[Part](), 0, bias.astype(np.float64)
+        for source in self._joined.get(name, [name]):
+            count = self._count(source)
+            some, first = weights[:, first : first + count], first + count
+            found = self._part(source, some) if count and some.shape[1] == count else None
+            if found is None:
+                return None
+            parts.append(found[0])
+            bias = bias + found[1]
+        parts.sort(key=lambda part: part.weights.shape[2])
+        return PlaneLayer(tuple(parts), "", bias) if first == weights.shape[1] else None
 
-    def _merged(self, sources: list[str], weights: NDArray[Any], bias: NDArray[Any]) -> PlaneLayer | None:
-        """A 1×1 convolution of joined planes: convolutions of those, merged with what made them where that is linear.
+    def _part(self, source: str, weights: NDArray[Any]) -> tuple[Part, NDArray[Any] | float] | None:
+        """A convolution of one plane, and what it adds to the bias; a 1×1 convolution is merged with the linear layer
+        that made the plane where that saves multiplications.
 
         Merged, conv_1 of SPAN reads the picture's plane, and the plane of conv_2 is not computed.
         """
-        points, merged, first = list[Part](), list[Part](), 0
-        bias = bias.astype(np.float64)
-        for source in sources:
-            before = self._open.get(source)
-            count = self._channels.get(source, 0) if before is None else len(before.bias)
-            some, first = weights[:, first : first + count], first + count
-            if some.shape[1] != count or count == 0:
-                return None
-            if before is not None and before.is_linear:
-                (part,) = before.parts
-                matrix = some[:, :, 0, 0].astype(np.float64)
-                merged.append(Part(part.source, np.einsum("om,mihw->oihw", matrix, part.weights)))
-                bias = bias + matrix @ before.bias
-            elif self.has_plane(source):
-                points.append(Part(source, some))
-        return PlaneLayer((*points, *merged), "", bias) if merged and first == weights.shape[1] else None
+        before = self._open.get(source)
+        if weights.shape[2:] == (1, 1) and before is not None and before.is_linear:
+            (part,) = before.parts
+            if source not in self._channels or PLACES * part.weights.shape[1] < OUT * OUT * weights.shape[1]:
+                matrix = weights[:, :, 0, 0].astype(np.float64)
+                return Part(part.source, np.einsum("om,mihw->oihw", matrix, part.weights)), matrix @ before.bias
+        return (Part(source, weights), 0.0) if self.has_plane(source) else None
+
+    def _count(self, name: str) -> int:
+        """Number of channels of a tensor that is a plane or would be one; 0 for another."""
+        layer = self._open.get(name)
+        return self._channels.get(name, 0) if layer is None else len(layer.bias)
 
     def _relu(self, node: onnx.NodeProto) -> bool:
         return self._activated(node.input[0], node.output[0], "relu")
@@ -199,7 +203,7 @@ class _Reader:
     def _concatenation(self, node: onnx.NodeProto) -> bool:
         if [onnx.helper.get_attribute_value(entry) for entry in node.attribute] != [1]:
             return False
-        self._joined[node.output[0]] = list(node.input)
+        self._joined[node.output[0]] = [name for part in node.input for name in self._joined.get(part, [part])]
         return True
 
 

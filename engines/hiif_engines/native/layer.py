@@ -10,6 +10,7 @@ numbers with the same sum of squares (`compose.py`): three quarters of the multi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -294,6 +295,23 @@ def sums(
 
     Inputs before `start` are skipped; with `nonzero`, where all are listed or not, those that are not.
     """
+    precision, vectors = matrix.precision, e.target.panel(matrix.outputs) // e.lanes
+    totals = products(e, matrix, rows, row_bytes, first, start, nonzero=nonzero)
+    found = []
+    for v in range(vectors):
+        offsets = (WORD * (v * e.lanes + (1 + n) * matrix.outputs) for n in range(precision.constants))
+        constants = [e.load(e.floats, matrix.vectors, e.times(first, WORD), offset) for offset in offsets]
+        for r in range(e.target.rows):
+            found.append((r, v * e.lanes, precision.real(e, totals[r * vectors + v], factors, r, constants)))
+    return found
+
+
+def products(
+    e: Emitter, matrix: Matrix, rows: Value, row_bytes: int, first: Value, start: Value | int = 0,
+    totals: Sequence[Value] = (), nonzero: Nonzero | None = None,
+) -> list[Value]:  # fmt: skip
+    """Emit a tile's products with the panel at output `first`, added to `totals`: for each row the panel's vectors, in
+    the precision's type of a sum. Inputs are skipped as in `sums`."""
     precision, panel = matrix.precision, e.target.panel(matrix.outputs)
     vectors, kind = panel // e.lanes, ir.VectorType(precision.element, e.lanes)
     elements: Value | int = matrix.inputs // precision.inputs
@@ -304,7 +322,7 @@ def sums(
         rows, weights = e.at(rows, e.times(skipped, WORD)), e.at(weights, e.times(skipped, WORD * panel))
     zero = ir.Constant(ir.VectorType(precision.total, e.lanes), None)
     unroll, elements = (UNROLL, elements) if nonzero is None else (1, nonzero.count)
-    with e.loop(elements, unroll, [zero] * (e.target.rows * vectors)) as turn:
+    with e.loop(elements, unroll, totals or [zero] * (e.target.rows * vectors)) as turn:
         inside = e.times(turn.index, WORD), e.times(turn.index, WORD * panel)
         inside_row, inside_panel = inside if nonzero is None else nonzero.place(e, turn.index)
         at, column = e.at(rows, inside_row), e.at(weights, inside_panel)
@@ -314,13 +332,7 @@ def sums(
                 row = e.spread(e.load(precision.element, at, r * row_bytes + WORD * n))
                 for v, element in enumerate(some):
                     turn.values[r * vectors + v] = precision.add_product(e, turn.values[r * vectors + v], row, element)
-    found = []
-    for v in range(vectors):
-        offsets = (WORD * (v * e.lanes + (1 + n) * matrix.outputs) for n in range(precision.constants))
-        constants = [e.load(e.floats, matrix.vectors, e.times(first, WORD), offset) for offset in offsets]
-        for r in range(e.target.rows):
-            found.append((r, v * e.lanes, precision.real(e, turn.values[r * vectors + v], factors, r, constants)))
-    return found
+    return turn.values
 
 
 def _moments(e: Emitter, values: list[Value]) -> tuple[Value, Value]:

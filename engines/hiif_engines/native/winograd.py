@@ -4,6 +4,8 @@ A tile of 4×4 outputs needs 6×6 inputs d. With Bᵀ d B and G g Gᵀ every val
 place only, so that a convolution is 36 matrix products and 2.25 instead of 9 multiplications per pixel, input and
 output; Aᵀ m A gives the outputs. All of it is float32; the transformed weights are computed in float64.
 
+Sums of 1×1 convolutions alone are plain products over pixels, which transforms would only make slower.
+
 Planes are float32 [4·tile rows + 2, 4·tile columns + 2, channels], with a border that stands for the padding.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -20,7 +23,7 @@ from numpy.typing import NDArray
 from hiif_engines.native.emit import I64, POINTER, WORD, Emitter, Value, number
 from hiif_engines.native.functions.sigmoid import sigmoid
 from hiif_engines.native.kernel import SLOT
-from hiif_engines.native.layer import Matrix, sums
+from hiif_engines.native.layer import Matrix, products, sums
 from hiif_engines.native.precision import FP32
 from hiif_engines.native.target import Target
 
@@ -50,7 +53,7 @@ class Convolution:
     planes: tuple[int, ...]
     """Channels of each source plane, whole vectors."""
     points: int
-    """Number of planes, the first ones, with 1×1 convolutions. At least one plane has a 3×3 convolution."""
+    """Number of planes, the first ones, with 1×1 convolutions. If it is all of them, a plain product is the kernel."""
     outputs: int
     """Number of output channels, whole vectors."""
     activation: Activation = "none"
@@ -68,10 +71,27 @@ class Convolution:
         return sum(self.planes[: self.points])
 
     @property
+    def runs(self) -> list[range]:
+        """Planes next to each other with equally many channels and convolutions of the same side: one loop of code."""
+        kinds = [(channels, n < self.points) for n, channels in enumerate(self.planes)]
+        starts = [n for n, kind in enumerate(kinds) if n == 0 or kind != kinds[n - 1]]
+        return [range(first, end) for first, end in pairwise([*starts, len(kinds)])]
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether there are 1×1 convolutions alone."""
+        return self.points == len(self.planes)
+
+    @property
     def macs(self) -> int:
         """Multiplications per pixel of the matrix products."""
         places = PLACES * (self.inputs - self.point_inputs) + len(INSIDE) ** 2 * self.point_inputs
         return places * self.outputs // (OUT * OUT)
+
+    @property
+    def weights(self) -> int:
+        """Number of weights as they are multiplied."""
+        return (1 if self.is_pointwise else PLACES) * self.inputs * self.outputs
 
     def scratch(self, target: Target) -> int:
         """Return the bytes of a group of tiles before and after the products."""
@@ -87,9 +107,11 @@ class Convolution:
 
 def transformed(target: Target, weights: Array) -> Array:
     """Return a convolution's weights [O, I, 3, 3] for `emit_convolution`: [36, O / panel, I, panel] float32."""
-    wide = np.einsum("ay,oiyx,bx->abio", WEIGHTS_TRANSFORM, weights.astype(np.float64), WEIGHTS_TRANSFORM)
-    matrices = wide.reshape(PLACES, *wide.shape[2:]).astype(np.float32)
-    panel = target.panel(matrices.shape[2])
+    outputs, inputs = weights.shape[:2]
+    # One product: `einsum` takes eight times as long, seconds for RDN.
+    wide = np.kron(WEIGHTS_TRANSFORM, WEIGHTS_TRANSFORM) @ weights.reshape(outputs * inputs, -1).T.astype(np.float64)
+    matrices = wide.astype(np.float32).reshape(PLACES, outputs, inputs).transpose(0, 2, 1)
+    panel = target.panel(outputs)
     return np.stack([FP32.pack(matrix, panel)[..., 0] for matrix in matrices])
 
 
@@ -97,45 +119,108 @@ def emit_convolutions(target: Target, kinds: Sequence[Convolution]) -> ir.Module
     """Return a module with the functions convolution_0, convolution_1, …"""
     module = ir.Module("convolutions")
     for n, kind in enumerate(kinds):
-        emit_convolution(target, module, f"convolution_{n}", kind)
+        emit = emit_pointwise if kind.is_pointwise else emit_convolution
+        emit(target, module, f"convolution_{n}", kind)
     return module
+
+
+def packed(target: Target, planes: tuple[int, ...], weights: Array) -> Array:
+    """Return weights [O, I, 1, 1] for `emit_pointwise`: for each plane [O / panel, inputs, panel] float32, joined."""
+    matrices = np.split(weights[:, :, 0, 0].T, np.cumsum(planes)[:-1])
+    return np.concatenate([FP32.pack(matrix, target.panel(len(weights))).ravel() for matrix in matrices])
 
 
 def emit_convolution(target: Target, module: ir.Module, name: str, kind: Convolution) -> None:
     """Write a function of a pointer to its arguments: groups of as many tiles as a product has rows."""
     e = Emitter(target, module, name, [POINTER])
     b = e.builder
-    slots = {slot: e.load(POINTER, e.arguments[0], SLOT * n) for n, slot in enumerate(kind.pointers)}
-    slots |= {slot: e.load(I64, e.arguments[0], SLOT * (len(kind.pointers) + n)) for n, slot in enumerate(NUMBERS)}
+    slots = _load_slots(e, kind)
     with e.loop(slots["count"], target.rows) as group:
         left, most = b.sub(slots["count"], group.index), number(target.rows)
         count = b.select(b.icmp_unsigned("<", left, most), left, most)
         first = b.add(slots["first"], group.index)
-        for n in range(len(kind.planes)):
-            _emit_inputs(e, kind, n, slots, first, count)
+        for planes in kind.runs:
+            with e.loop(len(planes)) as n:
+                _emit_inputs(e, kind, planes, n.index, slots, first, count)
         _emit_products(e, kind, slots)
         _emit_outputs(e, kind, slots, first, count)
     e.finish()
 
 
+def emit_pointwise(target: Target, module: ir.Module, name: str, kind: Convolution) -> None:
+    """Write a function of a pointer to its arguments, those of a convolution whose tiles are single pixels.
+
+    The inner lines of a plane, borders included, are one array of pixels: borders receive values without meaning.
+    """
+    e = Emitter(target, module, name, [POINTER])
+    b = e.builder
+    slots = _load_slots(e, kind)
+    first = b.add(slots["pixels"], slots["first"])
+    # The last group ends with the last pixel: some pixels are computed twice, and none behind the lines.
+    last = b.sub(b.add(first, slots["count"]), number(target.rows))
+    with e.loop(slots["count"], target.rows) as group:
+        pixel = b.add(first, group.index)
+        pixel = b.select(b.icmp_unsigned("<", pixel, last), pixel, last)
+        with e.loop(kind.outputs, target.panel(kind.outputs)) as panel:
+            _emit_pixels(e, kind, slots, pixel, panel.index)
+    e.finish()
+
+
+def _emit_pixels(e: Emitter, kind: Convolution, slots: dict[str, Value], pixel: Value, first: Value) -> None:
+    """Emit the outputs from `first` on of a group of pixels, summed over the planes in registers."""
+    totals = [e.reals(0.0)] * (e.target.rows * e.target.panel(kind.outputs) // e.lanes)
+    for planes in kind.runs:
+        size = WORD * kind.planes[planes.start]
+        weights = e.at(slots["weights"], WORD * sum(kind.planes[: planes.start]) * kind.outputs)
+        with e.loop(len(planes), carried=totals) as n:
+            rows = e.at(_source_plane(e, planes, n.index), e.times(pixel, size))
+            own = e.at(weights, e.times(n.index, size * kind.outputs))
+            matrix = Matrix(FP32, kind.planes[planes.start], kind.outputs, own, slots["bias"])
+            n.values = products(e, matrix, rows, size, first, totals=n.values)
+        totals = n.values
+    size, offset = WORD * kind.outputs, e.times(first, WORD)
+    target, added = (e.at(slots[name], e.times(pixel, size), offset) for name in ("target", "added"))
+    for v in range(len(totals) // e.target.rows):
+        bias = e.load(e.floats, slots["bias"], offset, v * e.lanes * WORD)
+        for r in range(e.target.rows):
+            value = e.builder.fadd(totals[r * len(totals) // e.target.rows + v], bias)
+            at = r * size + v * e.lanes * WORD
+            other = e.load(e.floats, added, at) if kind.is_added else None
+            e.store(_finished(e, kind.activation, value, other), target, at)
+
+
+def _load_slots(e: Emitter, kind: Convolution) -> dict[str, Value]:
+    """Emit the loads of a kernel's arguments."""
+    slots = {slot: e.load(POINTER, e.arguments[0], SLOT * n) for n, slot in enumerate(kind.pointers)}
+    numbers = {slot: e.load(I64, e.arguments[0], SLOT * (len(kind.pointers) + n)) for n, slot in enumerate(NUMBERS)}
+    return slots | numbers
+
+
 def _emit_inputs(
-    e: Emitter, kind: Convolution, plane: int, slots: dict[str, Value], first: Value, count: Value
+    e: Emitter, kind: Convolution, planes: range, n: Value, slots: dict[str, Value], first: Value, count: Value
 ) -> None:
-    """Emit Bᵀ d B of `count` tiles of a source plane: [36, rows, inputs] in the scratch."""
-    size, row = WORD * kind.planes[plane], WORD * kind.inputs
-    places = INSIDE if plane < kind.points else range(IN)
-    rows = e.at(slots["scratch"], WORD * sum(kind.planes[:plane]))
+    """Emit Bᵀ d B of `count` tiles of the run's source plane n: [36, rows, inputs] in the scratch."""
+    channels = kind.planes[planes.start]
+    size, row = WORD * channels, WORD * kind.inputs
+    places = INSIDE if planes.start < kind.points else range(IN)
+    rows = e.at(slots["scratch"], WORD * sum(kind.planes[: planes.start]), e.times(n, size))
+    source = _source_plane(e, planes, n)
     with e.loop(count) as tile:
         corner = _corner(e, slots, e.builder.add(first, tile.index))
-        with e.loop(kind.planes[plane], e.lanes) as channel:
+        with e.loop(channels, e.lanes) as channel:
             offset = e.times(channel.index, WORD)
-            lines = _lines(e, slots, f"source_{plane}", size, corner, offset, IN)
+            lines = _lines(e, slots, source, size, corner, offset, IN)
             target = e.at(rows, e.times(tile.index, row), offset)
             columns = [_before(e, [e.load(e.floats, line, x * size) for line in lines]) for x in range(IN)]
             for y in places:
                 values = _before(e, [column[y] for column in columns])
                 for x in places:
                     e.store(values[x], target, (y * IN + x) * e.target.rows * row)
+
+
+def _source_plane(e: Emitter, planes: range, n: Value) -> Value:
+    """Emit the load of the address of the run's source plane n."""
+    return e.load(POINTER, e.at(e.arguments[0], SLOT * planes.start, e.times(n, SLOT)))
 
 
 def _emit_products(e: Emitter, kind: Convolution, slots: dict[str, Value]) -> None:
@@ -174,8 +259,8 @@ def _emit_outputs(e: Emitter, kind: Convolution, slots: dict[str, Value], first:
             offset = e.times(channel.index, WORD)
             source = e.at(results, e.times(tile.index, size), offset)
             bias = e.load(e.floats, slots["bias"], offset)
-            targets = _lines(e, slots, "target", size, corner, offset, OUT)
-            added = _lines(e, slots, "added", size, corner, offset, OUT) if kind.is_added else targets
+            targets = _lines(e, slots, slots["target"], size, corner, offset, OUT)
+            added = _lines(e, slots, slots["added"], size, corner, offset, OUT) if kind.is_added else targets
             columns = [
                 _after(e, [e.load(e.floats, source, (y * IN + x) * group * size) for y in range(IN)]) for x in range(IN)
             ]
@@ -205,10 +290,10 @@ def _corner(e: Emitter, slots: dict[str, Value], tile: Value) -> Value:
 
 
 def _lines(
-    e: Emitter, slots: dict[str, Value], plane: str, size: int, pixel: Value, offset: Value, count: int
+    e: Emitter, slots: dict[str, Value], plane: Value, size: int, pixel: Value, offset: Value, count: int
 ) -> list[Value]:
     """Return the addresses of a pixel and of those below it; pixels have `size` bytes."""
-    first = e.at(slots[plane], e.times(pixel, size), offset)
+    first = e.at(plane, e.times(pixel, size), offset)
     line = e.times(slots["pixels"], size)
     return [e.at(first, e.times(line, y)) for y in range(count)]
 

@@ -53,7 +53,7 @@ def test_a_picture_is_the_same_within_the_arithmetic(
     ):
         expected = known.render_unclamped(known.encode(image), size=SIZE)
         answer = native.render_unclamped(native.encode(image), size=SIZE)
-        other = "ONNX Runtime" if precision == "fp32" else "OpenVINO"
+        other = "ONNX Runtime" if precision == "fp32" else "OpenVINO (encoder)"
         assert native.description.startswith(f"native code ({own_target.name}) and {other}, cpu, {precision}")
     error = rounding_error(precision, products(known.bundle), TERMS)
     assert decibels(error, detail(expected, image)) < measure(answer, expected).psnr < 200

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-from llvmlite import ir
 from numpy.typing import NDArray
 
-from emulated_code import compiled
-from hiif_engines.native.encoder import NativeStep, plane_of
-from hiif_engines.native.encoder_graph import Part, PlaneLayer
 from hiif_engines.native.target import Target
-from hiif_engines.native.winograd import IN, OUT, WEIGHTS_TRANSFORM, Activation, Convolution, emit_convolution
+from hiif_engines.native.winograd import IN, OUT, WEIGHTS_TRANSFORM, Activation, Convolution
+from plane_layers import ROUNDING, normal, plain, run
 
 Array = NDArray[np.float64]
-ROUNDING = 2.0**-24
-"""Largest relative error of a float32 operation."""
 INPUTS_TRANSFORM = np.array(
     [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0], [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0],
      [0, 4, 0, -5, 0, 1]], np.float64,
@@ -27,17 +22,6 @@ OUTPUTS_TRANSFORM = np.array(
     [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]], np.float64
 )
 """Aᵀ."""
-
-
-def plain(x: Array, weights: Array) -> Array:
-    """[C, h, w] and [O, C, 3, 3] → [O, h, w], by the definition."""
-    wide = np.pad(x, ((0, 0), (1, 1), (1, 1)))
-    height, width = x.shape[1:]
-    parts = [
-        [np.tensordot(weights[:, :, i, j], wide[:, i : i + height, j : j + width], 1) for j in range(3)]
-        for i in range(3)
-    ]
-    return np.sum(parts, axis=(0, 1))
 
 
 def bound(x: Array, weights: Array) -> Array:
@@ -59,30 +43,6 @@ def bound(x: Array, weights: Array) -> Array:
     terms = 6 + 6 + len(x) + 6 + 6 + 3
     whole: Array = terms * ROUNDING * found[:, : x.shape[1], : x.shape[2]]
     return whole
-
-
-def run(
-    target: Target, parts: Sequence[tuple[Array, Array]], bias: Array, activation: Activation = "none",
-    added: Array | None = None, threads: int = 1,
-) -> Array:  # fmt: skip
-    """Pairs of [C, h, w] and [O, C, 3, 3] or [O, C, 1, 1] → [O, h, w] of the sum of their convolutions."""
-    named = {f"x{n}": x for n, (x, _) in enumerate(parts)} | ({} if added is None else {"z": added})
-    convolutions = tuple(Part(f"x{n}", weights.astype(np.float32)) for n, (_, weights) in enumerate(parts))
-    layer = PlaneLayer(convolutions, "y", bias, activation, "" if added is None else "z")
-    module = ir.Module()
-    emit_convolution(target, module, "convolution", layer.kind(target))
-    size = (parts[0][0].shape[1], parts[0][0].shape[2])
-    arrays = named | {"y": np.zeros((len(bias), *size))}
-    planes = {name: plane_of(target, x.astype(np.float32)) for name, x in arrays.items()}
-    NativeStep(target, layer, compiled(module, target).function("convolution")).run(planes, size, threads, map)
-    inside = planes["y"][1 : size[0] + 1, 1 : size[1] + 1]
-    assert np.count_nonzero(planes["y"]) == np.count_nonzero(inside), "the padding of the next layer is 0"
-    return inside[:, :, : len(bias)].transpose(2, 0, 1).astype(np.float64)
-
-
-def normal(random: np.random.Generator, *shape: int) -> Array:
-    """Random values that float32 holds exactly."""
-    return random.standard_normal(shape).astype(np.float32).astype(np.float64)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (4, 4), (9, 53), (17, 100)])
@@ -151,3 +111,44 @@ def test_a_kernel_states_its_multiplications() -> None:
     assert Convolution((64,), 0, 64).macs == 36 * 64 * 64 // 16
     # A 1×1 convolution has as many as by its definition.
     assert Convolution((48, 64), 1, 64).macs == 36 * 64 * 64 // 16 + 48 * 64
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 13), (9, 21)])
+@pytest.mark.parametrize(("channels", "outputs"), [((16,), 16), ((24, 24, 40, 3), 48), ((64, 64, 64), 64)])
+def test_outputs_are_those_of_products_with_all_planes(
+    target: Target, size: tuple[int, int], channels: tuple[int, ...], outputs: int
+) -> None:
+    random = np.random.default_rng(sum(channels) + size[1])
+    parts = [(normal(random, c, *size), normal(random, outputs, c, 1, 1)) for c in channels]
+    bias, added = normal(random, outputs), normal(random, outputs, *size)
+    terms = [(np.tensordot(w[:, :, 0, 0], x, 1), np.tensordot(np.abs(w[:, :, 0, 0]), np.abs(x), 1)) for x, w in parts]
+    wanted, most = (sum(pair) for pair in zip(*terms, strict=True))
+    found = run(target, parts, bias, "none", added)
+    # A sum of n terms errs by at most n roundings of the sum of their absolute values.
+    most = (sum(channels) + 2) * ROUNDING * (most + np.abs(bias)[:, None, None] + np.abs(added))
+    assert np.all(np.abs(found - (wanted + bias[:, None, None] + added)) <= most)
+
+
+@pytest.mark.parametrize(("activation", "value"), [("none", -2.0), ("relu", 0.0), ("silu", -2 / (1 + np.exp(2.0)))])
+def test_bias_and_activation_follow_a_product(target: Target, activation: Activation, value: float) -> None:
+    parts = [(np.ones((16, 5, 6)), np.full((16, 16, 1, 1), -0.25))]
+    found = run(target, parts, np.full(16, 2.0), activation)
+    np.testing.assert_allclose(found, np.full((16, 5, 6), value), atol=1e-6)
+
+
+def test_the_split_of_a_product_into_parts_changes_no_bit(target: Target) -> None:
+    random = np.random.default_rng(3)
+    # As many multiplications as two parts have at least, so that there are some.
+    parts = [(normal(random, 64, 24, 23), normal(random, 256, 64, 1, 1))]
+    one, many = (run(target, parts, np.ones(256), threads=threads) for threads in (1, 2))
+    np.testing.assert_array_equal(one, many)
+
+
+def test_a_product_states_its_multiplications_and_weights() -> None:
+    kind = Convolution((48, 64), 2, 32)
+    assert (kind.macs, kind.weights) == (112 * 32, 112 * 32)
+    assert Convolution((48, 64), 1, 32).weights == 36 * 112 * 32
+
+
+def test_planes_of_one_kind_are_one_run() -> None:
+    assert Convolution((64, 64, 64, 16, 64), 2, 64).runs == [range(2), range(2, 3), range(3, 4), range(4, 5)]

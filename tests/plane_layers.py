@@ -1,0 +1,52 @@
+"""A layer of convolutions in native code on pictures in NumPy, and what it should give by the definition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emulated_code import compiled
+from hiif_engines.native.encoder import NativeStep, plane_of
+from hiif_engines.native.encoder_graph import Part, PlaneLayer
+from hiif_engines.native.target import Target
+from hiif_engines.native.winograd import Activation, emit_convolutions
+
+Array = NDArray[np.float64]
+ROUNDING = 2.0**-24
+"""Largest relative error of a float32 operation."""
+
+
+def plain(x: Array, weights: Array) -> Array:
+    """[C, h, w] and [O, C, 3, 3] → [O, h, w], by the definition."""
+    wide = np.pad(x, ((0, 0), (1, 1), (1, 1)))
+    height, width = x.shape[1:]
+    parts = [
+        [np.tensordot(weights[:, :, i, j], wide[:, i : i + height, j : j + width], 1) for j in range(3)]
+        for i in range(3)
+    ]
+    return np.sum(parts, axis=(0, 1))
+
+
+def run(
+    target: Target, parts: Sequence[tuple[Array, Array]], bias: Array, activation: Activation = "none",
+    added: Array | None = None, threads: int = 1,
+) -> Array:  # fmt: skip
+    """Pairs of [C, h, w] and [O, C, 3, 3] or [O, C, 1, 1] → [O, h, w] of the sum of their convolutions."""
+    named = {f"x{n}": x for n, (x, _) in enumerate(parts)} | ({} if added is None else {"z": added})
+    convolutions = tuple(Part(f"x{n}", weights.astype(np.float32)) for n, (_, weights) in enumerate(parts))
+    layer = PlaneLayer(convolutions, "y", bias, activation, "" if added is None else "z")
+    module = emit_convolutions(target, [layer.kind(target)])
+    size = (parts[0][0].shape[1], parts[0][0].shape[2])
+    arrays = named | {"y": np.zeros((len(bias), *size))}
+    planes = {name: plane_of(target, x.astype(np.float32)) for name, x in arrays.items()}
+    NativeStep(target, layer, compiled(module, target).function("convolution_0")).run(planes, size, threads, map)
+    inside = planes["y"][1 : size[0] + 1, 1 : size[1] + 1]
+    assert np.count_nonzero(planes["y"]) == np.count_nonzero(inside), "the padding of the next layer is 0"
+    return inside[:, :, : len(bias)].transpose(2, 0, 1).astype(np.float64)
+
+
+def normal(random: np.random.Generator, *shape: int) -> Array:
+    """Random values that float32 holds exactly."""
+    return random.standard_normal(shape).astype(np.float32).astype(np.float64)
