@@ -5,7 +5,7 @@ from functools import partial
 
 from hiif_deploy.backends.base import DecoderBackend, Encoded
 from hiif_deploy.backends.engines import ENGINES
-from hiif_deploy.backends.options import ON_HOST, EngineOptions
+from hiif_deploy.backends.options import ON_HOST, EngineOptions, IsaName
 from hiif_deploy.backends.sessions.open import open_session, open_shared
 from hiif_deploy.bundle.contract import FIRST_STAGE, GraphContract, is_fold, joined
 from hiif_deploy.bundle.loader import Bundle
@@ -34,6 +34,8 @@ class HostBackend(DecoderBackend):
     """Always 0: what overflows in fp16 is an error here (NotAPictureError), because these engines run fp32 as well."""
     memory_bytes = 0
     """None of a GPU's."""
+    isa: IsaName | None = None
+    """Instruction set of native code; None: a library chooses."""
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         self._bundle, self._options = bundle, options

@@ -1,7 +1,9 @@
 """This machine's own peak: one large matrix product in each arithmetic, by the engines that run the models."""
 
 import time
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,19 +34,22 @@ class GemmPeak:
     gflops: float = 0.0
     """Two operations per multiplication."""
     engine: str = ""
-    """Which engine reached it."""
+    """Which engine reached it; limited to an instruction set, which library."""
 
 
 class GemmMeter:
     """Measured again in every round, as a machine's speed drifts: the peak is the best of the whole run."""
 
-    def __init__(self, threads: int, arithmetics: set[ComputePrecision], side: int = SIDE) -> None:
+    def __init__(
+        self, threads: int, arithmetics: set[ComputePrecision], side: int = SIDE,
+        engines: Collection[Engine] = get_args(Engine),
+    ) -> None:  # fmt: skip
         self._side = side
         self._sessions: list[tuple[ComputePrecision, Engine, Session]] = []
         x, y = (TensorContract(name, "float32", (side, side)) for name in "xy")
         contract = GraphContract("product", "", "", (x,), (y,))
         for arithmetic in sorted(arithmetics):
-            for engine in ENGINES.get(arithmetic, ()):
+            for engine in (name for name in ENGINES.get(arithmetic, ()) if name in engines):
                 options = EngineOptions(engine=engine, threads=threads, precision=arithmetic)
                 try:
                     session = open_session(
@@ -60,13 +65,25 @@ class GemmMeter:
     def measure(self) -> None:
         """Once more on every engine."""
         for arithmetic, engine, session in self._sessions:
-            session.run({"x": self._rows})
-            for _ in range(TURNS):
-                began = time.perf_counter()
-                session.run({"x": self._rows})
-                gflops = 2 * self._side**3 / (time.perf_counter() - began) / 1e9
-                if gflops > self.peaks[arithmetic].gflops:
-                    self.peaks[arithmetic] = GemmPeak(arithmetic, gflops, engine)
+            gflops = _best_rate(lambda session=session: session.run({"x": self._rows}), self._side)  # type: ignore[misc]
+            if gflops > self.peaks[arithmetic].gflops:
+                self.peaks[arithmetic] = GemmPeak(arithmetic, gflops, engine)
+
+
+def best_product(side: int) -> float:
+    """GFLOP/s of NumPy's product."""
+    left, right = (np.random.default_rng(n).standard_normal((side, side), dtype=np.float32) for n in (0, 1))
+    return _best_rate(lambda: left @ right, side)
+
+
+def _best_rate(product: Callable[[], object], side: int) -> float:
+    product()
+    found = []
+    for _ in range(TURNS):
+        began = time.perf_counter()
+        product()
+        found.append(2 * side**3 / (time.perf_counter() - began) / 1e9)
+    return max(found)
 
 
 def matmul_model(side: int) -> bytes:

@@ -52,7 +52,8 @@ def main() -> None:
     variant, bundle, checkpoint, threads, source, size, engine = json.loads(sys.argv[1])
     model = BenchModel("", open_bundle(bundle), Path(checkpoint) if checkpoint else None)
     image = picture(tuple(source))
-    runner = open_variant(variant, model, threads, EngineOptions(**engine))
+    isa = engine.pop("isa", None)
+    runner = open_variant(variant, model, threads, EngineOptions(**engine), isa)
     opened, peak = resident(), peak_resident()
     with suppress(OSError):  # where the system cannot start the peak anew
         CLEAR.write_text("5", encoding="ascii")

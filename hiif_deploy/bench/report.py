@@ -152,11 +152,15 @@ def _figures(results: Sequence[Result]) -> Table:
 
 def _stages(results: Sequence[Result]) -> Table:
     columns = [stage for stage in STAGES if any(stage in result.stages_s for result in results)]
-    table = _table("", "variant", *columns, "GFLOP/s", "of peak", "kMAC", "KB")
+    has_isa = any(result.isa for result in results)
+    table = _table(
+        "", "variant", *columns, "GFLOP/s", "of peak", *(("isa", "of its peak") if has_isa else ()), "kMAC", "KB"
+    )
     for result in results:
         table.add_row(
             result.variant, *(_number(result.stages_s.get(name), "{:.3f}") for name in columns),
             _number(result.gflops, "{:.0f}"), _number(result.gemm_share, "{:.0%}"),
+            *((result.isa or "–", _number(result.isa_share, "{:.0%}")) if has_isa else ()),
             _number(result.macs_per_query, "{:,.0f}", 1000), _number(result.bytes_per_query, "{:,.0f}", 1000),
         )  # fmt: skip
     return table

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.backends.options import EngineOptions, IsaName
 from hiif_deploy.bench.case import BenchModel, Runner, Work, picture
-from hiif_deploy.bench.gemm import GemmMeter
+from hiif_deploy.bench.isa_peak import IsaMeter
 from hiif_deploy.bench.memory import Memory, measure_memory
-from hiif_deploy.bench.variants import BASELINES, REFERENCE, SETTINGS, open_variant
+from hiif_deploy.bench.variants import BASELINES, NATIVE, REFERENCE, SETTINGS, open_variant, runs_native
 from hiif_deploy.errors import HiifError, OptionError
 from hiif_deploy.geometry.sizes import Size, output_size
 from hiif_deploy.rendering.verify import measure
@@ -42,12 +42,17 @@ class Bench:
     """Measure peak memory, in a process of its own for each variant."""
     engine: EngineOptions = field(default_factory=EngineOptions)
     """What a variant ENGINE:PRECISION leaves open."""
+    isa: IsaName | None = None
+    """Instruction set of the variants that run as native code; None: the fastest of this processor."""
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise OptionError(f"--rounds {self.rounds}: expected at least 1")
         if not self.variants or not self.scales:
             raise OptionError("nothing to measure: name at least one variant and one scale")
+        if self.isa is not None and not any(map(runs_native, self.variants)):
+            names = ", ".join((*NATIVE, "native"))
+            raise OptionError(f"--isa {self.isa}: none of the variants runs as native code; name one of {names}")
 
     @property
     def thread_count(self) -> int:
@@ -105,6 +110,10 @@ class Result:
     """The part of it above what was held before the picture came."""
     fallback_blocks: int
     """Blocks that overflowed in half precision."""
+    isa: IsaName | None = None
+    """Instruction set of native code; None where a library chooses."""
+    isa_share: float | None = None
+    """`gflops` by the peak of a product in this arithmetic that is limited to `isa`."""
 
 
 @dataclass
@@ -135,7 +144,7 @@ def run_bench(
             advance((len(bench.variants) - len(runners)) * bench.steps() // len(bench.variants))
             notes = (model.remark, "" if model.checkpoint else NO_CHECKPOINT)
             report.notes += [f"{model.name}: {note}" for note in notes if note]
-            meter = GemmMeter(bench.thread_count, {runner.arithmetic for runner in runners.values()} | {"fp32"})
+            meter = _meter(bench, runners)
             turns = [_Turn(model, bench, scale, runners) for scale in bench.scales]
             for turn in turns:
                 turn.run(meter, advance)
@@ -143,6 +152,7 @@ def run_bench(
             for turn in turns:
                 report.results += turn.results(meter, report, advance)
             report.gemm |= {name: asdict(peak) for name, peak in meter.peaks.items()}
+            report.gemm |= {f"{name} limited to {isa}": asdict(peak) for (isa, name), peak in meter.isa_peaks.items()}
 
 
 def open_runners(model: BenchModel, bench: Bench, report: Report, stack: ExitStack) -> dict[str, Runner]:
@@ -150,7 +160,7 @@ def open_runners(model: BenchModel, bench: Bench, report: Report, stack: ExitSta
     found: dict[str, Runner] = {}
     for name in bench.variants:
         try:
-            runner = open_variant(name, model, bench.thread_count, bench.engine)
+            runner = open_variant(name, model, bench.thread_count, bench.engine, bench.isa)
         except HiifError as error:
             report.unavailable[f"{model.name}: {name}"] = str(error)
             continue
@@ -159,6 +169,16 @@ def open_runners(model: BenchModel, bench: Bench, report: Report, stack: ExitSta
     if not found:
         reasons = "; ".join(dict.fromkeys(report.unavailable.values()))
         raise HiifError(f"none of the variants {', '.join(bench.variants)} can be had for {model.name}: {reasons}")
+    return found
+
+
+def _meter(bench: Bench, runners: Mapping[str, Runner]) -> IsaMeter:
+    isas = {(isa, runner.arithmetic) for runner in runners.values() if (isa := _isa(runner))}
+    return IsaMeter(bench.thread_count, {runner.arithmetic for runner in runners.values()} | {"fp32"}, isas)
+
+
+def _isa(runner: Runner) -> IsaName | None:
+    found: IsaName | None = getattr(runner, "isa", None)
     return found
 
 
@@ -173,7 +193,7 @@ class _Turn:
         self._stages: dict[str, list[Mapping[str, float]]] = {name: [] for name in runners}
         self._colours: dict[str, NDArray[Any]] = {}
 
-    def run(self, meter: GemmMeter, advance: Callable[[int], None]) -> None:
+    def run(self, meter: IsaMeter, advance: Callable[[int], None]) -> None:
         """Warm up, then measure in turns."""
         for name, runner in self._runners.items():
             self._colours[name] = runner.colours(self._image, self._size)
@@ -189,7 +209,7 @@ class _Turn:
                 self._stages[name].append(runner.stages())
                 advance(1)
 
-    def results(self, meter: GemmMeter, report: Report, advance: Callable[[int], None]) -> list[Result]:
+    def results(self, meter: IsaMeter, report: Report, advance: Callable[[int], None]) -> list[Result]:
         """All variants, summed up; what takes long and is not timed happens here."""
         expected = self._reference(report)
         medians = {name: statistics.median(seconds) for name, seconds in self._seconds.items()}
@@ -204,14 +224,15 @@ class _Turn:
 
     def _result(
         self, name: str, medians: Mapping[str, float], baselines: list[str], expected: NDArray[Any] | None,
-        work: Work | None, meter: GemmMeter, report: Report,
+        work: Work | None, meter: IsaMeter, report: Report,
     ) -> Result:  # fmt: skip
         median, runner, queries = medians[name], self._runners[name], self._size[0] * self._size[1]
         low, high = (float(np.quantile(self._seconds[name], share)) for share in (0.25, 0.75))
         memory = memory_of(runner.resolved, self._model, self._bench, self._bench.source, self._size, report)
         is_foreign = self._model.checkpoint is None and name.partition(":")[0] in BASELINES
         gflops = 2 * work.macs / median / 1e9 if work else None
-        peak = meter.peaks.get(runner.arithmetic)
+        peak, isa = meter.peaks.get(runner.arithmetic), _isa(runner)
+        limited = meter.isa_peaks.get((isa, runner.arithmetic)) if isa else None
         return Result(
             model=self._model.name,
             variant=name,
@@ -236,6 +257,8 @@ class _Turn:
             peak_rss_mb=memory.peak_mb if memory else None,
             working_mb=memory.working_mb if memory else None,
             fallback_blocks=getattr(runner, "fallback_blocks", 0),
+            isa=isa,
+            isa_share=gflops / limited.gflops if gflops and limited else None,
         )
 
     def _work(self, name: str, known: dict[object, Work | None]) -> Work | None:
@@ -263,7 +286,7 @@ def memory_of(variant: str, model: BenchModel, bench: Bench, source: Size, size:
     """Measured in a process of its own; None, and a reason in `report`, where that is not possible or not wanted."""
     if not bench.with_memory:
         return None
-    engine = {"library": bench.engine.library}
+    engine = {"library": bench.engine.library, "isa": bench.isa}
     try:
         return measure_memory(variant, model.bundle.folder, model.checkpoint, bench.thread_count, source, size, engine)
     except HiifError as error:

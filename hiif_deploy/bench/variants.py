@@ -9,7 +9,7 @@ from typing import cast, get_args
 
 from hiif_deploy.backends.engines import Engine
 from hiif_deploy.backends.host import HostBackend
-from hiif_deploy.backends.options import ON_HOST, EngineOptions
+from hiif_deploy.backends.options import ON_HOST, EngineOptions, IsaName
 from hiif_deploy.bench.case import BenchModel, Image, Opener, Runner, Work
 from hiif_deploy.bench.stages import Stopwatch, table_seconds
 from hiif_deploy.bench.work import count_upscale
@@ -70,28 +70,39 @@ def check_variants(names: Sequence[str]) -> None:
             raise OptionError(f"unknown variant {name!r}: expected one of {known}, ENGINE:PRECISION, BASELINE:QUERIES")
 
 
-def open_variant(name: str, model: BenchModel, threads: int, engine: EngineOptions | None = None) -> Runner:
-    """The variant, loaded. `engine` gives what ENGINE:PRECISION leaves open. HiifError where it cannot be had."""
+def runs_native(name: str) -> bool:
+    """Whether a variant runs as native code where that can be had."""
+    return name in NATIVE or name.partition(":")[0] == "native"
+
+
+def open_variant(
+    name: str, model: BenchModel, threads: int, engine: EngineOptions | None = None, isa: IsaName | None = None
+) -> Runner:
+    """The variant, loaded. `engine` gives what ENGINE:PRECISION leaves open, `isa` the instruction set of native code.
+    HiifError where it cannot be had."""
     check_variants([name])
     first, _, rest = name.partition(":")
     if first in (*BASELINES, REFERENCE):
         return _baseline(first)(model, threads, int(rest) if rest else None)
     if name in SETTINGS:
-        return _ours(name, model, threads)
+        return _ours(name, model, threads, isa)
     given = engine or EngineOptions()
     options = replace(
-        given, engine=cast(Engine, first), precision=cast(ComputePrecision, rest) if rest else None, threads=threads
-    )
+        given, engine=cast(Engine, first), precision=cast(ComputePrecision, rest) if rest else None, threads=threads,
+        isa=isa if first == "native" else None,
+    )  # fmt: skip
     return UpscalerRunner(name, model, Setting(options))
 
 
-def _ours(name: str, model: BenchModel, threads: int) -> Runner:
+def _ours(name: str, model: BenchModel, threads: int, isa: IsaName | None) -> Runner:
     setting = SETTINGS[name]
     options = replace(setting.engine, threads=threads)
     if name in NATIVE:
         try:
-            return UpscalerRunner(name, model, replace(setting, engine=replace(options, engine="native")))
+            return UpscalerRunner(name, model, replace(setting, engine=replace(options, engine="native", isa=isa)))
         except HiifError as error:
+            if isa is not None:
+                raise
             logger.warning("%s: %s runs on %s and not as native code (%s)", model.name, name, options.engine, error)
     return UpscalerRunner(name, model, replace(setting, engine=options))
 
@@ -120,6 +131,7 @@ class UpscalerRunner:
         block = call.query_block if call else None
         self._renderer = Renderer(model.bundle, backend, setting.render, tuned_block=block)
         self.arithmetic: ComputePrecision = self._renderer.precision
+        self.isa: IsaName | None = backend.isa if isinstance(backend, HostBackend) else None
         tuning = f", tuned: {block} queries x {call.call_threads} threads per call" if call else ""
         self.detail = f"{self._renderer.description}{tuning}"
         self.seconds = 0.0

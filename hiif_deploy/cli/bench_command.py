@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.backends.options import EngineOptions, IsaName
 from hiif_deploy.bench import report as reports
 from hiif_deploy.bench.against import Earlier, compare, read_run
 from hiif_deploy.bench.case import BenchModel, default_models, open_model
@@ -46,6 +46,9 @@ def bench(
     engine: Annotated[list[str] | None, typer.Option(help="Engine to measure, not the variants; repeatable.")] = None,
     precision: Annotated[ComputePrecision | None, typer.Option(help="With --engine: what is computed in.")] = None,
     library: LibraryOption = None,
+    isa: Annotated[
+        IsaName | None, typer.Option(help="Instruction set of native code; default: the fastest of this processor.")
+    ] = None,
     scale: Annotated[list[float] | None, typer.Option(help="Factor; repeatable; default: 2, 3.3 and 4.")] = None,
     input_: Annotated[str, typer.Option("--input", help="WIDTHxHEIGHT of the picture.")] = "128x128",
     rounds: Annotated[int, typer.Option(help="Timed pictures per variant, after one to warm up.")] = 5,
@@ -68,7 +71,7 @@ def bench(
     for factor in scales:
         check_scale(factor)
     options = EngineOptions(library=library or "tensorrt")
-    plan = Bench(names, scales, parse_size("--input", input_), rounds, limited_threads(threads), memory, options)
+    plan = Bench(names, scales, parse_size("--input", input_), rounds, limited_threads(threads), memory, options, isa)
     earlier = None if against is None else read_run(against)
     if plot is not None:
         require_extra("bench")

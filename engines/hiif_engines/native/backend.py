@@ -55,7 +55,7 @@ class NativeBackend(HostBackend):
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         """EngineError where the decoder has another architecture, or this processor lacks instructions."""
         self._target = choose_target(options.precision or "fp32", options.isa)
-        self._left = ""
+        self.isa, self._left = self._target.name, ""
         self._whole = None if bundle.contract.stages else _whole_decoder(bundle, self._target)
         library = library_engine(options.precision)
         super().__init__(bundle, replace(options, engine=library, call_threads=1, isa=None))
