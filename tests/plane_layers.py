@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emulated_code import compiled
-from hiif_engines.native.encoder import NativeStep, plane_of
+from hiif_engines.native.encoder import NativeStep, one_by_one, plane_of
 from hiif_engines.native.encoder_graph import Part, PlaneLayer
 from hiif_engines.native.target import Target
 from hiif_engines.native.winograd import Activation, emit_convolutions
@@ -41,7 +41,8 @@ def run(
     size = (parts[0][0].shape[1], parts[0][0].shape[2])
     arrays = named | {"y": np.zeros((len(bias), *size))}
     planes = {name: plane_of(target, x.astype(np.float32)) for name, x in arrays.items()}
-    NativeStep(target, layer, compiled(module, target).function("convolution_0")).run(planes, size, threads, map)
+    step = NativeStep(target, layer, compiled(module, target).function("convolution_0"))
+    step.run(planes, size, threads, one_by_one)
     inside = planes["y"][1 : size[0] + 1, 1 : size[1] + 1]
     assert np.count_nonzero(planes["y"]) == np.count_nonzero(inside), "the padding of the next layer is 0"
     return inside[:, :, : len(bias)].transpose(2, 0, 1).astype(np.float64)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.decoding.session import Tensors
 from hiif_deploy.errors import EngineError
 from hiif_deploy.geometry.sizes import Size, padded_size
-from hiif_engines.native.compile import Call, Compiled
+from hiif_engines.native.compile import Argument, Call, Compiled, address
 from hiif_engines.native.emit import WORD
 from hiif_engines.native.encoder_graph import PlaneLayer
 from hiif_engines.native.target import Target
@@ -25,7 +26,14 @@ Array = NDArray[np.float32]
 PARTS = 4
 """Parts of a convolution per thread at most: threads that are interrupted are waited for less."""
 PART_MACS = 1 << 22
-"""Multiplications of a part at least, where there is more than one: Python takes as long to begin it."""
+"""Multiplications of a part at least, where there is more than one."""
+BEGINNINGS = 10
+"""Parts of that size that Python begins while one is computed, one after the other: of n times as many multiplications
+in p parts, all have begun after p / 10 of that time, and a part ends n / p after it began."""
+
+
+Each = Callable[[Callable[[int], None], Sequence[int]], None]
+"""Does a work for each of some parts, in any order, perhaps on several threads."""
 
 
 class NativeEncoder:
@@ -39,6 +47,8 @@ class NativeEncoder:
         code = Compiled(lambda: emit_convolutions(target, known), target, known)
         functions = {kind: code.function(f"convolution_{n}") for n, kind in enumerate(known)}
         self._steps = [NativeStep(target, layer, functions[kind]) for layer, kind in zip(layers, kinds, strict=True)]
+        # Its threads begin with the first picture and end with the encoder.
+        self._pool = ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="hiif-encode")
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         """Picture `image` [1, C, h, w] → features [1, O, h, w] float32, whose channels are contiguous."""
@@ -50,22 +60,36 @@ class NativeEncoder:
         last_use = {name: n for n, layer in enumerate(self._layers) for name in _sources(layer)}
         planes = {source.name: plane_of(self._target, picture)}
         free: list[Array] = []
-        with ExitStack() as stack:
-            pool = stack.enter_context(ThreadPoolExecutor(self._threads)) if self._threads > 1 else None
-            for n, step in enumerate(self._steps):
-                shape = (*plane_size(size), step.kind.outputs)
-                # Whatever a plane held before, its border is 0: nothing writes there.
-                fitting = [k for k, plane in enumerate(free) if plane.shape == shape]
-                planes[step.layer.target] = free.pop(fitting[0]) if fitting else np.zeros(shape, np.float32)
-                step.run(planes, size, self._threads, (pool.map if pool else map))
-                free += [
-                    planes.pop(name)
-                    for name in list(planes)
-                    if last_use.get(name, len(self._steps)) <= n < len(self._steps) - 1
-                ]
+        for n, step in enumerate(self._steps):
+            shape = (*plane_size(size), step.kind.outputs)
+            # Whatever a plane held before, its border is 0: nothing writes there.
+            fitting = [k for k, plane in enumerate(free) if plane.shape == shape]
+            planes[step.layer.target] = free.pop(fitting[0]) if fitting else np.zeros(shape, np.float32)
+            step.run(planes, size, self._threads, self._each)
+            free += [
+                planes.pop(name)
+                for name in list(planes)
+                if last_use.get(name, len(self._steps)) <= n < len(self._steps) - 1
+            ]
         features = planes[self._layers[-1].target][1 : size[0] + 1, 1 : size[1] + 1, : self._outputs]
         # A copy in the order of the shape would take a sixth of the encoder's time, and the maps need this one.
         return {result.name: features.transpose(2, 0, 1)[None]}
+
+    def _each(self, work: Callable[[int], None], parts: Sequence[int]) -> None:
+        """Do the work of all parts; the calling thread, too, takes one after the other.
+
+        A future for each part would take Python longer than the part itself, where there are many threads.
+        """
+        waiting = iter(parts)
+
+        def take() -> None:
+            for part in waiting:
+                work(part)
+
+        others = [self._pool.submit(take) for _ in range(min(self._threads, len(parts)) - 1)]
+        take()
+        for other in others:
+            other.result()
 
     def work(self, feeds: Tensors) -> tuple[int, int]:
         """Return the multiplications of a call, and its bytes: planes read and written, transformed weights once."""
@@ -98,7 +122,7 @@ class NativeStep:
         missing = (0, self.kind.outputs - outputs), (0, self._target.padded(inputs) - inputs)
         return np.pad(weights, (*missing, margin, margin))
 
-    def run(self, planes: Mapping[str, Array], size: Size, threads: int, over: Callable[..., Any]) -> None:
+    def run(self, planes: Mapping[str, Array], size: Size, threads: int, each: Each) -> None:
         """Fill the target plane; values beyond the picture become 0 again, as the next layer's padding."""
         target = planes[self.layer.target]
         lines, pixels = target.shape[0] - 2, target.shape[1]
@@ -106,20 +130,42 @@ class NativeStep:
         side, width = (1, pixels) if self.kind.is_pointwise else (OUT, pixels - 2)
         tiles = lines * width // (side * side)
         group = self._target.rows
-        parts = min(PARTS * threads, max(1, self.kind.macs * lines * width // PART_MACS))
+        most = max(1, self.kind.macs * lines * width // PART_MACS)
+        parts = min(PARTS * threads, most, math.isqrt(BEGINNINGS * most))
         step = -(-tiles // (parts * group)) * group
-        list(over(partial(self._part, planes, tiles, step), range(0, tiles, step)))
+        sources = (planes[part.source] for part in self.layer.parts)
+        arrays = (*sources, target, planes.get(self.layer.added), self._weights, self._bias)
+        pointers: list[Argument] = [address(array) for array in arrays]
+        each(partial(self._part, pointers, pixels, tiles, step), range(0, tiles, step))
         target[size[0] + 1 :] = 0
         target[:, size[1] + 1 :] = 0
         target[:, 0] = 0
 
-    def _part(self, planes: Mapping[str, Array], tiles: int, step: int, first: int) -> None:
+    def _part(self, pointers: Sequence[Argument], pixels: int, tiles: int, step: int, first: int) -> None:
         """Compute up to `step` of the tiles."""
-        target, added = planes[self.layer.target], planes.get(self.layer.added)
-        scratch = None if self.kind.is_pointwise else np.empty(self.kind.scratch(self._target), np.uint8)
-        sources = (planes[part.source] for part in self.layer.parts)
-        arrays = (*sources, target, added, self._weights, self._bias, scratch)
-        self._call([*arrays, target.shape[1], first, min(step, tiles - first), target.shape[1] // OUT])
+        scratch = None if self.kind.is_pointwise else _memory.scratch(self.kind.scratch(self._target))
+        self._call([*pointers, scratch, pixels, first, min(step, tiles - first), pixels // OUT])
+
+
+class _ThreadMemory(threading.local):
+    """Scratch memory of the calling thread: the largest so far. New memory for each part would be new pages, too."""
+
+    def __init__(self) -> None:
+        self._bytes = np.empty(0, np.uint8)
+
+    def scratch(self, size: int) -> NDArray[np.uint8]:
+        if len(self._bytes) < size:
+            self._bytes = np.empty(size, np.uint8)
+        return self._bytes
+
+
+_memory = _ThreadMemory()
+
+
+def one_by_one(work: Callable[[int], None], parts: Sequence[int]) -> None:
+    """Do the work of all parts in the calling thread."""
+    for part in parts:
+        work(part)
 
 
 def _sources(layer: PlaneLayer) -> tuple[str, ...]:

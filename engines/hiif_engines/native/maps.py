@@ -24,7 +24,7 @@ from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.geometry.tiling import Tile
 from hiif_engines.native.compile import Compiled
 from hiif_engines.native.emit import I32, I64, POINTER, WORD, Emitter, Value, number
-from hiif_engines.native.encoder import NativeStep, plane_size
+from hiif_engines.native.encoder import NativeStep, one_by_one, plane_size
 from hiif_engines.native.encoder_graph import Part, PlaneLayer, read_convolution
 from hiif_engines.native.fronts.gather import MAPS
 from hiif_engines.native.kernel import SLOT
@@ -100,7 +100,7 @@ class NativeMaps:
         # The products read and write whole groups of pixels: beyond a line, and so in the end beyond the picture.
         rows = np.empty((lines * pixels + self._target.rows, self._width), np.float32)
         planes = {"features": source, "rows": rows[: lines * pixels].reshape(lines, pixels, self._width)}
-        self._convolution.run(planes, (height, width), 1, map)
+        self._convolution.run(planes, (height, width), 1, one_by_one)
         count = height * width
         stride = count + self._target.padded(self._target.rows)
         maps = np.empty((len(MAPS), stride, self._outputs), np.float32)
@@ -159,7 +159,7 @@ class ConvolutionMaps:
         maps = {}
         for step in self._steps:
             plane = np.empty((*source.shape[:2], step.kind.outputs), np.float32)
-            step.run({"features": source, step.layer.target: plane}, (height, width), 1, map)
+            step.run({"features": source, step.layer.target: plane}, (height, width), 1, one_by_one)
             inside = plane[1 : height + 1, 1 : width + 1, : len(step.layer.bias)]
             maps[step.layer.target] = inside.reshape(height * width, -1)
         return maps
