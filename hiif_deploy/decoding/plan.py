@@ -103,11 +103,11 @@ def make_plan(
     )
 
 
-def large_query_block(contract: Contract, budget: int, threads: int, most: int) -> int:
+def large_query_block(contract: Contract, budget: int, threads: int, most: int, least: int = QUERY_BLOCK) -> int:
     """Queries per decoder call where large calls are wanted: what a quarter of the budget holds for `threads` calls at
-    once, but not more than `most`."""
+    once, but not more than `most`, nor fewer than `least`."""
     fitting = budget // 4 // threads // (4 * contract.decoder.query_channels)
-    return max(QUERY_BLOCK, min(most, fitting))
+    return max(least, min(most, fitting))
 
 
 def cached_state_bytes(contract: Contract, plan: Plan, queries: int) -> int:

@@ -25,7 +25,7 @@ from hiif_engines.native.decoder_graph import read_decoder
 from hiif_engines.native.encoder import NativeEncoder
 from hiif_engines.native.encoder_graph import read_encoder
 from hiif_engines.native.finish import finish_session
-from hiif_engines.native.kernel import Kernel, emit_kernels
+from hiif_engines.native.kernel import BLOCK, Kernel, emit_kernels
 from hiif_engines.native.layer import ScratchLayout
 from hiif_engines.native.maps import (
     ConvolutionMaps,
@@ -95,7 +95,8 @@ class NativeBackend(HostBackend):
         return lambda name: finish_session(name, target) or open_shared(name)
 
     def _usual_block(self, limits: PlanLimits) -> int:
-        return large_query_block(self.contract, limits.memory, self._threads, QUERY_BLOCK)
+        # Many threads have small calls rather than too little memory.
+        return large_query_block(self.contract, limits.memory, self._threads, QUERY_BLOCK, BLOCK)
 
     def _usual_rows(self, source: Size) -> int:
         # Between the centres of n rows lie n − 1: their maps are computed in whole tiles of the convolution.

@@ -23,6 +23,7 @@ from hiif_engines.native import compile as native_compile
 from hiif_engines.native.backend import NativeBackend
 from hiif_engines.native.check import EXACT, check_kernels
 from hiif_engines.native.compile import choose_target, lacking
+from hiif_engines.native.kernel import BLOCK
 from hiif_engines.native.target import TARGETS, Target
 from native_targets import own_precisions
 from tolerances import UNIT, decibels, detail, order_error, products, rounding_error
@@ -68,8 +69,14 @@ def test_tiles_have_the_most_rows_that_leave_every_thread_some(size: tuple[int, 
     assert plan.decoder_tile == (rows, size[1])
 
 
+def test_many_threads_have_small_calls_within_the_memory() -> None:
+    engine, options = EngineOptions(engine="native", threads=64), RenderOptions(memory=128 << 20)
+    with Upscaler(ATTENTION_MODEL, engine=engine, options=options) as upscaler:
+        assert BLOCK <= upscaler.plan((64, 64)).query_block < 2048
+
+
 def test_a_call_has_as_many_queries_as_the_memory_allows() -> None:
-    for memory, block in ((1 << 30, 1 << 14), (6 << 20, 2048)):
+    for memory, block in ((1 << 30, 1 << 14), (6 << 20, 1536)):
         with Upscaler("hiif-live", engine=ENGINE, options=RenderOptions(memory=memory)) as upscaler:
             assert upscaler.plan((64, 64)).query_block == block
 

@@ -15,8 +15,8 @@ from hiif_deploy.backends.sessions.open import open_session
 from hiif_deploy.bundle.loader import open_bundle, shipped_models
 from hiif_deploy.images.samples import sample
 from hiif_engines.native.check import EXACT
-from hiif_engines.native.encoder import NativeEncoder
-from hiif_engines.native.encoder_graph import read_encoder
+from hiif_engines.native.encoder import NativeEncoder, NativeStep
+from hiif_engines.native.encoder_graph import Part, PlaneLayer, read_encoder
 from hiif_engines.native.target import Target
 
 pytestmark = pytest.mark.processor
@@ -120,3 +120,16 @@ def test_work_counts_the_transformed_products_of_whole_tiles(own_target: Target)
     plain = sum(9 * sum(kind.planes) * kind.outputs for kind in (layer.kind(own_target) for layer in layers))
     assert macs == plain // 4 * 10 * 10
     assert size > 4 * 36 * 16 * 16
+
+
+@pytest.mark.parametrize(("threads", "parts"), [(1, 4), (8, 32), (64, 53)])
+def test_a_layer_has_parts_for_every_thread_and_no_more_than_python_begins(
+    own_target: Target, threads: int, parts: int
+) -> None:
+    layer = PlaneLayer((Part("x", np.zeros((48, 48, 3, 3), np.float32)),), "y", np.zeros(48, np.float32))
+    planes = {name: np.zeros((362, 642, 48), np.float32) for name in "xy"}
+    found = list[int]()
+    step = NativeStep(own_target, layer, lambda _: None)
+    step.run(planes, (360, 640), threads, lambda _, firsts: found.append(len(firsts)))
+    # Whole groups of tiles are rounded up, so that the last part may be left out.
+    assert parts - 2 <= found[0] <= parts
