@@ -15,7 +15,7 @@ import pytest
 from llvmlite import binding as llvm
 from llvmlite import ir
 
-from hiif_engines.native import backend, encoder, finish, maps
+from hiif_engines.native import backend, encoder, finish, maps, session
 from hiif_engines.native import compile as native_compile
 from hiif_engines.native.compile import OPTIMISATION, Argument, Call, Compiled
 from hiif_engines.native.target import TARGETS, Target
@@ -125,6 +125,7 @@ def emulate(patch: pytest.MonkeyPatch) -> None:
     features = native_compile._features() | {EMULATED.machine}
     patch.setattr(native_compile, "_features", lambda: features)
     # Emulated calls take arrays, to write into them what a program has written.
-    patch.setattr(encoder, "address", lambda array: array)
+    for module in (encoder, session):
+        patch.setattr(module, "address", lambda array: array)
     for module in (backend, encoder, finish, maps):
         patch.setattr(module, "Compiled", _opened)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.decoding.session import Tensors
 from hiif_deploy.errors import EngineError
-from hiif_engines.native.compile import Argument, Call
+from hiif_engines.native.compile import Argument, Call, address
 from hiif_engines.native.emit import COLOURS, WORD
 from hiif_engines.native.fronts.corners import RELATIVES
 from hiif_engines.native.fronts.gather import DISTANCES, MAPS, TAPS
@@ -32,8 +32,11 @@ class NativeSession:
         self._stage, self._call, self._memory = stage, call, memory
         self._state = next((tensor.name for tensor in graph.inputs if tensor.name.startswith("state_")), "")
         self._require_sizes()
-        self._packed = self._pack()
+        self._packed, self._names = self._pack(), kernel.slots
+        self._fixed: dict[str, Argument] = {name: address(array) for name, array in self._packed.items()}
+        """Addresses of what is packed: Python would look them up longer than a small call computes."""
         self._folded: dict[str, tuple[Any, Slots]] = {}
+        self._folding = threading.Lock()
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         """Run the kernel on the stage graph's inputs and return its outputs, [queries, …] or sums [heads, …].
@@ -41,7 +44,7 @@ class NativeSession:
         EngineError where an input does not have the contract's shape.
         """
         self._require_shapes(feeds)
-        slots: Slots = {**self._packed, "scratch": self._memory.bytes}
+        slots: Slots = {"scratch": self._memory.bytes}
         queries = self._queries(feeds)
         numbers: dict[str, Argument] = {"queries": queries}
         front = self._stage.front
@@ -56,8 +59,8 @@ class NativeSession:
             if isinstance(layer.first, Folded):
                 slots |= self._fold(n, layer.first, feeds)
         output = slots["output"] = self._output(queries)
-        values = slots | numbers
-        self._call([values.get(name) for name in self.kernel.slots])
+        values = self._fixed | slots | numbers
+        self._call([values.get(name) for name in self._names])
         return self._named(output)
 
     def work(self, feeds: Tensors) -> tuple[int, int]:
@@ -124,11 +127,13 @@ class NativeSession:
     def _fold(self, n: int, names: Folded, feeds: Tensors) -> Slots:
         """Return a folded matrix, packed once for all calls with the same array."""
         weight = feeds[names.weight]
-        known, packed = self._folded.get(names.weight, (None, {}))
-        if known is not weight:
-            product = Product(_array(weight, np.float32), _array(feeds[names.bias], np.float32))
-            packed = self._product(f"{n}.first", product, self.kernel.steps[n].layer.first)
-            self._folded[names.weight] = weight, packed
+        # All threads begin a pass at once; without the lock each of them would pack.
+        with self._folding:
+            known, packed = self._folded.get(names.weight, (None, {}))
+            if known is not weight:
+                product = Product(_array(weight, np.float32), _array(feeds[names.bias], np.float32))
+                packed = self._product(f"{n}.first", product, self.kernel.steps[n].layer.first)
+                self._folded[names.weight] = weight, packed
         return packed
 
     def _product(self, name: str, product: Product, precision: MatrixPrecision) -> Slots:
