@@ -47,8 +47,8 @@ class HostBackend(DecoderBackend):
         stages = self._stages()
         if self.precision in REDUCED_PRECISIONS and not stages:
             raise EngineError(
-                f"precision {self.precision} needs a decoder in stages, and bundle {self.contract.name} has none: "
-                "export it again, or leave --precision out"
+                f"precision {self.precision} needs a decoder in stages, as exports of HIIF have, and bundle "
+                f"{self.contract.name} has none: leave --precision out, or export a checkpoint of HIIF again"
             )
         chain = self.contract.chain(options.graphs)
         if stages:
@@ -129,7 +129,7 @@ class HostBackend(DecoderBackend):
             engine,
             threads=self._threads if is_encoder else self._call_threads,
             keep_memory=not is_encoder,
-            precision="fp32" if is_exact else self.precision,
+            precision="fp32" if is_exact or self.precision not in self.engine.precisions else self.precision,
             following=following,
         )
 

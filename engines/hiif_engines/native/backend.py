@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 
 from hiif_deploy.backends.choice import library_engine
-from hiif_deploy.backends.engines import ENGINES
+from hiif_deploy.backends.engines import ENGINES, Engine
 from hiif_deploy.backends.host import HostBackend
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.backends.sessions.open import open_shared
 from hiif_deploy.bundle.contract import GraphContract, joined
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.decoding.plan import PlanLimits, large_query_block
-from hiif_deploy.decoding.session import Session
+from hiif_deploy.decoding.session import REDUCED_PRECISIONS, Session
 from hiif_deploy.decoding.session_executor import SessionExecutor
 from hiif_deploy.decoding.staged import joined_stages
 from hiif_deploy.errors import EngineError
 from hiif_deploy.geometry.sizes import Size
 from hiif_engines.native.check import COARSE, EXACT, check_kernels
-from hiif_engines.native.compile import Compiled, choose_target
+from hiif_engines.native.compile import Compiled, choose_target, has_amx
 from hiif_engines.native.compose import composed
 from hiif_engines.native.decoder_graph import read_decoder
 from hiif_engines.native.encoder import NativeEncoder
@@ -50,14 +51,21 @@ TILES_PER_THREAD = 4
 
 
 class NativeBackend(HostBackend):
-    """Runs encoders of other operations in ONNX Runtime or, in lower precisions, OpenVINO; one kernel per pass."""
+    """Runs one kernel per pass; a library runs encoders of other operations.
+
+    Encoders in native code compute in fp32 in every precision: by Winograd's filtering that takes no longer than a
+    library does in bf16 (design/decoding.md §3i), unless the processor has AMX.
+    """
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         """EngineError where the decoder has another architecture, or this processor lacks instructions."""
         self._target = choose_target(options.precision or "fp32", options.isa)
         self.isa, self._left = self._target.name, ""
         self._whole = None if bundle.contract.stages else _whole_decoder(bundle, self._target)
-        library = library_engine(options.precision)
+        self._encoder = None if _has_faster_encoders(options) else read_encoder(_graph_of(bundle, "encoder"))
+        library: Engine = "onnxruntime"
+        if self._encoder is None and find_spec("openvino"):
+            library = library_engine(options.precision)
         super().__init__(bundle, replace(options, engine=library, call_threads=1, isa=None))
         self.engine = ENGINES["native"]
 
@@ -79,10 +87,8 @@ class NativeBackend(HostBackend):
         model = self._bundle.graphs[graph.key]
         if self._whole is not None and graph.key == "decoder":
             return self._kernel_sessions({graph.name: graph}, {graph.name: self._whole})[graph.name]
-        # Lower precisions have their encoder from the library, in the same precision.
-        if graph.key == "encoder" and self.precision == "fp32":
-            layers = read_encoder(model)
-            return None if layers is None else NativeEncoder(graph, layers, self._threads, self._target)
+        if graph.key == "encoder" and self._encoder is not None:
+            return NativeEncoder(graph, self._encoder, self._threads, self._target)
         if graph.key != "maps":
             return None
         if weights := read_maps(graph, model, self._target):
@@ -135,6 +141,15 @@ class NativeBackend(HostBackend):
     def _kernel(self, stage: Stage) -> Kernel:
         """Return the stage's kernel. Statistics sums always use fp32."""
         return stage.kernel(FP32 if stage.sums is not None else PRECISIONS[self.precision], self._target)
+
+
+def _has_faster_encoders(options: EngineOptions) -> bool:
+    """Return whether a library computes encoders in this precision in tiles of the processor (AMX)."""
+    return options.precision in REDUCED_PRECISIONS and has_amx() and find_spec("openvino") is not None
+
+
+def _graph_of(bundle: Bundle, name: str) -> bytes:
+    return bundle.graphs[bundle.contract.chain("fp32")[name].key]
 
 
 def _whole_decoder(bundle: Bundle, target: Target) -> Stage:

@@ -165,6 +165,11 @@ def address(array: NDArray[Any] | None) -> int:
     return 0 if array is None else array.ctypes.data
 
 
+def has_amx() -> bool:
+    """Whether this processor multiplies tiles of bf16 and int8 (AMX)."""
+    return "amx-tile" in _features()
+
+
 @cache
 def _features() -> frozenset[str]:
     """Return the kind of this processor, and the names of its features."""
