@@ -9,10 +9,6 @@ from hiif_deploy.images.degradation import Degradation
 from hiif_deploy.pictures.suitability import untrained
 from hiif_deploy.upscaler import Upscaler
 
-COARSE_JPEG = 85
-"""JPEG quality below which the second model is better. Measured with hiif-photo and hiif-compact at ×2 on six pictures
-of gb82: 34.27 and 33.84 dB at quality 75, 34.66 and 34.40 at 80, 35.10 and 35.09 at 85, 35.61 and 36.02 at 90."""
-
 
 class SuitedModels:
     """A context manager around an open model; the second one is opened when a picture first needs it."""
@@ -37,9 +33,7 @@ class SuitedModels:
 
     def choose(self, found: Degradation) -> Upscaler:
         """Return the model for a picture with the given degradations."""
-        left = untrained(found, self._default.contract.trained_for)
-        is_better = left is not None and (left.noise is not None or (left.jpeg or 0) < COARSE_JPEG)
-        if not is_better or self.failure is not None:
+        if untrained(found, self._default.contract.trained_for) is None or self.failure is not None:
             return self._default
         if self._other is None:
             try:

@@ -10,7 +10,7 @@ from hiif_deploy import EngineOptions, RenderOptions, Upscaler
 from hiif_deploy.errors import BundleError, EngineError
 from hiif_deploy.images.degradation import Degradation
 from hiif_deploy.images.samples import sample
-from hiif_deploy.pictures.suited import COARSE_JPEG, SuitedModels
+from hiif_deploy.pictures.suited import SuitedModels
 
 CLEAN, OLD = Degradation(), Degradation(jpeg=40)
 NAMES = ("hiif-video", "hiif-photo")
@@ -32,12 +32,6 @@ def test_compressed_pictures_share_the_other_model_with_the_same_options() -> No
             assert models.choose(Degradation(noise=12)) is other
         with pytest.raises(EngineError, match="closed"):
             other.upscale(sample("coffee")[:8, :8], scale=2)
-
-
-def test_lightly_compressed_pictures_keep_the_default_model() -> None:
-    with Upscaler(NAMES[0]) as default, SuitedModels(default, "absent") as models:
-        assert models.choose(Degradation(jpeg=COARSE_JPEG)) is default
-        assert models.failure is None
 
 
 def test_a_default_model_that_was_trained_on_such_pictures_stays() -> None:
