@@ -37,13 +37,14 @@ class HostBackend(DecoderBackend):
     isa: IsaName | None = None
     """Instruction set of native code; None: a library chooses."""
 
-    def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
+    def __init__(self, bundle: Bundle, options: EngineOptions, *, precision: ComputePrecision | None = None) -> None:
+        """`precision` of graphs that a subclass runs itself, which the engine of `options` may lack."""
         self._bundle, self._options = bundle, options
         self.engine = ENGINES[options.engine]
         self.contract = bundle.contract
         self._threads = options.thread_count
         self._call_threads = min(options.call_threads or 1, self._threads)
-        self.precision: ComputePrecision = options.precision or "fp32"
+        self.precision: ComputePrecision = precision or options.precision or "fp32"
         stages = self._stages()
         if self.precision in REDUCED_PRECISIONS and not stages:
             raise EngineError(

@@ -66,7 +66,9 @@ class NativeBackend(HostBackend):
         library: Engine = "onnxruntime"
         if self._encoder is None and find_spec("openvino"):
             library = library_engine(options.precision)
-        super().__init__(bundle, replace(options, engine=library, call_threads=1, isa=None))
+        known = options.precision if options.precision in ENGINES[library].precisions else None
+        others = replace(options, engine=library, precision=known, call_threads=1, isa=None)
+        super().__init__(bundle, others, precision=options.precision)
         self.engine = ENGINES["native"]
 
     @property

@@ -104,7 +104,7 @@ def test_only_models_are_in_the_folder_and_folds_are_none(repository: Path) -> N
 @pytest.mark.parametrize("scale", [1.0, 2.0, 3.3])
 def test_the_output_is_the_upscalers_bit_for_bit(bundle: Bundle, front: Any, server: Server, scale: float) -> None:
     image = picture()
-    with Upscaler(bundle, options=OPTIONS) as upscaler:
+    with Upscaler(bundle, engine="onnxruntime", options=OPTIONS) as upscaler:
         expected = upscaler.upscale(image, scale=scale)
     answer = frame_of(ask(front, image=image, scale=np.array([scale], np.float32)))
     np.testing.assert_array_equal(answer, expected)
@@ -113,7 +113,7 @@ def test_the_output_is_the_upscalers_bit_for_bit(bundle: Bundle, front: Any, ser
 
 
 def test_a_size_may_be_given_instead_of_a_scale(bundle: Bundle, front: Any) -> None:
-    with Upscaler(bundle, options=OPTIONS) as upscaler:
+    with Upscaler(bundle, engine="onnxruntime", options=OPTIONS) as upscaler:
         expected = upscaler.upscale(picture(), size=(40, 61))
     answer = frame_of(ask(front, image=picture(), size=np.array([40, 61], np.int32)))
     np.testing.assert_array_equal(answer, expected)
@@ -226,7 +226,7 @@ def test_no_call_exceeds_what_the_engines_were_built_for(
     front = server.front("hiif")
     answer = frame_of(ask(front, image=picture(*size), size=np.array(target, np.int32)))
     front.finalize()
-    with Upscaler(bundle, options=OPTIONS) as upscaler:
+    with Upscaler(bundle, engine="onnxruntime", options=OPTIONS) as upscaler:
         expected = upscaler.upscale(picture(*size), size=target)
     assert server.calls.count("hiif_decoder") >= target[0] * target[1] / 256
     assert (server.calls.count("hiif_encoder") > 1) == (size != (48, 60))
