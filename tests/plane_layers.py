@@ -1,4 +1,4 @@
-"""A layer of convolutions in native code on pictures in NumPy, and what it should give by the definition."""
+"""Layers of convolutions in native code against their definition in NumPy, and encoders against ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emulated_code import compiled
-from hiif_engines.native.encoder import NativeStep, one_by_one, plane_of
-from hiif_engines.native.encoder_graph import Part, PlaneLayer
+from hiif_deploy.backends.options import ON_HOST
+from hiif_deploy.backends.sessions.open import open_session
+from hiif_deploy.bundle.contract import GraphContract
+from hiif_engines.native.encoder import NativeEncoder, NativeStep, one_by_one, plane_of
+from hiif_engines.native.encoder_graph import Part, PlaneLayer, read_encoder
 from hiif_engines.native.target import Target
 from hiif_engines.native.winograd import Activation, emit_convolutions
 
@@ -46,6 +49,17 @@ def run(
     inside = planes["y"][1 : size[0] + 1, 1 : size[1] + 1]
     assert np.count_nonzero(planes["y"]) == np.count_nonzero(inside), "the padding of the next layer is 0"
     return inside[:, :, : len(bias)].transpose(2, 0, 1).astype(np.float64)
+
+
+def deviation(target: Target, contract: GraphContract, model: bytes, size: tuple[int, int], threads: int = 1) -> float:
+    """Largest deviation of an encoder's features from ONNX Runtime's, relative to their norm."""
+    layers = read_encoder(model)
+    assert layers is not None
+    feeds = {"image": np.random.default_rng(1).uniform(-1, 1, (1, 3, *size)).astype(np.float32)}
+    wanted = open_session(contract, model, ON_HOST, threads=1, keep_memory=True).run(feeds)["features"]
+    found = NativeEncoder(contract, layers, threads, target).run(feeds)["features"]
+    assert found.shape == wanted.shape
+    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
 
 
 def normal(random: np.random.Generator, *shape: int) -> Array:

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hiif_engines.native.emit import I64, WORD, Emitter, Value
-from hiif_engines.native.fronts.gather import DISTANCES, TAPS, emit_corners, emit_pairs
+from hiif_engines.native.emit import WORD, Emitter, Value
+from hiif_engines.native.fronts.gather import DISTANCES, TAPS, emit_corners, emit_pairs, emit_place
 from hiif_engines.native.functions.sincos import sine_and_cosine
 
 CORNERS = 4
@@ -43,7 +43,7 @@ def emit_corner_rows(
     one corner to the next."""
     size = front.width * WORD
     with e.loop(count) as turn:
-        place = _place(e, slots, e.builder.add(first, turn.index))
+        place = emit_place(e, slots, e.builder.add(first, turn.index))
         pixels, _ = emit_corners(e, slots, place)
         sources = [e.at(slots["map_0"], e.times(pixel, size)) for pixel in pixels]
         downs, acrosses = ([e.spread(x) for x in pair] for pair in emit_pairs(e, slots, place, RELATIVES))
@@ -65,7 +65,7 @@ def emit_wave_rows(
     """As `emit_corner_rows`, of waves."""
     b, half = e.builder, front.width // 2 * WORD
     with e.loop(count) as turn:
-        place = _place(e, slots, b.add(first, turn.index))
+        place = emit_place(e, slots, b.add(first, turn.index))
         pixels, _ = emit_corners(e, slots, place)
         downs, acrosses = ([e.spread(x) for x in pair] for pair in emit_pairs(e, slots, place, RELATIVES))
         own = e.at(rows, e.times(turn.index, row_bytes))
@@ -87,7 +87,7 @@ def emit_average(
 ) -> None:  # fmt: skip
     """Write the average of each query's four rows, weighted by area, over that of the first corner."""
     with e.loop(count) as turn:
-        _, weights = emit_corners(e, slots, _place(e, slots, e.builder.add(first, turn.index)))
+        _, weights = emit_corners(e, slots, emit_place(e, slots, e.builder.add(first, turn.index)))
         weights = [e.spread(weight) for weight in weights]
         own = e.at(rows, e.times(turn.index, row_bytes))
         sources = [e.at(own, e.times(corner, k)) for k in range(CORNERS)]
@@ -96,9 +96,3 @@ def emit_average(
             for source, weight in zip(sources, weights, strict=True):
                 value = e.fma(e.load(e.floats, source, channel.index), weight, value)
             e.store(value, own, channel.index)
-
-
-def _place(e: Emitter, slots: Mapping[str, Value], query: Value) -> tuple[Value, Value]:
-    """Emit a query's row and column."""
-    columns = e.builder.ptrtoint(slots["columns"], I64)
-    return e.builder.udiv(query, columns), e.builder.urem(query, columns)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hiif_engines.native.emit import COLOURS, FLOAT, I64, WORD, Emitter, Value
-from hiif_engines.native.fronts.gather import TAP, TAPS
+from hiif_engines.native.fronts.gather import TAP, TAPS, emit_place
 
 LOCALS = ("row_local", "column_local")
 FILTERED = ("map_0", *TAPS, *LOCALS, "columns", "level_0")
@@ -33,10 +33,8 @@ def emit_filtered(
 ) -> None:
     """Write colours of the queries first, …, first + count − 1 to the first values of `rows`, in float32."""
     b, size = e.builder, front.width * WORD
-    columns = b.ptrtoint(slots["columns"], I64)
     with e.loop(count) as turn:
-        query = b.add(first, turn.index)
-        place = b.udiv(query, columns), b.urem(query, columns)
+        place = emit_place(e, slots, b.add(first, turn.index))
         down, across = (e.load(I64, slots[name], e.times(n, TAP)) for name, n in zip(TAPS, place, strict=True))
         source = e.at(slots["map_0"], e.times(b.add(down, across), front.map_width * WORD))
         local = [e.load(FLOAT, slots[name], e.times(n, WORD)) for name, n in zip(LOCALS, place, strict=True)]

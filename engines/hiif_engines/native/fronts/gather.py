@@ -37,10 +37,9 @@ def emit_gather(
     """Write queries first, …, first + count − 1 of rows × columns to `rows`, in float32."""
     b = e.builder
     size = front.width * WORD
-    columns = b.ptrtoint(slots["columns"], I64)
     with e.loop(count) as turn:
         query = b.add(first, turn.index)
-        place = b.udiv(query, columns), b.urem(query, columns)
+        place = emit_place(e, slots, query)
         pixels, weights = emit_corners(e, slots, place)
         code = e.load(I32, slots["codes"], e.times(query, WORD))
         scale = e.spread(_scale(e, front, slots, pixels, weights, code))
@@ -53,6 +52,12 @@ def emit_gather(
                 value = e.fma(e.load(e.floats, row, n), weight, value)
             value = gelu(e, e.fma(value, scale, e.load(e.floats, slots["level_0"], n)), EXACT)
             e.store(value, rows, e.times(turn.index, row_bytes), n)
+
+
+def emit_place(e: Emitter, slots: Mapping[str, Value], query: Value) -> tuple[Value, Value]:
+    """Emit a query's row and column."""
+    columns = e.builder.ptrtoint(slots["columns"], I64)
+    return e.builder.udiv(query, columns), e.builder.urem(query, columns)
 
 
 def emit_corners(e: Emitter, slots: Mapping[str, Value], place: tuple[Value, Value]) -> tuple[list[Value], list[Value]]:
