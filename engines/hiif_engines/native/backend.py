@@ -36,7 +36,7 @@ from hiif_engines.native.maps import (
     read_convolution_maps,
     read_maps,
 )
-from hiif_engines.native.precision import FP32, PRECISIONS
+from hiif_engines.native.products.precision import FP32, PRECISIONS
 from hiif_engines.native.session import NativeSession, ThreadMemory
 from hiif_engines.native.stage import Stage, join_stages, read_stage
 from hiif_engines.native.target import Target

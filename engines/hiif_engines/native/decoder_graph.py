@@ -15,7 +15,7 @@ from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.errors import EngineError
 from hiif_engines.native.fronts.corners import CORNERS
 from hiif_engines.native.fronts.gather import AREA_EPSILON, AREA_SCALE, TAPS
-from hiif_engines.native.precision import FP32
+from hiif_engines.native.products.precision import FP32
 from hiif_engines.native.stage import (
     CornerWeights,
     FilterWeights,

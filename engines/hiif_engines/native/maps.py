@@ -28,8 +28,8 @@ from hiif_engines.native.encoder import NativeStep, one_by_one, plane_size
 from hiif_engines.native.encoder_graph import Part, PlaneLayer, read_convolution
 from hiif_engines.native.fronts.gather import MAPS
 from hiif_engines.native.kernel import SLOT
-from hiif_engines.native.layer import Matrix, sums
-from hiif_engines.native.precision import FP32
+from hiif_engines.native.products.precision import FP32
+from hiif_engines.native.products.product import Matrix, sums
 from hiif_engines.native.target import Target
 from hiif_engines.native.winograd import PLACES, emit_convolution, emit_convolutions
 from hiif_engines.onnx_graph import parse_graph

@@ -17,7 +17,7 @@ from hiif_engines.native.fronts.corners import RELATIVES
 from hiif_engines.native.fronts.gather import DISTANCES, MAPS, TAPS
 from hiif_engines.native.kernel import BLOCK, Kernel
 from hiif_engines.native.layer import ScratchLayout
-from hiif_engines.native.precision import FP32, MatrixPrecision
+from hiif_engines.native.products.precision import FP32, MatrixPrecision
 from hiif_engines.native.stage import FirstWeights, Folded, FrontWeights, Product, Stage
 from hiif_engines.native.sums import HEAD, KeyValueSums
 

@@ -20,7 +20,7 @@ from hiif_engines.native.fronts.filters import LOCALS, Filters
 from hiif_engines.native.fronts.gather import DISTANCES, TAPS, Gather
 from hiif_engines.native.kernel import Kernel, Step
 from hiif_engines.native.layer import Activation, Layer, Norm
-from hiif_engines.native.precision import FP32, MatrixPrecision
+from hiif_engines.native.products.precision import FP32, MatrixPrecision
 from hiif_engines.native.sums import HEAD, KeyValueSums
 from hiif_engines.native.target import Target
 from hiif_engines.onnx_graph import parse_graph

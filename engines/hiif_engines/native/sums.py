@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from hiif_engines.native.emit import FLOAT, I64, POINTER, WORD, Emitter, Value, number
-from hiif_engines.native.layer import Matrix, ScratchLayout, sums
-from hiif_engines.native.precision import FP32
+from hiif_engines.native.layer import ScratchLayout
+from hiif_engines.native.products.precision import FP32
+from hiif_engines.native.products.product import Matrix, sums
 
 HEAD = 16
 """Values of a head."""

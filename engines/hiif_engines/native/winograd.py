@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from hiif_engines.native.emit import I64, POINTER, WORD, Emitter, Value, number
 from hiif_engines.native.functions.sigmoid import sigmoid
 from hiif_engines.native.kernel import SLOT
-from hiif_engines.native.layer import Matrix, products, sums
-from hiif_engines.native.precision import FP32
+from hiif_engines.native.products.precision import FP32
+from hiif_engines.native.products.product import Matrix, products, sums
 from hiif_engines.native.target import Target
 
 Array = NDArray[np.float32]

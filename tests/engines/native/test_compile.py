@@ -20,7 +20,7 @@ from hiif_engines.native import compile as native_compile
 from hiif_engines.native.compile import FOLDER, Compiled, choose_target, kept_path, lacking, machine_of
 from hiif_engines.native.emit import POINTER, Emitter
 from hiif_engines.native.layer import Layer, ScratchLayout, emit_layer
-from hiif_engines.native.precision import FP32
+from hiif_engines.native.products.precision import FP32
 from hiif_engines.native.target import TARGETS, Target
 
 

@@ -14,7 +14,7 @@ from hiif_deploy.bundle.contract import GraphContract, TensorContract
 from hiif_engines.native.compose import composed
 from hiif_engines.native.kernel import BLOCK, emit_kernels
 from hiif_engines.native.layer import Norm, ScratchLayout
-from hiif_engines.native.precision import FP32, INT8, PRECISIONS
+from hiif_engines.native.products.precision import FP32, INT8, PRECISIONS
 from hiif_engines.native.session import NativeSession, ThreadMemory
 from hiif_engines.native.stage import Folded, LayerWeights, Product, Stage
 from hiif_engines.native.target import Target
