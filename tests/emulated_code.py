@@ -1,4 +1,5 @@
-"""Native code for AArch64 on another processor: cross-compiled by LLVM and GCC, and run by QEMU's user mode."""
+"""Native code for another processor: for AArch64 cross-compiled by LLVM and GCC, and run by QEMU's user mode; for tiles
+run here but for those (`emulated_tiles.py`)."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ import pytest
 from llvmlite import binding as llvm
 from llvmlite import ir
 
+from emulated_tiles import with_emulated_tiles
 from hiif_engines.native import backend, encoder, finish, maps, session
 from hiif_engines.native import compile as native_compile
 from hiif_engines.native.compile import OPTIMISATION, Argument, Call, Compiled
@@ -106,6 +108,8 @@ def compiled(module: ir.Module, target: Target) -> Compiled | EmulatedCode:
 def _opened(write: Callable[[], ir.Module], target: Target, described: object = None) -> Compiled | EmulatedCode:
     if target is EMULATED and not has_processor():
         return EmulatedCode(write())
+    if target.tiles and not has_tiles():
+        return Compiled(lambda: with_emulated_tiles(write()), target)
     return Compiled(write, target, described)
 
 
@@ -115,6 +119,12 @@ def has_processor() -> bool:
     return llvm.get_default_triple().startswith(("aarch64", "arm64"))
 
 
+@cache
+def has_tiles() -> bool:
+    """Whether this processor has tiles, and the system grants them."""
+    return "amx-tile" in native_compile._features()
+
+
 def missing_tools() -> list[str]:
     """Return what is not installed."""
     return [name for name in (GCC, QEMU) if shutil.which(name) is None]
@@ -122,10 +132,20 @@ def missing_tools() -> list[str]:
 
 def emulate(patch: pytest.MonkeyPatch) -> None:
     """Let this process open native code for AArch64, and run it emulated."""
-    features = native_compile._features() | {EMULATED.machine}
-    patch.setattr(native_compile, "_features", lambda: features)
+    _pretend(patch, {EMULATED.machine})
     # Emulated calls take arrays, to write into them what a program has written.
     for module in (encoder, session):
         patch.setattr(module, "address", lambda array: array)
+
+
+def emulate_tiles(patch: pytest.MonkeyPatch) -> None:
+    """Let this process open native code with tiles, and run them in NumPy."""
+    has_tiles()
+    _pretend(patch, {"amx-tile", "amx-bf16", "amx-int8"})
+
+
+def _pretend(patch: pytest.MonkeyPatch, more: set[str]) -> None:
+    features = native_compile._features() | more
+    patch.setattr(native_compile, "_features", lambda: features)
     for module in (backend, encoder, finish, maps):
         patch.setattr(module, "Compiled", _opened)

@@ -13,7 +13,7 @@ from hiif_deploy.errors import BundleError, OptionError
 LibraryName = Literal["tensorrt", "tensorrt-rtx"]
 """NVIDIA's two inference libraries."""
 
-IsaName = Literal["avx512", "avx2", "neon"]
+IsaName = Literal["amx", "avx512", "avx2", "neon"]
 """Instruction sets that native code is written for."""
 
 

@@ -15,6 +15,8 @@ from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.errors import HiifError
 
 LIMITS: Mapping[tuple[IsaName, ComputePrecision], Mapping[str, str]] = {
+    ("amx", "bf16"): {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_AMX"},
+    ("amx", "int8"): {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_AMX"},
     ("avx512", "fp32"): {"OPENBLAS_CORETYPE": "SkylakeX", "MKL_ENABLE_INSTRUCTIONS": "AVX512"},
     ("avx512", "bf16"): {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"},
     ("avx512", "int8"): {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 
 from hiif_deploy.backends.choice import library_engine
@@ -60,6 +61,7 @@ class NativeBackend(HostBackend):
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         """EngineError where the decoder has another architecture, or this processor lacks instructions."""
         self._target = choose_target(options.precision or "fp32", options.isa)
+        self._vectors = self._target.in_float32
         self.isa, self._left = self._target.name, ""
         self._whole = None if bundle.contract.stages else _whole_decoder(bundle, self._target)
         self._encoder = None if _has_faster_encoders(options) else read_encoder(_graph_of(bundle, "encoder"))
@@ -90,16 +92,16 @@ class NativeBackend(HostBackend):
         if self._whole is not None and graph.key == "decoder":
             return self._kernel_sessions({graph.name: graph}, {graph.name: self._whole})[graph.name]
         if graph.key == "encoder" and self._encoder is not None:
-            return NativeEncoder(graph, self._encoder, self._threads, self._target)
+            return NativeEncoder(graph, self._encoder, self._threads, self._vectors)
         if graph.key != "maps":
             return None
-        if weights := read_maps(graph, model, self._target):
-            return NativeMaps(graph, weights, self._target)
+        if weights := read_maps(graph, model, self._vectors):
+            return NativeMaps(graph, weights, self._vectors)
         convolutions = read_convolution_maps(graph, model)
-        return None if convolutions is None else ConvolutionMaps(graph, convolutions, self._target)
+        return None if convolutions is None else ConvolutionMaps(graph, convolutions, self._vectors)
 
     def _shared_opener(self) -> Callable[[str], Session]:
-        target = self._target
+        target = self._vectors
         return lambda name: finish_session(name, target) or open_shared(name)
 
     def _usual_block(self, limits: PlanLimits) -> int:
@@ -131,18 +133,23 @@ class NativeBackend(HostBackend):
 
     def _kernel_sessions(self, graphs: Mapping[str, GraphContract], read: Mapping[str, Stage]) -> dict[str, Session]:
         kernels = {name: self._kernel(stage) for name, stage in read.items()}
-        (target,) = {kernel.target for kernel in kernels.values()}
-        scratch = ScratchLayout(target, max(width for kernel in kernels.values() for width in kernel.widths))
-        code = Compiled(lambda: emit_kernels(kernels, scratch), self._target, (kernels, scratch))
-        memory = ThreadMemory(scratch)
-        return {
-            name: NativeSession(graphs[name], read[name], kernel, code.function(name), memory)
-            for name, kernel in kernels.items()
-        }
+        sessions: dict[str, Session] = {}
+        for target in {kernel.target for kernel in kernels.values()}:
+            own = {name: kernel for name, kernel in kernels.items() if kernel.target is target}
+            scratch = ScratchLayout(target, max(width for kernel in own.values() for width in kernel.widths))
+            code = Compiled(partial(emit_kernels, own, scratch), target, (own, scratch))
+            memory = ThreadMemory(scratch)
+            sessions |= {
+                name: NativeSession(graphs[name], read[name], kernel, code.function(name), memory)
+                for name, kernel in own.items()
+            }
+        return sessions
 
     def _kernel(self, stage: Stage) -> Kernel:
         """Return the stage's kernel. Statistics sums always use fp32."""
-        return stage.kernel(FP32 if stage.sums is not None else PRECISIONS[self.precision], self._target)
+        if stage.sums is not None:
+            return stage.kernel(FP32, self._vectors)
+        return stage.kernel(PRECISIONS[self.precision], self._target)
 
 
 def _has_faster_encoders(options: EngineOptions) -> bool:

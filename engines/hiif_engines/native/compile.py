@@ -21,6 +21,7 @@ from hiif_deploy.errors import EngineError, OptionError
 from hiif_deploy.support.cache_dir import code_folder
 from hiif_deploy.support.files import write_file
 from hiif_engines.native.target import TARGETS, Target
+from hiif_engines.native.tile_permission import request_tiles
 
 logger = logging.getLogger(__name__)
 OPTIMISATION = 2
@@ -175,6 +176,8 @@ def _features() -> frozenset[str]:
     """Return the kind of this processor, and the names of its features."""
     machine = llvm.get_default_triple().split("-")[0]
     found = {name for name, there in llvm.get_host_cpu_features().items() if there}
+    if "amx-tile" in found and not request_tiles():
+        found = {name for name in found if not name.startswith("amx")}
     return frozenset({"aarch64" if machine == "arm64" else machine} | found)
 
 

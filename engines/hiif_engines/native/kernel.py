@@ -25,6 +25,7 @@ from hiif_engines.native.fronts.corners import (
 from hiif_engines.native.fronts.filters import FILTERED, Filters, emit_filtered
 from hiif_engines.native.fronts.gather import GATHERED, MAPS, Gather, emit_gather
 from hiif_engines.native.layer import Layer, ScratchLayout, emit_layer
+from hiif_engines.native.products.tiles import emit_begin, emit_end
 from hiif_engines.native.sums import KeyValueSums, emit_sums
 from hiif_engines.native.target import Target
 
@@ -154,6 +155,8 @@ def _emit_kernel(
     slots = {slot: e.load(POINTER, e.arguments[0], SLOT * n) for n, slot in enumerate(kernel.slots)}
     queries = b.ptrtoint(slots["queries"], I64)
     rows = e.at(slots["scratch"], scratch.block)
+    if e.target.tiles:
+        emit_begin(e)
     with e.loop(queries, kernel.block) as block:
         left, most = b.sub(queries, block.index), number(kernel.block)
         count = b.select(b.icmp_unsigned("<", left, most), left, most)
@@ -169,6 +172,8 @@ def _emit_kernel(
             arguments = [slots["scratch"], codes, turns, *(slots[f"{n}.{part}"] for part in LAYER)]
             b.call(functions[step.layer], arguments)
         _emit_output(e, kernel, scratch, slots, functions, block.index, count)
+    if e.target.tiles:
+        emit_end(e)
     e.finish()
 
 

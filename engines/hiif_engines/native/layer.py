@@ -10,12 +10,13 @@ numbers with the same sum of squares (`compose.py`): three quarters of the multi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from llvmlite import ir
 
-from hiif_engines.native.emit import FLOAT, I32, I64, POINTER, WORD, Emitter, Value, real
+from hiif_engines.native.emit import FLOAT, I8, I32, I64, POINTER, WORD, Emitter, Value, real
 from hiif_engines.native.functions.gelu import gelu
 from hiif_engines.native.products.nonzero import Nonzero, emit_nonzero
 from hiif_engines.native.products.precision import FACTORS, FP32, SCALE, TOTAL, MatrixPrecision
@@ -116,9 +117,15 @@ class ScratchLayout:
         return self.squares + WORD * self.target.padded(self.target.rows)
 
     @property
+    def sums(self) -> int:
+        """Offset of a panel's sums of products, where the processor's tiles leave them."""
+        return self.places + 2 * self.row
+
+    @property
     def block(self) -> int:
         """Offset of the block's rows."""
-        return self.places + 2 * self.row
+        panel = self.target.vectors * self.target.lanes if self.target.tiles else 0
+        return self.sums + WORD * self.target.rows * panel
 
     def size(self, block: int) -> int:
         """Return the bytes for a block of that many rows, a multiple of a tile's."""
@@ -187,7 +194,15 @@ class TileWriter:
                 self._keep_scale(row.index, codes, total, square)
             if is_kept:
                 precision.keep(e, values, e.at(target, offset), factors)
+                self._fill(precision, inputs, e.at(target, offset))
         return target if is_kept else x
+
+    def _fill(self, precision: MatrixPrecision, inputs: int, row: Value) -> None:
+        """Emit the zeros after a row of operands that make its elements whole steps of a product."""
+        e = self.e
+        size, end = precision.value_bytes, precision.elements(inputs, e.target) * WORD
+        for place in range(inputs * size, end, e.lanes * size):
+            e.store(ir.Constant(ir.VectorType(I8, e.lanes * size), None), row, place)
 
     def sparse_operands(self, x: Value) -> None:
         """Emit rows as operands, and which of their inputs are not 0."""
@@ -240,6 +255,9 @@ class TileWriter:
                 e.store(second.narrowed(e, value), target, r * self.scratch.row, e.times(panel.index, size), v * size)
         if second.by_row:
             return self.operands(second, matrix.outputs, target, self.scratch.hidden, None)
+        if not is_all:
+            for r in range(e.target.rows):
+                self._fill(second, matrix.outputs, e.at(target, r * self.scratch.row))
         return target
 
     def second_product(self, matrix: Matrix, rows: Value, x: Value) -> None:
@@ -268,8 +286,11 @@ class TileWriter:
             return self.e.relu(value)
         return gelu(self.e, value, matrix.precision.normal)
 
-    def _sums(self, matrix: Matrix, rows: Value, first: Value, start: Value | int = 0) -> list[tuple[int, int, Value]]:
-        return sums(self.e, matrix, rows, self.scratch.row, first, self.factors, start, self.nonzero)
+    def _sums(
+        self, matrix: Matrix, rows: Value, first: Value, start: Value | int = 0
+    ) -> Iterator[tuple[int, int, Value]]:
+        room = self.e.at(self.memory, self.scratch.sums)
+        return sums(self.e, matrix, rows, self.scratch.row, first, self.factors, start, self.nonzero, room)
 
 
 def _moments(e: Emitter, values: list[Value]) -> tuple[Value, Value]:

@@ -88,7 +88,7 @@ class NativeMaps:
         self._convolution = NativeStep(target, self._layer, code.function("convolution"))
         self._call = code.function("maps")
         matrices = np.pad(weights.matrices, ((0, 0), (0, self._width - inputs), (0, 0)))
-        self._weights = np.stack([FP32.pack(matrix, target.panel(self._outputs)) for matrix in matrices])
+        self._weights = np.stack([FP32.pack(matrix, target) for matrix in matrices])
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         """Features [1, C, b + 2, w + 2] → four maps [b · w, M] and moments [b · w, 2] float32.

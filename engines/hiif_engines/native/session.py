@@ -22,6 +22,8 @@ from hiif_engines.native.stage import FirstWeights, Folded, FrontWeights, Produc
 from hiif_engines.native.sums import HEAD, KeyValueSums
 
 Slots = dict[str, NDArray[Any]]
+LINE = 64
+"""Bytes of a line of the caches."""
 
 
 class NativeSession:
@@ -142,7 +144,7 @@ class NativeSession:
         if product.table is not None:
             vectors.append(product.table)
         return {
-            name: precision.pack(product.weight, self.kernel.target.panel(product.weight.shape[1])),
+            name: _aligned(precision.pack(product.weight, self.kernel.target)),
             f"{name}_vectors": np.concatenate(vectors).astype(np.float32),
         }
 
@@ -166,7 +168,7 @@ class ThreadMemory(threading.local):
     """Scratch memory of the calling thread, shared by all sessions."""
 
     def __init__(self, scratch: ScratchLayout) -> None:
-        self.bytes = np.zeros(scratch.size(BLOCK), np.uint8)
+        self.bytes = _aligned(np.zeros(scratch.size(BLOCK), np.uint8))
 
 
 def _gathered(front: FirstWeights, feeds: Tensors) -> Slots:
@@ -198,3 +200,12 @@ def _codes(rows: NDArray[Any], columns: NDArray[Any], margin: int) -> NDArray[np
 
 def _array(value: Any, dtype: type[np.generic]) -> NDArray[Any]:
     return np.ascontiguousarray(value, dtype)
+
+
+def _aligned(array: NDArray[Any]) -> NDArray[Any]:
+    """Copy an array to where a line of the caches begins: tiles are read by rows of a line."""
+    memory = np.empty(array.nbytes + LINE, np.uint8)
+    first = -memory.ctypes.data % LINE
+    found = memory[first : first + array.nbytes].view(array.dtype).reshape(array.shape)
+    found[...] = array
+    return found

@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from hiif_deploy.backends.options import IsaName
 from hiif_deploy.decoding.session import ComputePrecision
 
+TILE = 16
+"""Rows of a tile, and 4-byte values in a row of it, where the processor has tiles."""
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Target:
@@ -31,6 +34,10 @@ class Target:
     """Precision → features that its code uses beside those."""
     unused: tuple[str, ...] = ()
     """Beginnings of names of features that LLVM must not use where the processor has them."""
+    tiles: bool = False
+    """Whether products are those of the processor's own tiles, `TILE` rows of 64 bytes (AMX)."""
+    beside: IsaName | None = None
+    """Target of what is computed in float32 beside these products; None: this one."""
 
     def __repr__(self) -> str:
         """Name everything that code for it depends on, in the same words in every process."""
@@ -45,17 +52,30 @@ class Target:
         """Return the target with another number of rows per tile, and vectors per panel for as many sums."""
         return replace(self, rows=rows, vectors=self.rows * self.vectors // rows)
 
+    @property
+    def in_float32(self) -> Target:
+        """The target of what is computed in float32."""
+        return TARGETS[self.beside] if self.beside else self
+
     def padded(self, values: int) -> int:
         """Return a number of values, rounded up to whole vectors."""
         return -(-values // self.lanes) * self.lanes
 
 
+AVX512 = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
 TARGETS = {
     target.name: target
     for target in (
+        # Two tiles of rows with two of outputs: the most products per tile that is loaded, of eight tiles in all.
+        Target(
+            "amx", "x86_64", lanes=16, registers=32, rows=2 * TILE, vectors=2,
+            needs=AVX512 | {"amx-tile"},
+            precisions={"bf16": frozenset({"amx-bf16", "avx512bf16"}), "int8": frozenset({"amx-int8"})},
+            tiles=True, beside="avx512",
+        ),
         Target(
             "avx512", "x86_64", lanes=16, registers=32, rows=12, vectors=2,
-            needs=frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"}),
+            needs=AVX512,
             precisions={
                 "fp32": frozenset(), "bf16": frozenset({"avx512bf16"}), "int8": frozenset({"avx512vnni"}),
             },

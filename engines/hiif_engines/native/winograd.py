@@ -111,8 +111,7 @@ def transformed(target: Target, weights: Array) -> Array:
     # One product: `einsum` takes eight times as long, seconds for RDN.
     wide = np.kron(WEIGHTS_TRANSFORM, WEIGHTS_TRANSFORM) @ weights.reshape(outputs * inputs, -1).T.astype(np.float64)
     matrices = wide.astype(np.float32).reshape(PLACES, outputs, inputs).transpose(0, 2, 1)
-    panel = target.panel(outputs)
-    return np.stack([FP32.pack(matrix, panel)[..., 0] for matrix in matrices])
+    return np.stack([FP32.pack(matrix, target)[..., 0] for matrix in matrices])
 
 
 def emit_convolutions(target: Target, kinds: Sequence[Convolution]) -> ir.Module:
@@ -127,7 +126,7 @@ def emit_convolutions(target: Target, kinds: Sequence[Convolution]) -> ir.Module
 def packed(target: Target, planes: tuple[int, ...], weights: Array) -> Array:
     """Return weights [O, I, 1, 1] for `emit_pointwise`: for each plane [O / panel, inputs, panel] float32, joined."""
     matrices = np.split(weights[:, :, 0, 0].T, np.cumsum(planes)[:-1])
-    return np.concatenate([FP32.pack(matrix, target.panel(len(weights))).ravel() for matrix in matrices])
+    return np.concatenate([FP32.pack(matrix, target).ravel() for matrix in matrices])
 
 
 def emit_convolution(target: Target, module: ir.Module, name: str, kind: Convolution) -> None:

@@ -8,23 +8,26 @@ import pytest
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 
-from emulated_code import EMULATED, emulate, has_processor, missing_tools
+from emulated_code import EMULATED, emulate, emulate_tiles, has_processor, has_tiles, missing_tools
+from emulated_tiles import errors
 from hiif_deploy.decoding.session import ComputePrecision
 from hiif_engines.native.compile import lacking
 from hiif_engines.native.target import TARGETS, Target
 
+FP32 = [name for name, target in TARGETS.items() if "fp32" in target.precisions]
 
-@pytest.fixture(scope="session", params=list(TARGETS))
-def own_target(request: pytest.FixtureRequest) -> Target:
-    """Each instruction set; skips where this processor lacks it."""
+
+# Both per module: emulation changes what the process believes of its processor, and must not outlast its tests.
+@pytest.fixture(scope="module", params=FP32)
+def own_target(request: pytest.FixtureRequest) -> Iterator[Target]:
+    """Each instruction set; skips where this processor lacks it. Tiles are emulated."""
     found = TARGETS[request.param]
     if found is EMULATED and not has_processor():
         pytest.skip(f"code for {found.name} needs {found.machine}, not emulated here")
-    return _required(found, "fp32")
+    yield from _with_tiles(found)
 
 
-# Per module: emulation changes what the process believes of its processor, and must not outlast its tests.
-@pytest.fixture(scope="module", params=list(TARGETS))
+@pytest.fixture(scope="module", params=FP32)
 def target(request: pytest.FixtureRequest) -> Iterator[Target]:
     """Each instruction set; skips where this processor lacks it and cannot emulate it."""
     found = TARGETS[request.param]
@@ -35,7 +38,16 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
             if tools := missing_tools():
                 pytest.skip(f"emulating {found.machine} needs {', '.join(tools)}")
             emulate(patch)
-        yield _required(found, "fp32")
+        yield from _with_tiles(found)
+
+
+def _with_tiles(target: Target) -> Iterator[Target]:
+    with pytest.MonkeyPatch.context() as patch:
+        if target.tiles and not has_tiles():
+            emulate_tiles(patch)
+        errors.clear()
+        yield _required(target, min(target.precisions, key=lambda precision: len(target.precisions[precision])))
+        assert not errors
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,12 @@ from hiif_deploy.backends.options import IsaName
 from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.support.cache_dir import VARIABLE
 from hiif_engines.native import compile as native_compile
-from hiif_engines.native.compile import FOLDER, Compiled, choose_target, kept_path, lacking, machine_of
+from hiif_engines.native.compile import FOLDER, OPTIMISATION, Compiled, choose_target, kept_path, lacking, machine_of
 from hiif_engines.native.emit import POINTER, Emitter
+from hiif_engines.native.kernel import emit_kernels
 from hiif_engines.native.layer import Layer, ScratchLayout, emit_layer
-from hiif_engines.native.products.precision import FP32
+from hiif_engines.native.products.precision import FP32, PRECISIONS
+from hiif_engines.native.stage import LayerWeights, Product, Stage
 from hiif_engines.native.target import TARGETS, Target
 
 
@@ -67,6 +70,43 @@ def test_code_for_avx2_has_no_instruction_that_avx2_lacks() -> None:
     # Wide vectors, masks and registers from 16 on.
     assert kinds["avx2"] == set()
     assert "zmm" in kinds["avx512"]
+
+
+@pytest.mark.parametrize(("precision", "product"), [("bf16", "tdpbf16ps"), ("int8", "tdpbusd")])
+def test_code_for_tiles_has_the_processors_own_instructions(precision: ComputePrecision, product: str) -> None:
+    """Encoded for any x86 processor: what runs elsewhere in tests are these instructions' meanings."""
+    target, kind = TARGETS["amx"], PRECISIONS[precision]
+    layers = (LayerWeights(Product(*zeros(64, 64)), Product(*zeros(64, 64))),)
+    kernel = Stage(None, layers, None).kernel(kind, target)
+    parsed = llvm.parse_assembly(str(emit_kernels({"run": kernel}, ScratchLayout(target, 64))))
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    features = ",".join(f"+{name}" for name in sorted(target.needs | target.precisions[precision]))
+    machine = llvm.Target.from_triple("x86_64-linux-gnu").create_target_machine(features=features, opt=OPTIMISATION)
+    code = machine.emit_assembly(parsed)
+    found = re.findall(r"\t(ldtilecfg|tilerelease|tilezero|tileloadd|tilestored|tdp\w+)", code)
+    # Of each of two products: four tiles of sums, two of rows and two of weights.
+    assert Counter(found) == {
+        "ldtilecfg": 1, "tilerelease": 1, "tilezero": 8, "tileloadd": 8, product: 8, "tilestored": 8
+    }  # fmt: skip
+
+
+def zeros(inputs: int, outputs: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros((inputs, outputs), np.float32), np.zeros(outputs, np.float32)
+
+
+def test_tiles_that_the_system_does_not_grant_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = TARGETS["amx"]
+    there = dict.fromkeys(target.needs | target.precisions["int8"] | {"avx512vnni"}, True)
+    monkeypatch.setattr(native_compile.llvm, "get_host_cpu_features", lambda: there)
+    monkeypatch.setattr(native_compile.llvm, "get_default_triple", lambda: "x86_64-unknown-linux-gnu")
+    for is_granted, expected in ((True, "amx"), (False, "avx512")):
+        features = native_compile._features.__wrapped__
+        monkeypatch.setattr(native_compile, "request_tiles", lambda is_granted=is_granted: is_granted)
+        with monkeypatch.context() as patch:
+            found = features()
+            patch.setattr(native_compile, "_features", lambda found=found: found)
+            assert choose_target("int8").name == expected
 
 
 def test_a_function_keeps_its_code_alive(own_target: Target) -> None:

@@ -5,14 +5,26 @@ from __future__ import annotations
 import pytest
 
 from hiif_engines.native.kernel import BLOCK
+from hiif_engines.native.products.product import rows_at_once
 from hiif_engines.native.sums import HEAD
-from hiif_engines.native.target import TARGETS
+from hiif_engines.native.target import TARGETS, TILE
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_tiles_sums_a_vector_of_each_panel_and_a_rows_value_fit_the_registers(name: str) -> None:
     target = TARGETS[name]
-    assert target.rows * target.vectors + target.vectors + 1 <= target.registers
+    if target.tiles:
+        assert (target.rows, target.vectors * target.lanes) == (2 * TILE, 2 * TILE)
+    else:
+        assert rows_at_once(target, target.vectors) == target.rows
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_a_target_leaves_to_float32_another_one_computes(name: str) -> None:
+    target = TARGETS[name]
+    assert "fp32" in target.in_float32.precisions
+    assert target.in_float32.lanes == target.lanes
+    assert target.in_float32.needs <= target.needs
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -2,6 +2,7 @@
 
 An operand is a row of 4-byte elements: one float32, two bfloat16 or four 8-bit values, of neighbouring inputs. A matrix
 [inputs, outputs] is split into panels of outputs, in each of which the elements of the same inputs lie side by side.
+That is also how the processor's tiles want a matrix; they take 16 elements of a row at once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from hiif_engines.native.emit import FLOAT, I8, I32, WORD, BrainFloat, Emitter, Value, real
 from hiif_engines.native.functions.gelu import COARSE, EXACT, Normal
+from hiif_engines.native.target import TILE, Target
 
 Array = NDArray[np.float32]
 FACTORS = 4
@@ -35,6 +37,8 @@ class MatrixPrecision:
     """Approximation of Φ that is accurate enough for its GELU."""
     constants = 0
     """Number of vectors, beside the bias, that `real` reads."""
+    tile_product = ""
+    """LLVM's product of tiles; empty where there is none."""
     by_row = False
     """Whether a row's operands depend on all of its values."""
     element: ir.Type = FLOAT
@@ -49,11 +53,21 @@ class MatrixPrecision:
         """Bytes of one value of an operand."""
         return WORD // self.inputs
 
-    def pack(self, matrix: Array, panel: int) -> NDArray[Any]:
-        """Pack [inputs, outputs] as [outputs / panel, inputs / n, panel, n], for elements of n values."""
-        inputs, outputs = matrix.shape
-        cut = self.rounded(matrix).reshape(inputs // self.inputs, self.inputs, outputs // panel, panel)
-        return np.ascontiguousarray(cut.transpose(2, 0, 3, 1))
+    def depth(self, target: Target) -> int:
+        """Return the number of elements of a row that are multiplied at once."""
+        return TILE if target.tiles and self.tile_product else 1
+
+    def elements(self, inputs: int, target: Target) -> int:
+        """Return the number of elements of a row: operands and matrices are filled up with zeros."""
+        step = self.inputs * self.depth(target)
+        return -(-inputs // step) * step // self.inputs
+
+    def pack(self, matrix: Array, target: Target) -> NDArray[Any]:
+        """Pack [inputs, outputs] as [outputs / panel, elements, panel, n], for elements of n values."""
+        inputs, panel = len(matrix), target.panel(matrix.shape[1])
+        elements = self.elements(inputs, target)
+        whole = np.pad(self.rounded(matrix), ((0, elements * self.inputs - inputs), (0, 0)))
+        return np.ascontiguousarray(whole.reshape(elements, self.inputs, -1, panel).transpose(2, 0, 3, 1))
 
     def rounded(self, matrix: Array) -> NDArray[Any]:
         """Return the matrix [inputs, outputs] as it is multiplied."""
@@ -88,6 +102,7 @@ class Bf16(MatrixPrecision):
     """bfloat16 products, two at once, accumulated in float32."""
 
     inputs = 2
+    tile_product = "llvm.x86.tdpbf16ps"
     normal = COARSE
     element = I32
 
@@ -117,6 +132,7 @@ class Int8(MatrixPrecision):
     """
 
     inputs = 4
+    tile_product = "llvm.x86.tdpbusd"
     normal = COARSE
     constants = 2
     by_row = True
