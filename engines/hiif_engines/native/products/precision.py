@@ -14,7 +14,7 @@ from llvmlite import ir
 from numpy.typing import NDArray
 
 from hiif_engines.native.emit import FLOAT, I8, I32, WORD, BrainFloat, Emitter, Value, real
-from hiif_engines.native.functions.gelu import COARSE, EXACT, Normal
+from hiif_engines.native.functions.gelu import COARSE, EXACT, ROUGH, Normal
 from hiif_engines.native.target import TILE, Target
 
 Array = NDArray[np.float32]
@@ -133,7 +133,7 @@ class Int8(MatrixPrecision):
 
     inputs = 4
     tile_product = "llvm.x86.tdpbusd"
-    normal = COARSE
+    normal = ROUGH
     constants = 2
     by_row = True
     element = total = I32
