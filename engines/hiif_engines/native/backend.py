@@ -74,6 +74,11 @@ class NativeBackend(HostBackend):
         self.engine = ENGINES["native"]
 
     @property
+    def _allowed(self) -> float:
+        """Largest deviation of a decoder's kernels."""
+        return EXACT if self.precision == "fp32" else COARSE
+
+    @property
     def _title(self) -> str:
         library, device = super()._title.split(", ")
         return f"native code ({self._target.name}) and {library}{self._left}, {device}"
@@ -83,7 +88,8 @@ class NativeBackend(HostBackend):
         if session is None:
             self._left = " (encoder)" if graph.name == "encoder" else self._left
             return super()._open(graph, *parts)
-        check_kernels(self._bundle, {graph.name: graph}, {graph.name: session}, EXACT)
+        allowed = self._allowed if graph.key == "maps" else EXACT
+        check_kernels(self._bundle, {graph.name: graph}, {graph.name: session}, allowed)
         return session
 
     def _native(self, graph: GraphContract) -> Session | None:
@@ -95,8 +101,8 @@ class NativeBackend(HostBackend):
             return NativeEncoder(graph, self._encoder, self._threads, self._vectors)
         if graph.key != "maps":
             return None
-        if weights := read_maps(graph, model, self._vectors):
-            return NativeMaps(graph, weights, self._vectors)
+        if weights := read_maps(graph, model, self._target):
+            return NativeMaps(graph, weights, self._target, PRECISIONS[self.precision])
         convolutions = read_convolution_maps(graph, model)
         return None if convolutions is None else ConvolutionMaps(graph, convolutions, self._vectors)
 
@@ -128,7 +134,7 @@ class NativeBackend(HostBackend):
             self._kernel(stage)  # refuses layers of contradicting sizes, which cannot be composed
         read = {name: replace(stage, layers=composed(stage.layers, self._target)) for name, stage in read.items()}
         sessions = self._kernel_sessions(graphs, read) if stages else {}
-        check_kernels(self._bundle, stages, sessions, EXACT if self.precision == "fp32" else COARSE)
+        check_kernels(self._bundle, stages, sessions, self._allowed)
         return sessions
 
     def _kernel_sessions(self, graphs: Mapping[str, GraphContract], read: Mapping[str, Stage]) -> dict[str, Session]:

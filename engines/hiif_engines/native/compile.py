@@ -10,6 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from llvmlite import binding as llvm
 from llvmlite import ir
 from numpy.typing import NDArray
@@ -30,6 +31,9 @@ FOLDER, KEPT = "native", 256
 """Folder of compiled code below the store's root, and the most files in it, of some hundred kilobytes each."""
 HASH = 32
 """Bytes of a SHA-256."""
+
+LINE = 64
+"""Bytes of a line of the caches."""
 
 Argument = NDArray[Any] | int | None
 """Argument of native code, 8 bytes: an array's address, a number, or 0."""
@@ -164,6 +168,15 @@ def lacking(target: Target, precision: ComputePrecision) -> list[str]:
 def address(array: NDArray[Any] | None) -> int:
     """Return an array's address, for arguments of several calls; the caller keeps the array alive."""
     return 0 if array is None else array.ctypes.data
+
+
+def aligned(array: NDArray[Any]) -> NDArray[Any]:
+    """Copy an array to where a line of the caches begins: tiles are read by rows of a line."""
+    memory = np.empty(array.nbytes + LINE, np.uint8)
+    first = -memory.ctypes.data % LINE
+    found = memory[first : first + array.nbytes].view(array.dtype).reshape(array.shape)
+    found[...] = array
+    return found
 
 
 def has_amx() -> bool:

@@ -16,7 +16,7 @@ from typing import Literal
 
 from llvmlite import ir
 
-from hiif_engines.native.emit import FLOAT, I8, I32, I64, POINTER, WORD, Emitter, Value, real
+from hiif_engines.native.emit import FLOAT, I32, I64, POINTER, WORD, Emitter, Value, real
 from hiif_engines.native.functions.gelu import gelu
 from hiif_engines.native.products.nonzero import Nonzero, emit_nonzero
 from hiif_engines.native.products.precision import FACTORS, FP32, SCALE, TOTAL, MatrixPrecision
@@ -194,15 +194,7 @@ class TileWriter:
                 self._keep_scale(row.index, codes, total, square)
             if is_kept:
                 precision.keep(e, values, e.at(target, offset), factors)
-                self._fill(precision, inputs, e.at(target, offset))
         return target if is_kept else x
-
-    def _fill(self, precision: MatrixPrecision, inputs: int, row: Value) -> None:
-        """Emit the zeros after a row of operands that make its elements whole steps of a product."""
-        e = self.e
-        size, end = precision.value_bytes, precision.elements(inputs, e.target) * WORD
-        for place in range(inputs * size, end, e.lanes * size):
-            e.store(ir.Constant(ir.VectorType(I8, e.lanes * size), None), row, place)
 
     def sparse_operands(self, x: Value) -> None:
         """Emit rows as operands, and which of their inputs are not 0."""
@@ -257,7 +249,7 @@ class TileWriter:
             return self.operands(second, matrix.outputs, target, self.scratch.hidden, None)
         if not is_all:
             for r in range(e.target.rows):
-                self._fill(second, matrix.outputs, e.at(target, r * self.scratch.row))
+                second.fill(e, matrix.outputs, e.at(target, r * self.scratch.row))
         return target
 
     def second_product(self, matrix: Matrix, rows: Value, x: Value) -> None:

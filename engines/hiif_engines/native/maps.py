@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,14 +22,15 @@ from hiif_deploy.decoding.staged import StagedExecutor
 from hiif_deploy.errors import EngineError
 from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.geometry.tiling import Tile
-from hiif_engines.native.compile import Compiled
+from hiif_engines.native.compile import Compiled, aligned
 from hiif_engines.native.emit import I32, I64, POINTER, WORD, Emitter, Value, number
 from hiif_engines.native.encoder import NativeStep, one_by_one, plane_size
 from hiif_engines.native.encoder_graph import Part, PlaneLayer, read_convolution
 from hiif_engines.native.fronts.gather import MAPS
 from hiif_engines.native.kernel import SLOT
-from hiif_engines.native.products.precision import FP32
+from hiif_engines.native.products.precision import FACTORS, FP32, MatrixPrecision
 from hiif_engines.native.products.product import Matrix, sums
+from hiif_engines.native.products.tiles import emit_begin, emit_end
 from hiif_engines.native.target import Target
 from hiif_engines.native.winograd import PLACES, emit_convolution, emit_convolutions
 from hiif_engines.onnx_graph import parse_graph
@@ -42,8 +43,9 @@ OPERATORS = (
 """Operators of the graph, sorted. That they are connected in the same way is checked on values (`check.py`)."""
 MAP_OPERATORS = ("Gather", "Transpose", "Reshape", "Conv")
 """Operators of a map that is a convolution, from its end."""
-POINTERS = ("rows", "weights", "maps", "moments")
-"""Arguments of the products: the convolution's plane, packed matrices, arrays [4, stride, outputs] and [stride, 2];"""
+POINTERS = ("rows", "weights", "vectors", "maps", "moments", "scratch")
+"""Arguments of the products: the convolution's plane, packed matrices, the precision's constants of each, arrays
+[4, stride, outputs] and [stride, 2], memory for a tile;"""
 NUMBERS = ("height", "width", "pixels", "stride")
 """and behind them rows and columns of the maps, pixels per row of the plane, and pixels that an array has room for."""
 
@@ -77,18 +79,57 @@ def read_maps(graph: GraphContract, model: bytes, target: Target) -> MapWeights 
     return MapWeights(PlaneLayer((Part("features", weights),), "rows", bias), matrices)
 
 
+@dataclass(frozen=True)
+class MapProducts:
+    """Sizes and precision of the products with the matrices of the maps."""
+
+    target: Target
+    precision: MatrixPrecision
+    width: int
+    """Number of values in a row of the convolution's plane."""
+    outputs: int
+    """Number of values in a map's row."""
+
+    @property
+    def row(self) -> int:
+        """Bytes of a row in float32, which has room for one of operands."""
+        return WORD * self.width
+
+    @property
+    def factors(self) -> int:
+        """Offset of the rows' factors in the scratch memory, after the operands of a tile."""
+        return self.target.rows * self.row
+
+    @property
+    def sums(self) -> int:
+        """Offset of a panel's sums, where the processor's tiles leave them."""
+        return self.factors + self.target.rows * WORD * FACTORS
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes of the scratch memory."""
+        return self.sums + self.target.rows * WORD * self.target.panel(self.outputs)
+
+
 class NativeMaps:
     """Maps of a HIIF decoder as a session. `run` may be called from several threads, each call with its own planes."""
 
-    def __init__(self, graph: GraphContract, weights: MapWeights, target: Target) -> None:
+    def __init__(
+        self, graph: GraphContract, weights: MapWeights, target: Target, precision: MatrixPrecision = FP32
+    ) -> None:
+        """`precision` is that of the products; the convolution is computed in fp32."""
         self.graph, self._target = graph, target
         self._layer, (_, inputs, self._outputs) = weights.convolution, weights.matrices.shape
-        self._width = target.padded(inputs)
-        code = Compiled(self._module, target, ("maps", self._layer.kind(target), self._width, self._outputs))
-        self._convolution = NativeStep(target, self._layer, code.function("convolution"))
+        self._products = MapProducts(target, precision, target.padded(inputs), self._outputs)
+        self._width = self._products.width
+        described = "maps", self._layer.kind(target.in_float32), self._products
+        code = Compiled(self._module, target, described)
+        self._convolution = NativeStep(target.in_float32, self._layer, code.function("convolution"))
         self._call = code.function("maps")
         matrices = np.pad(weights.matrices, ((0, 0), (0, self._width - inputs), (0, 0)))
-        self._weights = np.stack([FP32.pack(matrix, target) for matrix in matrices])
+        self._weights = aligned(np.stack([precision.pack(matrix, target) for matrix in matrices]))
+        # Behind a bias, which the maps do not have.
+        self._vectors = np.stack([np.pad(precision.scales(matrix), ((1, 0), (0, 0))) for matrix in matrices])
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         """Features [1, C, b + 2, w + 2] → four maps [b · w, M] and moments [b · w, 2] float32.
@@ -105,13 +146,16 @@ class NativeMaps:
         stride = count + self._target.padded(self._target.rows)
         maps = np.empty((len(MAPS), stride, self._outputs), np.float32)
         moments = np.empty((stride, 2), np.float32)
-        self._call([rows, self._weights, maps, moments, height, width, pixels, stride])
+        scratch = aligned(np.empty(self._products.scratch_bytes, np.uint8))
+        numbers = height, width, pixels, stride
+        self._call([rows, self._weights, self._vectors, maps, moments, scratch, *numbers])
         return {**{name: maps[n, :count] for n, name in enumerate(MAPS)}, "moments": moments[:count]}
 
     def _module(self) -> ir.Module:
         module = ir.Module("maps")
-        emit_convolution(self._target, module, "convolution", self._layer.kind(self._target))
-        _emit_maps(self._target, module, "maps", self._width, self._outputs)
+        target = self._target.in_float32
+        emit_convolution(target, module, "convolution", self._layer.kind(target))
+        _emit_maps(self._products, module, "maps")
         return module
 
     def work(self, feeds: Tensors) -> tuple[int, int]:
@@ -185,29 +229,57 @@ def _source_plane(target: Target, given: NDArray[Any], layer: PlaneLayer) -> tup
     return source, (height, width)
 
 
-def _emit_maps(target: Target, module: ir.Module, name: str, width: int, outputs: int) -> None:
+def _emit_maps(kind: MapProducts, module: ir.Module, name: str) -> None:
     """Write a function of a pointer to its arguments: lines in groups of as many pixels as a product has rows.
 
     What a line's last group writes beyond it is overwritten by the next line.
     """
+    target, width, outputs = kind.target, kind.width, kind.outputs
     e = Emitter(target, module, name, [POINTER])
     b = e.builder
     slots = {slot: e.load(POINTER, e.arguments[0], SLOT * n) for n, slot in enumerate(POINTERS)}
     slots |= {slot: e.load(I64, e.arguments[0], SLOT * (len(POINTERS) + n)) for n, slot in enumerate(NUMBERS)}
+    if target.tiles:
+        emit_begin(e)
     with e.loop(slots["height"]) as line, e.loop(slots["width"], target.rows) as column:
         # The plane has a border of one pixel.
         pixel = b.add(b.mul(b.add(line.index, number(1)), slots["pixels"]), b.add(column.index, number(1)))
         rows = e.at(slots["rows"], e.times(pixel, WORD * width))
         first = b.add(b.mul(line.index, slots["width"]), column.index)
         _emit_moments(e, width, rows, e.at(slots["moments"], e.times(first, 2 * WORD)))
+        rows = _emit_operands(e, kind, rows, slots["scratch"])
         with e.loop(len(MAPS)) as n:
             own = e.at(slots["maps"], e.times(b.add(b.mul(n.index, slots["stride"]), first), WORD * outputs))
-            weights = e.at(slots["weights"], e.times(n.index, WORD * width * outputs))
-            matrix = Matrix(FP32, width, outputs, weights, slots["weights"])
-            with e.loop(outputs, e.target.panel(outputs)) as panel:
-                for r, v, value in sums(e, matrix, rows, WORD * width, panel.index, slots["rows"]):
-                    e.store(value, own, r * WORD * outputs, e.times(panel.index, WORD), v * WORD)
+            _emit_products(e, kind, n.index, rows, own, slots)
+    if target.tiles:
+        emit_end(e)
     e.finish()
+
+
+def _emit_operands(e: Emitter, kind: MapProducts, rows: Value, scratch: Value) -> Value:
+    """Emit a tile's rows as operands, and return where they are."""
+    if kind.precision.inputs == 1:
+        return rows
+    with e.loop(kind.target.rows) as row:
+        offset = e.times(row.index, kind.row)
+        values = [e.load(e.floats, rows, offset, n * WORD) for n in range(0, kind.width, e.lanes)]
+        factors = e.at(scratch, kind.factors, e.times(row.index, WORD * FACTORS))
+        kind.precision.keep(e, values, e.at(scratch, offset), factors)
+    return scratch
+
+
+def _emit_products(
+    e: Emitter, kind: MapProducts, n: Value, rows: Value, own: Value, slots: Mapping[str, Value]
+) -> None:
+    """Emit a tile's products with the matrix of map `n`, to `own`."""
+    precision, outputs = kind.precision, kind.outputs
+    weights = e.at(slots["weights"], e.times(n, WORD * precision.elements(kind.width, e.target) * outputs))
+    vectors = e.at(slots["vectors"], e.times(n, WORD * (1 + precision.constants) * outputs))
+    matrix = Matrix(precision, kind.width, outputs, weights, vectors)
+    factors, room = (e.at(slots["scratch"], offset) for offset in (kind.factors, kind.sums))
+    with e.loop(outputs, e.target.panel(outputs)) as panel:
+        for r, v, value in sums(e, matrix, rows, kind.row, panel.index, factors, room=room):
+            e.store(value, own, r * WORD * outputs, e.times(panel.index, WORD), v * WORD)
 
 
 def _emit_moments(e: Emitter, width: int, rows: Value, target: Value) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.decoding.session import Tensors
 from hiif_deploy.errors import EngineError
-from hiif_engines.native.compile import Argument, Call, address
+from hiif_engines.native.compile import Argument, Call, address, aligned
 from hiif_engines.native.emit import COLOURS, WORD
 from hiif_engines.native.fronts.corners import RELATIVES
 from hiif_engines.native.fronts.gather import DISTANCES, MAPS, TAPS
@@ -22,8 +22,6 @@ from hiif_engines.native.stage import FirstWeights, Folded, FrontWeights, Produc
 from hiif_engines.native.sums import HEAD, KeyValueSums
 
 Slots = dict[str, NDArray[Any]]
-LINE = 64
-"""Bytes of a line of the caches."""
 
 
 class NativeSession:
@@ -144,7 +142,7 @@ class NativeSession:
         if product.table is not None:
             vectors.append(product.table)
         return {
-            name: _aligned(precision.pack(product.weight, self.kernel.target)),
+            name: aligned(precision.pack(product.weight, self.kernel.target)),
             f"{name}_vectors": np.concatenate(vectors).astype(np.float32),
         }
 
@@ -168,7 +166,7 @@ class ThreadMemory(threading.local):
     """Scratch memory of the calling thread, shared by all sessions."""
 
     def __init__(self, scratch: ScratchLayout) -> None:
-        self.bytes = _aligned(np.zeros(scratch.size(BLOCK), np.uint8))
+        self.bytes = aligned(np.zeros(scratch.size(BLOCK), np.uint8))
 
 
 def _gathered(front: FirstWeights, feeds: Tensors) -> Slots:
@@ -200,12 +198,3 @@ def _codes(rows: NDArray[Any], columns: NDArray[Any], margin: int) -> NDArray[np
 
 def _array(value: Any, dtype: type[np.generic]) -> NDArray[Any]:
     return np.ascontiguousarray(value, dtype)
-
-
-def _aligned(array: NDArray[Any]) -> NDArray[Any]:
-    """Copy an array to where a line of the caches begins: tiles are read by rows of a line."""
-    memory = np.empty(array.nbytes + LINE, np.uint8)
-    first = -memory.ctypes.data % LINE
-    found = memory[first : first + array.nbytes].view(array.dtype).reshape(array.shape)
-    found[...] = array
-    return found

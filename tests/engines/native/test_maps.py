@@ -16,19 +16,22 @@ from hiif_deploy.bundle.loader import open_bundle, shipped_models
 from hiif_engines.native.backend import NativeBackend
 from hiif_engines.native.check import EXACT
 from hiif_engines.native.maps import NativeMaps, read_maps
+from hiif_engines.native.products.precision import PRECISIONS
 from hiif_engines.native.target import Target
+from native_targets import every_precision
+from tolerances import rounding_error
 
 pytestmark = pytest.mark.processor
 
 MODEL = "hiif-live"
 
 
-def opened(target: Target, name: str) -> NativeMaps:
+def opened(target: Target, name: str, precision: str = "fp32") -> NativeMaps:
     bundle = open_bundle(name)
     contract = bundle.contract.chain("fp32")["maps"]
     weights = read_maps(contract, bundle.graphs["maps"], target)
     assert weights is not None
-    return NativeMaps(contract, weights, target)
+    return NativeMaps(contract, weights, target, PRECISIONS[precision])
 
 
 def features(channels: int, size: tuple[int, int]) -> np.ndarray:
@@ -51,6 +54,18 @@ def test_maps_of_shipped_models_are_those_of_onnx_runtime(target: Target, name: 
         assert found[tensor].shape == value.shape
         # Each pixel by itself: a value in the place of another deviates by more than its own size.
         assert np.linalg.norm(found[tensor] - value, axis=1).max() <= EXACT * np.linalg.norm(value, axis=1).max()
+
+
+@every_precision
+@pytest.mark.parametrize("name", ["hiif-compact", "hiif-live"])
+def test_maps_in_other_precisions_deviate_by_their_rounding(target: Target, precision: str, name: str) -> None:
+    native, exact = opened(target, name, precision), opened(target.in_float32, name)
+    given = {"features": features(open_bundle(name).contract.encoder.channels, (5, 37))}
+    wanted, found = exact.run(given), native.run(given)
+    np.testing.assert_array_equal(found.pop("moments"), wanted.pop("moments"))
+    for tensor, value in found.items():
+        deviation = np.linalg.norm(value - wanted[tensor]) / np.linalg.norm(wanted[tensor])
+        assert (0 if precision == "fp32" else 1e-6) <= deviation < rounding_error(precision, 1)
 
 
 def test_the_order_of_the_features_in_memory_changes_no_bit(target: Target) -> None:

@@ -88,6 +88,16 @@ class MatrixPrecision:
 
     def keep(self, e: Emitter, values: list[Value], target: Value, factors: Value) -> None:
         """Emit the store of a row, given in vectors of float32, as operands."""
+        self._keep(e, values, target, factors)
+        self.fill(e, len(values) * e.lanes, target)
+
+    def fill(self, e: Emitter, inputs: int, row: Value) -> None:
+        """Emit the zeros after a row of operands that make its elements whole steps of a product."""
+        size, end = self.value_bytes, self.elements(inputs, e.target) * WORD
+        for place in range(inputs * size, end, e.lanes * size):
+            e.store(ir.Constant(ir.VectorType(I8, e.lanes * size), None), row, place)
+
+    def _keep(self, e: Emitter, values: list[Value], target: Value, factors: Value) -> None:
         del factors
         for n, value in enumerate(values):
             e.store(self.narrowed(e, value), target, n * e.lanes * self.value_bytes)
@@ -160,7 +170,7 @@ class Int8(MatrixPrecision):
         step, low = (e.spread(e.load(FLOAT, factors, WORD * (FACTORS * row + n))) for n in (STEP, LOW))
         return e.fma(b.sitofp(total, e.floats), b.fmul(step, scale), b.fmul(low, whole))
 
-    def keep(self, e: Emitter, values: list[Value], target: Value, factors: Value) -> None:
+    def _keep(self, e: Emitter, values: list[Value], target: Value, factors: Value) -> None:
         """Emit the quantisation of a row with its own step and lowest value."""
         b = e.builder
         low, high = e.lowest(values), e.highest(values)
