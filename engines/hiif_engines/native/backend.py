@@ -173,8 +173,8 @@ def _whole_decoder(bundle: Bundle, target: Target) -> Stage:
     found = read_decoder(graph, bundle.graphs[graph.key], target) if graph else None
     if found is None:
         raise EngineError(
-            f"native code needs a decoder of HIIF in stages, or of LIIF, LTE or MetaSR of widths that {target.lanes} "
-            f"divides; bundle {bundle.contract.name} has another: use --engine onnxruntime"
+            f"native code needs a decoder of HIIF or SRNO in stages, or of LIIF, LTE or MetaSR of widths that "
+            f"{target.lanes} divides; bundle {bundle.contract.name} has another: use --engine onnxruntime"
         )
     return found
 

@@ -13,6 +13,7 @@ from llvmlite import ir
 
 from hiif_deploy.errors import EngineError
 from hiif_engines.native.emit import COLOURS, FLOAT, I64, POINTER, WORD, Emitter, Value, number
+from hiif_engines.native.fronts.blend import BLENDED, Blend, emit_blend
 from hiif_engines.native.fronts.corners import (
     CORNERED,
     CORNERS,
@@ -56,7 +57,7 @@ class Step:
 class Kernel:
     """Source, layers and result of one kernel."""
 
-    front: Gather | Corners | Filters | int
+    front: Gather | Blend | Corners | Filters | int
     """Source of the rows; a number means a state of that many values."""
     steps: tuple[Step, ...]
     """Layers in order; there may be none. The last one after corners takes their average. Filters have none."""
@@ -77,9 +78,8 @@ class Kernel:
     @property
     def slots(self) -> tuple[str, ...]:
         """Names of its arguments in their order."""
-        front = {Gather: GATHERED, Corners: CORNERED, Waves: CORNERED, Filters: FILTERED}.get(
-            type(self.front), ("state",)
-        )
+        fronts = {Gather: GATHERED, Blend: BLENDED, Corners: CORNERED, Waves: CORNERED, Filters: FILTERED}
+        front = fronts.get(type(self.front), ("state",))
         layers = (f"{n}.{name}" for n in range(len(self.steps)) for name in LAYER)
         return (*COMMON, *front, *layers, *(SUMS if isinstance(self.result, KeyValueSums) else ()))
 
@@ -183,6 +183,8 @@ def _emit_front(
 ) -> None:  # fmt: skip
     if isinstance(kernel.front, Gather):
         emit_gather(e, kernel.front, slots, first, count, rows, row_bytes)
+    elif isinstance(kernel.front, Blend):
+        emit_blend(e, kernel.front, slots, first, count, rows, row_bytes)
     elif isinstance(kernel.front, Filters):
         emit_filtered(e, kernel.front, slots, first, count, rows, row_bytes)
     elif isinstance(kernel.front, Waves):

@@ -15,9 +15,10 @@ from onnx import numpy_helper
 from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.errors import EngineError
 from hiif_engines.native.emit import COLOURS
+from hiif_engines.native.fronts.blend import Blend
 from hiif_engines.native.fronts.corners import RELATIVES, TILE_ROWS, Corners, Waves
 from hiif_engines.native.fronts.filters import LOCALS, Filters
-from hiif_engines.native.fronts.gather import DISTANCES, TAPS, Gather
+from hiif_engines.native.fronts.gather import DISTANCES, MAPS, TAPS, Gather
 from hiif_engines.native.kernel import Kernel, Step
 from hiif_engines.native.layer import Activation, Layer, Norm
 from hiif_engines.native.products.precision import FP32, MatrixPrecision
@@ -129,7 +130,7 @@ class FirstWeights:
 
 
 class FrontWeights(ABC):
-    """Weights of a whole decoder before its layers: of the rows of corners (`corners.py`), or of filters."""
+    """Weights before a decoder's layers: of the rows of corners (`corners.py`), of filters, or of a blend."""
 
     maps: ClassVar[tuple[str, ...]]
     """Maps that they read."""
@@ -138,7 +139,7 @@ class FrontWeights(ABC):
 
     @property
     @abstractmethod
-    def gather(self) -> Corners | Filters:
+    def gather(self) -> Corners | Filters | Blend:
         """Sizes of the rows."""
 
     @property
@@ -215,6 +216,38 @@ class WaveWeights(FrontWeights):
 
 
 @dataclass(frozen=True)
+class BlendWeights(FrontWeights):
+    """Weights of position and cell, whose sum with four maps is a state."""
+
+    maps = MAPS
+    row: Array
+    """Weights of the position relative to each corner's row, [4, M]."""
+    column: Array
+    """Weights of the position relative to each corner's column, [4, M]."""
+    cell: Array
+    """Weights of the cell, [2, M]."""
+    bias: Array
+    """[M]."""
+
+    def __post_init__(self) -> None:
+        shapes = [array.shape[:-1] for array in (self.row, self.column, self.cell)]
+        widths = {array.shape[-1] for array in (self.row, self.column, self.cell, self.bias)}
+        if shapes != [(4,), (4,), (2,)] or len(widths) != 1:
+            raise EngineError(f"position and cell of {shapes} values, widths {sorted(widths)}: they do not fit")
+
+    @property
+    def gather(self) -> Blend:
+        """Sizes of the rows."""
+        return Blend(len(self.bias))
+
+    def level(self, cell: Array) -> Array:
+        """Return weights of the upper and lower row and the left and right column, and the constant, [5, M]."""
+        corners = (array.reshape(2, 2, -1).sum(axis) for axis, array in ((1, self.row), (0, self.column)))
+        level: Array = np.concatenate([*corners, (cell @ self.cell + self.bias)[None]]).astype(np.float32)
+        return level
+
+
+@dataclass(frozen=True)
 class SumWeights:
     """Weights of keys and values."""
 
@@ -242,7 +275,7 @@ class Stage:
 
     def kernel(self, precision: MatrixPrecision, target: Target) -> Kernel:
         """Return the description of the stage's kernel."""
-        if isinstance(self.front, FrontWeights):
+        if isinstance(self.front, CornerWeights | WaveWeights):
             target = target.with_rows(TILE_ROWS)
         steps = tuple(layer.step(precision) for layer in self.layers)
         if self.sums is not None:
@@ -257,6 +290,9 @@ def read_stage(graph: GraphContract, model: bytes, target: Target) -> Stage:
     found = _Graph(graph.key, model)
     try:
         layers = tuple(_layers(found, target))
+        if "row_weight" in found.weights:
+            names = ("row_weight", "column_weight", "cell_weight", "bias")
+            return Stage(BlendWeights(*(found.weights[name] for name in names)), layers, None)
         if "first.cell_weight" in found.weights:
             return Stage(_first(found), layers, None)
         if "projection.weight" in found.weights:
@@ -281,8 +317,13 @@ class _Graph:
         graph = parse_graph(key, model)
         self.weights: dict[str, NDArray[Any]] = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
         self.inputs = [tensor.name for tensor in graph.input]
-        below = {name for node in graph.node if node.op_type == "Sqrt" for name in node.input}
-        sums = [node for node in graph.node if node.op_type == "Add" and node.output[0] in below]
+        roots = [node for node in graph.node if node.op_type == "Sqrt"]
+        below, above = {root.input[0] for root in roots}, {root.output[0] for root in roots}
+        sums = [node for node in graph.node if node.op_type == "Add"]
+        inside = [node for node in sums if node.output[0] in below]
+        self.is_unbiased = not inside
+        """Whether epsilons are added to roots, as in SRNO's norm, and not below them."""
+        sums = inside or [node for node in sums if above & {*node.input}]
         names = [name for node in sums for name in node.input if name in self.weights]
         self.epsilons = [float(self.weights[name].item()) for name in names]
         means = [node.input[1] for node in graph.node if node.op_type == "Div" and node.input[1] in self.weights]
@@ -296,17 +337,21 @@ class _Graph:
         """Return the error for another architecture."""
         return EngineError(
             f"graph {self.key} does not have the architecture of the native code (a HIIF decoder in stages, with "
-            "tables of two bits and two projections per attention block): use --engine onnxruntime"
+            "tables of two bits and two projections per attention block, or SRNO): use --engine onnxruntime"
         )
 
 
 def _layers(graph: _Graph, target: Target) -> Iterator[LayerWeights]:
     weights = graph.weights
-    if "second.weight" in weights:
-        yield LayerWeights(None, graph.product("second"))
     folded = [name for name in graph.inputs if re.fullmatch(r"attention_\d+_weight", name)]
+    attention = "attention.second" if "attention.second.weight" in weights else "second"
+    if "second.weight" in weights and not (folded and attention == "second"):
+        yield LayerWeights(None, graph.product("second"))
     if folded:
-        yield LayerWeights(Folded(folded[0], folded[0].replace("weight", "bias")), graph.product("attention.second"))
+        yield LayerWeights(Folded(folded[0], folded[0].replace("weight", "bias")), graph.product(attention))
+    if "colours.first.weight" in weights:
+        last = padded(graph.product("colours.second"), target.lanes)
+        yield LayerWeights(graph.product("colours.first"), last, is_last=True)
     levels = sorted({int(found[1]) for name in weights if (found := re.match(r"levels\.(\d+)\.", name))})
     for n in levels:
         name = f"levels.{n}"
@@ -339,6 +384,5 @@ def _sums(graph: _Graph, contract: GraphContract) -> SumWeights:
     weight = graph.weights["projection.weight"].T
     if head != HEAD or len(graph.epsilons) != 1:
         raise graph.other_form()
-    return SumWeights(
-        Product(weight, graph.weights["unsqueeze"].flatten()), KeyValueSums(len(weight), heads, graph.epsilons[0])
-    )
+    sizes = KeyValueSums(len(weight), heads, graph.epsilons[0], graph.is_unbiased)
+    return SumWeights(Product(weight, graph.weights["unsqueeze"].flatten()), sizes)

@@ -24,7 +24,9 @@ class KeyValueSums:
     heads: int
     """Number of heads of keys, and of values."""
     epsilon: float
-    """Value that is added to a head's variance."""
+    """Value that is added to a head's variance, or to its deviation where that is unbiased."""
+    is_unbiased: bool = False
+    """Whether heads are divided by the unbiased deviation plus epsilon, as SRNO's; HIIF has LayerNorms."""
 
     @property
     def outputs(self) -> int:
@@ -87,6 +89,9 @@ def _squares(e: Emitter, vectors: list[list[Value]]) -> list[Value]:
 
 def _scale(e: Emitter, kind: KeyValueSums, squares: Value) -> Value:
     """Emit 1 / σ of heads with these sums of squares, whose mean is 0."""
+    if kind.is_unbiased:
+        deviation = e.call("llvm.sqrt", e.floats, e.builder.fmul(squares, e.reals(1 / (HEAD - 1))))
+        return e.builder.fdiv(e.reals(1.0), e.builder.fadd(deviation, e.reals(kind.epsilon)))
     return e.inverse_root(e.fma(squares, e.reals(1 / HEAD), e.reals(kind.epsilon)))
 
 

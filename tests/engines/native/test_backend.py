@@ -116,7 +116,7 @@ def test_a_decoder_without_stages_is_refused() -> None:
     bundle = open_bundle(ATTENTION_MODEL)
     graphs = tuple(graph for graph in bundle.contract.graphs if graph.name not in bundle.contract.stages)
     whole = dataclasses.replace(bundle, contract=dataclasses.replace(bundle.contract, graphs=graphs))
-    with pytest.raises(EngineError, match=r"needs a decoder of HIIF in stages.*--engine onnxruntime"):
+    with pytest.raises(EngineError, match=r"needs a decoder of HIIF or SRNO in stages.*--engine onnxruntime"):
         NativeBackend(whole, ENGINE)
 
 

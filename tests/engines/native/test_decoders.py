@@ -266,7 +266,7 @@ def test_a_graph_that_is_connected_otherwise_is_refused(kind: str, change: Calla
 @pytest.mark.usefixtures("native")
 @pytest.mark.parametrize(
     ("decoder", "reason"),
-    [("ciaosr", "needs a decoder of HIIF in stages, or of"), ("clit", "needs a decoder"), ("sronet", "graph first")],
+    [("ciaosr", "needs a decoder of HIIF or SRNO in stages, or of"), ("clit", "needs a decoder")],
 )
 def test_other_decoders_are_refused(pairs: Pairs, decoder: str, reason: str) -> None:
     with pytest.raises(EngineError, match=f"{reason}.*--engine onnxruntime"):
