@@ -20,6 +20,7 @@ LIMITS: Mapping[tuple[IsaName, ComputePrecision], Mapping[str, str]] = {
     ("avx512", "fp32"): {"OPENBLAS_CORETYPE": "SkylakeX", "MKL_ENABLE_INSTRUCTIONS": "AVX512"},
     ("avx512", "bf16"): {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"},
     ("avx512", "int8"): {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"},
+    ("avx2", "int8"): {"ONEDNN_MAX_CPU_ISA": "AVX2_VNNI"},
     ("avx2", "fp32"): {"OPENBLAS_CORETYPE": "Haswell", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
     ("neon", "fp32"): {"OPENBLAS_CORETYPE": "ARMV8"},
 }

@@ -58,9 +58,9 @@ def own_isas() -> list[str]:
 
 
 def test_a_product_that_cannot_be_limited_sets_no_peak() -> None:
-    with pytest.raises(HiifError, match="a product limited to avx2 could not be measured in int8"):
-        measure_limited("avx2", "int8", 1, 8)
-    meter = IsaMeter(1, set(), [("avx2", "int8")], side=8)
+    with pytest.raises(HiifError, match="a product limited to avx2 could not be measured in bf16"):
+        measure_limited("avx2", "bf16", 1, 8)
+    meter = IsaMeter(1, set(), [("avx2", "bf16")], side=8)
     meter.measure()
     assert meter.isa_peaks == {}
 
@@ -90,7 +90,7 @@ def test_a_native_variant_names_its_instruction_set_and_share(own_isas: list[str
 @pytest.mark.usefixtures("native")
 def test_a_variant_that_the_instruction_set_cannot_run_is_not_replaced() -> None:
     with pytest.raises(OptionError):
-        open_variant("int8", BenchModel("m", open_bundle(ATTENTION_MODEL)), 1, isa="avx2")
+        open_variant("bf16", BenchModel("m", open_bundle(ATTENTION_MODEL)), 1, isa="avx2")
 
 
 def test_an_instruction_set_without_native_code_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

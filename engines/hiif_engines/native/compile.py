@@ -141,8 +141,8 @@ def choose_target(precision: ComputePrecision, isa: IsaName | None = None) -> Ta
             return target
     reason = f"is not written for {llvm.get_default_triple()}"
     if targets:
-        names = ", ".join(lacking(targets[-1], precision))
-        reason = f"needs instructions that {llvm.get_host_cpu_name()} does not have ({names})"
+        names = min((lacking(target, precision) for target in targets), key=len)
+        reason = f"needs instructions that {llvm.get_host_cpu_name()} does not have ({', '.join(names)})"
     raise EngineError(f"native code in {precision} {reason}: use --engine {library_engine(precision)}")
 
 

@@ -83,7 +83,8 @@ TARGETS = {
         Target(
             "avx2", "x86_64", lanes=8, registers=16, rows=6, vectors=2,
             needs=frozenset({"avx2", "fma"}),
-            precisions={"fp32": frozenset()},
+            # AVX-NE-CONVERT converts to bf16, but nothing multiplies it in these registers.
+            precisions={"fp32": frozenset(), "int8": frozenset({"avxvnni"})},
             unused=("avx512", "avx10", "evex512"),
         ),
         # Every processor of this kind has the instructions.

@@ -19,13 +19,14 @@ from hiif_deploy.bundle.loader import Bundle, open_bundle
 from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.images.samples import sample
 from hiif_deploy.rendering.verify import measure
+from hiif_deploy.support.cache_dir import VARIABLE
 from hiif_engines.native import compile as native_compile
 from hiif_engines.native.backend import NativeBackend
 from hiif_engines.native.check import EXACT, check_kernels
 from hiif_engines.native.compile import choose_target, has_amx, lacking
 from hiif_engines.native.kernel import BLOCK
 from hiif_engines.native.target import TARGETS, Target
-from native_targets import own_precisions
+from native_targets import EVEX, own_precisions
 from tolerances import UNIT, decibels, detail, order_error, products, rounding_error
 
 pytestmark = pytest.mark.processor
@@ -58,6 +59,15 @@ def test_a_picture_is_the_same_within_the_arithmetic(
         assert native.description.startswith(f"native code ({own_target.name}) and {other}, cpu, {precision}")
     error = rounding_error(precision, products(known.bundle), TERMS)
     assert decibels(error, detail(expected, image)) < measure(answer, expected).psnr < 200
+
+
+def test_avx2s_int8_gives_the_same_picture_in_another_encoding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if names := lacking(EVEX, "int8"):
+        pytest.skip(f"this processor lacks {', '.join(names)}")
+    # Kept code is named by the target, and this one has another's name.
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    monkeypatch.setitem(TARGETS, EVEX.name, EVEX)
+    test_a_picture_is_the_same_within_the_arithmetic(EVEX, "int8", str(ATTENTION_MODEL), "exact")
 
 
 @pytest.mark.parametrize(
@@ -191,8 +201,8 @@ def test_a_processor_without_the_instructions_is_refused(monkeypatch: pytest.Mon
 
 def test_an_instruction_set_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = open_bundle(ATTENTION_MODEL)
-    with pytest.raises(OptionError, match="native code for avx2 computes in fp32 and not in int8: leave isa out"):
-        NativeBackend(bundle, dataclasses.replace(ENGINE, isa="avx2", precision="int8"))
+    with pytest.raises(OptionError, match="native code for avx2 computes in fp32, int8 and not in bf16: leave isa out"):
+        NativeBackend(bundle, dataclasses.replace(ENGINE, isa="avx2", precision="bf16"))
     monkeypatch.setattr(native_compile, "_features", lambda: frozenset({"x86_64", "avx2", "fma"}))
     with pytest.raises(OptionError, match=r"native code for avx512 in fp32 needs instructions.*avx512f.*leave isa out"):
         NativeBackend(bundle, dataclasses.replace(ENGINE, isa="avx512"))

@@ -43,7 +43,12 @@ def test_code_that_llvm_does_not_take_is_refused(own_target: Target) -> None:
 
 @pytest.mark.parametrize(
     ("isa", "precision", "missing"),
-    [("avx2", "fp32", "fma"), ("avx512", "bf16", "avx512bf16"), ("avx512", "int8", "avx512vnni")],
+    [
+        ("avx2", "fp32", "fma"),
+        ("avx2", "int8", "avxvnni"),
+        ("avx512", "bf16", "avx512bf16"),
+        ("avx512", "int8", "avx512vnni"),
+    ],
 )
 def test_lacking_instructions_are_named(
     isa: IsaName, precision: ComputePrecision, missing: str, monkeypatch: pytest.MonkeyPatch
@@ -57,6 +62,16 @@ def test_lacking_instructions_are_named(
         choose_target(precision)
 
 
+def test_avx2_is_taken_where_avx512_lacks_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = {"x86_64", "avxvnni", *TARGETS["avx2"].needs, *TARGETS["avx512"].needs}
+    monkeypatch.setattr(native_compile, "_features", lambda: features)
+    assert [choose_target(precision).name for precision in ("fp32", "int8")] == ["avx512", "avx2"]
+
+
+LATER = re.compile(r"%(zmm|k\d|[xy]mm(?:1[6-9]|[23]\d))")
+"""What AVX2 lacks: wide vectors, masks and registers from 16 on."""
+
+
 def test_code_for_avx2_has_no_instruction_that_avx2_lacks() -> None:
     kinds = {}
     for name in ("avx2", "avx512"):
@@ -66,24 +81,27 @@ def test_code_for_avx2_has_no_instruction_that_avx2_lacks() -> None:
         found = ir.Module("test")
         emit_layer(found, "run", Layer(64, 64, 64, None, False, FP32, FP32), ScratchLayout(target, 64))
         code = machine_of(target).emit_assembly(llvm.parse_assembly(str(found)))
-        kinds[name] = set(re.findall(r"%(zmm|k\d|[xy]mm(?:1[6-9]|[23]\d))", code))
-    # Wide vectors, masks and registers from 16 on.
+        kinds[name] = set(LATER.findall(code))
     assert kinds["avx2"] == set()
     assert "zmm" in kinds["avx512"]
 
 
-@pytest.mark.parametrize(("precision", "product"), [("bf16", "tdpbf16ps"), ("int8", "tdpbusd")])
-def test_code_for_tiles_has_the_processors_own_instructions(precision: ComputePrecision, product: str) -> None:
-    """Encoded for any x86 processor: what runs elsewhere in tests are these instructions' meanings."""
-    target, kind = TARGETS["amx"], PRECISIONS[precision]
+def encoded(target: Target, precision: ComputePrecision) -> str:
+    """A layer as text for any x86 processor with the target's instructions."""
     layers = (LayerWeights(Product(*zeros(64, 64)), Product(*zeros(64, 64))),)
-    kernel = Stage(None, layers, None).kernel(kind, target)
+    kernel = Stage(None, layers, None).kernel(PRECISIONS[precision], target)
     parsed = llvm.parse_assembly(str(emit_kernels({"run": kernel}, ScratchLayout(target, 64))))
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     features = ",".join(f"+{name}" for name in sorted(target.needs | target.precisions[precision]))
     machine = llvm.Target.from_triple("x86_64-linux-gnu").create_target_machine(features=features, opt=OPTIMISATION)
-    code = machine.emit_assembly(parsed)
+    return str(machine.emit_assembly(parsed))
+
+
+@pytest.mark.parametrize(("precision", "product"), [("bf16", "tdpbf16ps"), ("int8", "tdpbusd")])
+def test_code_for_tiles_has_the_processors_own_instructions(precision: ComputePrecision, product: str) -> None:
+    """What runs elsewhere in tests are these instructions' meanings."""
+    code = encoded(TARGETS["amx"], precision)
     found = re.findall(r"\t(ldtilecfg|tilerelease|tilezero|tileloadd|tilestored|tdp\w+)", code)
     # Of each of two products: four tiles of sums, two of rows and two of weights.
     assert Counter(found) == {
@@ -107,6 +125,16 @@ def test_tiles_that_the_system_does_not_grant_are_not_used(monkeypatch: pytest.M
             found = features()
             patch.setattr(native_compile, "_features", lambda found=found: found)
             assert choose_target("int8").name == expected
+
+
+def test_int8_for_avx2_has_the_products_of_avx_vnni() -> None:
+    """What runs elsewhere in tests is AVX-512's encoding of them, which has no prefix."""
+    code = encoded(TARGETS["avx2"], "int8")
+    products = re.findall(r".*vpdpbusd.*", code)
+    # A panel's two vectors of each row, twice as loops are unrolled, for each of two products.
+    assert len(products) == 2 * 2 * 2 * TARGETS["avx2"].rows
+    assert all(re.match(r"\s*\{vex\}\s+vpdpbusd\s.*%ymm\d+, %ymm\d+$", product) for product in products)
+    assert not LATER.search(code)
 
 
 def test_a_function_keeps_its_code_alive(own_target: Target) -> None:

@@ -11,14 +11,15 @@ import pytest
 
 from emulated_code import compiled
 from hiif_deploy.bundle.contract import GraphContract, TensorContract
+from hiif_engines.native.compile import lacking
 from hiif_engines.native.compose import composed
 from hiif_engines.native.kernel import BLOCK, emit_kernels
 from hiif_engines.native.layer import Norm, ScratchLayout
 from hiif_engines.native.products.precision import FP32, INT8, PRECISIONS
 from hiif_engines.native.session import NativeSession, ThreadMemory
 from hiif_engines.native.stage import Folded, LayerWeights, Product, Stage
-from hiif_engines.native.target import Target
-from native_targets import PAIRS, every_precision
+from hiif_engines.native.target import TARGETS, Target
+from native_targets import EVEX, PAIRS, every_precision
 from tolerances import rounding_error
 
 pytestmark = pytest.mark.processor
@@ -184,6 +185,23 @@ def test_rows_of_equal_values_survive_8_bits(target: Target, precision: str) -> 
     answer = session_of(target, layers, precision).run(feeds)["state_1"]
     # What is left is the rounding of the matrix.
     assert deviation(answer, reference(layers, feeds)) < rounding_error("int8", 1)
+
+
+@pytest.mark.parametrize("width", [16, 48, 64, 256])
+def test_avx2s_int8_answers_in_avx512s_encoding(width: int) -> None:
+    if names := lacking(EVEX, "int8"):
+        pytest.skip(f"this processor lacks {', '.join(names)}")
+    random = np.random.default_rng(width)
+    attention = LayerWeights(Folded("attention_0_weight", "attention_0_bias"), product(random, width, width))
+    layers = [attention, LayerWeights(None, product(random, width, 32))]
+    feeds = feeds_of(random, 11, 19, width)
+    answer = session_of(EVEX, layers, "int8").run(feeds)["state_1"]
+    assert 1e-9 < deviation(answer, reference(layers, feeds)) < rounding_error("int8", 3, width)
+    # Without a norm there is no sum whose order depends on the length of vectors.
+    np.testing.assert_array_equal(answer, session_of(TARGETS["avx512"], layers, "int8").run(feeds)["state_1"])
+    layers = [level(random, width, 64, width), level(random, width, 32, 16)]
+    answer = session_of(EVEX, layers, "int8").run(feeds)["state_1"]
+    assert 1e-9 < deviation(answer, reference(layers, feeds)) < rounding_error("int8", 4, width)
 
 
 def test_colours_stay_in_float32_where_rows_go_to_8_bits() -> None:

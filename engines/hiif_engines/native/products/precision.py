@@ -159,10 +159,10 @@ class Int8(MatrixPrecision):
         return np.stack([scale, np.rint(matrix / scale).sum(0) * scale]).astype(np.float32)
 
     def add_product(self, e: Emitter, total: Value, row: Value, weights: Value) -> Value:
-        """Emit AVX-512's dot product of 8-bit quadruples."""
+        """Emit the dot product of 8-bit quadruples of AVX-512, or of AVX-VNNI where there is only that."""
         kind = ir.VectorType(I8, 4 * e.lanes)
         quadruples = [e.builder.bitcast(value, kind) for value in (row, weights)]
-        return e.call("llvm.x86.avx512.vpdpbusd.512", e.words, total, *quadruples, overloaded=False)
+        return e.call(f"llvm.x86.avx512.vpdpbusd.{8 * kind.count}", e.words, total, *quadruples, overloaded=False)
 
     def real(self, e: Emitter, total: Value, factors: Value, row: int, constants: list[Value]) -> Value:
         """Emit step · scale · sum + low · factor."""
@@ -181,7 +181,8 @@ class Int8(MatrixPrecision):
         low, inverse = e.spread(low), e.spread(b.fdiv(real(STEPS), reach))
         for n, value in enumerate(values):
             step = e.fma(b.fsub(value, low), inverse, e.reals(0.5))
-            e.store(b.trunc(b.fptoui(step, e.words), ir.VectorType(I8, e.lanes)), target, n * e.lanes)
+            # Signed, because AVX2 has no other conversion.
+            e.store(b.trunc(b.fptosi(step, e.words), ir.VectorType(I8, e.lanes)), target, n * e.lanes)
 
 
 FP32, BF16, INT8 = MatrixPrecision(), Bf16(), Int8()
