@@ -32,7 +32,7 @@ from hiif_engines.native.target import TARGETS, Target
 from hiif_export.parity.parity import cases
 from hiif_training.checkpoints.checkpoint import load_checkpoint
 from hiif_training.models.registry import make_model
-from tolerances import decibels, products, rounding_error
+from tolerances import decibels, detail, products, rounding_error
 
 pytestmark = pytest.mark.processor
 
@@ -54,14 +54,18 @@ TERMS = 256
 
 def bundle_of(kind: str) -> Bundle:
     """A decoder of that kind with random weights."""
+    model, spec = model_of(kind)
+    return open_bundle(shared_bundle(model, spec, kind, suite=cases(sizes=((6, 9),), scales=(2.0,))))
+
+
+def model_of(kind: str) -> tuple[Any, dict[str, Any]]:
     args = dict(KINDS[kind])
     args["encoder_spec"] = {"name": "edsr-baseline", "args": {**ENCODERS["edsr-baseline"], "no_upsampling": True}}
     if "hidden" in args:
         args["imnet_spec"] = {"name": "mlp", "args": {"out_dim": 3, "hidden_list": args.pop("hidden")}}
     spec = {"name": kind if kind in ("lte-plus", "metasr") else kind.split("-")[0], "args": args}
     torch.manual_seed(5)
-    suite = cases(sizes=((6, 9),), scales=(2.0,))
-    return open_bundle(shared_bundle(make_model(spec).eval(), spec, kind, suite=suite))
+    return make_model(spec).eval().requires_grad_(False), spec
 
 
 def engine(target: Target, threads: int = 1) -> EngineOptions:
@@ -290,6 +294,32 @@ def require_equal_pictures(bundle: Bundle, target: Target, image: np.ndarray, si
 @pytest.mark.parametrize("kind", ["liif-other-widths", "liif-pixels-alone", "lte-usual", "metasr"])
 def test_a_picture_is_the_same_within_the_arithmetic(own_target: Target, kind: str) -> None:
     require_equal_pictures(bundle_of(kind), own_target, sample("astronaut")[:40, :28], (131, 90))
+
+
+@pytest.mark.parametrize("cycles", [2, 15])
+def test_fast_waves_are_as_exact_as_in_onnx_runtime(own_target: Target, cycles: int) -> None:
+    """The root mean square of LTE's frequencies is the fastest wave that ×4 or ×30 shows, in cycles per source pixel.
+
+    Its maps' errors by minimal filtering become errors of angles, 2π times as large.
+    """
+    image, size = sample("astronaut")[:24, :24], (75, 85)
+    model, spec = model_of("lte-usual")
+    pixels = ((torch.from_numpy(image.copy()) / 255 - 0.5) / 0.5).permute(2, 0, 1)[None]
+    for part, wanted in ((model.freq, cycles), (model.coef, 1)):
+        factor = wanted / part(model.encoder(pixels)).square().mean().sqrt()
+        part.weight.mul_(factor), part.bias.mul_(factor)
+    for layer in model.network[::2]:
+        # As much contrast behind a layer as before it.
+        layer.weight.mul_(2)
+    bundle = open_bundle(shared_bundle(model, spec, "lte-fast", suite=cases(sizes=((6, 9),), scales=(2.0,))))
+    queries = model.make_queries(image.shape[:2], size)
+    expected = model.double()(pixels.double(), queries)[0].reshape(*size, 3).numpy() * 0.5 + 0.5
+    errors = []
+    for one in (engine(own_target), EngineOptions(engine="onnxruntime", threads=1)):
+        with Upscaler(bundle, engine=one) as upscaler:
+            errors.append(np.linalg.norm(upscaler.render_unclamped(upscaler.encode(image), size=size) - expected))
+    assert detail(expected, image) > 0.05
+    assert errors[0] < 3 * errors[1]
 
 
 def test_a_part_of_a_picture_is_that_part_of_the_whole(own_target: Target, pairs: Pairs) -> None:
