@@ -28,7 +28,7 @@ ALLOWED = {
 ORDER = {
     "hiif_deploy": (
         "errors", "pixels", "support", "geometry", "bundle", "images", "decoding", "backends", "engine_store",
-        "rendering", "upscaler", "opencv", "pictures", "video", "bench", "cluster", "cli",
+        "rendering", "upscaler", "opencv", "pictures", "video", "bench", "cluster", "server", "cli",
     ),
     "hiif_engines": (
         "onnx_graph", "torch_graph", "fused", "torch_engine", "native", "tensorrt", "emit", "store_command",
@@ -55,6 +55,10 @@ HEAVY = {
     "llvmlite",
     "av",
     "ray",
+    "starlette",
+    "uvicorn",
+    "python_multipart",
+    "prometheus_client",
 }
 """Never loaded by importing the runtime; some are imported inside the function that needs them."""
 

@@ -36,6 +36,10 @@ COMMANDS = (
         "Show a clip or a camera beside its enlargement, live, in a window; frames are dropped rather than late.", USE
     ),
     LazyCommand(
+        "serve", "hiif_deploy.cli.serve_command:serve",
+        "Serve pictures that zoom without end (IIIF), and upscaling over HTTP.", USE,
+    ),
+    LazyCommand(
         "demo", "hiif_deploy.cli.commands:demo",
         "Upscale the pictures that the package carries, and write a sheet that compares them with bicubic.", USE,
     ),

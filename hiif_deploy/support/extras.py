@@ -15,6 +15,7 @@ EXTRAS = {
     "cuda-torch": ("torch", "onnx"),
     "bench": ("matplotlib",),
     "ray": ("ray",),
+    "serve": ("starlette", "uvicorn", "python_multipart", "prometheus_client"),
     "tensorrt": ("tensorrt", "cuda.bindings"),
     "video": ("av",),
 }
@@ -22,7 +23,7 @@ EXTRAS = {
 
 OPTIONAL_PACKAGES = (
     "torch", "safetensors", "lightning", "onnx", "onnxscript", "polygraphy", "openvino", "llvmlite", "tensorrt",
-    "tensorrt-rtx-cu13-bindings", "triton", "av", "ray",
+    "tensorrt-rtx-cu13-bindings", "triton", "av", "ray", "starlette", "uvicorn",
 )  # fmt: skip
 """Distributions whose versions `doctor` reports."""
 

@@ -1,0 +1,112 @@
+"""The command `serve`: an image server and an upscaling service."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hiif_deploy.bundle.loader import DEFAULT_MODEL
+from hiif_deploy.cli.options import (
+    MODEL,
+    EngineOption,
+    MemoryOption,
+    PrecisionOption,
+    ThreadsOption,
+    engine_options,
+    in_panel,
+)
+from hiif_deploy.errors import OptionError
+
+_address, _limits, _model = map(in_panel, ("Address", "Limits", MODEL))
+MAX_LEVEL_PIXELS = 1 << 44
+"""Pixels of a whole picture at the largest zoom, of which a request renders a small part."""
+SourcesArgument = Annotated[
+    list[Path] | None, typer.Argument(metavar="[PICTURES]...", help="Pictures and folders; default: samples.")
+]
+BundlesOption = Annotated[
+    list[str] | None,
+    _model(
+        "Bundle folder, or name of a model; may be repeated, the first is the default.",
+        "--bundle", "-b", show_default=DEFAULT_MODEL,
+    ),
+]  # fmt: skip
+HostOption = Annotated[str, _address("Address to listen on; any but loopback needs a token.")]
+PortOption = Annotated[int, _address("Port; 0 takes a free one.")]
+TokenOption = Annotated[str | None, _address("What clients must send; other users of this machine can see it.")]
+TokenFileOption = Annotated[Path | None, _address("File that holds the token.")]
+CorsOption = Annotated[
+    list[str] | None, _address("Origin whose pages may use this server; may be repeated; * for all.")
+]
+CacheOption = Annotated[Path | None, _limits("Folder that keeps tiles for the next run.")]
+CacheSizeOption = Annotated[int, _limits("Tiles on the disk, in MiB.")]
+FeaturesOption = Annotated[int, _limits("Features in memory, in MiB: 190 per megapixel.")]
+PixelsOption = Annotated[int, _limits("Pixels of a picture, and of a response.")]
+UploadOption = Annotated[int, _limits("One upload, in MiB.")]
+TimeOption = Annotated[float, _limits("Seconds that a request may compute.")]
+
+
+def serve(
+    pictures: SourcesArgument = None,
+    bundle: BundlesOption = None,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
+    token: TokenOption = None,
+    token_file: TokenFileOption = None,
+    cors: CorsOption = None,
+    cache: CacheOption = None,
+    cache_size: CacheSizeOption = 1024,
+    features_memory: FeaturesOption = 1024,
+    max_pixels: PixelsOption = 1 << 26,
+    max_upload: UploadOption = 256,
+    timeout: TimeOption = 300,
+    memory: MemoryOption = 1024,
+    threads: ThreadsOption = 0,
+    engine: EngineOption = None,
+    precision: PrecisionOption = None,
+) -> None:
+    """Serve pictures that zoom without end (IIIF), and upscaling over HTTP.
+
+    \b
+    hiif-deploy serve holidays/
+    curl http://127.0.0.1:8000/iiif/coffee@8x/512,512,512,512/max/0/default.png -o part.png
+    """
+    from hiif_deploy.server.app import serve as run
+    from hiif_deploy.server.options import MIB, Limits, ServeOptions
+    from hiif_deploy.support.extras import require_extra
+    from hiif_deploy.upscaler import RenderOptions, Upscaler
+
+    require_extra("serve")
+    bounds = {"cache size": cache_size, "features memory": features_memory, "max pixels": max_pixels}
+    for name, value in {**bounds, "max upload": max_upload, "timeout": timeout}.items():
+        if value <= 0:
+            raise OptionError(f"--{name.replace(' ', '-')} {value}: expected more than 0")
+    limits = Limits(
+        input_pixels=max_pixels, output_pixels=max_pixels, upload_bytes=max_upload * MIB, seconds=timeout,
+        features_bytes=features_memory * MIB, tiles_bytes=cache_size * MIB,
+    )  # fmt: skip
+    options = ServeOptions(host, port, read_token(token, token_file), tuple(cors or ()), cache, limits)
+    chosen = engine_options(engine, precision, threads)
+    render = RenderOptions(memory=memory * MIB, max_output_pixels=MAX_LEVEL_PIXELS)
+    with contextlib.ExitStack() as stack:
+        opened = [
+            stack.enter_context(Upscaler(name, engine=chosen, options=render)) for name in bundle or [DEFAULT_MODEL]
+        ]
+        models = {upscaler.contract.name: upscaler for upscaler in opened}
+        if len(models) < len(opened):
+            raise OptionError("--bundle: two of the models have one name; name each once")
+        run(models, pictures or [], options)
+
+
+def read_token(token: str | None, file: Path | None) -> str | None:
+    """Return the token that was given on the command line or in a file. OptionError for both, or an unreadable file."""
+    if token is not None and file is not None:
+        raise OptionError("--token and --token-file: give one of them")
+    if file is None:
+        return token
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise OptionError(f"--token-file {file}: cannot be read ({error})") from error

@@ -1,0 +1,195 @@
+"""The core of a server: decoded pictures, features and statistics in memory; parts of pictures rendered from them."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from hiif_deploy.decoding.job import Statistics
+from hiif_deploy.errors import ImageError
+from hiif_deploy.geometry.sizes import Region, Size
+from hiif_deploy.images.encode import over_white
+from hiif_deploy.images.io import read_image
+from hiif_deploy.images.metadata import Chunk
+from hiif_deploy.images.picture import Picture
+from hiif_deploy.pixels import Frame
+from hiif_deploy.server.byte_cache import ByteCache
+from hiif_deploy.server.collection import Entry
+from hiif_deploy.server.metrics import Metrics
+from hiif_deploy.server.options import Limits
+from hiif_deploy.server.web import RequestError
+from hiif_deploy.upscaler import Features, Upscaler
+
+MAX_LEVELS = 64
+"""Sizes of a picture whose statistics are kept."""
+MARGIN = 4
+"""Source pixels around a part that bicubic interpolation may read."""
+BICUBIC = "bicubic"
+"""Name that clients use for interpolation in the place of a model."""
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A decoded picture as it is shown: transparent parts over white, and no metadata beside colours."""
+
+    pixels: Frame
+    """[H, W] or [H, W, 3], uint8 or uint16."""
+    icc: bytes | None
+    """Colour profile."""
+    colour_chunks: tuple[Chunk, ...]
+    """Colour chunks of a PNG."""
+
+    @property
+    def size(self) -> Size:
+        """(height, width)."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+
+@dataclass
+class Encoded:
+    """A picture's features, and the statistics of the sizes at which it was rendered."""
+
+    features: Features
+    statistics: OrderedDict[Size, Statistics] = field(default_factory=OrderedDict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the features and of the frame that the decoder's skip reads."""
+        return features_bytes(self.features.encoded.shape[0], self.features.size) + int(self.features.frame.nbytes)
+
+
+class Studio:
+    """Pictures at any size, from features that are computed once. Methods block; call them in a thread."""
+
+    def __init__(self, models: Mapping[str, Upscaler], limits: Limits, metrics: Metrics) -> None:
+        """`models` by name, the first one is the default; whoever opened them closes them."""
+        self.models = models
+        self.default = next(iter(models))
+        """Name of the model that is used where a client names none."""
+        self._limits = limits
+        self._metrics = metrics
+        self._pictures: ByteCache[Shown] = ByteCache(limits.pictures_bytes, lambda shown: int(shown.pixels.nbytes))
+        self._encoded: ByteCache[Encoded] = ByteCache(limits.features_bytes, lambda encoded: encoded.bytes)
+        self._model_keys = {name: _model_key(upscaler) for name, upscaler in models.items()}
+
+    def picture(self, entry: Entry) -> Shown:
+        """Return a picture, decoded once while it is kept. ImageError as `read_image`."""
+        key = entry.id, entry.version
+        shown = self._pictures.get(key)
+        self._metrics.cache("pictures", hit=shown is not None)
+        if shown is None:
+            with self._metrics.stage("decode"):
+                picture = read_entry(entry, self._limits.input_pixels)
+                pixels = picture.pixels if picture.alpha is None else over_white(picture.pixels, picture.alpha)
+            shown = Shown(pixels, picture.icc, picture.colour_chunks)
+            self._pictures.put(key, shown)
+        return shown
+
+    def model_key(self, model: str) -> str:
+        """Return a text that identifies a model's graphs and how they run. RequestError 404 for an unknown model."""
+        if model == BICUBIC:
+            return BICUBIC
+        if model not in self._model_keys:
+            raise RequestError(404, f"there is no model of that name; models: {', '.join(self.models)}, {BICUBIC}")
+        return self._model_keys[model]
+
+    def render(self, entry: Entry, model: str, level: Size, region: Region, advance: Advance) -> Frame:
+        """Return `region` of the picture upscaled to `level` (height, width): equal to that part of the whole.
+
+        RequestError 413 where the picture's features exceed the server's memory for them.
+        """
+        shown = self.picture(entry)
+        if model == BICUBIC:
+            return bicubic(shown.pixels, level, region)
+        upscaler = self.models[model]
+        encoded = self._features(entry, model, shown, advance)
+        with encoded.lock:  # All regions of a level share its statistics.
+            statistics = self._statistics(upscaler, encoded, level, advance)
+        with self._metrics.stage("render"):
+            part = upscaler.render(encoded.features, size=level, region=region, statistics=statistics, advance=advance)
+        self._metrics.megapixels(region[2] * region[3])
+        return part
+
+    def check_memory(self, model: str, size: Size) -> None:
+        """Raise RequestError 413 where the features of a picture of that (height, width) would not be kept."""
+        if model == BICUBIC:
+            return
+        needed = features_bytes(self.models[model].contract.encoder.channels, size) + 12 * size[0] * size[1]
+        if needed > self._limits.features_bytes:
+            raise RequestError(
+                413,
+                f"features of {size[1]}x{size[0]} pixels take {needed >> 20} MiB, and this server keeps "
+                f"{self._limits.features_bytes >> 20}: upscale it as a whole (/v1/upscale), or raise --features-memory",
+            )
+
+    def _features(self, entry: Entry, model: str, shown: Shown, advance: Advance) -> Encoded:
+        key = entry.id, entry.version, model
+        encoded = self._encoded.get(key)
+        self._metrics.cache("features", hit=encoded is not None)
+        if encoded is None:
+            self.check_memory(model, shown.size)
+            with self._metrics.stage("encode"):
+                encoded = Encoded(self.models[model].encode(shown.pixels, advance=advance))
+            self._encoded.put(key, encoded)
+        return encoded
+
+    def _statistics(self, upscaler: Upscaler, encoded: Encoded, level: Size, advance: Advance) -> Statistics:
+        found = encoded.statistics.get(level)
+        if found is None:
+            with self._metrics.stage("statistics"):
+                found = upscaler.statistics(encoded.features, level, advance=advance)
+            while len(encoded.statistics) >= MAX_LEVELS:
+                encoded.statistics.popitem(last=False)
+            encoded.statistics[level] = found
+        encoded.statistics.move_to_end(level)
+        return found
+
+
+def read_entry(entry: Entry, max_pixels: int) -> Picture:
+    """Return a picture as `read_image`; an ImageError names it as clients do, not by its path."""
+    try:
+        return read_image(entry.path, max_pixels=max_pixels)
+    except ImageError as error:
+        raise ImageError(str(error).replace(str(entry.path), entry.name)) from error
+
+
+def features_bytes(channels: int, size: Size) -> int:
+    """Return the bytes of float32 features."""
+    return 4 * channels * size[0] * size[1]
+
+
+def bicubic(pixels: Frame, level: Size, region: Region) -> Frame:
+    """Return `region` (top, left, height, width) of pixels [H, W] or [H, W, 3] resized to `level` by bicubic
+    interpolation, in the same dtype. Equal to that part of the whole: each pixel is interpolated by itself."""
+    top, left, height, width = region
+    rows, first_row, last_row = _positions(top, height, pixels.shape[0], level[0])
+    columns, first_column, last_column = _positions(left, width, pixels.shape[1], level[1])
+    part = pixels[first_row:last_row, first_column:last_column]
+    across, down = np.meshgrid(columns, rows)
+    result: Frame = cv2.remap(part, across, down, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return result
+
+
+def _positions(start: int, count: int, source: int, level: int) -> tuple[NDArray[np.float32], int, int]:
+    """Where output pixels lie in the source pixels [first, last) that their interpolation reads, and those two."""
+    position = (np.arange(start, start + count) + 0.5) * (source / level) - 0.5
+    first = max(0, int(position[0]) - MARGIN)
+    return (position - first).astype(np.float32), first, min(source, int(position[-1]) + MARGIN)
+
+
+def _model_key(upscaler: Upscaler) -> str:
+    """Digest of all graphs, and of what changes the result."""
+    digest = hashlib.sha256(f"{upscaler.description} {upscaler.options}".encode())
+    for name, graph in sorted(upscaler.bundle.graphs.items()):
+        digest.update(name.encode() + hashlib.sha256(graph).digest())
+    return digest.hexdigest()

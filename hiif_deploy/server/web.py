@@ -1,0 +1,93 @@
+"""Responses and errors of all routes. Starlette is imported when the first one is made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from hiif_deploy.errors import FrameError, HiifError, ImageError, ScaleError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+
+class RequestError(Exception):
+    """A request that is refused, with its HTTP status and the reason."""
+
+    def __init__(self, status: int, reason: str, headers: Mapping[str, str] | None = None) -> None:
+        self.status = status
+        self.reason = reason
+        self.headers = dict(headers or {})
+        super().__init__(reason)
+
+
+def status_of(error: Exception) -> int:
+    """Return the HTTP status for an error."""
+    if isinstance(error, RequestError):
+        return error.status
+    if isinstance(error, ImageError | FrameError):
+        return 415
+    if isinstance(error, ScaleError | UsageError):
+        return 400
+    return 507 if isinstance(error, MemoryError) else 500
+
+
+def reason_of(error: Exception) -> str:
+    """Return one sentence for a client. What was not raised on purpose may name files, so only its kind is given."""
+    known = isinstance(error, RequestError | HiifError)
+    return str(error) if known else f"unexpected {type(error).__name__}: the server's log has more"
+
+
+def respond(
+    content: bytes | str, media_type: str, headers: Mapping[str, str] | None = None, status: int = 200
+) -> Response:
+    """Return a response with a body."""
+    from starlette.responses import Response
+
+    return Response(content, status, dict(headers or {}), media_type)
+
+
+def respond_json(
+    value: Any, headers: Mapping[str, str] | None = None, status: int = 200, media_type: str = "application/json"
+) -> Response:
+    """Return a value as JSON."""
+    return respond(json.dumps(value, indent=1) + "\n", media_type, headers, status)
+
+
+def respond_error(error: Exception) -> Response:
+    """Return the response to a request that raised `error`: a status and a reason."""
+    headers = error.headers if isinstance(error, RequestError) else {}
+    return respond_json({"error": reason_of(error)}, {"Cache-Control": "no-store", **headers}, status_of(error))
+
+
+def respond_file(path: Path, media_type: str, name: str) -> Response:
+    """Return a file to save under `name`."""
+    from starlette.responses import FileResponse
+
+    return FileResponse(path, media_type=media_type, filename=name)
+
+
+def redirect(location: str, status: int = 303) -> Response:
+    """Return a redirection."""
+    return respond("", "text/plain", {"Location": location}, status)
+
+
+def respond_events(events: AsyncIterator[Mapping[str, Any]]) -> Response:
+    """Return server-sent events, each with a value as JSON."""
+    from starlette.responses import StreamingResponse
+
+    async def lines() -> AsyncIterator[str]:
+        async for event in events:
+            yield f"data: {json.dumps(event)}\n\n"
+
+    return StreamingResponse(lines(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+def is_unchanged(request: Request, etag: str) -> bool:
+    """Return whether the client holds what `etag` names (If-None-Match)."""
+    held = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+    return etag in held or "*" in held
