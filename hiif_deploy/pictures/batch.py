@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from hiif_deploy.decoding.job import Advance
 from hiif_deploy.decoding.plan import cached_state_bytes
 from hiif_deploy.errors import HiifError, ImageError, OptionError
 from hiif_deploy.geometry.target import Larger, Target
@@ -139,12 +140,20 @@ def _unexpected(item: Item, error: Exception) -> str:
     return f"{item.source}: unexpected {type(error).__name__}: {error}; please report it"
 
 
-def upscale_picture(upscaler: Upscaler, picture: Picture, size: tuple[int, int], title: str | None = None) -> Picture:
-    """Upscale colours by the model and alpha by cubic interpolation; everything else of the picture is kept."""
+def upscale_picture(
+    upscaler: Upscaler,
+    picture: Picture,
+    size: tuple[int, int],
+    title: str | None = None,
+    advance: Advance | None = None,
+) -> Picture:
+    """Upscale colours by the model and alpha by cubic interpolation; everything else of the picture is kept.
+
+    Progress is shown under `title`, or reported to `advance` as the number of finished steps."""
     steps = upscaler.steps(picture.size, size)
     pixels = picture.pixels if picture.alpha is None else fill_under_alpha(picture.pixels, picture.alpha)
     with Progress(title or "", steps, unit="steps", enabled=title is not None) as progress:
-        pixels = upscaler.upscale(pixels, size=size, advance=progress.advance)
+        pixels = upscaler.upscale(pixels, size=size, advance=advance or progress.advance)
     alpha = None if picture.alpha is None else upscale_alpha(picture.alpha, size)
     return replace(picture, pixels=pixels, alpha=alpha)
 
@@ -218,18 +227,24 @@ def _plan(
     plan = upscaler.plan(picture.size)
     # `steps` raises what the run would raise: a plan must fail where the run does.
     upscaler.steps(picture.size, size)
-    channels = 1 if picture.pixels.ndim == 2 else 3
-    features = 4 * upscaler.contract.encoder.channels + 12
-    whole = picture.size[0] * picture.size[1] * features + size[0] * size[1] * channels * picture.pixels.itemsize
     passes = upscaler.contract.decoder.statistics_passes + 1
     seconds = pace(upscaler, probe_size(picture.size, size)).seconds(picture.size, size)
     return Outcome(
         str(item.source), str(item.target), "planned", picture.size[::-1], size[::-1],
         round(seconds, 1), round(size[0] * size[1] / 1e6 / seconds, 4),
-        memory_mib=(whole + plan.working_bytes + cached_state_bytes(upscaler.contract, plan, size[0] * size[1])) >> 20,
+        memory_mib=planned_bytes(upscaler, picture, size) >> 20,
         decoder_calls=passes * -(-size[0] * size[1] // plan.query_block), notes=picture.notes,
         model=upscaler.contract.name, untrained=untrained(found, upscaler.contract.trained_for),
     )  # fmt: skip
+
+
+def planned_bytes(upscaler: Upscaler, picture: Picture, size: tuple[int, int]) -> int:
+    """Return the estimated memory of upscaling a picture to `size`, with input, features and output."""
+    plan = upscaler.plan(picture.size)
+    channels = 1 if picture.pixels.ndim == 2 else 3
+    features = 4 * upscaler.contract.encoder.channels + 12
+    whole = picture.size[0] * picture.size[1] * features + size[0] * size[1] * channels * picture.pixels.itemsize
+    return whole + plan.working_bytes + cached_state_bytes(upscaler.contract, plan, size[0] * size[1])
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> int:

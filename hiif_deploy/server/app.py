@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,11 @@ from hiif_deploy.errors import HiifError, OptionError
 from hiif_deploy.server.collection import Collection
 from hiif_deploy.server.health import HealthService
 from hiif_deploy.server.iiif.routes import ImageService
+from hiif_deploy.server.jobs import Jobs
 from hiif_deploy.server.metrics import Metrics
 from hiif_deploy.server.options import ServeOptions, is_loopback
 from hiif_deploy.server.security import App, Guard, Message, Receive, Send
+from hiif_deploy.server.service import UpscaleService
 from hiif_deploy.server.studio import Studio
 from hiif_deploy.server.tile_store import TileStore
 from hiif_deploy.server.web import RequestError, respond_error
@@ -51,6 +54,8 @@ class Server:
     studio: Studio
     collection: Collection
     metrics: Metrics
+    routes: list[Any]
+    """Starlette's."""
 
 
 @contextlib.contextmanager
@@ -64,8 +69,9 @@ def open_server(models: Mapping[str, Upscaler], sources: Sequence[Path], options
     limits = options.limits
     with contextlib.ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hiif-deploy-serve-")))
-        uploads = work / "uploads"
-        uploads.mkdir()
+        uploads, arriving, results = (work / name for name in ("uploads", "arriving", "results"))
+        for folder in (uploads, arriving, results):
+            folder.mkdir()
         collection = Collection(uploads, limits.uploads_bytes)
         for source in sources:
             collection.add_folder(source)
@@ -74,13 +80,19 @@ def open_server(models: Mapping[str, Upscaler], sources: Sequence[Path], options
         metrics = Metrics()
         studio = Studio(models, limits, metrics)
         tiles = TileStore(stack.enter_context(_tile_folder(options.cache, work)), limits.tiles_bytes)
-        queue = WorkQueue("tiles", limits.queue, limits.seconds)
-        stack.callback(queue.close)
-        metrics.watch("tile_queue", "Tiles that are rendered or wait", lambda: queue.length)
-        images = ImageService(collection, studio, tiles, queue, limits, metrics)
-        health = HealthService(studio, metrics, lambda: not queue.is_full)
-        routes = [*health.routes(), *images.routes()]
-        yield Server(Guard(_Measured(_starlette(routes), metrics), options), studio, collection, metrics)
+        # Tiles do not wait for whole pictures, and neither for what reads a picture to plan it.
+        rendering = WorkQueue("tiles", limits.queue, limits.seconds)
+        reading = WorkQueue("reading", limits.queue, limits.seconds)
+        jobs = Jobs(studio, results, reading, limits, metrics)
+        queues = {"tile": rendering, "reading": reading, "job": jobs.queue}
+        for name, queue in queues.items():
+            stack.callback(queue.close)
+            metrics.watch(f"{name}_queue", "Requests that run or wait", partial(getattr, queue, "length"))
+        images = ImageService(collection, studio, tiles, (reading, rendering), limits, metrics)
+        health = HealthService(studio, metrics, lambda: not any(queue.is_full for queue in queues.values()))
+        service = UpscaleService(collection, studio, jobs, reading, arriving, limits)
+        routes = [*health.routes(), *images.routes(), *service.routes()]
+        yield Server(Guard(_Measured(_starlette(routes), metrics), options), studio, collection, metrics, routes)
 
 
 @contextlib.contextmanager

@@ -34,9 +34,13 @@ class Limits:
     job_bytes: int = 4096 * MIB
     """Planned memory of one upscaled picture."""
     queue: int = 64
-    """Tiles, and jobs, that wait at most."""
+    """Tiles that wait at most."""
+    jobs: int = 16
+    """Jobs that wait at most."""
     finished_jobs: int = 32
-    """Finished jobs whose results are kept."""
+    """Finished jobs that are kept."""
+    results_bytes: int = 2048 * MIB
+    """Bytes of the results of finished jobs."""
     seconds: float = 300
     """Seconds that one request may compute."""
 

@@ -82,11 +82,16 @@ class Studio:
         self._encoded: ByteCache[Encoded] = ByteCache(limits.features_bytes, lambda encoded: encoded.bytes)
         self._model_keys = {name: _model_key(upscaler) for name, upscaler in models.items()}
 
+    def kept(self, entry: Entry) -> Shown | None:
+        """Return a picture that is decoded already; does not block."""
+        shown = self._pictures.get((entry.id, entry.version))
+        self._metrics.cache("pictures", hit=shown is not None)
+        return shown
+
     def picture(self, entry: Entry) -> Shown:
         """Return a picture, decoded once while it is kept. ImageError as `read_image`."""
         key = entry.id, entry.version
         shown = self._pictures.get(key)
-        self._metrics.cache("pictures", hit=shown is not None)
         if shown is None:
             with self._metrics.stage("decode"):
                 picture = read_entry(entry, self._limits.input_pixels)

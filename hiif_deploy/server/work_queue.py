@@ -80,6 +80,9 @@ class WorkQueue:
 
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, begin)
+        except asyncio.CancelledError:
+            progress.stop()
+            raise
         finally:
             self._running.discard(progress)
 

@@ -63,14 +63,14 @@ class ImageService:
         collection: Collection,
         studio: Studio,
         tiles: TileStore,
-        queue: WorkQueue,
+        queues: tuple[WorkQueue, WorkQueue],
         limits: Limits,
         metrics: Metrics,
     ) -> None:
         self._collection = collection
         self._studio = studio
         self._tiles = tiles
-        self._queue = queue
+        self._reading, self._rendering = queues
         self._limits = limits
         self._metrics = metrics
         self._flights: SingleFlight[bytes] = SingleFlight()
@@ -136,8 +136,11 @@ class ImageService:
         model = identifier.model or self._studio.default
         self._studio.model_key(model)
         entry = self._collection.find(identifier.picture)
-        shown = await self._decoding.run(entry, lambda: asyncio.to_thread(self._studio.picture, entry))
+        shown = self._studio.kept(entry) or await self._decoding.run(entry, lambda: self._read(entry))
         return Image(entry, shown, model, identifier.factor)
+
+    async def _read(self, entry: Entry) -> Shown:
+        return await self._reading.run(lambda _: self._studio.picture(entry))
 
     def _key(self, image: Image, view: View, drawing: Drawing) -> str:
         """What names the bytes of a response: the picture, and the model where it takes part."""
@@ -152,9 +155,9 @@ class ImageService:
             return found
         # What needs no model must not wait for what does.
         if view.needs_model(image.shown.size):
-            made = await self._queue.run(partial(self._draw, image, view, drawing))
+            made = await self._rendering.run(partial(self._draw, image, view, drawing))
         else:
-            made = await asyncio.to_thread(self._draw, image, view, drawing, self._queue.new_progress())
+            made = await asyncio.to_thread(self._draw, image, view, drawing, self._rendering.new_progress())
         await asyncio.to_thread(self._tiles.put, key, made)
         return made
 

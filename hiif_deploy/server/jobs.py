@@ -1,0 +1,272 @@
+"""Upscaling of whole pictures: planned before it runs, queued, with progress, and results that are kept for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from hiif_deploy.errors import OptionError, ScaleError
+from hiif_deploy.geometry.sizes import Size
+from hiif_deploy.geometry.target import Target, parse_target
+from hiif_deploy.images.encode import SUFFIXES
+from hiif_deploy.images.io import check_stream, write_image
+from hiif_deploy.pictures.batch import planned_bytes, upscale_picture
+from hiif_deploy.pictures.pace import Pace, measure_pace, probe_size
+from hiif_deploy.server.collection import Entry
+from hiif_deploy.server.metrics import Metrics
+from hiif_deploy.server.options import Limits
+from hiif_deploy.server.studio import Studio, read_entry
+from hiif_deploy.server.web import RequestError, reason_of, status_of
+from hiif_deploy.server.work_queue import Progress, StoppedError, WorkQueue
+
+Status = Literal["queued", "running", "done", "failed", "cancelled"]
+MEDIA_TYPES = {
+    ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".tif": "image/tiff",
+    ".tiff": "image/tiff", ".bmp": "image/bmp",
+}  # fmt: skip
+INTERVAL = 0.2
+"""Seconds between two looks at a job's progress."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a client wants of a picture."""
+
+    target: Target
+    model: str
+    suffix: str | None
+    """Of the output; None: as the input's name."""
+    quality: int
+    lossless: bool
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an order takes, known before it runs."""
+
+    source: Size
+    target: Size
+    bytes: int
+    """Memory."""
+    steps: int
+    """Steps that the work reports."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return it as clients see it."""
+        return {"source": _across(self.source), "target": _across(self.target), "memory_mib": self.bytes >> 20}
+
+
+@dataclass
+class Job:
+    """One picture to upscale."""
+
+    id: str
+    entry: Entry
+    order: Order
+    estimate: Estimate
+    result: Path
+    progress: Progress
+    status: Status = "queued"
+    error: Exception | None = None
+    notes: tuple[str, ...] = ()
+    """A sentence for all that the picture lost."""
+    began: float = 0.0
+    ended: float = 0.0
+    is_over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def suffix(self) -> str:
+        """Suffix of the output."""
+        own = Path(self.entry.name).suffix.lower()
+        return self.order.suffix or (own if own in SUFFIXES else ".png")
+
+    @property
+    def name(self) -> str:
+        """File name of the output, as the command line gives it."""
+        return f"{Path(self.entry.name).stem}_{self.order.target.label}{self.suffix}"
+
+    def describe(self) -> dict[str, Any]:
+        """Return the state as clients see it."""
+        done, steps = self.progress.done, self.estimate.steps
+        seconds = (self.ended or time.monotonic()) - self.began if self.began else 0.0
+        left = seconds / done * max(0, steps - done) if done and self.status == "running" else None
+        state = {"id": self.id, "status": self.status, "model": self.order.model, **self.estimate.describe()}
+        state |= {
+            "steps_done": done,
+            "steps": steps,
+            "seconds": round(seconds, 2),
+            "notes": self.notes,
+            "name": self.name,
+        }
+        state |= {"seconds_left": None if left is None else round(left, 1)}
+        return state if self.error is None else {**state, "error": reason_of(self.error)}
+
+
+class Jobs:
+    """All jobs of a server. Its methods belong to the event loop."""
+
+    def __init__(self, studio: Studio, folder: Path, reading: WorkQueue, limits: Limits, metrics: Metrics) -> None:
+        """Results lie in `folder`; `reading` is where pictures are decoded for their plans."""
+        self._studio = studio
+        self._folder = folder
+        self._reading = reading
+        self._limits = limits
+        self._metrics = metrics
+        self._paces: dict[tuple[str, Size], Pace] = {}
+        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.queue = WorkQueue("jobs", limits.jobs, limits.seconds)
+        """Where pictures are upscaled."""
+
+    def parse(self, values: Mapping[str, str]) -> Order:
+        """Return the order in a request's parameters. OptionError or ScaleError where they make none."""
+        known = {"scale", "size", "width", "height", "max_side", "model", "format", "quality", "lossless", "picture"}
+        if unknown := sorted(values.keys() - known):
+            raise OptionError(f"unknown parameters: {', '.join(unknown)}; expected some of {', '.join(sorted(known))}")
+        model = values.get("model") or self._studio.default
+        if model not in self._studio.models:
+            raise RequestError(404, f"there is no model of that name; models: {', '.join(self._studio.models)}")
+        sides = (_whole(values, name) for name in ("width", "height", "max_side"))
+        target = parse_target(values.get("scale"), values.get("size"), *sides)
+        suffix = f".{values['format'].lower().lstrip('.')}" if values.get("format") else None
+        if suffix is not None and suffix not in SUFFIXES:
+            raise OptionError(f"format: expected one of {', '.join(name[1:] for name in SUFFIXES)}")
+        quality = _whole(values, "quality")
+        if quality is not None and not 1 <= quality <= 100:
+            raise OptionError(f"quality {quality}: expected 1 to 100")
+        return Order(target, model, suffix, quality or 95, values.get("lossless") in ("1", "true"))
+
+    async def estimate(self, entry: Entry, order: Order) -> Estimate:
+        """Return what an order takes. RequestError 413 where that is more than a limit."""
+        return await self._reading.run(lambda _: self._estimated(entry, order))
+
+    async def seconds(self, estimate: Estimate, order: Order) -> float:
+        """Return about how many seconds an order takes on this machine, from a small picture."""
+        key = order.model, probe_size(estimate.source, estimate.target)
+        if key not in self._paces:
+            self._paces[key] = await self._reading.run(lambda _: measure_pace(self._studio.models[key[0]], key[1]))
+        return self._paces[key].seconds(estimate.source, estimate.target)
+
+    async def start(self, entry: Entry, order: Order, *, owns: bool) -> Job:
+        """Plan and queue an order. With `owns` the entry's file is removed when the job ends.
+
+        RequestError 413 as `estimate`, 503 where too many jobs wait.
+        """
+        try:
+            estimate = await self.estimate(entry, order)
+            if self.queue.is_full:
+                raise RequestError(
+                    503, f"{self.queue.length} jobs wait already; try again later", {"Retry-After": "30"}
+                )
+        except BaseException:
+            _remove(entry, owns=owns)
+            raise
+        id_ = secrets.token_hex(16)
+        job = Job(id_, entry, order, estimate, self._folder / id_, self.queue.new_progress())
+        self._jobs[id_] = job
+        task = asyncio.create_task(self._run(job, owns=owns))
+        self._tasks.add(task)  # asyncio itself holds tasks weakly
+        task.add_done_callback(self._tasks.discard)
+        return job
+
+    def find(self, id_: str) -> Job:
+        """Return a job. RequestError 404 where there is none of that id, or no more."""
+        if id_ not in self._jobs:
+            raise RequestError(404, "there is no job of that id, or no more")
+        return self._jobs[id_]
+
+    def remove(self, job: Job) -> None:
+        """Cancel a job, or remove one that is over with its result."""
+        job.progress.stop()
+        if job.is_over.is_set():
+            self._jobs.pop(job.id, None)
+            job.result.unlink(missing_ok=True)
+
+    async def events(self, job: Job) -> AsyncIterator[dict[str, Any]]:
+        """Yield the state of a job whenever it has changed, until it is over."""
+        before = None
+        while True:
+            is_over = job.is_over.is_set()
+            state = job.describe()
+            if (state["status"], state["steps_done"]) != before:
+                before = state["status"], state["steps_done"]
+                yield state
+            if is_over:
+                return
+            await asyncio.sleep(INTERVAL)
+
+    def _estimated(self, entry: Entry, order: Order) -> Estimate:
+        with self._metrics.stage("plan"):
+            picture, upscaler = read_entry(entry, self._limits.input_pixels), self._studio.models[order.model]
+            size = order.target.size(picture.size)
+            check_stream(order.suffix or ".png", size)
+            needed = planned_bytes(upscaler, picture, size)
+            if size[0] * size[1] > self._limits.output_pixels:
+                raise RequestError(
+                    413, f"{size[1]}x{size[0]} pixels would come out; this server makes {self._limits.output_pixels:,}"
+                )
+            if needed > self._limits.job_bytes:
+                raise RequestError(
+                    413, f"it would take {needed >> 20} MiB of memory; this server gives {self._limits.job_bytes >> 20}"
+                )
+            return Estimate(picture.size, size, needed, upscaler.steps(picture.size, size))
+
+    async def _run(self, job: Job, *, owns: bool) -> None:
+        try:
+            await self.queue.run(lambda progress: self._upscale(job, progress), job.progress)
+            job.status = "done"
+        except Exception as error:
+            job.error = error
+            job.status = "cancelled" if isinstance(error, StoppedError) and status_of(error) == 499 else "failed"
+        finally:
+            job.ended = time.monotonic()
+            _remove(job.entry, owns=owns)
+            job.is_over.set()
+            self._make_room()
+
+    def _upscale(self, job: Job, progress: Progress) -> None:
+        job.status, job.began = "running", time.monotonic()
+        picture = read_entry(job.entry, self._limits.input_pixels)
+        size, order = job.estimate.target, job.order
+        with self._metrics.stage("upscale"):
+            made = upscale_picture(self._studio.models[order.model], picture, size, advance=progress)
+        self._metrics.megapixels(size[0] * size[1])
+        with self._metrics.stage("write"):
+            part = job.result.with_name(f"{job.id}{job.suffix}")
+            lost = write_image(part, made, quality=order.quality, lossless=order.lossless)
+            part.replace(job.result)
+        job.notes = (*picture.notes, *lost)
+
+    def _make_room(self) -> None:
+        over = [job for job in self._jobs.values() if job.is_over.is_set()]
+        sizes = {job.id: job.result.stat().st_size if job.result.exists() else 0 for job in over}
+        count, total = len(over), sum(sizes.values())
+        for job in over[:-1]:
+            if count <= self._limits.finished_jobs and total <= self._limits.results_bytes:
+                return
+            count, total = count - 1, total - sizes[job.id]
+            self.remove(job)
+
+
+def _whole(values: Mapping[str, str], name: str) -> int | None:
+    text = values.get(name)
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise ScaleError(f"{name}: expected a whole number")
+    return int(text)
+
+
+def _remove(entry: Entry, *, owns: bool) -> None:
+    if owns:
+        entry.path.unlink(missing_ok=True)
+
+
+def _across(size: Size) -> dict[str, int]:
+    return {"width": size[1], "height": size[0]}
