@@ -66,4 +66,5 @@ $(VENV)/.dev-installed: $(VENV)/.created pyproject.toml
 	@echo 'Installing $(TORCH) and the development tools in $(VENV) ...'
 	@$(PIP) install -qq '$(TORCH)'
 	@$(PIP) install -qq -e '.[train,export,engines,dev]'
+	@$(VENV)/bin/hiif-deploy serve --install-viewer || echo 'Without it the tests of the page are skipped.'
 	@touch $(VENV)/.runtime-installed $(VENV)/.quick-installed $@

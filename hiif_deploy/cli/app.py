@@ -37,7 +37,7 @@ COMMANDS = (
     ),
     LazyCommand(
         "serve", "hiif_deploy.cli.serve_command:serve",
-        "Serve pictures that zoom without end (IIIF), and upscaling over HTTP.", USE,
+        "Serve a page where pictures zoom without end, IIIF, and upscaling over HTTP.", USE,
     ),
     LazyCommand(
         "demo", "hiif_deploy.cli.commands:demo",

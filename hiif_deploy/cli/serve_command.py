@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,8 @@ from hiif_deploy.cli.options import (
     in_panel,
 )
 from hiif_deploy.errors import OptionError
+
+logger = logging.getLogger(__name__)
 
 _address, _limits, _model = map(in_panel, ("Address", "Limits", MODEL))
 MAX_LEVEL_PIXELS = 1 << 44
@@ -45,6 +48,9 @@ CacheSizeOption = Annotated[int, _limits("Tiles on the disk, in MiB.")]
 FeaturesOption = Annotated[int, _limits("Features in memory, in MiB: 190 per megapixel.")]
 PixelsOption = Annotated[int, _limits("Pixels of a picture, and of a response.")]
 UploadOption = Annotated[int, _limits("One upload, in MiB.")]
+ViewerOption = Annotated[
+    bool, _address("Download the page's viewer (OpenSeadragon, BSD-3) from npm, and end.", "--install-viewer")
+]
 TimeOption = Annotated[float, _limits("Seconds that a request may compute.")]
 
 
@@ -66,18 +72,23 @@ def serve(
     threads: ThreadsOption = 0,
     engine: EngineOption = None,
     precision: PrecisionOption = None,
+    install_viewer: ViewerOption = False,
 ) -> None:
-    """Serve pictures that zoom without end (IIIF), and upscaling over HTTP.
+    """Serve a page where pictures zoom without end, IIIF, and upscaling over HTTP.
 
     \b
     hiif-deploy serve holidays/
     curl http://127.0.0.1:8000/iiif/coffee@8x/512,512,512,512/max/0/default.png -o part.png
     """
+    from hiif_deploy.server import viewer
     from hiif_deploy.server.app import serve as run
     from hiif_deploy.server.options import MIB, Limits, ServeOptions
     from hiif_deploy.support.extras import require_extra
     from hiif_deploy.upscaler import RenderOptions, Upscaler
 
+    if install_viewer:
+        logger.info("%s", viewer.install_viewer())
+        return
     require_extra("serve")
     bounds = {"cache size": cache_size, "features memory": features_memory, "max pixels": max_pixels}
     for name, value in {**bounds, "max upload": max_upload, "timeout": timeout}.items():

@@ -21,6 +21,7 @@ from hiif_deploy.server.iiif.routes import ImageService
 from hiif_deploy.server.jobs import Jobs
 from hiif_deploy.server.metrics import Metrics
 from hiif_deploy.server.options import ServeOptions, is_loopback
+from hiif_deploy.server.page import PageService
 from hiif_deploy.server.security import App, Guard, Message, Receive, Send
 from hiif_deploy.server.service import UpscaleService
 from hiif_deploy.server.studio import Studio
@@ -91,7 +92,7 @@ def open_server(models: Mapping[str, Upscaler], sources: Sequence[Path], options
         images = ImageService(collection, studio, tiles, (reading, rendering), limits, metrics)
         health = HealthService(studio, metrics, lambda: not any(queue.is_full for queue in queues.values()))
         service = UpscaleService(collection, studio, jobs, reading, arriving, limits)
-        routes = [*health.routes(), *images.routes(), *service.routes()]
+        routes = [*health.routes(), *images.routes(), *service.routes(), *PageService().routes()]
         yield Server(Guard(_Measured(_starlette(routes), metrics), options), studio, collection, metrics, routes)
 
 

@@ -22,7 +22,7 @@ from hiif_deploy.server.collection import Entry
 from hiif_deploy.server.metrics import Metrics
 from hiif_deploy.server.options import Limits
 from hiif_deploy.server.studio import Studio, read_entry
-from hiif_deploy.server.web import RequestError, reason_of, status_of
+from hiif_deploy.server.web import INTERVAL, RequestError, reason_of, status_of
 from hiif_deploy.server.work_queue import Progress, StoppedError, WorkQueue
 
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -30,8 +30,6 @@ MEDIA_TYPES = {
     ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".tif": "image/tiff",
     ".tiff": "image/tiff", ".bmp": "image/bmp",
 }  # fmt: skip
-INTERVAL = 0.2
-"""Seconds between two looks at a job's progress."""
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from hiif_deploy.server.collection import Collection, Entry
-from hiif_deploy.server.jobs import INTERVAL, MEDIA_TYPES, Job, Jobs
+from hiif_deploy.server.jobs import MEDIA_TYPES, Job, Jobs
 from hiif_deploy.server.openapi import document
 from hiif_deploy.server.options import Limits
 from hiif_deploy.server.studio import Studio, read_entry
 from hiif_deploy.server.uploads import receive
-from hiif_deploy.server.web import RequestError, respond, respond_events, respond_file, respond_json
+from hiif_deploy.server.web import RequestError, respond, respond_events, respond_file, respond_json, while_connected
 from hiif_deploy.server.work_queue import WorkQueue
 
 if TYPE_CHECKING:
@@ -102,17 +101,13 @@ class UpscaleService:
         """Return a picture, upscaled. A client that leaves cancels it."""
         job = await self._started(request)
         try:
-            while not job.is_over.is_set():
-                if await request.is_disconnected():
-                    job.progress.stop()
-                    await job.is_over.wait()
-                else:
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(job.is_over.wait(), INTERVAL)
+            await while_connected(request, job.is_over.wait())
             if job.error is not None:
                 raise job.error
             data = await asyncio.to_thread(job.result.read_bytes)
         finally:
+            job.progress.stop()
+            await job.is_over.wait()
             self._jobs.remove(job)
         disposition = f"attachment; filename*=UTF-8''{quote(job.name, safe='')}"
         return respond(data, MEDIA_TYPES[job.suffix], {"Content-Disposition": disposition, "Cache-Control": "no-store"})

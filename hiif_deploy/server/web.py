@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hiif_deploy.errors import FrameError, HiifError, ImageError, ScaleError, UsageError
 
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
     from starlette.responses import Response
+
+
+T = TypeVar("T")
+INTERVAL = 0.2
+"""Seconds between two looks at a connection, or at a job's progress."""
 
 
 class RequestError(Exception):
@@ -85,6 +91,19 @@ def respond_events(events: AsyncIterator[Mapping[str, Any]]) -> Response:
             yield f"data: {json.dumps(event)}\n\n"
 
     return StreamingResponse(lines(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of `work`. A client that leaves cancels it: RequestError 499."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not task.done():
+            await asyncio.wait({task}, timeout=INTERVAL)
+            if not task.done() and await request.is_disconnected():
+                raise RequestError(499, "the client has left")
+        return task.result()
+    finally:
+        task.cancel()
 
 
 def is_unchanged(request: Request, etag: str) -> bool:

@@ -74,14 +74,38 @@ def test_work_under_one_key_is_done_once_and_its_error_reaches_all() -> None:
 
     async def everyone() -> list[str | BaseException]:
         flights: SingleFlight[str] = SingleFlight()
-        impatient = asyncio.create_task(flights.run("key", work))
+        impatient, *patient = (asyncio.create_task(flights.run("key", work)) for _ in range(6))
         await asyncio.sleep(0)
         impatient.cancel()
-        return await asyncio.gather(*(flights.run("key", work) for _ in range(5)), return_exceptions=True)
+        return await asyncio.gather(*patient, return_exceptions=True)
 
     errors = asyncio.run(everyone())
     assert [str(error) for error in errors] == ["no"] * 5
     assert calls == ["began"]
+
+
+def test_work_that_everyone_has_left_is_cancelled() -> None:
+    ended: list[str] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    async def everyone() -> None:
+        flights: SingleFlight[None] = SingleFlight()
+        clients = [asyncio.create_task(flights.run("key", work)) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        clients[0].cancel()
+        await asyncio.sleep(0.01)
+        assert ended == []
+        clients[1].cancel()
+        await asyncio.sleep(0.01)
+        assert ended == ["cancelled"]
+
+    asyncio.run(everyone())
 
 
 def test_a_queue_refuses_what_is_too_much_and_stops_what_is_not_wanted() -> None:

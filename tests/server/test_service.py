@@ -114,7 +114,7 @@ def test_the_document_describes_every_route(site: Any) -> None:
         (route.path, method)
         for route in site.server.routes
         for method in route.methods - {"HEAD"}
-        if not route.path.startswith("/iiif/")
+        if route.path != "/" and not route.path.startswith(("/iiif/", "/page/"))
     }
     assert described == served
 
@@ -166,6 +166,14 @@ def test_a_job_that_nobody_wants_any_more_is_stopped(tight: Any) -> None:
         time.sleep(0.05)
     assert tight.post("/v1/upscale?scale=2&picture=waves").status_code == 200
     assert time.monotonic() - began < 15
+
+
+def test_tiles_that_nobody_waits_for_make_room_for_others(tight: Any) -> None:
+    with pytest.raises(Exception, match="timed out"):
+        tight.get("/iiif/waves@slow/full/^3000,/0/default.png", timeout=0.3)
+    began = time.monotonic()
+    assert tight.get("/iiif/waves@2x/full/max/0/default.png").status_code == 200
+    assert time.monotonic() - began < 2
 
 
 def test_of_finished_jobs_the_last_ones_are_kept(tight: Any) -> None:

@@ -27,7 +27,7 @@ from hiif_deploy.server.options import Limits
 from hiif_deploy.server.single_flight import SingleFlight
 from hiif_deploy.server.studio import Shown, Studio
 from hiif_deploy.server.tile_store import TileStore
-from hiif_deploy.server.web import is_unchanged, redirect, respond, respond_json
+from hiif_deploy.server.web import is_unchanged, redirect, respond, respond_json, while_connected
 from hiif_deploy.server.work_queue import Progress, WorkQueue
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class ImageService:
         }
         if is_unchanged(request, headers["ETag"]):
             return respond("", MEDIA_TYPES[drawing.format], headers, 304)
-        data = await self._flights.run(key, partial(self._made, key, image, view, drawing))
+        data = await while_connected(request, self._flights.run(key, partial(self._made, key, image, view, drawing)))
         return respond(data, MEDIA_TYPES[drawing.format], headers)
 
     async def _image(self, text: str) -> Image:

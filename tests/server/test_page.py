@@ -1,0 +1,176 @@
+"""The page in a real browser: Debian's Chromium, driven by Playwright."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hiif_deploy import Upscaler
+from hiif_deploy.images.decode import decode
+from hiif_deploy.images.io import read_image
+from hiif_deploy.server.viewer import INSTALL, viewer_script
+from server_client import opened, running
+
+LOADED = "() => [0, 1].every((n) => OpenSeadragon.getViewer('viewer')?.world.getItemAt(n)?.getFullyLoaded())"
+ATTENTION = Path(__file__).resolve().parents[1] / "models" / "hiif-attention"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, without a window."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    if viewer_script() is None:
+        pytest.skip(f"needs the viewer: {INSTALL}")
+    with api.sync_playwright() as playwright:
+        # Its sandbox needs rights that containers do not give.
+        launched = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="module")
+def server(browser: Any, live: Upscaler, folder: Path) -> Iterator[Any]:
+    del browser  # skips before anything is opened
+    with (
+        opened(ATTENTION) as attention,
+        running({"hiif-live": live, "hiif-attention": attention}, [folder / "waves.png"]) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def open_page(browser: Any, server: Any) -> Iterator[Callable[..., Any]]:
+    """Settings of a browser → the page, with its tiles loaded. Its console has no errors at the end."""
+    contexts, problems = [], []
+
+    def open_(**settings: Any) -> Any:
+        context = browser.new_context(**settings)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(str(server.base_url))
+        page.wait_for_function(LOADED)
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert problems == []
+
+
+def test_zooming_shows_what_the_model_computes(open_page: Any, server: Any, live: Upscaler, folder: Path) -> None:
+    page = open_page()
+    with page.expect_response(re.compile(r"@16x@hiif-live/\d+,\d+,512,512/512,512/")) as caught:
+        page.evaluate("OpenSeadragon.getViewer('viewer').viewport.zoomTo(4)")
+    page.wait_for_function(LOADED)
+    left, top = map(int, re.search(r"/(\d+),(\d+),512,512/", caught.value.url).groups())  # type: ignore[union-attr]
+    tile = decode(caught.value.body(), 1 << 20).pixels
+    whole = live.upscale(read_image(folder / "waves.png").pixels, scale=16)
+    part = whole[top : top + 512, left : left + 512]
+    assert np.abs(tile.astype(int) - part).mean() < 3  # a JPEG of quality 90
+    png = server.get(f"/iiif/waves@16x/{left},{top},512,512/max/0/default.png").content
+    assert np.abs(decode(png, 1 << 20).pixels.astype(int) - part).max() <= 1
+    assert float(page.inner_text("#zoom").removeprefix("×")) > 4
+
+
+def test_the_divider_follows_mouse_and_keyboard_and_stays_in_step(open_page: Any) -> None:
+    page = open_page()
+    box = page.locator("#stage").bounding_box()
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] / 2, middle)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.75, middle, steps=5)
+    page.mouse.up()
+    divider = page.locator("#divider")
+    assert divider.get_attribute("aria-valuenow") == "75"
+    divider.press("ArrowLeft")
+    assert divider.get_attribute("aria-valuenow") == "73"
+    divider.press("Home")
+    divider.press("PageUp")
+    assert divider.get_attribute("aria-valuenow") == "10"
+    for move in ("zoomTo(3, null, true)", "panBy(new OpenSeadragon.Point(0.1, 0), true)"):
+        page.evaluate(f"OpenSeadragon.getViewer('viewer').viewport.{move}")
+        page.wait_for_timeout(200)
+        clipped = page.evaluate(
+            "() => { const item = OpenSeadragon.getViewer('viewer').world.getItemAt(1);"
+            "return item.imageToViewerElementCoordinates(item.getClip().getTopLeft()).x }"
+        )
+        assert abs(clipped - 0.1 * box["width"]) < 2
+
+
+def test_the_download_has_the_bytes_of_the_service(open_page: Any, server: Any) -> None:
+    page = open_page()
+    page.fill("#scale", "2.5")
+    page.wait_for_function("() => document.getElementById('status').textContent.includes('130×90 → 325×225: about')")
+    page.focus("#scale")
+    page.keyboard.press("Enter")
+    with page.expect_download() as download:
+        page.click("#download")
+    made = Path(download.value.path()).read_bytes()
+    assert download.value.suggested_filename == "waves_x2.5.png"
+    assert made == server.post("/v1/upscale?picture=waves&scale=2.5&format=png").content
+    assert "325×225 in" in page.inner_text("#status")
+
+
+def test_work_can_be_cancelled(open_page: Any, server: Any) -> None:
+    page = open_page()
+    page.select_option("#model", "hiif-attention")
+    page.fill("#scale", "14")
+    page.click("#start")
+    page.wait_for_function("() => document.getElementById('progress').value > 0")
+    assert page.is_visible("#progress")
+    page.keyboard.press("Enter")  # The button to cancel has the focus.
+    page.wait_for_function("() => document.getElementById('status').textContent === 'Cancelled.'")
+    assert page.is_visible("#start")
+    until = time.monotonic() + 10
+    while "hiif_job_queue 0.0" not in server.get("/metrics").text and time.monotonic() < until:
+        time.sleep(0.05)
+    assert "hiif_job_queue 0.0" in server.get("/metrics").text
+
+
+def test_a_picture_that_is_opened_or_dropped_zooms(open_page: Any, folder: Path) -> None:
+    page = open_page()
+    page.set_input_files("#file", folder / "clear.png")
+    page.wait_for_function("() => document.getElementById('picture').value.startsWith('u')")
+    page.wait_for_function(LOADED)
+    assert page.inner_text("#picture option:checked") == "clear.png"
+    page.evaluate(
+        "async () => { const blob = await (await fetch('/iiif/waves/full/max/0/default.png')).blob();"
+        "const data = new DataTransfer(); data.items.add(new File([blob], 'dropped.png', { type: 'image/png' }));"
+        "document.dispatchEvent(new DragEvent('drop', { dataTransfer: data, bubbles: true, cancelable: true })) }"
+    )
+    page.wait_for_function("() => document.querySelector('#picture option:checked').textContent === 'dropped.png'")
+    page.wait_for_function(LOADED)
+
+
+def test_it_fits_a_phone_and_follows_its_colours(open_page: Any) -> None:
+    grounds = set()
+    for scheme in ("light", "dark"):
+        page = open_page(viewport={"width": 390, "height": 700}, color_scheme=scheme, has_touch=True)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert page.evaluate("document.documentElement.scrollHeight") <= 700
+        assert page.locator("#stage").bounding_box()["height"] > 250
+        grounds.add(page.evaluate("getComputedStyle(document.querySelector('header')).backgroundColor"))
+    assert len(grounds) == 2
+
+
+def test_everything_has_a_name_for_screen_readers(open_page: Any) -> None:
+    page = open_page()
+    for role, name in [
+        ("combobox", "Picture"), ("combobox", "Model"), ("combobox", "Format"), ("spinbutton", "Scale"),
+        ("slider", "Scale, by slider"), ("slider", "Divider between bicubic and model"), ("button", "Upscale"),
+        ("status", ""),
+    ]:  # fmt: skip
+        assert page.get_by_role(role, name=name).first.is_visible(), name
