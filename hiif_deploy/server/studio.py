@@ -19,9 +19,10 @@ from hiif_deploy.images.encode import over_white
 from hiif_deploy.images.io import read_image
 from hiif_deploy.images.metadata import Chunk
 from hiif_deploy.images.picture import Picture
-from hiif_deploy.pixels import Frame
+from hiif_deploy.pixels import Frame, FrameFormat
 from hiif_deploy.server.byte_cache import ByteCache
 from hiif_deploy.server.collection import Entry
+from hiif_deploy.server.feature_cells import CELL, FeatureWindow, encode_cell, has_local_features, needed_cells
 from hiif_deploy.server.metrics import Metrics
 from hiif_deploy.server.options import Limits
 from hiif_deploy.server.web import RequestError
@@ -79,7 +80,9 @@ class Studio:
         self._limits = limits
         self._metrics = metrics
         self._pictures: ByteCache[Shown] = ByteCache(limits.pictures_bytes, lambda shown: int(shown.pixels.nbytes))
-        self._encoded: ByteCache[Encoded] = ByteCache(limits.features_bytes, lambda encoded: encoded.bytes)
+        self._encoded: ByteCache[Encoded] = ByteCache(limits.features_bytes // 2, lambda encoded: encoded.bytes)
+        self._cells: ByteCache[NDArray[np.float32]] = ByteCache(limits.features_bytes // 2, lambda cell: cell.nbytes)
+        self._local = {name for name, upscaler in models.items() if has_local_features(upscaler)}
         self._model_keys = {name: _model_key(upscaler) for name, upscaler in models.items()}
 
     def kept(self, entry: Entry) -> Shown | None:
@@ -117,32 +120,55 @@ class Studio:
         if model == BICUBIC:
             return bicubic(shown.pixels, level, region)
         upscaler = self.models[model]
-        encoded = self._features(entry, model, shown, advance)
-        with encoded.lock:  # All regions of a level share its statistics.
-            statistics = self._statistics(upscaler, encoded, level, advance)
+        if model in self._local:
+            features, statistics = self._window(entry, model, shown, level, region, advance), None
+        else:
+            encoded = self._features(entry, model, shown, advance)
+            features = encoded.features
+            with encoded.lock:  # All regions of a level share its statistics.
+                statistics = self._statistics(upscaler, encoded, level, advance)
         with self._metrics.stage("render"):
-            part = upscaler.render(encoded.features, size=level, region=region, statistics=statistics, advance=advance)
+            part = upscaler.render(features, size=level, region=region, statistics=statistics, advance=advance)
         self._metrics.megapixels(region[2] * region[3])
         return part
 
-    def check_memory(self, model: str, size: Size) -> None:
-        """Raise RequestError 413 where the features of a picture of that (height, width) would not be kept."""
-        if model == BICUBIC:
-            return
-        needed = features_bytes(self.models[model].contract.encoder.channels, size) + 12 * size[0] * size[1]
-        if needed > self._limits.features_bytes:
+    def _check_memory(self, model: str, pixels: int) -> None:
+        """Raise RequestError 413 where the features of so many pixels would not be kept."""
+        channels, kept = self.models[model].contract.encoder.channels, self._limits.features_bytes // 2
+        needed = pixels * (4 * channels + 12)
+        if needed > kept:
             raise RequestError(
                 413,
-                f"features of {size[1]}x{size[0]} pixels take {needed >> 20} MiB, and this server keeps "
-                f"{self._limits.features_bytes >> 20}: upscale it as a whole (/v1/upscale), or raise --features-memory",
+                f"features of {pixels / 1e6:.1f} megapixels take {needed >> 20} MiB; this server keeps {kept >> 20}: "
+                "ask for smaller tiles, or upscale the whole picture (/v1/upscale)",
             )
+
+    def _window(
+        self, entry: Entry, model: str, shown: Shown, level: Size, region: Region, advance: Advance
+    ) -> Features:
+        """Features of the cells that the region needs; each is encoded once while it is kept."""
+        upscaler, found = self.models[model], {}
+        cells = needed_cells(shown.size, level, region)
+        self._check_memory(model, len(cells) * CELL * CELL)
+        for cell in cells:
+            key = entry.id, entry.version, model, cell
+            kept = self._cells.get(key)
+            self._metrics.cache("features", hit=kept is not None)
+            if kept is None:
+                with self._metrics.stage("encode"):
+                    kept = encode_cell(upscaler, shown.pixels, cell, advance)
+                self._cells.put(key, kept)
+            found[cell] = kept
+        window = FeatureWindow((upscaler.contract.encoder.channels, *shown.size), found)
+        frame = shown.pixels if shown.pixels.ndim == 3 else shown.pixels[..., None]
+        return Features(window, frame, FrameFormat.of(shown.pixels))
 
     def _features(self, entry: Entry, model: str, shown: Shown, advance: Advance) -> Encoded:
         key = entry.id, entry.version, model
         encoded = self._encoded.get(key)
         self._metrics.cache("features", hit=encoded is not None)
         if encoded is None:
-            self.check_memory(model, shown.size)
+            self._check_memory(model, shown.size[0] * shown.size[1])
             with self._metrics.stage("encode"):
                 encoded = Encoded(self.models[model].encode(shown.pixels, advance=advance))
             self._encoded.put(key, encoded)

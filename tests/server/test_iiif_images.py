@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from hiif_deploy import Upscaler
 from hiif_deploy.images.decode import decode
-from hiif_deploy.images.io import read_image
+from hiif_deploy.images.io import Picture, read_image, write_image
 from hiif_deploy.server.iiif.info import info
 from hiif_deploy.server.iiif.request import Crop, parse_region, parse_size
 from hiif_deploy.server.iiif.view import view_of
+from hiif_deploy.server.options import Limits, ServeOptions
 from hiif_deploy.server.studio import bicubic
 from hiif_deploy.server.web import RequestError
 from server_client import running
@@ -94,6 +95,39 @@ def test_images_are_turned_mirrored_and_recoloured(site: Any, folder: Path) -> N
     assert np.abs(grey - frame @ [0.299, 0.587, 0.114]).max() <= 1
     assert set(np.unique(pixels(site.get("/iiif/waves/full/max/0/bitonal.png")))) == {0, 255}
     assert site.get("/iiif/waves/full/max/0/color.webp").headers["content-type"] == "image/webp"
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture of 2x3 cells of features, the last ones narrow."""
+    folder = tmp_path_factory.mktemp("wide")
+    noise = np.random.default_rng(5).integers(0, 255, (30, 55, 3), dtype=np.uint8)
+    write_image(folder / "wide.png", Picture(bicubic(noise, (300, 550), (0, 0, 300, 550))))
+    return folder
+
+
+def test_a_part_of_a_large_picture_needs_the_features_around_it_alone(live: Upscaler, wide: Path) -> None:
+    frame = read_image(wide / "wide.png").pixels
+    whole = live.upscale(frame, scale=2)
+    with running({"hiif-live": live}, [wide]) as client:
+        first = pixels(client.get("/iiif/wide@2x/0,0,500,500/max/0/default.png"))
+        assert 'hiif_stage_seconds_count{stage="encode"} 1.0' in client.get("/metrics").text
+        assert_equal_but_for_rounding(first, whole[:500, :500])
+        across = pixels(client.get("/iiif/wide@2x/300,400,700,200/max/0/default.png"))
+        assert_equal_but_for_rounding(across, whole[400:, 300:1000])
+        assert 'hiif_stage_seconds_count{stage="encode"} 4.0' in client.get("/metrics").text
+        assert_equal_but_for_rounding(pixels(client.get("/iiif/wide@2x/full/max/0/default.png")), whole)
+        assert 'hiif_stage_seconds_count{stage="encode"} 6.0' in client.get("/metrics").text
+        odd = pixels(client.get("/iiif/wide/full/^711,333/0/default.png"))
+        assert_equal_but_for_rounding(odd, live.upscale(frame, size=(333, 711)))
+
+
+def test_features_beyond_the_memory_for_them_are_refused(live: Upscaler, wide: Path) -> None:
+    limits = Limits(features_bytes=30 << 20)
+    with running({"hiif-live": live}, [wide], ServeOptions(port=0, limits=limits)) as client:
+        answer = client.get("/iiif/wide@2x/full/max/0/default.png")
+        assert (answer.status_code, "ask for smaller tiles" in answer.json()["error"]) == (413, True)
+        assert client.get("/iiif/wide@2x/0,0,256,256/max/0/default.png").status_code == 200
 
 
 def test_bicubic_parts_equal_those_of_the_whole() -> None:

@@ -112,8 +112,6 @@ class ImageService:
         limit = self._limits.output_pixels
         size = parse_size(wanted["size"], crop, max_area(image.size, limit), limit)
         view = view_of(image.shown.size, image.size, crop, size)
-        if view.needs_model(image.shown.size):
-            self._studio.check_memory(image.model, image.shown.size)
         key = self._key(image, view, drawing)
         upscales = size[0] > crop.height or size[1] > crop.width
         canonical = (
