@@ -26,7 +26,7 @@ from hiif_deploy.server.security import App, Guard, Message, Receive, Send
 from hiif_deploy.server.service import UpscaleService
 from hiif_deploy.server.studio import Studio
 from hiif_deploy.server.tile_store import TileStore
-from hiif_deploy.server.web import RequestError, respond_error
+from hiif_deploy.server.web import RequestError, is_full_disk, respond_error
 from hiif_deploy.server.work_queue import WorkQueue
 from hiif_deploy.support.extras import require_extra
 from hiif_deploy.support.files import locked
@@ -121,7 +121,19 @@ def _starlette(routes: list[Any]) -> App:
         assert isinstance(error, HTTPException)
         return respond_error(RequestError(error.status_code, error.detail, error.headers))
 
-    handlers: dict[Any, Any] = {RequestError: refused, HiifError: refused, HTTPException: unknown, Exception: refused}
+    async def failed(request: Request, error: Exception) -> Response:
+        if not is_full_disk(error):
+            logger.error("%s %s", request.method, request.url.path, exc_info=error)
+        return respond_error(error)
+
+    handlers: dict[Any, Any] = {
+        RequestError: refused,
+        HiifError: refused,
+        HTTPException: unknown,
+        OSError: failed,
+        MemoryError: failed,
+    }
+    handlers[Exception] = refused  # and uvicorn logs the traceback
     return Starlette(routes=routes, exception_handlers=handlers)
 
 

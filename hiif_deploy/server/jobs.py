@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from hiif_deploy.errors import OptionError, ScaleError
+from hiif_deploy.errors import ImageError, OptionError, ScaleError
 from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.geometry.target import Target, parse_target
 from hiif_deploy.images.encode import SUFFIXES
@@ -237,7 +237,10 @@ class Jobs:
         self._metrics.megapixels(size[0] * size[1])
         with self._metrics.stage("write"):
             part = job.result.with_name(f"{job.id}{job.suffix}")
-            lost = write_image(part, made, quality=order.quality, lossless=order.lossless)
+            try:
+                lost = write_image(part, made, quality=order.quality, lossless=order.lossless)
+            except ImageError as error:
+                raise RequestError(507, str(error).replace(str(part), job.name)) from error
             part.replace(job.result)
         job.notes = (*picture.notes, *lost)
 

@@ -25,6 +25,7 @@ ERRORS = {
     "415": "The file is no picture that can be read.",
     "503": "Too much work waits already; see Retry-After.",
     "504": "The work took too long.",
+    "507": "The server has no memory or no disk left.",
 }
 
 

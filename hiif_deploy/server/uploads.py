@@ -40,6 +40,8 @@ async def receive(request: Request, folder: Path, limits: Limits) -> Upload:
     RequestError: 400 for a form without a file, 408 where it takes too long, 413 where it is too large.
     """
     path = folder / f"{secrets.token_hex(8)}.part"
+    from starlette.requests import ClientDisconnect
+
     try:
         async with asyncio.timeout(limits.upload_seconds):
             if request.headers.get("content-type", "").startswith("multipart/form-data"):
@@ -48,6 +50,9 @@ async def receive(request: Request, folder: Path, limits: Limits) -> Upload:
     except TimeoutError:
         path.unlink(missing_ok=True)
         raise RequestError(408, f"the upload took longer than {limits.upload_seconds:g} seconds") from None
+    except ClientDisconnect:
+        path.unlink(missing_ok=True)
+        raise RequestError(499, "the client has left") from None
     except BaseException:
         path.unlink(missing_ok=True)
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -39,13 +40,20 @@ def status_of(error: Exception) -> int:
         return 415
     if isinstance(error, ScaleError | UsageError):
         return 400
-    return 507 if isinstance(error, MemoryError) else 500
+    return 507 if isinstance(error, MemoryError) or is_full_disk(error) else 500
 
 
 def reason_of(error: Exception) -> str:
     """Return one sentence for a client. What was not raised on purpose may name files, so only its kind is given."""
+    if is_full_disk(error):
+        return "the server's disk is full"
     known = isinstance(error, RequestError | HiifError)
     return str(error) if known else f"unexpected {type(error).__name__}: the server's log has more"
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Return whether an error says that no more can be written."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def respond(

@@ -110,6 +110,15 @@ def test_the_divider_follows_mouse_and_keyboard_and_stays_in_step(open_page: Any
         assert abs(clipped - 0.1 * box["width"]) < 2
 
 
+def test_two_models_are_compared(open_page: Any) -> None:
+    page = open_page()
+    with page.expect_response(re.compile("@16x@hiif-attention/.*jpg")) as tile:
+        page.select_option("#other", "hiif-attention")
+    assert tile.value.status == 200
+    assert page.inner_text("#left-name") == "hiif-attention"
+    page.wait_for_function(LOADED)
+
+
 def test_the_download_has_the_bytes_of_the_service(open_page: Any, server: Any) -> None:
     page = open_page()
     page.fill("#scale", "2.5")
@@ -170,7 +179,7 @@ def test_everything_has_a_name_for_screen_readers(open_page: Any) -> None:
     page = open_page()
     for role, name in [
         ("combobox", "Picture"), ("combobox", "Model"), ("combobox", "Format"), ("spinbutton", "Scale"),
-        ("slider", "Scale, by slider"), ("slider", "Divider between bicubic and model"), ("button", "Upscale"),
+        ("slider", "Scale, by slider"), ("slider", "Divider"), ("combobox", "Beside"), ("button", "Upscale"),
         ("status", ""),
     ]:  # fmt: skip
         assert page.get_by_role(role, name=name).first.is_visible(), name

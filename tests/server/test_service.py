@@ -214,3 +214,32 @@ def test_results_keep_their_metadata(site: Any, tmp_path: Path) -> None:
     (tmp_path / "b.jpg").write_bytes(made.content)
     assert read_image(tmp_path / "b.jpg").exif is not None
     assert made.headers["content-type"] == "image/jpeg"
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(live: Upscaler, folder: Path) -> None:
+    resource = pytest.importorskip("resource")
+    with running({"hiif-live": live}, [folder]) as client:
+        sent = read_image(folder / "waves.png").pixels.tobytes()
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        # Files of this process may not grow beyond a limit, as on a full disk (EFBIG in place of ENOSPC).
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+        try:
+            upload = client.post("/v1/pictures", content=sent)
+            result = client.post("/v1/upscale?scale=4&picture=waves")
+            tile = client.get("/iiif/waves@8x/0,0,512,512/max/0/default.png")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert (upload.status_code, result.status_code, tile.status_code) == (507, 507, 200)
+        assert "/tmp" not in upload.text + result.text
+        assert client.post("/v1/upscale?scale=2&picture=waves").status_code == 200
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(site: Any) -> None:
+    with socket.create_connection((site.base_url.host, site.base_url.port)) as broken:
+        broken.sendall(b"POST /v1/pictures HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc")
+        time.sleep(0.2)
+    until = time.monotonic() + 5
+    line = 'hiif_requests_total{route="/v1/pictures",status="499"}'
+    while line not in site.get("/metrics").text and time.monotonic() < until:
+        time.sleep(0.05)
+    assert line in site.get("/metrics").text

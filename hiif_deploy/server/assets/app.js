@@ -1,10 +1,11 @@
-// The page of `hiif-deploy serve`: a viewer with a divider between bicubic and model, and the upscaling of pictures.
+// The page of `hiif-deploy serve`: a viewer with a divider between two models, and the upscaling of pictures.
 
 const FACTOR = 16; // of the virtual image that the viewer shows
 const PLAN_DELAY_MS = 300; // after the last change, before the server is asked how long it would take
 
 const element = (id) => document.getElementById(id);
-const picture = element("picture"), model = element("model"), stage = element("stage"), divider = element("divider");
+const picture = element("picture"), model = element("model"), other = element("other");
+const stage = element("stage"), divider = element("divider");
 const scale = element("scale"), slider = element("slider"), format = element("format"), progress = element("progress");
 const start = element("start"), cancel = element("cancel"), download = element("download");
 
@@ -35,7 +36,7 @@ function addPicture(id, name) {
 function placeDivider() {
   divider.style.left = `${100 * share}%`;
   divider.setAttribute("aria-valuenow", Math.round(100 * share));
-  divider.setAttribute("aria-valuetext", `${Math.round(100 * share)} % bicubic`);
+  divider.setAttribute("aria-valuetext", `${Math.round(100 * share)} % ${other.value}`);
   const top = viewer?.world.getItemAt(1);
   if (!top) return;
   // Clips are in pixels of the image, so the divider's place follows every movement.
@@ -62,12 +63,13 @@ function openViewer() {
 
 async function show() {
   download.hidden = true;
+  element("left-name").textContent = other.value;
   element("right-name").textContent = model.value;
   plan();
   if (!viewer || !picture.value) return;
   viewer.close();
   const id = encodeURIComponent(picture.value);
-  const images = [`${id}@${FACTOR}x@bicubic`, `${id}@${FACTOR}x@${encodeURIComponent(model.value)}`];
+  const images = [other, model].map(({ value }) => `${id}@${FACTOR}x@${encodeURIComponent(value)}`);
   viewer.open(images.map((name) => ({ tileSource: `/iiif/${name}/info.json`, x: 0, y: 0, width: 1 })));
   viewer.addOnceHandler("open", placeDivider);
 }
@@ -191,14 +193,17 @@ cancel.addEventListener("click", () => job && request(job, { method: "DELETE" })
 slider.addEventListener("input", () => { scale.value = slider.value; plan(); });
 scale.addEventListener("input", () => { slider.value = scale.value; plan(); });
 format.addEventListener("change", plan);
-for (const choice of [picture, model]) choice.addEventListener("change", show);
+for (const choice of [picture, model, other]) choice.addEventListener("change", show);
 
 // ---- the beginning
 
 openViewer();
 try {
   const [models, pictures] = await Promise.all([request("/v1/models"), request("/v1/pictures")]);
-  for (const { name } of models.models) model.add(new Option(name));
+  for (const { name } of models.models) {
+    model.add(new Option(name));
+    other.add(new Option(name));
+  }
   for (const { id, name } of pictures.pictures) picture.add(new Option(name, id));
   await show();
 } catch (error) {
