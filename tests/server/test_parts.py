@@ -171,8 +171,9 @@ def test_other_addresses_than_loopback_need_a_token(host: str) -> None:
 
 
 def test_a_token_is_long_and_comes_from_one_place(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="16 or more"):
-        ServeOptions(token="short")
+    for token in ("short", "x" * 15, "x" * 20 + ";", "a token with spaces in it", "x" * 16 + "\n"):
+        with pytest.raises(OptionError, match="16 or more"):
+            ServeOptions(token=token)
     (tmp_path / "token").write_text("t" * 20 + "\n")
     assert read_token(None, tmp_path / "token") == "t" * 20
     with pytest.raises(OptionError, match="give one of them"):
