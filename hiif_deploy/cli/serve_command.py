@@ -5,25 +5,32 @@ from __future__ import annotations
 import contextlib
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hiif_deploy.bundle.loader import DEFAULT_MODEL
 from hiif_deploy.cli.options import (
+    CLUSTER,
     MODEL,
     EngineOption,
     MemoryOption,
     PrecisionOption,
+    RayOption,
     ThreadsOption,
     engine_options,
     in_panel,
 )
 from hiif_deploy.errors import OptionError
 
+if TYPE_CHECKING:
+    from hiif_deploy.backends.options import EngineOptions
+    from hiif_deploy.server.options import ServeOptions
+    from hiif_deploy.upscaler import RenderOptions
+
 logger = logging.getLogger(__name__)
 
-_address, _limits, _model = map(in_panel, ("Address", "Limits", MODEL))
+_address, _limits, _model, _cluster = map(in_panel, ("Address", "Limits", MODEL, CLUSTER))
 MAX_LEVEL_PIXELS = 1 << 44
 """Pixels of a whole picture at the largest zoom, of which a request renders a small part."""
 SourcesArgument = Annotated[
@@ -51,6 +58,8 @@ UploadOption = Annotated[int, _limits("One upload, in MiB.")]
 ViewerOption = Annotated[
     bool, _address("Download the page's viewer (OpenSeadragon, BSD-3) from npm, and end.", "--install-viewer")
 ]
+ReplicasOption = Annotated[int, _cluster("With --ray: most copies of the models; 0 uses the whole cluster.")]
+StopOption = Annotated[bool, _cluster("With --ray: end the server that runs on the cluster.", "--stop")]
 TimeOption = Annotated[float, _limits("Seconds that a request may compute.")]
 
 
@@ -72,6 +81,9 @@ def serve(
     threads: ThreadsOption = 0,
     engine: EngineOption = None,
     precision: PrecisionOption = None,
+    ray: RayOption = None,
+    replicas: ReplicasOption = 0,
+    stop: StopOption = False,
     install_viewer: ViewerOption = False,
 ) -> None:
     """Serve a page where pictures zoom without end, IIIF, and upscaling over HTTP.
@@ -81,13 +93,18 @@ def serve(
     curl http://127.0.0.1:8000/iiif/coffee@8x/512,512,512,512/max/0/default.png -o part.png
     """
     from hiif_deploy.server import viewer
-    from hiif_deploy.server.app import serve as run
+    from hiif_deploy.server.cluster.deploy import stop_on_cluster
     from hiif_deploy.server.options import MIB, Limits, ServeOptions
     from hiif_deploy.support.extras import require_extra
-    from hiif_deploy.upscaler import RenderOptions, Upscaler
+    from hiif_deploy.upscaler import RenderOptions
 
     if install_viewer:
         logger.info("%s", viewer.install_viewer())
+        return
+    if (replicas or stop) and ray is None:
+        raise OptionError("--replicas and --stop are for a cluster: add --ray local, auto or HOST:PORT")
+    if ray is not None and stop:
+        stop_on_cluster(ray)
         return
     require_extra("serve")
     bounds = {"cache size": cache_size, "features memory": features_memory, "max pixels": max_pixels}
@@ -101,14 +118,34 @@ def serve(
     options = ServeOptions(host, port, read_token(token, token_file), tuple(cors or ()), cache, limits)
     chosen = engine_options(engine, precision, threads)
     render = RenderOptions(memory=memory * MIB, max_output_pixels=MAX_LEVEL_PIXELS)
+    _run(ray, replicas, bundle or [DEFAULT_MODEL], chosen, render, pictures or [], options)
+
+
+def _run(
+    ray: str | None, replicas: int, names: list[str], engine: EngineOptions, render: RenderOptions,
+    pictures: list[Path], options: ServeOptions,
+) -> None:  # fmt: skip
+    """Serve here, or on a cluster."""
+    from hiif_deploy.bundle.loader import open_bundle
+    from hiif_deploy.server.app import serve as run
+    from hiif_deploy.server.cluster.deploy import serve_on_cluster
+    from hiif_deploy.server.cluster.replica import ReplicaSettings
+    from hiif_deploy.upscaler import Upscaler
+
+    opened = [open_bundle(name) for name in names]
+    bundles = {bundle.contract.name: bundle for bundle in opened}
+    if len(bundles) < len(opened):
+        raise OptionError("--bundle: two of the models have one name; name each once")
+    if ray is not None:
+        settings = ReplicaSettings(bundles, engine, render, tuple(path.absolute() for path in pictures), options)
+        serve_on_cluster(ray, replicas, settings)
+        return
     with contextlib.ExitStack() as stack:
-        opened = [
-            stack.enter_context(Upscaler(name, engine=chosen, options=render)) for name in bundle or [DEFAULT_MODEL]
-        ]
-        models = {upscaler.contract.name: upscaler for upscaler in opened}
-        if len(models) < len(opened):
-            raise OptionError("--bundle: two of the models have one name; name each once")
-        run(models, pictures or [], options)
+        models = {
+            name: stack.enter_context(Upscaler(bundle, engine=engine, options=render))
+            for name, bundle in bundles.items()
+        }
+        run(models, pictures, options)
 
 
 def read_token(token: str | None, file: Path | None) -> str | None:

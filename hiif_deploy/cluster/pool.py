@@ -295,6 +295,20 @@ def share_of(nodes: list[dict[str, Any]], engine: EngineOptions, most: int) -> S
     return replace(share, workers=min(workers, most or workers))
 
 
+@contextmanager
+def joined(address: str) -> Iterator[None]:
+    """Join the cluster, or start one of this machine, within the block. Raises the errors of `Pool`."""
+    import ray
+
+    options = ClusterOptions(address)
+    with keep_sigterm():
+        _join(ray, options.address)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
 def _join(ray: Any, address: str) -> None:
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:

@@ -82,10 +82,11 @@ class Collection:
             raise RequestError(404, "there is no picture of that id")
         return entry
 
-    def add_upload(self, path: Path, name: str) -> Entry:
-        """Take over an uploaded file; the id is a hash of its contents, so that no one can guess another's."""
+    def add_upload(self, path: Path, name: str, prefix: str = "") -> Entry:
+        """Take over an uploaded file; the id is a hash of its contents behind `prefix`, so that no one can guess
+        another's."""
         with path.open("rb") as file:
-            id_ = f"u{hashlib.file_digest(file, 'sha256').hexdigest()[:32]}"
+            id_ = f"u{prefix}{hashlib.file_digest(file, 'sha256').hexdigest()[:32]}"
         with self._lock:
             kept = path.replace(self._uploads / id_)
             entry = Entry(id_, kept, name, is_upload=True)

@@ -151,8 +151,9 @@ class Jobs:
             self._paces[key] = await self._reading.run(lambda _: measure_pace(self._studio.models[key[0]], key[1]))
         return self._paces[key].seconds(estimate.source, estimate.target)
 
-    async def start(self, entry: Entry, order: Order, *, owns: bool) -> Job:
-        """Plan and queue an order. With `owns` the entry's file is removed when the job ends.
+    async def start(self, entry: Entry, order: Order, *, owns: bool, prefix: str = "") -> Job:
+        """Plan and queue an order. With `owns` the entry's file is removed when the job ends. The job's id begins with
+        `prefix`.
 
         RequestError 413 as `estimate`, 503 where too many jobs wait.
         """
@@ -165,7 +166,7 @@ class Jobs:
         except BaseException:
             _remove(entry, owns=owns)
             raise
-        id_ = secrets.token_hex(16)
+        id_ = prefix + secrets.token_hex(16)
         job = Job(id_, entry, order, estimate, self._folder / id_, self.queue.new_progress())
         self._jobs[id_] = job
         task = asyncio.create_task(self._run(job, owns=owns))

@@ -14,7 +14,15 @@ from hiif_deploy.server.openapi import document
 from hiif_deploy.server.options import Limits
 from hiif_deploy.server.studio import Studio, read_entry
 from hiif_deploy.server.uploads import receive
-from hiif_deploy.server.web import RequestError, respond, respond_events, respond_file, respond_json, while_connected
+from hiif_deploy.server.web import (
+    RequestError,
+    id_prefix,
+    respond,
+    respond_events,
+    respond_file,
+    respond_json,
+    while_connected,
+)
 from hiif_deploy.server.work_queue import WorkQueue
 
 if TYPE_CHECKING:
@@ -78,7 +86,7 @@ class UpscaleService:
         try:
             sent = Entry("", upload.path, upload.name)
             picture = await self._reading.run(lambda _: read_entry(sent, self._limits.input_pixels))
-            entry = await asyncio.to_thread(self._collection.add_upload, upload.path, upload.name)
+            entry = await asyncio.to_thread(self._collection.add_upload, upload.path, upload.name, id_prefix(request))
         finally:
             upload.path.unlink(missing_ok=True)
         height, width = picture.size
@@ -143,7 +151,8 @@ class UpscaleService:
         """The job of a request that names a picture by its id, or sends one."""
         values = dict(request.query_params)
         if "picture" in values:
-            return await self._jobs.start(self._named(values), self._jobs.parse(values), owns=False)
+            order = self._jobs.parse(values)
+            return await self._jobs.start(self._named(values), order, owns=False, prefix=id_prefix(request))
         if "content-type" not in request.headers or not _is_form(request):
             self._jobs.parse(values)  # before the upload, where everything is known
         upload = await receive(request, self._folder, self._limits)
@@ -153,7 +162,7 @@ class UpscaleService:
         except BaseException:
             upload.path.unlink(missing_ok=True)
             raise
-        return await self._jobs.start(entry, order, owns=True)
+        return await self._jobs.start(entry, order, owns=True, prefix=id_prefix(request))
 
     def _named(self, values: Mapping[str, str]) -> Entry:
         if "picture" not in values:

@@ -60,7 +60,7 @@ async def receive(request: Request, folder: Path, limits: Limits) -> Upload:
 
 async def _raw(request: Request, path: Path, limit: int) -> Upload:
     with path.open("xb") as file:
-        async for part in _limited(request, limit):
+        async for part in limited(request, limit):
             await asyncio.to_thread(file.write, part)
         if file.tell() == 0:
             raise RequestError(400, "the request has no body: send a picture, or a form with a field `file`")
@@ -72,7 +72,7 @@ async def _form(request: Request, path: Path, limit: int) -> Upload:
     from starlette.formparsers import MultiPartException, MultiPartParser
 
     # The parser itself writes files of more than a mebibyte to the disk.
-    parser = MultiPartParser(request.headers, _limited(request, limit), max_files=1, max_fields=MAX_FIELDS)
+    parser = MultiPartParser(request.headers, limited(request, limit), max_files=1, max_fields=MAX_FIELDS)
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError, UnicodeDecodeError) as error:
@@ -89,7 +89,7 @@ async def _form(request: Request, path: Path, limit: int) -> Upload:
         await form.close()
 
 
-async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+async def limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
     """Parts of the body. RequestError 413 where it is longer than `limit` bytes, before it is read where it says so."""
     reason = f"the upload has more than {limit >> 20} MiB, the limit of this server"
     stated = request.headers.get("content-length", "0")

@@ -22,6 +22,10 @@ INTERVAL = 0.2
 """Seconds between two looks at a connection, or at a job's progress."""
 
 
+ID_PREFIX = "hiif_deploy.id_prefix"
+"""Entry of an ASGI scope: hexadecimal digits by which a cluster finds the replica that has given an id."""
+
+
 class RequestError(Exception):
     """A request that is refused, with its HTTP status and the reason."""
 
@@ -112,6 +116,11 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         return task.result()
     finally:
         task.cancel()
+
+
+def id_prefix(request: Request) -> str:
+    """Return what the ids must begin with that the response to a request gives; empty for a server by itself."""
+    return str(request.scope.get(ID_PREFIX, ""))
 
 
 def is_unchanged(request: Request, etag: str) -> bool:

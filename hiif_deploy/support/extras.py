@@ -16,6 +16,7 @@ EXTRAS = {
     "bench": ("matplotlib",),
     "ray": ("ray",),
     "serve": ("starlette", "uvicorn", "python_multipart", "prometheus_client"),
+    "serve-ray": ("ray", "fastapi", "starlette", "uvicorn", "python_multipart", "prometheus_client"),
     "tensorrt": ("tensorrt", "cuda.bindings"),
     "video": ("av",),
 }

@@ -1,0 +1,197 @@
+"""The server on a Ray cluster of this machine: routed by picture, changed without a gap, alive after a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hiif_deploy import EngineOptions, RenderOptions, Upscaler, open_bundle
+from hiif_deploy.cluster.pool import Share
+from hiif_deploy.errors import ClusterError, OptionError
+from hiif_deploy.server.cluster.keys import LENGTH, key_of, route_key
+from hiif_deploy.server.options import ServeOptions
+from hiif_deploy.support.extras import EXTRAS
+from server_client import running
+
+# Ray's own, of what it imports.
+pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("DeprecationWarning", "FutureWarning")]
+
+REPLICA = b"ray::ServeReplica:hiif-deploy:Replica"
+"""How the process of a replica begins its name."""
+TILE = "/iiif/waves@4x/0,0,256,256/256,/0/default.png"
+
+
+def test_requests_of_one_picture_have_one_key() -> None:
+    key = route_key("/iiif/waves/info.json", {})
+    for path in ("/iiif/waves@8x/info.json", "/iiif/waves@8x@hiif-photo/full/max/0/default.png", "/iiif/w%61ves/x"):
+        assert route_key(path, {}) == key
+    assert route_key("/v1/jobs", {"picture": "waves"}) == key
+    assert route_key("/iiif/other/info.json", {}) != key
+
+
+def test_ids_that_a_replica_gave_lead_back_to_it() -> None:
+    assert key_of("u0123abcd" + 32 * "f") == "0123abcd"
+    assert route_key("/v1/jobs/0123abcd" + 32 * "f" + "/events", {}) == "0123abcd"
+    # A picture of a folder that only looks so.
+    assert key_of("u0123abcd") != "0123abcd"
+
+
+def test_what_any_replica_answers_is_spread() -> None:
+    keys = {route_key("/v1/models", {}) for _ in range(20)}
+    assert len(keys) > 1
+    assert {len(key) for key in keys} == {LENGTH}
+
+
+@pytest.fixture(scope="module")
+def settings(folder: Path) -> Any:
+    """Two replicas' settings, on a free port."""
+    for package in EXTRAS["serve-ray"]:
+        pytest.importorskip(package, reason="needs the extra serve-ray")
+    from hiif_deploy.server.cluster.replica import ReplicaSettings
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    engine, render = EngineOptions(engine="onnxruntime", threads=1), RenderOptions(max_output_pixels=1 << 44)
+    return ReplicaSettings({"hiif-live": open_bundle("hiif-live")}, engine, render, (folder,), ServeOptions(port=port))
+
+
+@pytest.fixture(scope="module")
+def cluster(settings: Any) -> Iterator[Any]:
+    """A client of the server on a cluster of two processors."""
+    httpx = pytest.importorskip("httpx", reason="needs httpx")
+    ray = pytest.importorskip("ray", reason="needs Ray")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        redeploy(settings)
+        with httpx.Client(base_url=f"http://127.0.0.1:{settings.options.port}", timeout=60) as client:
+            yield client
+    finally:
+        ray.shutdown()
+
+
+def redeploy(settings: Any) -> None:
+    from hiif_deploy.server.cluster.deploy import Replicas, deploy
+
+    deploy(settings, Share(2, 1, 0), Replicas(2, 2))
+
+
+@pytest.fixture(scope="module")
+def alone(settings: Any) -> Iterator[Any]:
+    """A client of one server with the same settings."""
+    (name, bundle), *_ = settings.bundles.items()
+    with (
+        Upscaler(bundle, engine=settings.engine, options=settings.render) as upscaler,
+        running({name: upscaler}, list(settings.sources)) as client,
+    ):
+        yield client
+
+
+def test_a_tile_is_that_of_one_server_and_all_of_a_picture_come_from_one_replica(cluster: Any, alone: Any) -> None:
+    names = set()
+    for column in range(0, 512, 128):
+        path = f"/iiif/waves@4x/{column},0,128,256/128,/0/default.png"
+        here, there = cluster.get(path), alone.get(path)
+        assert (here.status_code, here.headers["content-type"]) == (200, "image/png")
+        assert here.content == there.content
+        names.add(here.headers["x-replica"])
+    assert len(names) == 1
+    assert len({cluster.get("/v1/models").headers["x-replica"] for _ in range(40)}) == 2
+
+
+def test_uploads_and_jobs_are_found_again(cluster: Any, folder: Path) -> None:
+    for _ in range(4):
+        sent = cluster.post("/v1/pictures", content=(folder / "waves.png").read_bytes())
+        assert sent.status_code == 201
+        assert cluster.get(f"/iiif/{sent.json()['id']}@2x/full/200,/0/default.png").status_code == 200
+        job = cluster.post("/v1/jobs?scale=2", content=(folder / "waves.png").read_bytes()).json()
+        with cluster.stream("GET", f"/v1/jobs/{job['id']}/events") as events:
+            last = [line for line in events.iter_lines() if line][-1]
+        assert '"status": "done"' in last
+        assert cluster.get(f"/v1/jobs/{job['id']}/result").content[:4] == b"\x89PNG"
+
+
+def test_what_is_refused_by_one_server_is_refused_by_the_cluster(cluster: Any) -> None:
+    assert cluster.get("/iiif/none/info.json").status_code == 404
+    assert cluster.get("/iiif/waves/full/wrong/0/default.png").status_code == 400
+    assert cluster.get("/v1/models", headers={"Host": "example.org"}).status_code == 421
+
+
+@contextlib.contextmanager
+def asked_meanwhile(client: Any) -> Iterator[list[Any]]:
+    """The responses to requests for a tile, sent one after the other by two threads while the block runs."""
+    responses: list[Any] = []
+    is_over = threading.Event()
+
+    def ask() -> None:
+        while not is_over.is_set():
+            responses.append(client.get(TILE))
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield responses
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+
+
+def replicas() -> list[int]:
+    """Process numbers of the replicas."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes().startswith(REPLICA):
+                found.append(int(path.parent.name))
+    return found
+
+
+def test_a_killed_replica_is_replaced_and_nothing_is_lost(cluster: Any) -> None:
+    if not Path("/proc").is_dir():
+        pytest.skip("finds processes in /proc")
+    expected, before = cluster.get(TILE).content, replicas()
+    with asked_meanwhile(cluster) as responses:
+        for process in before[:1]:
+            time.sleep(0.5)
+            os.kill(process, signal.SIGKILL)
+            until = time.monotonic() + 60
+            while process in replicas() or len(replicas()) < len(before):
+                assert time.monotonic() < until
+                time.sleep(0.1)
+        time.sleep(1)
+    assert len(responses) > 10
+    assert {response.status_code for response in responses} == {200}
+    assert {response.content for response in responses} == {expected}
+
+
+def test_a_model_changes_replica_by_replica_without_a_gap(cluster: Any, settings: Any) -> None:
+    other = dataclasses.replace(settings, bundles={"hiif-video": open_bundle("hiif-video")})
+    with asked_meanwhile(cluster) as responses:
+        redeploy(other)
+        time.sleep(1)
+    assert {response.status_code for response in responses} == {200}
+    assert len({response.content for response in responses}) == 2
+    assert cluster.get("/v1/models").json()["models"][0]["name"] == "hiif-video"
+
+
+def test_a_folder_for_tiles_and_another_address_are_refused(cluster: Any, settings: Any, tmp_path: Path) -> None:
+    from hiif_deploy.server.cluster.deploy import serve_on_cluster
+
+    with pytest.raises(OptionError, match="with --ray each replica has a folder of its own"):
+        serve_on_cluster("local", 0, dataclasses.replace(settings, options=ServeOptions(cache=tmp_path)))
+    port = settings.options.port
+    with pytest.raises(ClusterError, match=r"nothing responds on 127.0.0.1:9 .*another address"):
+        redeploy(dataclasses.replace(settings, options=ServeOptions(port=9)))
+    assert cluster.get("/health/live", timeout=60).status_code == 200, port
