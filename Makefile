@@ -8,8 +8,11 @@ JOBS ?= auto
 PYTEST = $(VENV)/bin/python -m pytest -q --numprocesses $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 # Older processors that this one may imitate; tests marked `processor` run again as on each of them.
 ISAS = avx2 avx512 avx512-bf16
+# Programs that some tests need, and Debian's packages of them.
+PROGRAMS = chromium qemu-aarch64 aarch64-linux-gnu-gcc
+PACKAGES = chromium qemu-user gcc-aarch64-linux-gnu
 
-.PHONY: help demo test quick check venv clean
+.PHONY: help demo test quick check venv system clean
 
 help:
 	@echo 'make demo    install the light runtime in $(VENV) and upscale the sample pictures into demo/'
@@ -17,6 +20,7 @@ help:
 	@echo 'make quick   the tests that need no export and no PyTorch, in a minute'
 	@echo 'make check   lint, formatting and types'
 	@echo 'make venv    only create $(VENV)'
+	@echo 'make system  as root on Debian: programs that some tests need (a browser, an emulator)'
 	@echo 'make clean   remove what the other targets write, but keep $(VENV)'
 	@echo
 	@echo 'Variables: PYTHON=$(PYTHON) (3.11 or newer), VENV=$(VENV), TORCH=$(TORCH), JOBS=$(JOBS), TESTS=options of pytest'
@@ -37,6 +41,16 @@ check: $(VENV)/.dev-installed
 	$(VENV)/bin/mypy
 
 venv: $(VENV)/.created
+
+# Tests are skipped, with the reason, where these programs are missing.
+system:
+	@missing=; for one in $(PROGRAMS); do command -v $$one >/dev/null || missing="$$missing $$one"; done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	    echo "Not installed, their tests are skipped:$$missing (apt-get install $(PACKAGES))"; exit 0; fi; \
+	(timeout 120 apt-get -qq update && DEBIAN_FRONTEND=noninteractive timeout 300 \
+	    apt-get -qq install -y --no-install-recommends $(PACKAGES) >/dev/null) \
+	    || echo "Could not be installed, their tests are skipped:$$missing"
 
 clean:
 	rm -rf demo dist .mypy_cache .pytest_cache .ruff_cache .test-cache
