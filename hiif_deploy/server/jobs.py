@@ -14,6 +14,7 @@ from typing import Any, Literal
 from hiif_deploy.errors import ImageError, OptionError, ScaleError
 from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.geometry.target import Target, parse_target
+from hiif_deploy.images.degradation import measure
 from hiif_deploy.images.encode import SUFFIXES
 from hiif_deploy.images.io import check_stream, write_image
 from hiif_deploy.pictures.batch import planned_bytes, upscale_picture
@@ -37,7 +38,8 @@ class Order:
     """What a client wants of a picture."""
 
     target: Target
-    model: str
+    model: str | None
+    """None: the one that suits the picture."""
     suffix: str | None
     """Of the output; None: as the input's name."""
     quality: int
@@ -48,6 +50,7 @@ class Order:
 class Estimate:
     """What an order takes, known before it runs."""
 
+    model: str
     source: Size
     target: Size
     bytes: int
@@ -57,7 +60,12 @@ class Estimate:
 
     def describe(self) -> dict[str, Any]:
         """Return it as clients see it."""
-        return {"source": _across(self.source), "target": _across(self.target), "memory_mib": self.bytes >> 20}
+        return {
+            "model": self.model,
+            "source": _across(self.source),
+            "target": _across(self.target),
+            "memory_mib": self.bytes >> 20,
+        }
 
 
 @dataclass
@@ -94,7 +102,7 @@ class Job:
         done, steps = self.progress.done, self.estimate.steps
         seconds = (self.ended or time.monotonic()) - self.began if self.began else 0.0
         left = seconds / done * max(0, steps - done) if done and self.status == "running" else None
-        state = {"id": self.id, "status": self.status, "model": self.order.model, **self.estimate.describe()}
+        state = {"id": self.id, "status": self.status, **self.estimate.describe()}
         state |= {
             "steps_done": done,
             "steps": steps,
@@ -127,8 +135,8 @@ class Jobs:
         known = {"scale", "size", "width", "height", "max_side", "model", "format", "quality", "lossless", "picture"}
         if unknown := sorted(values.keys() - known):
             raise OptionError(f"unknown parameters: {', '.join(unknown)}; expected some of {', '.join(sorted(known))}")
-        model = values.get("model") or self._studio.default
-        if model not in self._studio.models:
+        model = values.get("model") or None
+        if model is not None and model not in self._studio.models:
             raise RequestError(404, f"there is no model of that name; models: {', '.join(self._studio.models)}")
         sides = (_whole(values, name) for name in ("width", "height", "max_side"))
         target = parse_target(values.get("scale"), values.get("size"), *sides)
@@ -144,9 +152,9 @@ class Jobs:
         """Return what an order takes. RequestError 413 where that is more than a limit."""
         return await self._reading.run(lambda _: self._estimated(entry, order))
 
-    async def seconds(self, estimate: Estimate, order: Order) -> float:
-        """Return about how many seconds an order takes on this machine, from a small picture."""
-        key = order.model, probe_size(estimate.source, estimate.target)
+    async def seconds(self, estimate: Estimate) -> float:
+        """Return about how many seconds it takes on this machine, from a small picture."""
+        key = estimate.model, probe_size(estimate.source, estimate.target)
         if key not in self._paces:
             self._paces[key] = await self._reading.run(lambda _: measure_pace(self._studio.models[key[0]], key[1]))
         return self._paces[key].seconds(estimate.source, estimate.target)
@@ -202,7 +210,9 @@ class Jobs:
 
     def _estimated(self, entry: Entry, order: Order) -> Estimate:
         with self._metrics.stage("plan"):
-            picture, upscaler = read_entry(entry, self._limits.input_pixels), self._studio.models[order.model]
+            picture = read_entry(entry, self._limits.input_pixels)
+            model = order.model or self._studio.suited(measure(picture))
+            upscaler = self._studio.models[model]
             size = order.target.size(picture.size)
             check_stream(order.suffix or ".png", size)
             needed = planned_bytes(upscaler, picture, size)
@@ -214,7 +224,7 @@ class Jobs:
                 raise RequestError(
                     413, f"it would take {needed >> 20} MiB of memory; this server gives {self._limits.job_bytes >> 20}"
                 )
-            return Estimate(picture.size, size, needed, upscaler.steps(picture.size, size))
+            return Estimate(model, picture.size, size, needed, upscaler.steps(picture.size, size))
 
     async def _run(self, job: Job, *, owns: bool) -> None:
         try:
@@ -234,7 +244,7 @@ class Jobs:
         picture = read_entry(job.entry, self._limits.input_pixels)
         size, order = job.estimate.target, job.order
         with self._metrics.stage("upscale"):
-            made = upscale_picture(self._studio.models[order.model], picture, size, advance=progress)
+            made = upscale_picture(self._studio.models[job.estimate.model], picture, size, advance=progress)
         self._metrics.megapixels(size[0] * size[1])
         with self._metrics.stage("write"):
             part = job.result.with_name(f"{job.id}{job.suffix}")

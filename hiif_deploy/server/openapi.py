@@ -70,7 +70,10 @@ def _paths() -> dict[str, Any]:
             "get": _operation("The pictures of the server, without uploads.", {"200": _answer("Ids and names.")}),
             "post": _operation("Keep an upload, to be shown by IIIF.", {"201": _answer("Its id.")}, body=True),
         },
-        "/v1/pictures/{id}": {"delete": _operation("Remove an upload.", {"204": _answer("Removed.")}, [id_])},
+        "/v1/pictures/{id}": {
+            "get": _operation("A picture's size, degradations and model.", {"200": _answer("The picture.")}, [id_]),
+            "delete": _operation("Remove an upload.", {"204": _answer("Removed.")}, [id_]),
+        },
         "/v1/plan": {"get": _operation("What an order would take.", {"200": _answer("The plan.")}, [picture, *order])},
         "/v1/upscale": {"post": _operation("Upscale a picture at once.", {"200": made}, [picture, *order], body=True)},
         "/v1/jobs": {"post": _operation("Queue a picture.", {"202": state}, [picture, *order], body=True)},

@@ -53,6 +53,7 @@ class UpscaleService:
             Route("/v1/models", self.models),
             Route("/v1/pictures", self.pictures),
             Route("/v1/pictures", self.add_picture, methods=["POST"]),
+            Route("/v1/pictures/{id}", self.picture),
             Route("/v1/pictures/{id}", self.remove_picture, methods=["DELETE"]),
             Route("/v1/plan", self.plan),
             Route("/v1/upscale", self.upscale, methods=["POST"]),
@@ -92,6 +93,14 @@ class UpscaleService:
         height, width = picture.size
         return respond_json({"id": entry.id, "name": entry.name, "width": width, "height": height}, status=201)
 
+    async def picture(self, request: Request) -> Response:
+        """Return a picture's size, and the model for it where a client names none."""
+        entry = self._collection.find(request.path_params["id"])
+        shown = await self._reading.run(lambda _: self._studio.picture(entry))
+        (height, width), found = shown.size, shown.degradation
+        state = {"id": entry.id, "name": entry.name, "width": width, "height": height}
+        return respond_json({**state, "model": self._studio.suited(found), "jpeg": found.jpeg, "noise": found.noise})
+
     async def remove_picture(self, request: Request) -> Response:
         """Remove an upload."""
         self._collection.remove(request.path_params["id"])
@@ -102,7 +111,7 @@ class UpscaleService:
         values = dict(request.query_params)
         entry, order = self._named(values), self._jobs.parse(values)
         estimate = await self._jobs.estimate(entry, order)
-        seconds = await self._jobs.seconds(estimate, order)
+        seconds = await self._jobs.seconds(estimate)
         return respond_json({**estimate.describe(), "seconds": round(seconds, 2)})
 
     async def upscale(self, request: Request) -> Response:

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from hiif_deploy.decoding.job import Statistics
 from hiif_deploy.errors import ImageError
 from hiif_deploy.geometry.sizes import Region, Size
+from hiif_deploy.images.degradation import Degradation, measure
 from hiif_deploy.images.encode import over_white
 from hiif_deploy.images.io import read_image
 from hiif_deploy.images.metadata import Chunk
 from hiif_deploy.images.picture import Picture
+from hiif_deploy.pictures.suitability import untrained
 from hiif_deploy.pixels import Frame, FrameFormat
 from hiif_deploy.server.byte_cache import ByteCache
 from hiif_deploy.server.collection import Entry
@@ -48,6 +50,8 @@ class Shown:
     """Colour profile."""
     colour_chunks: tuple[Chunk, ...]
     """Colour chunks of a PNG."""
+    degradation: Degradation
+    """What a camera or a compression left in it."""
 
     @property
     def size(self) -> Size:
@@ -73,10 +77,10 @@ class Studio:
     """Pictures at any size, from features that are computed once. Methods block; call them in a thread."""
 
     def __init__(self, models: Mapping[str, Upscaler], limits: Limits, metrics: Metrics) -> None:
-        """`models` by name, the first one is the default; whoever opened them closes them."""
+        """`models` by name; whoever opened them closes them. A picture has the first one that was trained for its
+        degradations, else the first."""
         self.models = models
-        self.default = next(iter(models))
-        """Name of the model that is used where a client names none."""
+        self._default = next(iter(models))
         self._limits = limits
         self._metrics = metrics
         self._pictures: ByteCache[Shown] = ByteCache(limits.pictures_bytes, lambda shown: int(shown.pixels.nbytes))
@@ -99,9 +103,14 @@ class Studio:
             with self._metrics.stage("decode"):
                 picture = read_entry(entry, self._limits.input_pixels)
                 pixels = picture.pixels if picture.alpha is None else over_white(picture.pixels, picture.alpha)
-            shown = Shown(pixels, picture.icc, picture.colour_chunks)
+            shown = Shown(pixels, picture.icc, picture.colour_chunks, measure(picture))
             self._pictures.put(key, shown)
         return shown
+
+    def suited(self, found: Degradation) -> str:
+        """Return the name of the model for a picture with these degradations, where a client names none."""
+        trained = (name for name, model in self.models.items() if untrained(found, model.contract.trained_for) is None)
+        return next(trained, self._default)
 
     def model_key(self, model: str) -> str:
         """Return a text that identifies a model's graphs and how they run. RequestError 404 for an unknown model."""

@@ -13,6 +13,7 @@ let viewer = null; // OpenSeadragon's, where it is installed
 let share = 0.5; // where the divider stands, of the stage's width
 let job = null; // URL of the job that runs
 let planning = 0; // timer of the next plan
+let suited = ""; // why the picture has its model
 let plans = 0; // number of the newest plan: answers to older ones are not shown
 
 const say = (text) => { element("status").textContent = text; };
@@ -61,6 +62,15 @@ function openViewer() {
   viewer.addHandler("tile-load-failed", ({ message }) => say(`A tile could not be loaded: ${message}`));
 }
 
+// Sets the model that suits the picture: another one for a compressed or noisy picture.
+async function suit() {
+  if (!picture.value) return;
+  const found = await request(`/v1/pictures/${encodeURIComponent(picture.value)}`);
+  model.value = found.model;
+  const kinds = [found.jpeg && `JPEG of quality ${Math.round(found.jpeg)}`, found.noise && "noise"].filter(Boolean);
+  suited = kinds.length ? ` (${kinds.join(", ")}: ${found.model} suits it; Model chooses another one)` : "";
+}
+
 async function show() {
   download.hidden = true;
   element("left-name").textContent = other.value;
@@ -105,6 +115,7 @@ async function upload(file) {
   try {
     const sent = await request("/v1/pictures", { method: "POST", body: form });
     addPicture(sent.id, sent.name);
+    await suit();
     await show();
   } catch (error) {
     say(error.message);
@@ -135,7 +146,7 @@ function plan() {
     try {
       const found = await request(`/v1/plan?${order()}`);
       if (number === plans) {
-        say(`${across(found.source)} → ${across(found.target)}: about ${seconds(found.seconds)}, ${found.memory_mib} MiB`);
+        say(`${across(found.source)} → ${across(found.target)}: about ${seconds(found.seconds)}, ${found.memory_mib} MiB${suited}`);
       }
     } catch (error) {
       if (number === plans) say(error.message);
@@ -193,7 +204,15 @@ cancel.addEventListener("click", () => job && request(job, { method: "DELETE" })
 slider.addEventListener("input", () => { scale.value = slider.value; plan(); });
 scale.addEventListener("input", () => { slider.value = scale.value; plan(); });
 format.addEventListener("change", plan);
-for (const choice of [picture, model, other]) choice.addEventListener("change", show);
+for (const choice of [model, other]) choice.addEventListener("change", show);
+picture.addEventListener("change", async () => {
+  try {
+    await suit();
+    await show();
+  } catch (error) {
+    say(error.message);
+  }
+});
 
 // ---- the beginning
 
@@ -205,6 +224,7 @@ try {
     other.add(new Option(name));
   }
   for (const { id, name } of pictures.pictures) picture.add(new Option(name, id));
+  await suit();
   await show();
 } catch (error) {
   say(error.message);

@@ -131,10 +131,11 @@ class ImageService:
 
     async def _image(self, text: str) -> Image:
         identifier = parse_identifier(text)
-        model = identifier.model or self._studio.default
-        self._studio.model_key(model)
+        if identifier.model:
+            self._studio.model_key(identifier.model)
         entry = self._collection.find(identifier.picture)
         shown = self._studio.kept(entry) or await self._decoding.run(entry, lambda: self._read(entry))
+        model = identifier.model or self._studio.suited(shown.degradation)
         return Image(entry, shown, model, identifier.factor)
 
     async def _read(self, entry: Entry) -> Shown:
