@@ -68,7 +68,7 @@ async function suit() {
   const found = await request(`/v1/pictures/${encodeURIComponent(picture.value)}`);
   model.value = found.model;
   const kinds = [found.jpeg && `JPEG of quality ${Math.round(found.jpeg)}`, found.noise && "noise"].filter(Boolean);
-  suited = kinds.length ? ` (${kinds.join(", ")}: ${found.model} suits it; Model chooses another one)` : "";
+  suited = kinds.length ? ` (${kinds.join(", ")}: ${found.model} was chosen; Model selects another)` : "";
 }
 
 async function show() {
@@ -204,7 +204,7 @@ cancel.addEventListener("click", () => job && request(job, { method: "DELETE" })
 slider.addEventListener("input", () => { scale.value = slider.value; plan(); });
 scale.addEventListener("input", () => { slider.value = scale.value; plan(); });
 format.addEventListener("change", plan);
-for (const choice of [model, other]) choice.addEventListener("change", show);
+for (const choice of [model, other]) choice.addEventListener("change", () => { suited = ""; show(); });
 picture.addEventListener("change", async () => {
   try {
     await suit();
