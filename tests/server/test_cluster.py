@@ -46,7 +46,7 @@ def test_ids_that_a_replica_gave_lead_back_to_it() -> None:
     assert key_of("u0123abcd") != "0123abcd"
 
 
-def test_what_any_replica_answers_is_spread() -> None:
+def test_requests_for_any_replica_are_spread() -> None:
     keys = {route_key("/v1/models", {}) for _ in range(20)}
     assert len(keys) > 1
     assert {len(key) for key in keys} == {LENGTH}
@@ -128,7 +128,7 @@ def test_what_is_refused_by_one_server_is_refused_by_the_cluster(cluster: Any) -
 
 
 @contextlib.contextmanager
-def asked_meanwhile(client: Any) -> Iterator[list[Any]]:
+def requested_meanwhile(client: Any) -> Iterator[list[Any]]:
     """The responses to requests for a tile, sent one after the other by two threads while the block runs."""
     responses: list[Any] = []
     is_over = threading.Event()
@@ -162,7 +162,7 @@ def test_a_killed_replica_is_replaced_and_nothing_is_lost(cluster: Any) -> None:
     if not Path("/proc").is_dir():
         pytest.skip("finds processes in /proc")
     expected, before = cluster.get(TILE).content, replicas()
-    with asked_meanwhile(cluster) as responses:
+    with requested_meanwhile(cluster) as responses:
         for process in before[:1]:
             time.sleep(0.5)
             os.kill(process, signal.SIGKILL)
@@ -178,7 +178,7 @@ def test_a_killed_replica_is_replaced_and_nothing_is_lost(cluster: Any) -> None:
 
 def test_a_model_changes_replica_by_replica_without_a_gap(cluster: Any, settings: Any) -> None:
     other = dataclasses.replace(settings, bundles={"hiif-video": open_bundle("hiif-video")})
-    with asked_meanwhile(cluster) as responses:
+    with requested_meanwhile(cluster) as responses:
         redeploy(other)
         time.sleep(1)
     assert {response.status_code for response in responses} == {200}

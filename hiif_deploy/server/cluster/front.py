@@ -49,7 +49,7 @@ class Front:
         handle = self._replicas.options(stream=True, session_id=key)
         for _ in range(ATTEMPTS):
             try:
-                return await _response(handle.answer.remote(scope, body))
+                return await _response(handle.respond.remote(scope, body))
             except BackPressureError:
                 raise RequestError(503, "too many requests wait; try again later", {"Retry-After": "5"}) from None
             except RayActorError as error:

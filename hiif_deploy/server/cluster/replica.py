@@ -31,7 +31,7 @@ class ReplicaSettings:
 
 
 class Replica:
-    """Answers requests. Ray makes an actor of it, and calls its methods in one event loop."""
+    """Responds to requests. Ray makes an actor of it, and calls its methods in one event loop."""
 
     def __init__(self, settings: ReplicaSettings) -> None:
         from ray import serve
@@ -44,7 +44,7 @@ class Replica:
         }
         self._server = self._stack.enter_context(open_server(models, settings.sources, settings.options))
 
-    async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[Any]:
+    async def respond(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[Any]:
         """Yield the status and headers of the response, then the parts of its body."""
         sent: asyncio.Queue[Message | None] = asyncio.Queue()
         task = asyncio.create_task(self._run(scope, body, sent))

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.processor
 
 TERMS = 256
 """Of the largest sum in a product."""
-SIZE = (131, 90)
+SIZE = (77, 52)
 ENGINE = EngineOptions(engine="native", threads=2)
 
 
@@ -98,7 +98,7 @@ def test_a_picture_does_not_depend_on_how_it_is_cut(own_target: Target, precisio
     for block, memory in ((64, 2 << 20), (4096, 1 << 30)):
         options = RenderOptions(query_block=block, memory=memory)
         with Upscaler(ATTENTION_MODEL, engine=engine(own_target, precision), options=options) as upscaler:
-            answers.append(upscaler.render_unclamped(upscaler.encode(image), size=(99, 61)))
+            answers.append(upscaler.render_unclamped(upscaler.encode(image), size=(79, 53)))
     # Sums over the queries are taken in another order, and the encoder's over another tile.
     error = order_error(precision, products(upscaler.bundle), answers[0].shape[0] * answers[0].shape[1])
     assert measure(answers[0], answers[1]).psnr > decibels(error, detail(answers[0], image))

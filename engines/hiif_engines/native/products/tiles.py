@@ -21,7 +21,7 @@ TILE_BYTES = WORD * TILE
 """Bytes in a row of a tile."""
 REGISTERS = 8
 CONFIGURATION = np.zeros(64, np.uint8)
-"""What the processor is told of its tiles: a version; bytes in a row of each, in 16 bits from byte 16; rows from 48."""
+"""Operand of LDTILECFG: palette 1; bytes per row of each tile, in 16 bits, from byte 16; rows of each from byte 48."""
 CONFIGURATION[0] = 1
 CONFIGURATION[16 : 16 + 2 * REGISTERS : 2] = TILE_BYTES
 CONFIGURATION[48 : 48 + REGISTERS] = TILE
