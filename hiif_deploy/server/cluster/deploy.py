@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from hiif_deploy.cluster.pool import LOCAL, Share, joined, share_of
@@ -19,8 +21,8 @@ logger = logging.getLogger(__name__)
 NAME = "hiif-deploy"
 """The application's name in Ray Serve."""
 ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
-TIMEOUT = 10.0
-"""Seconds within which the server must respond once it is deployed."""
+TIMEOUT = 5.0
+"""Seconds within which Ray Serve must respond once it is started."""
 ONGOING = 32
 """Requests that a replica has at once: it computes one after the other, and the rest waits in its own queues."""
 
@@ -81,6 +83,7 @@ def deploy(settings: ReplicaSettings, share: Share, replicas: Replicas) -> None:
     options = settings.options
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(http_options={"host": options.host, "port": options.port, "location": "EveryNode"})
+    _check_address(options)
     app = serve.deployment(Front).options(
         num_replicas=1, ray_actor_options={"num_cpus": 0}, max_ongoing_requests=1024
     ).bind(_replicas(serve, share, replicas).bind(settings), options.limits)  # fmt: skip
@@ -88,7 +91,6 @@ def deploy(settings: ReplicaSettings, share: Share, replicas: Replicas) -> None:
         serve.run(app, name=NAME, route_prefix="/")
     except RuntimeError as error:
         raise ClusterError(f"the replicas could not be started: {error}") from error
-    _check_address(options)
 
 
 def _replicas(serve: Any, share: Share, replicas: Replicas) -> Any:
@@ -107,11 +109,17 @@ def _replicas(serve: Any, share: Share, replicas: Replicas) -> Any:
 def _check_address(options: ServeOptions) -> None:
     """ClusterError where Ray Serve was started before, and listens elsewhere: it has one address per cluster."""
     host = "127.0.0.1" if options.host == "0.0.0.0" else options.host
-    try:
-        with urlopen(f"http://{host}:{options.port}/health/live", timeout=TIMEOUT):
-            pass
-    except OSError as error:
-        raise ClusterError(
-            f"nothing responds on {options.host}:{options.port} ({error}): Ray Serve was started in this cluster with "
-            "another address; use that one, or end it with `serve shutdown` first"
-        ) from error
+    ends = time.monotonic() + TIMEOUT
+    while True:
+        try:
+            with urlopen(f"http://{host}:{options.port}/-/healthz", timeout=TIMEOUT):
+                return
+        except HTTPError:
+            return  # without an application it responds with an error
+        except OSError as error:
+            if time.monotonic() > ends:
+                raise ClusterError(
+                    f"nothing responds on {options.host}:{options.port} ({error}): Ray Serve was started in this "
+                    "cluster with another address; use that one, or end it with `serve shutdown` first"
+                ) from error
+        time.sleep(0.1)
