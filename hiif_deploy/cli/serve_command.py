@@ -51,11 +51,12 @@ TokenFileOption = Annotated[Path | None, _address("File that holds the token.")]
 CorsOption = Annotated[
     list[str] | None, _address("Origin whose pages may use this server; may be repeated; * for all.")
 ]
-CacheOption = Annotated[Path | None, _limits("Folder that keeps tiles for the next run.")]
+CacheOption = Annotated[Path | None, _limits("Folder that keeps tiles and clips for the next run.")]
 CacheSizeOption = Annotated[int, _limits("Tiles on the disk, in MiB.")]
+ClipsSizeOption = Annotated[int, _limits("Clips on the disk with their results, in MiB.")]
 FeaturesOption = Annotated[int, _limits("Features in memory, in MiB: 190 per megapixel.")]
 PixelsOption = Annotated[int, _limits("Pixels of a picture, and of a response.")]
-UploadOption = Annotated[int, _limits("One upload, in MiB.")]
+UploadOption = Annotated[int | None, _limits("One upload, in MiB.", show_default="256 for pictures, 2048 for clips")]
 ViewerOption = Annotated[
     bool, _address("Download the page's viewer (OpenSeadragon, BSD-3) from npm, and end.", "--install-viewer")
 ]
@@ -74,9 +75,10 @@ def serve(
     cors: CorsOption = None,
     cache: CacheOption = None,
     cache_size: CacheSizeOption = 1024,
+    clips_size: ClipsSizeOption = 8192,
     features_memory: FeaturesOption = 1024,
     max_pixels: PixelsOption = 1 << 26,
-    max_upload: UploadOption = 256,
+    max_upload: UploadOption = None,
     timeout: TimeOption = 300,
     memory: MemoryOption = 1024,
     threads: ThreadsOption = 0,
@@ -109,12 +111,14 @@ def serve(
         return
     require_extra("serve")
     bounds = {"cache size": cache_size, "features memory": features_memory, "max pixels": max_pixels}
+    bounds |= {"clips size": clips_size}
     for name, value in {**bounds, "max upload": max_upload, "timeout": timeout}.items():
-        if value <= 0:
+        if value is not None and value <= 0:
             raise OptionError(f"--{name.replace(' ', '-')} {value}: expected more than 0")
     limits = Limits(
-        input_pixels=max_pixels, output_pixels=max_pixels, upload_bytes=max_upload * MIB, seconds=timeout,
-        features_bytes=features_memory * MIB, tiles_bytes=cache_size * MIB,
+        input_pixels=max_pixels, output_pixels=max_pixels, seconds=timeout,
+        upload_bytes=(max_upload or 256) * MIB, clip_upload_bytes=(max_upload or 2048) * MIB,
+        features_bytes=features_memory * MIB, tiles_bytes=cache_size * MIB, clips_bytes=clips_size * MIB,
     )  # fmt: skip
     options = ServeOptions(host, port, read_token(token, token_file), tuple(cors or ()), cache, limits)
     chosen = engine_options(engine, precision, threads)

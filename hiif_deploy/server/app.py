@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hiif_deploy.errors import HiifError, OptionError
+from hiif_deploy.server.clips.clips import Clips
+from hiif_deploy.server.clips.service import ClipService
 from hiif_deploy.server.collection import Collection
 from hiif_deploy.server.health import HealthService
 from hiif_deploy.server.iiif.routes import ImageService
@@ -80,26 +82,37 @@ def open_server(models: Mapping[str, Upscaler], sources: Sequence[Path], options
             collection.add_samples()
         metrics = Metrics()
         studio = Studio(models, limits, metrics)
-        tiles = TileStore(stack.enter_context(_tile_folder(options.cache, work)), limits.tiles_bytes)
+        tiles = TileStore(stack.enter_context(_kept_folder(options.cache, work, "tiles")), limits.tiles_bytes)
         # Tiles do not wait for whole pictures, and neither for what reads a picture to plan it.
         rendering = WorkQueue("tiles", limits.queue, limits.seconds)
         reading = WorkQueue("reading", limits.queue, limits.seconds)
         jobs = Jobs(studio, results, reading, limits, metrics)
         queues = {"tile": rendering, "reading": reading, "job": jobs.queue}
-        for name, queue in queues.items():
+        for queue in queues.values():
             stack.callback(queue.close)
+        pictures = tuple(queues.values())
+        clips = Clips(
+            studio, collection, stack.enter_context(_kept_folder(options.cache, work, "clips")), limits, metrics,
+            lambda: any(queue.length for queue in pictures),
+        )  # fmt: skip
+        stack.callback(clips.close)
+        planning = WorkQueue("clips", limits.queue, limits.seconds)
+        stack.callback(planning.close)
+        watched: dict[str, Any] = {**queues, "clip": clips, "planning": planning}
+        for name, queue in watched.items():
             metrics.watch(f"{name}_queue", "Requests that run or wait", partial(getattr, queue, "length"))
         images = ImageService(collection, studio, tiles, (reading, rendering), limits, metrics)
         health = HealthService(studio, metrics, lambda: not any(queue.is_full for queue in queues.values()))
         service = UpscaleService(collection, studio, jobs, reading, arriving, limits)
         routes = [*health.routes(), *images.routes(), *service.routes(), *PageService().routes()]
+        routes += ClipService(clips, planning, limits).routes()
         yield Server(Guard(_Measured(_starlette(routes), metrics), options), studio, collection, metrics, routes)
 
 
 @contextlib.contextmanager
-def _tile_folder(cache: Path | None, work: Path) -> Iterator[Path]:
-    """The folder of the tiles, locked where it stays. OptionError where it cannot be used."""
-    folder = (cache or work) / "tiles"
+def _kept_folder(cache: Path | None, work: Path, name: str) -> Iterator[Path]:
+    """A folder in `--cache`, locked, or one that is removed at the end. OptionError where it cannot be used."""
+    folder = (cache or work) / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -29,6 +29,8 @@ class Entry:
     name: str
     """File name, for people."""
     is_upload: bool = False
+    is_listed: bool = True
+    """Whether everyone may know of it; the id of any other cannot be guessed."""
 
     @property
     def version(self) -> str:
@@ -89,11 +91,22 @@ class Collection:
             id_ = f"u{prefix}{hashlib.file_digest(file, 'sha256').hexdigest()[:32]}"
         with self._lock:
             kept = path.replace(self._uploads / id_)
-            entry = Entry(id_, kept, name, is_upload=True)
+            entry = Entry(id_, kept, name, is_upload=True, is_listed=False)
             self._entries.pop(id_, None)
             self._entries[id_] = entry
             self._make_room(entry)
         return entry
+
+    def add_unlisted(self, entries: Iterable[Entry]) -> None:
+        """Add pictures whose files belong to the caller."""
+        with self._lock:
+            self._entries.update((entry.id, entry) for entry in entries)
+
+    def discard(self, entries: Iterable[Entry]) -> None:
+        """Remove pictures of `add_unlisted`; their files stay."""
+        with self._lock:
+            for entry in entries:
+                self._entries.pop(entry.id, None)
 
     def remove(self, id_: str) -> None:
         """Remove an upload. RequestError where it is none."""

@@ -62,8 +62,8 @@ class Estimate:
         """Return it as clients see it."""
         return {
             "model": self.model,
-            "source": _across(self.source),
-            "target": _across(self.target),
+            "source": across(self.source),
+            "target": across(self.target),
             "memory_mib": self.bytes >> 20,
         }
 
@@ -138,12 +138,12 @@ class Jobs:
         model = values.get("model") or None
         if model is not None and model not in self._studio.models:
             raise RequestError(404, f"there is no model of that name; models: {', '.join(self._studio.models)}")
-        sides = (_whole(values, name) for name in ("width", "height", "max_side"))
+        sides = (whole_number(values, name) for name in ("width", "height", "max_side"))
         target = parse_target(values.get("scale"), values.get("size"), *sides)
         suffix = f".{values['format'].lower().lstrip('.')}" if values.get("format") else None
         if suffix is not None and suffix not in SUFFIXES:
             raise OptionError(f"format: expected one of {', '.join(name[1:] for name in SUFFIXES)}")
-        quality = _whole(values, "quality")
+        quality = whole_number(values, "quality")
         if quality is not None and not 1 <= quality <= 100:
             raise OptionError(f"quality {quality}: expected 1 to 100")
         return Order(target, model, suffix, quality or 95, values.get("lossless") in ("1", "true"))
@@ -266,7 +266,8 @@ class Jobs:
             self.remove(job)
 
 
-def _whole(values: Mapping[str, str], name: str) -> int | None:
+def whole_number(values: Mapping[str, str], name: str) -> int | None:
+    """Return a parameter that is a whole number. ScaleError where it is none."""
     text = values.get(name)
     if not text:
         return None
@@ -280,5 +281,6 @@ def _remove(entry: Entry, *, owns: bool) -> None:
         entry.path.unlink(missing_ok=True)
 
 
-def _across(size: Size) -> dict[str, int]:
+def across(size: Size) -> dict[str, int]:
+    """Return (height, width) as clients see it."""
     return {"width": size[1], "height": size[0]}

@@ -17,12 +17,21 @@ ORDER: dict[str, tuple[dict[str, Any], str]] = {
     "lossless": ({"type": "boolean"}, "Lossless WebP."),
 }
 """Parameters of an order: schema and description. Exactly one of the size's must be given."""
+CLIP_ORDER = {
+    **{name: ORDER[name] for name in ("scale", "size", "width", "height", "max_side", "model")},
+    "format": ({"enum": ["mkv", "mp4", "m4v", "mov", "webm"]}, "Default: as the input's name, else mkv."),
+    "on_error": ({"enum": ["stop", "repeat", "skip"]}, "What follows a frame that cannot be decoded; default: stop."),
+}
+CLIP_UPLOAD = {
+    "name": (TEXT, "File name, where the body is the clip itself."),
+    "start": ({"type": "boolean"}, "false: only plan it; /v1/clips/{id}/start begins. Default: true."),
+}
 ERRORS = {
     "400": "A parameter is malformed or contradicts another.",
-    "404": "There is no such picture, model or job.",
+    "404": "There is no such picture, model, job or clip.",
     "408": "The upload took too long.",
     "413": "The upload, or what the order would take, exceeds a limit; `error` says which.",
-    "415": "The file is no picture that can be read.",
+    "415": "The file is no picture or clip that can be read.",
     "503": "Too much work waits already; see Retry-After.",
     "504": "The work took too long.",
     "507": "The server has no memory or no disk left.",
@@ -33,7 +42,11 @@ def document() -> dict[str, Any]:
     """Return the document."""
     return {
         "openapi": "3.1.0",
-        "info": {"title": "hiif-deploy", "version": __version__, "description": "Upscales pictures by any factor."},
+        "info": {
+            "title": "hiif-deploy",
+            "version": __version__,
+            "description": "Upscales pictures and clips by any factor.",
+        },
         "paths": _paths(),
         "components": {
             "schemas": {"Error": {"type": "object", "properties": {"error": TEXT}, "required": ["error"]}},
@@ -85,6 +98,28 @@ def _paths() -> dict[str, Any]:
             "get": _operation("States as server-sent events.", {"200": _answer("Events.", "text/event-stream")}, [id_])
         },
         "/v1/jobs/{id}/result": {"get": _operation("A finished job's picture.", {"200": made}, [id_])},
+        **_clip_paths(id_),
+    }
+
+
+def _clip_paths(id_: dict[str, Any]) -> dict[str, Any]:
+    order = [_query(name, *spec) for name, spec in CLIP_ORDER.items()]
+    upload = [_query(name, *spec) for name, spec in CLIP_UPLOAD.items()]
+    state, clip = _answer("The clip's state."), _answer("The clip.", "video/*")
+    kept = {"201": _answer("The clip's plan."), "202": state}
+    plan, events = {"200": _answer("The plan.")}, {"200": _answer("Events.", "text/event-stream")}
+    one = "/v1/clips/{id}"
+    return {
+        "/v1/clips": {"post": _operation("Plan and queue a clip.", kept, [*upload, *order], body=True)},
+        one: {
+            "get": _operation("A clip's state.", {"200": state}, [id_]),
+            "delete": _operation("Cancel a clip, or remove one that is over.", {"204": _answer("Done.")}, [id_]),
+        },
+        f"{one}/plan": {"get": _operation("What another order would take.", plan, [id_, *order])},
+        f"{one}/start": {"post": _operation("Queue a clip, or resume it.", {"202": state}, [id_, *order])},
+        f"{one}/events": {"get": _operation("States as server-sent events.", events, [id_])},
+        f"{one}/source": {"get": _operation("The clip as it came.", {"200": clip}, [id_])},
+        f"{one}/result": {"get": _operation("The upscaled clip with all streams.", {"200": clip}, [id_])},
     }
 
 

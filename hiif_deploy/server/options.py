@@ -44,6 +44,20 @@ class Limits:
     """Finished jobs that are kept."""
     results_bytes: int = 2048 * MIB
     """Bytes of the results of finished jobs."""
+    clip_upload_bytes: int = 2048 * MIB
+    """Bytes of one uploaded clip."""
+    clip_upload_seconds: float = 600
+    """Seconds until a clip has arrived."""
+    clip_uploads: int = 4
+    """Clips that arrive at the same time."""
+    clip_frames: int = 100_000
+    """Frames of one clip."""
+    clips: int = 8
+    """Clips that wait at most."""
+    kept_clips: int = 32
+    """Clips that are kept and neither wait nor run."""
+    clips_bytes: int = 8192 * MIB
+    """Bytes of all clips on the disk, with their results and those planned."""
     seconds: float = 300
     """Seconds that one request may compute."""
 
@@ -61,7 +75,7 @@ class ServeOptions:
     cors: tuple[str, ...] = ()
     """Origins whose pages may read all responses; `*`: any."""
     cache: Path | None = None
-    """Folder of the tiles; None: one that is removed at the end."""
+    """Folder of tiles and clips; None: one that is removed at the end."""
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:

@@ -84,7 +84,7 @@ async def _form(request: Request, path: Path, limit: int) -> Upload:
         with path.open("xb") as file:
             await asyncio.to_thread(shutil.copyfileobj, sent.file, file)
         fields = {name: value for name, value in form.items() if isinstance(value, str)}
-        return Upload(path, _plain_name(sent.filename or "picture"), fields)
+        return Upload(path, plain_name(sent.filename or "picture"), fields)
     finally:
         await form.close()
 
@@ -103,6 +103,7 @@ async def limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
         yield part
 
 
-def _plain_name(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return a client's file name without folders and control characters."""
     plain = name.replace("\\", "/").rpartition("/")[2]
     return "".join(character for character in plain if character.isprintable())[:MAX_NAME] or "picture"

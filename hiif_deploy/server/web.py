@@ -8,7 +8,7 @@ import json
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hiif_deploy.errors import FrameError, HiifError, ImageError, ScaleError, UsageError
+from hiif_deploy.errors import FrameError, HiifError, ImageError, ScaleError, UsageError, VideoError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +40,7 @@ def status_of(error: Exception) -> int:
     """Return the HTTP status for an error."""
     if isinstance(error, RequestError):
         return error.status
-    if isinstance(error, ImageError | FrameError):
+    if isinstance(error, ImageError | FrameError | VideoError):
         return 415
     if isinstance(error, ScaleError | UsageError):
         return 400

@@ -96,18 +96,24 @@ def run_videos(
             yield VideoOutcome(source, made, "failed", error=str(error), exit_code=error.exit_code)
 
 
+def planned_bytes(upscaler: Upscaler, plan: VideoPlan) -> int:
+    """Return the memory that a clip takes."""
+    source, size = plan.clip.size, plan.encoding.size
+    whole = source[0] * source[1] * (4 * upscaler.contract.encoder.channels + 12) + size[0] * size[1] * 3 * 8
+    return whole + upscaler.plan(source).working_bytes
+
+
 def _planned(upscaler: Upscaler, item: Item, plan: VideoPlan) -> VideoOutcome:
     source, size = plan.clip.size, plan.encoding.size
     pace = measure_pace(upscaler, probe_size(source, size)).seconds(source, size)
     tiling = upscaler.plan(source)
-    whole = source[0] * source[1] * (4 * upscaler.contract.encoder.channels + 12) + size[0] * size[1] * 3 * 8
     passes = upscaler.contract.decoder.statistics_passes + 1
     options = " ".join(f"{key}={value}" for key, value in plan.encoding.options)
     coded = f"{plan.encoding.codec}, {plan.encoding.pixel_format}, {options}"
     how = f"{plan.frames} frames in {len(plan.tasks)} segments, {coded}"
     return VideoOutcome(
         str(item.source), str(item.target), "planned", source[::-1], size[::-1], round(pace * plan.frames, 1),
-        round(size[0] * size[1] / 1e6 / pace, 4), memory_mib=(whole + tiling.working_bytes) >> 20,
+        round(size[0] * size[1] / 1e6 / pace, 4), memory_mib=planned_bytes(upscaler, plan) >> 20,
         decoder_calls=plan.frames * passes * -(-size[0] * size[1] // tiling.query_block),
         notes=(how, *plan.notes), frames_in=plan.frames, frames=plan.frames, fps=round(1 / pace, 3),
         missing_frames=plan.clip.missing,

@@ -1,5 +1,7 @@
 """Upscales the frames of one clip and validates each result."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,8 +26,10 @@ CHECK_EVERY = 24
 class FrameUpscaler:
     """Upscales the frames of one segment after the other. For one thread; close it after use."""
 
-    def __init__(self, upscaler: Upscaler) -> None:
+    def __init__(self, upscaler: Upscaler, step: Callable[[int], None] | None = None) -> None:
+        """`step` is called within each frame; an exception that it raises ends the work."""
         self._upscaler = upscaler
+        self._step = step
         self._exact: Upscaler | None = None
 
     def close(self) -> None:
@@ -94,10 +98,10 @@ class FrameUpscaler:
         self.fallback_blocks += 1
         if self._exact is None:
             self._exact = fp32_reference(self._upscaler, self._upscaler.options)
-        return self._render(self._exact, self._exact.encode(source.picture), None)
+        return self._render(self._exact, self._exact.encode(source.picture, advance=self._step), None)
 
     def _make(self, picture: RgbFrame) -> RgbFrame:
-        features = self._upscaler.encode(picture)
+        features = self._upscaler.encode(picture, advance=self._step)
         statistics = self._reused(features, picture)
         made = self._render(self._upscaler, features, statistics)
         if statistics is not None and self._age % CHECK_EVERY == 1:
@@ -107,7 +111,8 @@ class FrameUpscaler:
         return made
 
     def _render(self, upscaler: Upscaler, features: Features, statistics: Statistics | None) -> RgbFrame:
-        made: RgbFrame = upscaler.render(features, size=self.task.encoding.size, statistics=statistics)
+        size = self.task.encoding.size
+        made: RgbFrame = upscaler.render(features, size=size, statistics=statistics, advance=self._step)
         return made
 
     def _reused(self, features: Features, picture: RgbFrame) -> Statistics | None:
@@ -118,7 +123,8 @@ class FrameUpscaler:
         self._thumbnail = thumbnail
         self._age += 1
         if self._kept is None or before is None or _is_cut(before, thumbnail):
-            self._kept, self._age = self._upscaler.statistics(features, self.task.encoding.size), 0
+            size = self.task.encoding.size
+            self._kept, self._age = self._upscaler.statistics(features, size, advance=self._step), 0
         return self._kept
 
 

@@ -55,7 +55,7 @@ def plan_video(source: Path, output: Path, target: Target, options: VideoOptions
     moved = 0 if is_whole else time_range.start
     lost, losses = check_clip(clip, encoding, [time - moved for time in clip.times[first:stop]], output.suffix.lower())
     tasks = tuple(
-        _task(clip, encoding, options, number, *bounds)
+        segment_task(clip, encoding, options, number, *bounds)
         for number, bounds in enumerate(segment_bounds(clip.keys, first, stop, options.segment_frames))
     )
     return VideoPlan(clip, encoding, tasks, time_range, (*clip.notes, *notes, *losses), lost)
@@ -90,7 +90,10 @@ def segment_bounds(keys: tuple[int, ...], first: int, stop: int, length: int) ->
         first = end
 
 
-def _task(clip: Clip, encoding: Encoding, options: VideoOptions, number: int, first: int, stop: int) -> SegmentTask:
+def segment_task(
+    clip: Clip, encoding: Encoding, options: VideoOptions, number: int, first: int, stop: int
+) -> SegmentTask:
+    """Return the segment of the frames from `first` to before `stop`."""
     back = KEYS_TO_COUNT if clip.is_counted else 0
     key = clip.keys[max(0, bisect_right(clip.keys, first) - 1 - back)]
     counted = clip.times[key : stop + REORDERED] if clip.is_counted else ()

@@ -44,14 +44,15 @@ def make_segment(
 
 def make_segments(
     tasks: Iterable[SegmentTask], upscaler: Upscaler, folder: Path, advance: Callable[[int], None] = lambda _: None,
-    fill: Fill | None = None,
+    fill: Fill | None = None, step: Callable[[int], None] | None = None,
 ) -> Generator[Segment, None, None]:  # fmt: skip
     """Compute many segments in order, decoding, upscaling and encoding in parallel; yield each when it is finished.
 
-    Arguments and errors as `make_segment`. Close the iterator if it is not exhausted, so that its threads end.
+    Arguments and errors as `make_segment`; `step` as `FrameUpscaler`. Close the iterator if it is not exhausted, so
+    that its threads end.
     """
     fill = fill or Fill()
-    with Pipeline() as pipeline, closing(FrameUpscaler(upscaler)) as frames:
+    with Pipeline() as pipeline, closing(FrameUpscaler(upscaler, step)) as frames:
         decoded, upscaled, finished = (
             BoundedQueue(pipeline, AHEAD),
             BoundedQueue(pipeline, AHEAD),

@@ -1,0 +1,275 @@
+"""All clips of a server: they arrive, are planned and upscaled one after the other, and go on after a restart."""
+
+import asyncio
+import contextlib
+import logging
+import re
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from hiif_deploy.errors import HiifError, OptionError, VideoError
+from hiif_deploy.server.clips.job import SAMPLES, ClipJob, source_file, without_paths
+from hiif_deploy.server.clips.order import parse_order
+from hiif_deploy.server.clips.plan import ClipPlan, Planner
+from hiif_deploy.server.clips.samples import write_samples
+from hiif_deploy.server.collection import Collection
+from hiif_deploy.server.metrics import Metrics
+from hiif_deploy.server.options import Limits
+from hiif_deploy.server.studio import Studio
+from hiif_deploy.server.web import INTERVAL, RequestError
+from hiif_deploy.server.work_queue import StoppedError
+from hiif_deploy.support.files import list_folder
+from hiif_deploy.video.monitor import Monitor
+from hiif_deploy.video.run import is_complete, make_video
+from hiif_deploy.video.segments import make_segments
+from hiif_deploy.video.task import Segment, SegmentTask
+
+logger = logging.getLogger(__name__)
+ID = re.compile(r"[0-9a-f]{32}")
+PATIENCE = 1.0
+"""Seconds that a clip waits for pictures before each of its steps at most: it never stands still."""
+PAUSE = 0.02
+"""Seconds between two looks whether pictures wait."""
+
+
+class Clips:
+    """Thread-safe. `add`, `plan` and `start` block for long; call them in one thread, and not in the event loop."""
+
+    def __init__(
+        self, studio: Studio, collection: Collection, folder: Path, limits: Limits, metrics: Metrics,
+        is_busy: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        """Clips lie in `folder`, which exists; those of an earlier run go on. They wait while `is_busy()`."""
+        self.folder = folder
+        self._studio = studio
+        self._collection = collection
+        self._limits = limits
+        self._metrics = metrics
+        self._is_busy = is_busy
+        self._planner = Planner(studio, limits)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="clips")
+        self._lock = threading.RLock()
+        self._jobs: dict[str, ClipJob] = {}
+        self._waiting: dict[str, Future[None]] = {}
+        self._is_closed = False
+        self._adopt()
+
+    @property
+    def length(self) -> int:
+        """Clips that run or wait."""
+        with self._lock:
+            return sum(not job.is_over for job in self._jobs.values())
+
+    def check_queue(self) -> None:
+        """Raise RequestError 503 where too many clips wait."""
+        if self._is_closed or self.length > self._limits.clips:
+            raise RequestError(503, f"{self.length} clips wait already; try again later", {"Retry-After": "60"})
+
+    def add(self, path: Path, name: str, values: Mapping[str, str]) -> ClipJob:
+        """Take over a file that arrived in `self.folder`, and plan it. Errors as `Planner`; 503 without room."""
+        self._make_room(path.stat().st_size)
+        folder = self.folder / secrets.token_hex(16)
+        folder.mkdir()
+        try:
+            source = path.replace(source_file(folder, name))
+            with _without_paths(folder, name):
+                self._planner.check(source)
+                order = parse_order(self._complete(values), name)
+                plan = self._planner.plan(source, order)
+            job = ClipJob(folder, name, order, plan.describe(), notes=_notes(plan, folder, name))
+            (folder / SAMPLES).mkdir()
+            write_samples(plan.video, folder / SAMPLES)
+            job.save()
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        with self._lock:
+            self._jobs[job.id] = job
+        self._collection.add_unlisted(job.samples())
+        return job
+
+    def plan(self, job: ClipJob, values: Mapping[str, str]) -> dict[str, Any]:
+        """Return what another order for a clip would take. Errors as `Planner`."""
+        with _without_paths(job.folder, job.name):
+            return self._planner.plan(job.source, parse_order(self._complete(values), job.name)).describe()
+
+    def start(self, job: ClipJob, values: Mapping[str, str]) -> None:
+        """Queue a clip, by its own order where `values` are empty. What the same order has made is kept.
+
+        RequestError 409 where it waits or runs, 503 where too many wait or there is no room; errors as `Planner`.
+        """
+        if not job.is_over:
+            raise RequestError(409, f"the clip is {job.status} already")
+        self.check_queue()
+        with _without_paths(job.folder, job.name):
+            order = parse_order(self._complete(values) if values else job.order.values, job.name)
+            plan = self._planner.plan(job.source, order)
+        self._make_room(plan.disk, keep=job)
+        if order != job.order:
+            for made in job.folder.glob("*result*"):
+                shutil.rmtree(made) if made.is_dir() else made.unlink()
+        with self._lock:
+            job.order, job.plan, job.notes = order, plan.describe(), _notes(plan, job.folder, job.name)
+            job.status, job.error = "queued", None
+            job.stopped.clear()
+            job.save()
+            self._submit(job)
+
+    def find(self, id_: str) -> ClipJob:
+        """Return a clip. RequestError 404 where there is none of that id."""
+        job = self._jobs.get(id_)
+        if job is None:
+            raise RequestError(404, "there is no clip of that id, or no more")
+        return job
+
+    def remove(self, job: ClipJob) -> None:
+        """Cancel a clip, whose finished parts are kept; or remove one that is over, with its result."""
+        with self._lock:
+            if job.is_over:
+                self._drop(job)
+                return
+            job.stopped.set()
+            if self._waiting[job.id].cancel():
+                self._end(job, StoppedError(499, "the work was cancelled"))
+
+    async def events(self, job: ClipJob) -> AsyncIterator[dict[str, Any]]:
+        """Yield the state of a clip whenever it has changed, until it is over."""
+        before = None
+        while True:
+            is_over = job.is_over
+            state = job.describe()
+            if (state["status"], state["steps_done"]) != before:
+                before = state["status"], state["steps_done"]
+                yield state
+            if is_over:
+                return
+            await asyncio.sleep(INTERVAL)
+
+    def close(self) -> None:
+        """Stop, and wait for the thread's end; the next server with this folder resumes."""
+        self._is_closed = True
+        self._pool.shutdown(cancel_futures=True)
+
+    def _complete(self, values: Mapping[str, str]) -> dict[str, str]:
+        return {**values, "model": values.get("model") or self._studio.default}
+
+    def _submit(self, job: ClipJob) -> None:
+        self._waiting[job.id] = self._pool.submit(self._run, job)
+
+    def _run(self, job: ClipJob) -> None:
+        job.status, error = "running", None
+        try:
+            with self._metrics.stage("clip"), _without_paths(job.folder, job.name):
+                self._upscale(job)
+        except Exception as failure:
+            if self._is_closed:
+                return  # The disk says that it waits, so it goes on when a server starts again.
+            error = failure
+        self._end(job, error)
+
+    def _upscale(self, job: ClipJob) -> None:
+        step = self._stepper(job)
+        step(0)
+        if job.result.exists():
+            is_complete(job.result)  # A run that was killed may have left its journal.
+            return
+
+        def make(tasks: Sequence[SegmentTask], folder: Path, monitor: Monitor) -> Iterator[Segment]:
+            job.monitor = monitor
+            return make_segments(tasks, upscaler, folder, monitor.advance, monitor.fill, step)
+
+        plan = self._planner.plan(job.source, job.order).video
+        upscaler, size = self._studio.models[job.order.model], plan.encoding.size
+        # Finished parts are used where nothing has changed, and made again after a change of the model or of FFmpeg.
+        result = make_video(plan, upscaler, job.result, restart=True, style="none", make=make)
+        job.seconds = result.seconds
+        self._metrics.megapixels((result.frames - result.resumed) * size[0] * size[1])
+        if result.damaged:
+            job.notes += (f"{len(result.damaged)} frames could not be decoded ({job.order.options.on_error})",)
+
+    def _stepper(self, job: ClipJob) -> Callable[[int], None]:
+        def step(_: int) -> None:
+            until = time.monotonic() + PATIENCE
+            while True:
+                if self._is_closed or job.stopped.is_set():
+                    raise StoppedError(499, "the work was cancelled")
+                if not self._is_busy() or time.monotonic() > until:
+                    return
+                time.sleep(PAUSE)
+
+        return step
+
+    def _end(self, job: ClipJob, error: Exception | None) -> None:
+        with self._lock:
+            if error is None:
+                job.status = "done"
+            elif isinstance(error, StoppedError):
+                job.status = "cancelled"
+            else:
+                if not isinstance(error, HiifError | RequestError):
+                    logger.error("clip %s", job.id, exc_info=error)
+                job.fail(error)
+            job.monitor = None
+            try:
+                job.save()
+                self._make_room(0, keep=job)
+            except (OSError, RequestError) as failure:
+                logger.warning("clip %s: %s", job.id, failure)
+
+    def _make_room(self, needed: int, keep: ClipJob | None = None) -> None:
+        """Remove the oldest clips that are over, for `needed` bytes. RequestError 503 or 507 without room."""
+        with self._lock:
+            over = sorted(
+                (job for job in self._jobs.values() if job.is_over and job is not keep), key=lambda job: job.created
+            )
+            total = needed + sum(job.bytes for job in self._jobs.values())
+            while over and (len(over) > self._limits.kept_clips or total > self._limits.clips_bytes):
+                oldest = over.pop(0)
+                total -= oldest.bytes
+                self._drop(oldest)
+        if total > self._limits.clips_bytes:
+            raise RequestError(503, "clips that wait need all of this server's disk; try again later")
+        if needed > shutil.disk_usage(self.folder).free:
+            raise RequestError(507, f"it may take {needed >> 20} MiB, and the server's disk has less")
+
+    def _drop(self, job: ClipJob) -> None:
+        self._jobs.pop(job.id, None)
+        self._waiting.pop(job.id, None)
+        self._collection.discard(job.samples())
+        shutil.rmtree(job.folder, ignore_errors=True)
+
+    def _adopt(self) -> None:
+        """Take over the clips of an earlier run."""
+        found = []
+        for path in list_folder(self.folder):
+            job = ClipJob.load(path) if ID.fullmatch(path.name) else None
+            if job is not None:
+                found.append(job)
+            elif ID.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)  # It was killed while the clip was planned.
+            elif path.suffix == ".part":
+                path.unlink(missing_ok=True)
+        for job in sorted(found, key=lambda job: job.created):
+            self._jobs[job.id] = job
+            self._collection.add_unlisted(job.samples())
+            if not job.is_over:
+                self._submit(job)
+
+
+def _notes(plan: ClipPlan, folder: Path, name: str) -> tuple[str, ...]:
+    return tuple(without_paths(note, folder, name) for note in plan.video.notes)
+
+
+@contextlib.contextmanager
+def _without_paths(folder: Path, name: str) -> Iterator[None]:
+    """Raise errors about a clip's files with the name that its client knows."""
+    try:
+        yield
+    except (VideoError, OptionError) as error:
+        raise type(error)(without_paths(str(error), folder, name)) from error.__cause__
