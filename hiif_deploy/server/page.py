@@ -1,4 +1,4 @@
-"""The page: three files of this package, and the viewer's script. Nothing comes from elsewhere."""
+"""The page: files of this package, and the viewer's script. Nothing comes from elsewhere."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 FILES = {
     "/": ("index.html", "text/html"),
     "/page/app.js": ("app.js", "text/javascript"),
+    "/page/clips.js": ("clips.js", "text/javascript"),
+    "/page/common.js": ("common.js", "text/javascript"),
     "/page/style.css": ("style.css", "text/css"),
 }
 """Path → file in the folder `assets`, and its media type."""

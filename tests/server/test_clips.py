@@ -137,7 +137,7 @@ def test_pictures_come_first(theatre: Any, movies: Path) -> None:
     path = send(theatre, movies / "long.mp4", "scale=3").headers["location"]
     until(lambda: theatre.get(path).json()["steps_done"])
     before = theatre.get(path).json()
-    assert theatre.post("/v1/upscale?picture=waves&scale=30&format=bmp").status_code == 200
+    assert theatre.post("/v1/upscale?picture=waves&scale=30&format=jpg").status_code == 200
     after = theatre.get(path).json()
     made, seconds = after["steps_done"] - before["steps_done"], after["seconds"] - before["seconds"]
     assert made <= 8 + 2 * seconds  # those in the queues, and one now and then

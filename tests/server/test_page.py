@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clips import Video, plain
 from hiif_deploy import Upscaler
 from hiif_deploy.images.decode import decode
 from hiif_deploy.images.io import read_image
@@ -162,6 +163,41 @@ def test_a_picture_that_is_opened_or_dropped_zooms(open_page: Any, folder: Path)
     )
     page.wait_for_function("() => document.querySelector('#picture option:checked').textContent === 'dropped.png'")
     page.wait_for_function(LOADED)
+
+
+def test_a_clip_is_played_compared_upscaled_and_found_again(open_page: Any, server: Any, tmp_path: Path) -> None:
+    clip = tmp_path / "bars.mp4"
+    plain(clip, Video(frames=60, size=(72, 128)), audio_ms=400)
+    page = open_page()
+    with page.expect_response(re.compile(r"-000000@16x@hiif-live/.*jpg")):
+        page.set_input_files("#file", clip)
+        page.wait_for_function("() => document.getElementById('player').readyState >= 2")  # from the file itself
+    page.wait_for_function(LOADED)
+    assert page.input_value("#container") == "mp4"
+    assert not page.is_visible("#player")
+    with page.expect_response(re.compile(r"-000056@16x@hiif-live/.*jpg")) as tile:
+        page.focus("#frame")
+        page.keyboard.press("End")
+    assert tile.value.status == 200
+    assert page.inner_text("#frame-name") == "12 of 12"
+    page.fill("#scale", "3")
+    page.wait_for_function(
+        "() => document.getElementById('status').textContent.startsWith('128×72 → 384×216, 60 frames: about')"
+    )
+    page.click("#start")
+    page.wait_for_function("() => document.getElementById('progress').value > 0")
+    page.reload()
+    page.wait_for_function("() => document.getElementById('status').textContent.includes(' left')")
+    page.wait_for_function(LOADED)
+    with page.expect_download() as download:
+        page.click("#download")
+    made = Path(download.value.path()).read_bytes()
+    assert download.value.suggested_filename == "bars_x3.mp4"
+    page.click("#play")
+    page.wait_for_function("() => document.getElementById('player').readyState >= 2")  # from the server
+    sent = server.post("/v1/clips?scale=3&name=bars.mp4", content=clip.read_bytes()).headers["location"]
+    server.get(f"{sent}/events")
+    assert made == server.get(f"{sent}/result").content
 
 
 def test_it_fits_a_phone_and_follows_its_colours(open_page: Any) -> None:

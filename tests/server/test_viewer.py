@@ -51,8 +51,9 @@ def test_the_page_comes_from_the_server_alone(site: Any) -> None:
     page = site.get("/")
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert "http" not in page.text.replace("http-equiv", "")
-    for path in ("/page/app.js", "/page/style.css"):
-        assert path in page.text
+    script = site.get("/page/app.js").text
+    for path in ("/page/app.js", "/page/style.css", "/page/common.js", "/page/clips.js"):
+        assert path in page.text + script
         first = site.get(path)
         assert first.status_code == 200
         assert site.get(path, headers={"If-None-Match": first.headers["etag"]}).status_code == 304

@@ -1,12 +1,19 @@
-// The page of `hiif-deploy serve`: a viewer with a divider between two models, and the upscaling of pictures.
+// The page of `hiif-deploy serve`: a viewer with a divider between two models, and upscaling.
+
+import { across, element, request, say, seconds } from "/page/common.js";
+import {
+  clipOf, isClip, nameFrame, readClip, readClips, sampleOf, sendClip, showClip, showPlayer,
+} from "/page/clips.js";
 
 const FACTOR = 16; // of the virtual image that the viewer shows
 const PLAN_DELAY_MS = 300; // after the last change, before the server is asked how long it would take
+const SCRUB_DELAY_MS = 150; // after the last movement, before another frame of a clip is opened
+const SHOWN = "hiif-deploy-shown"; // key of the last picture in the browser's storage
 
-const element = (id) => document.getElementById(id);
 const picture = element("picture"), model = element("model"), other = element("other");
 const stage = element("stage"), divider = element("divider");
 const scale = element("scale"), slider = element("slider"), format = element("format"), progress = element("progress");
+const frame = element("frame"), container = element("container");
 const start = element("start"), cancel = element("cancel"), download = element("download");
 
 let viewer = null; // OpenSeadragon's, where it is installed
@@ -14,18 +21,10 @@ let share = 0.5; // where the divider stands, of the stage's width
 let job = null; // URL of the job that runs
 let planning = 0; // timer of the next plan
 let suited = ""; // why the picture has its model
+let scrubbing = 0; // timer of the next frame
 let plans = 0; // number of the newest plan: answers to older ones are not shown
 
-const say = (text) => { element("status").textContent = text; };
-const across = (size) => `${size.width}×${size.height}`;
-const seconds = (value) => value < 90 ? `${Math.max(1, Math.round(value))} s` : `${Math.round(value / 60)} min`;
-
-async function request(path, options) {
-  const answer = await fetch(path, options);
-  if (answer.ok) return answer.status === 204 ? null : answer.json();
-  const said = await answer.json().catch(() => ({}));
-  throw new Error(said.error ?? `the server answered ${answer.status}`);
-}
+const clip = () => clipOf(picture.value);
 
 function addPicture(id, name) {
   picture.add(new Option(name, id));
@@ -64,24 +63,56 @@ function openViewer() {
 
 // Sets the model that suits the picture: another one for a compressed or noisy picture.
 async function suit() {
-  if (!picture.value) return;
+  suited = "";
+  if (clip()) model.value = clip().model;
+  if (clip() || !picture.value) return;
   const found = await request(`/v1/pictures/${encodeURIComponent(picture.value)}`);
   model.value = found.model;
   const kinds = [found.jpeg && `JPEG of quality ${Math.round(found.jpeg)}`, found.noise && "noise"].filter(Boolean);
   suited = kinds.length ? ` (${kinds.join(", ")}: ${found.model} was chosen; Model selects another)` : "";
 }
 
+// Opens what is chosen; with `keepsView` at the place and the zoom of what was open before.
+function openImages(keepsView = false) {
+  const name = clip() ? sampleOf(clip()) : picture.value;
+  if (!viewer || !name) return;
+  const view = keepsView && viewer.isOpen() ? viewer.viewport.getBounds() : null;
+  viewer.close();
+  const id = encodeURIComponent(name);
+  const images = [other, model].map(({ value }) => `${id}@${FACTOR}x@${encodeURIComponent(value)}`);
+  viewer.open(images.map((image) => ({ tileSource: `/iiif/${image}/info.json`, x: 0, y: 0, width: 1 })));
+  viewer.addOnceHandler("open", () => {
+    if (view) viewer.viewport.fitBounds(view, true);
+    placeDivider();
+  });
+}
+
 async function show() {
   download.hidden = true;
   element("left-name").textContent = other.value;
   element("right-name").textContent = model.value;
-  plan();
-  if (!viewer || !picture.value) return;
-  viewer.close();
-  const id = encodeURIComponent(picture.value);
-  const images = [other, model].map(({ value }) => `${id}@${FACTOR}x@${encodeURIComponent(value)}`);
-  viewer.open(images.map((name) => ({ tileSource: `/iiif/${name}/info.json`, x: 0, y: 0, width: 1 })));
-  viewer.addOnceHandler("open", placeDivider);
+  localStorage.setItem(SHOWN, picture.value);
+  showClip(clip());
+  openImages();
+  try {
+    if (clip()) await takeUp(await readClip(clip().id));
+    else plan();
+  } catch (error) {
+    say(error.message);
+  }
+}
+
+// Goes on with a clip that waits, runs or is done, as after a reload.
+async function takeUp(state) {
+  if (job) return;
+  if (["queued", "running"].includes(state.status)) {
+    job = `/v1/clips/${state.id}`;
+    begin();
+  } else if (state.status === "done") {
+    offer(`/v1/clips/${state.id}`, state);
+  } else {
+    plan();
+  }
 }
 
 function drag(event) {
@@ -110,14 +141,21 @@ divider.addEventListener("keydown", (event) => {
 async function upload(file) {
   if (!file) return;
   say(`Sending ${file.name}…`);
-  const form = new FormData();
-  form.append("file", file, file.name);
   try {
+    if (isClip(file)) {
+      const sent = await sendClip(file, new URLSearchParams({ model: model.value, scale: scale.value }));
+      addPicture(`clip:${sent.id}`, sent.clip);
+      await show();
+      return;
+    }
+    const form = new FormData();
+    form.append("file", file, file.name);
     const sent = await request("/v1/pictures", { method: "POST", body: form });
     addPicture(sent.id, sent.name);
     await suit();
     await show();
   } catch (error) {
+    showPlayer(false);
     say(error.message);
   }
 }
@@ -134,9 +172,19 @@ document.addEventListener("drop", (event) => {
 
 // ---- upscaling
 
-const order = () => new URLSearchParams({
-  picture: picture.value, model: model.value, scale: scale.value, format: format.value,
-});
+function order() {
+  const found = new URLSearchParams({ model: model.value, scale: scale.value });
+  found.set("format", (clip() ? container : format).value);
+  if (!clip()) found.set("picture", picture.value);
+  return found;
+}
+
+function tellPlan(found) {
+  const frames = found.frames ? `, ${found.frames} frames` : "";
+  const disk = found.frames ? ` of memory, ${found.disk_mib} MiB of disk` : "";
+  const time = seconds(found.seconds_planned ?? found.seconds);
+  say(`${across(found.source)} → ${across(found.target)}${frames}: about ${time}, ${found.memory_mib} MiB${disk}${suited}`);
+}
 
 function plan() {
   clearTimeout(planning);
@@ -144,10 +192,8 @@ function plan() {
   planning = setTimeout(async () => {
     if (job || !picture.value || !scale.checkValidity()) return;
     try {
-      const found = await request(`/v1/plan?${order()}`);
-      if (number === plans) {
-        say(`${across(found.source)} → ${across(found.target)}: about ${seconds(found.seconds)}, ${found.memory_mib} MiB${suited}`);
-      }
+      const found = await request(`${clip() ? `/v1/clips/${clip().id}` : "/v1"}/plan?${order()}`);
+      if (number === plans) tellPlan(found);
     } catch (error) {
       if (number === plans) say(error.message);
     }
@@ -161,9 +207,24 @@ function finish(text) {
   say(text);
 }
 
+function offer(url, state) {
+  download.href = `${url}/result`;
+  download.download = state.name;
+  download.hidden = false;
+  say([`${state.name}: ${across(state.target)} in ${state.seconds.toFixed(1)} s`, ...state.notes].join("; "));
+}
+
 function follow() {
-  const events = new EventSource(`${job}/events`);
-  events.onerror = () => { events.close(); if (job) finish("The connection to the server was lost."); };
+  const url = job, events = new EventSource(`${url}/events`);
+  events.onerror = () => {
+    // A clip goes on when the server starts again, and so does the browser, by itself.
+    if (url.startsWith("/v1/clips/") && events.readyState !== EventSource.CLOSED) {
+      say("The connection to the server was lost; trying again…");
+      return;
+    }
+    events.close();
+    if (job) finish("The connection to the server was lost.");
+  };
   events.onmessage = ({ data }) => {
     const state = JSON.parse(data);
     progress.value = state.steps_done / state.steps;
@@ -172,10 +233,8 @@ function follow() {
     if (["queued", "running"].includes(state.status)) return;
     events.close();
     if (state.status === "done") {
-      download.href = `${job}/result`;
-      download.download = state.name;
-      download.hidden = false;
-      finish([`${state.name}: ${across(state.target)} in ${state.seconds.toFixed(1)} s`, ...state.notes].join("; "));
+      finish("");
+      offer(url, state);
       download.focus();
     } else {
       finish(state.status === "cancelled" ? "Cancelled." : state.error);
@@ -183,27 +242,38 @@ function follow() {
   };
 }
 
+function begin() {
+  start.hidden = download.hidden = true;
+  cancel.hidden = progress.hidden = false;
+  follow();
+}
+
 element("order").addEventListener("submit", async (event) => {
   event.preventDefault();
   if (job) return;
   clearTimeout(planning);
   plans += 1;
-  download.hidden = true;
+  const own = clip() && `/v1/clips/${clip().id}`;
   try {
-    job = `/v1/jobs/${(await request(`/v1/jobs?${order()}`, { method: "POST" })).id}`;
+    const { id } = await request(`${own ? `${own}/start` : "/v1/jobs"}?${order()}`, { method: "POST" });
+    job = own ?? `/v1/jobs/${id}`;
   } catch (error) {
     say(error.message);
     return;
   }
-  start.hidden = true;
-  cancel.hidden = progress.hidden = false;
+  begin();
   cancel.focus();
-  follow();
 });
 cancel.addEventListener("click", () => job && request(job, { method: "DELETE" }));
 slider.addEventListener("input", () => { scale.value = slider.value; plan(); });
 scale.addEventListener("input", () => { slider.value = scale.value; plan(); });
-format.addEventListener("change", plan);
+for (const choice of [format, container]) choice.addEventListener("change", plan);
+frame.addEventListener("input", () => {
+  nameFrame();
+  showPlayer(false);
+  clearTimeout(scrubbing);
+  scrubbing = setTimeout(() => openImages(true), SCRUB_DELAY_MS);
+});
 for (const choice of [model, other]) choice.addEventListener("change", () => { suited = ""; show(); });
 picture.addEventListener("change", async () => {
   try {
@@ -218,12 +288,15 @@ picture.addEventListener("change", async () => {
 
 openViewer();
 try {
-  const [models, pictures] = await Promise.all([request("/v1/models"), request("/v1/pictures")]);
+  const [models, pictures, clips] = await Promise.all([request("/v1/models"), request("/v1/pictures"), readClips()]);
   for (const { name } of models.models) {
     model.add(new Option(name));
     other.add(new Option(name));
   }
   for (const { id, name } of pictures.pictures) picture.add(new Option(name, id));
+  for (const { id, clip: name } of clips) picture.add(new Option(name, `clip:${id}`));
+  const last = localStorage.getItem(SHOWN);
+  if ([...picture.options].some(({ value }) => value === last)) picture.value = last;
   await suit();
   await show();
 } catch (error) {

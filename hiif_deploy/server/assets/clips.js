@@ -1,0 +1,73 @@
+// Clips on the page: the player of the source, its sampled frames, and the clips that this browser has sent.
+
+import { element, request } from "/page/common.js";
+
+const KEY = "hiif-deploy-clips"; // of the ids in the browser's storage: whoever knows an id has the clip
+const SUFFIX = /\.(mkv|mp4|mov|webm|m4v|avi|ts|m2ts|mts|mpg|mpeg|wmv|flv|mxf|ogv|y4m|nut|3gp)$/i;
+const bar = element("clip"), player = element("player"), play = element("play"), frame = element("frame");
+const container = element("container");
+const clips = new Map(); // id → its state when it was read last
+const files = new Map(); // id → URL of the file, where this page has sent it
+
+export const isClip = (file) => file.type.startsWith("video/") || SUFFIX.test(file.name);
+export const clipOf = (value) => clips.get(value.replace("clip:", ""));
+export const sampleOf = (clip) => clip.samples[frame.value - 1];
+
+export function showPlayer(shown) {
+  player.hidden = !shown;
+  play.textContent = shown ? "Compare frames" : "Play source";
+  if (!shown) player.pause();
+}
+
+function keep(state) {
+  clips.set(state.id, state);
+  localStorage.setItem(KEY, JSON.stringify([...clips.keys()]));
+  return state;
+}
+
+export async function sendClip(file, order) {
+  const url = URL.createObjectURL(file);
+  player.src = url;
+  showPlayer(true);
+  order.set("name", file.name);
+  order.set("start", "false");
+  const state = keep(await request(`/v1/clips?${order}`, { method: "POST", body: file }));
+  files.set(state.id, url);
+  return state;
+}
+
+export const readClip = async (id) => keep(await request(`/v1/clips/${id}`));
+
+// The clips of earlier visits that the server still has.
+export async function readClips() {
+  const ids = JSON.parse(localStorage.getItem(KEY) ?? "[]");
+  const found = await Promise.all(ids.map((id) => readClip(id).catch(() => null)));
+  localStorage.setItem(KEY, JSON.stringify([...clips.keys()]));
+  return found.filter(Boolean);
+}
+
+// Shows the controls of a clip, or hides them where a picture is shown.
+export function showClip(clip) {
+  bar.hidden = container.parentElement.hidden = !clip;
+  element("format").parentElement.hidden = Boolean(clip);
+  showPlayer(false);
+  if (!clip || bar.dataset.id === clip.id) return;
+  bar.dataset.id = clip.id;
+  player.src = files.get(clip.id) ?? `/v1/clips/${clip.id}/source`;
+  frame.max = Math.max(1, clip.samples.length);
+  frame.value = 1;
+  container.value = clip.name.slice(clip.name.lastIndexOf(".") + 1);
+  if (!container.value) container.value = "mkv";
+  nameFrame();
+}
+
+export function nameFrame() {
+  const text = `${frame.value} of ${frame.max}`;
+  element("frame-name").textContent = text;
+  frame.setAttribute("aria-valuetext", text);
+}
+
+play.addEventListener("click", () => {
+  showPlayer(player.hidden);
+  if (!player.hidden) player.play().catch(() => {}); // The player itself shows what it cannot play.
+});
