@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hiif_deploy.bundle.loader import DEFAULT_MODEL, PHOTO_MODEL
+from hiif_deploy.bundle.loader import DEFAULT_MODEL, PHOTO_MODEL, VIDEO_MODEL
 from hiif_deploy.cli.options import (
     CLUSTER,
     MODEL,
@@ -40,8 +40,8 @@ BundlesOption = Annotated[
     list[str] | None,
     _model(
         "Bundle folder, or name of a model; may be repeated. A picture has the first one that was trained for its "
-        "compression and noise, else the first.",
-        "--bundle", "-b", show_default=f"{DEFAULT_MODEL}, {PHOTO_MODEL}",
+        "compression and noise, else the first; a clip has hiif-video, else the first.",
+        "--bundle", "-b", show_default=f"{DEFAULT_MODEL}, {PHOTO_MODEL}, {VIDEO_MODEL}",
     ),
 ]  # fmt: skip
 HostOption = Annotated[str, _address("Address to listen on; any but loopback needs a token.")]
@@ -123,7 +123,7 @@ def serve(
     options = ServeOptions(host, port, read_token(token, token_file), tuple(cors or ()), cache, limits)
     chosen = engine_options(engine, precision, threads)
     render = RenderOptions(memory=memory * MIB, max_output_pixels=MAX_LEVEL_PIXELS)
-    _run(ray, replicas, bundle or [DEFAULT_MODEL, PHOTO_MODEL], chosen, render, pictures or [], options)
+    _run(ray, replicas, bundle or [DEFAULT_MODEL, PHOTO_MODEL, VIDEO_MODEL], chosen, render, pictures or [], options)
 
 
 def _run(

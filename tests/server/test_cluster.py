@@ -42,6 +42,8 @@ def test_requests_of_one_picture_have_one_key() -> None:
 def test_ids_that_a_replica_gave_lead_back_to_it() -> None:
     assert key_of("u0123abcd" + 32 * "f") == "0123abcd"
     assert route_key("/v1/jobs/0123abcd" + 32 * "f" + "/events", {}) == "0123abcd"
+    assert route_key("/v1/clips/0123abcd" + 32 * "f" + "/start", {}) == "0123abcd"
+    assert route_key("/iiif/0123abcd" + 32 * "f" + "-000012@8x/info.json", {}) == "0123abcd"
     # A picture of a folder that only looks so.
     assert key_of("u0123abcd") != "0123abcd"
 

@@ -167,7 +167,7 @@ def test_a_picture_that_is_opened_or_dropped_zooms(open_page: Any, folder: Path)
 
 def test_a_clip_is_played_compared_upscaled_and_found_again(open_page: Any, server: Any, tmp_path: Path) -> None:
     clip = tmp_path / "bars.mp4"
-    plain(clip, Video(frames=60, size=(72, 128)), audio_ms=400)
+    plain(clip, Video(frames=40, size=(72, 128)), audio_ms=400)
     page = open_page()
     with page.expect_response(re.compile(r"-000000@16x@hiif-live/.*jpg")):
         page.set_input_files("#file", clip)
@@ -175,14 +175,14 @@ def test_a_clip_is_played_compared_upscaled_and_found_again(open_page: Any, serv
     page.wait_for_function(LOADED)
     assert page.input_value("#container") == "mp4"
     assert not page.is_visible("#player")
-    with page.expect_response(re.compile(r"-000056@16x@hiif-live/.*jpg")) as tile:
+    with page.expect_response(re.compile(r"-000038@16x@hiif-live/.*jpg")) as tile:
         page.focus("#frame")
         page.keyboard.press("End")
     assert tile.value.status == 200
     assert page.inner_text("#frame-name") == "12 of 12"
     page.fill("#scale", "3")
     page.wait_for_function(
-        "() => document.getElementById('status').textContent.startsWith('128×72 → 384×216, 60 frames: about')"
+        "() => document.getElementById('status').textContent.startsWith('128×72 → 384×216, 40 frames: about')"
     )
     page.click("#start")
     page.wait_for_function("() => document.getElementById('progress').value > 0")

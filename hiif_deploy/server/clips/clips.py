@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from hiif_deploy.bundle.loader import VIDEO_MODEL
 from hiif_deploy.errors import HiifError, OptionError, VideoError
 from hiif_deploy.server.clips.job import SAMPLES, ClipJob, source_file, without_paths
 from hiif_deploy.server.clips.order import parse_order
@@ -31,7 +32,7 @@ from hiif_deploy.video.segments import make_segments
 from hiif_deploy.video.task import Segment, SegmentTask
 
 logger = logging.getLogger(__name__)
-ID = re.compile(r"[0-9a-f]{32}")
+ID = re.compile(r"[0-9a-f]{32,}")
 PATIENCE = 1.0
 """Seconds that a clip waits for pictures before each of its steps at most: it never stands still."""
 PAUSE = 0.02
@@ -71,10 +72,13 @@ class Clips:
         if self._is_closed or self.length > self._limits.clips:
             raise RequestError(503, f"{self.length} clips wait already; try again later", {"Retry-After": "60"})
 
-    def add(self, path: Path, name: str, values: Mapping[str, str]) -> ClipJob:
-        """Take over a file that arrived in `self.folder`, and plan it. Errors as `Planner`; 503 without room."""
+    def add(self, path: Path, name: str, values: Mapping[str, str], prefix: str = "") -> ClipJob:
+        """Take over a file that arrived in `self.folder`, and plan it. Its id begins with `prefix`.
+
+        Errors as `Planner`; RequestError 503 without room.
+        """
         self._make_room(path.stat().st_size)
-        folder = self.folder / secrets.token_hex(16)
+        folder = self.folder / f"{prefix}{secrets.token_hex(16)}"
         folder.mkdir()
         try:
             source = path.replace(source_file(folder, name))
@@ -157,7 +161,8 @@ class Clips:
         self._pool.shutdown(cancel_futures=True)
 
     def _complete(self, values: Mapping[str, str]) -> dict[str, str]:
-        return {**values, "model": values.get("model") or self._studio.default}
+        first = VIDEO_MODEL if VIDEO_MODEL in self._studio.models else next(iter(self._studio.models))
+        return {**values, "model": values.get("model") or first}
 
     def _submit(self, job: ClipJob) -> None:
         self._waiting[job.id] = self._pool.submit(self._run, job)

@@ -13,7 +13,7 @@ from hiif_deploy.server.clips.job import ClipJob
 from hiif_deploy.server.clips.order import MEDIA_TYPES
 from hiif_deploy.server.options import Limits
 from hiif_deploy.server.uploads import plain_name, receive
-from hiif_deploy.server.web import RequestError, respond, respond_events, respond_file, respond_json
+from hiif_deploy.server.web import RequestError, id_prefix, respond, respond_events, respond_file, respond_json
 from hiif_deploy.server.work_queue import WorkQueue
 from hiif_deploy.support.extras import require_extra
 
@@ -72,7 +72,7 @@ class ClipService:
             name = plain_name(values.pop("name", upload.name))
             starts = _starts(values)
             values.pop("start", None)
-            job = await self._planned(lambda: self._clips.add(upload.path, name, values))
+            job = await self._planned(lambda: self._clips.add(upload.path, name, values, id_prefix(request)))
         finally:
             upload.path.unlink(missing_ok=True)
         if starts:

@@ -1,4 +1,4 @@
-"""Which requests go to the same replica: all those of one picture, whose features it holds, and of one job."""
+"""Which requests go to the same replica: all those of one picture, whose features it holds, of one job or clip."""
 
 import hashlib
 import re
@@ -8,8 +8,8 @@ from urllib.parse import unquote
 
 LENGTH = 8
 """Hexadecimal digits of a key. Ids that a replica gives to uploads and jobs begin with the key of their request."""
-OWNED = re.compile(rf"u?([0-9a-f]{{{LENGTH}}})[0-9a-f]{{32}}")
-"""Ids of uploads (with a u) and of jobs."""
+OWNED = re.compile(rf"u?([0-9a-f]{{{LENGTH}}})[0-9a-f]{{32}}(?:-\d+)?")
+"""Ids of uploads (with a u), of jobs, and of clips and their frames."""
 
 
 def route_key(path: str, query: Mapping[str, str]) -> str:
@@ -17,7 +17,7 @@ def route_key(path: str, query: Mapping[str, str]) -> str:
     parts = path.strip("/").split("/")
     if parts[0] == "iiif" and len(parts) > 1:
         return key_of(unquote(parts[1]).partition("@")[0])
-    if parts[:2] in (["v1", "pictures"], ["v1", "jobs"]) and len(parts) > 2:
+    if parts[:2] in (["v1", "pictures"], ["v1", "jobs"], ["v1", "clips"]) and len(parts) > 2:
         return key_of(parts[2])
     if "picture" in query:
         return key_of(query["picture"])
