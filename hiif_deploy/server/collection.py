@@ -53,7 +53,9 @@ class Collection:
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        """Pictures that everyone may know of."""
+        with self._lock:
+            return sum(entry.is_listed for entry in self._entries.values())
 
     def add_samples(self) -> None:
         """Add the pictures that ship with the package."""

@@ -58,7 +58,7 @@ def wanted(source: Path, upscaler: Upscaler, folder: Path, scale: float = 2.0) -
     return output.read_bytes()
 
 
-def until(holds: Callable[[], Any], seconds: float = 20) -> Any:
+def until(holds: Callable[[], Any], seconds: float = 60) -> Any:
     """What `holds` returns once that is true."""
     ends = time.monotonic() + seconds
     while not (found := holds()):
@@ -192,6 +192,26 @@ def test_old_clips_make_room(live: Upscaler, movies: Path, folder: Path) -> None
         assert [client.get(path).status_code for path in paths] == [404, 200, 200, 200]
 
 
+def test_a_clip_goes_on_when_the_disk_has_room_again(
+    theatre: Any, live: Upscaler, movies: Path, tmp_path: Path
+) -> None:
+    resource = pytest.importorskip("resource")
+    source = movies / "everything.mkv"
+    path = send(theatre, source, "scale=2&start=false").headers["location"]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))  # EFBIG in place of ENOSPC
+    try:
+        assert theatre.post(f"{path}/start").status_code == 202
+        until(lambda: theatre.get(path).json()["status"] == "failed")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    result = theatre.get(f"{path}/result")
+    assert (result.status_code, result.json()["error"]) == (507, "the server's disk is full")
+    theatre.post(f"{path}/start")
+    until(lambda: theatre.get(path).json()["status"] == "done")
+    assert theatre.get(f"{path}/result").content == wanted(source, live, tmp_path)
+
+
 class Process:
     """`hiif-deploy serve` as its own process, which keeps its work in a folder."""
 
@@ -217,9 +237,9 @@ def test_a_killed_server_resumes_its_clips_to_the_same_bytes(live: Upscaler, mov
     source, cache = movies / "long.mp4", tmp_path / "cache"
     server = Process(cache)
     try:
-        path = send(server.client, source, "scale=3").headers["location"]
+        path = send(server.client, source, "scale=4").headers["location"]
         waiting = send(server.client, movies / "everything.mkv", "scale=2").headers["location"]
-        until(lambda: server.client.get(path).json()["steps_done"] > 60)
+        until(lambda: server.client.get(path).json()["steps_done"] > 55)
         server.end(signal.SIGKILL)
         assert not list(cache.rglob("result.mp4"))
         server = Process(cache)
@@ -232,5 +252,5 @@ def test_a_killed_server_resumes_its_clips_to_the_same_bytes(live: Upscaler, mov
         server.end(signal.SIGKILL)
     with running({"hiif-live": live}, [], ServeOptions(port=0, cache=cache)) as client:
         until(lambda: client.get(waiting).json()["status"] == "done")
-        assert client.get(f"{path}/result").content == wanted(source, live, tmp_path, 3)
+        assert client.get(f"{path}/result").content == wanted(source, live, tmp_path, 4)
         assert client.get(f"/iiif/{first['samples'][0]}/info.json").status_code == 200

@@ -86,8 +86,8 @@ class ClipJob:
 
     def describe(self) -> dict[str, Any]:
         """Return the state as clients see it."""
-        total = self.plan["frames"]
-        progress = self.monitor.progress() if self.monitor and self.status == "running" else None
+        total, monitor = self.plan["frames"], self.monitor  # which another thread removes
+        progress = monitor.progress() if monitor and self.status == "running" else None
         done = progress.done if progress else total if self.status == "done" else 0
         state = {"id": self.id, "clip": self.name, "status": self.status, "model": self.order.model, **self.plan}
         state |= {"steps_done": done, "steps": total, "seconds_left": progress.eta if progress else None}
