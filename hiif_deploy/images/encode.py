@@ -27,6 +27,8 @@ _NAMES: dict[Kept, str] = {
     "text": "text entries",
     "colour_chunks": "colour chunks",
 }
+PNG_LEVEL = 4
+"""Of zlib: 2.6 times as fast as its default, 6, which takes as long as the fastest model; files are 5 % larger."""
 _SEGMENT = 65000
 """Bytes of EXIF or XMP that surely fit one JPEG segment."""
 
@@ -155,7 +157,7 @@ def _samples(picture: Picture) -> NDArray[Any]:
 def _png(picture: Picture) -> bytes:
     samples = _samples(picture)
     if samples.dtype == np.uint8:
-        data = _save(samples, format="PNG")
+        data = _save_png(samples)
     elif samples.ndim == 3 and samples.shape[2] == 2:
         data = _png_deep_grey_alpha(samples)
     else:
@@ -165,7 +167,7 @@ def _png(picture: Picture) -> bytes:
 
 def _png_deep(samples: NDArray[Any]) -> bytes:
     swapped = samples if samples.ndim == 2 else samples[..., [2, 1, 0, 3][: samples.shape[2]]]
-    done, data = cv2.imencode(".png", swapped, [cv2.IMWRITE_PNG_COMPRESSION, 6])
+    done, data = cv2.imencode(".png", swapped, [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])
     if not done:
         raise ImageError("the 16-bit PNG could not be encoded")
     return data.tobytes()
@@ -174,7 +176,7 @@ def _png_deep(samples: NDArray[Any]) -> bytes:
 def _png_deep_grey_alpha(samples: NDArray[Any]) -> bytes:
     # 16-bit grey with alpha has the byte layout and filters of 8-bit RGBA: only the header differs.
     as_bytes = samples.astype(">u2").view(np.uint8).reshape(*samples.shape[:2], 4)
-    data = _save(as_bytes, format="PNG")
+    data = _save_png(as_bytes)
     start = len(containers.PNG_SIGNATURE)
     width_height = data[start + 8 : start + 16]
     header = containers.png_chunk(b"IHDR", width_height + bytes([16, 4, 0, 0, 0]))
@@ -224,6 +226,10 @@ def _by_pillow(picture: Picture, target: Format, quality: int, lossless: bool) -
 def _exif(picture: Picture) -> bytes:
     height, width = picture.size
     return containers.exif_sized(picture.exif or b"", width, height)
+
+
+def _save_png(samples: NDArray[np.uint8]) -> bytes:
+    return _save(samples, format="PNG", compress_level=PNG_LEVEL)
 
 
 def _save(samples: NDArray[np.uint8], **options: Any) -> bytes:
