@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections import OrderedDict
@@ -17,6 +18,7 @@ from hiif_deploy.geometry.target import Target, parse_target
 from hiif_deploy.images.degradation import measure
 from hiif_deploy.images.encode import SUFFIXES
 from hiif_deploy.images.io import check_stream, write_image
+from hiif_deploy.images.picture import Picture
 from hiif_deploy.pictures.batch import planned_bytes, upscale_picture
 from hiif_deploy.pictures.pace import Pace, measure_pace, probe_size
 from hiif_deploy.server.collection import Entry
@@ -127,8 +129,10 @@ class Jobs:
         self._paces: dict[tuple[str, Size], Pace] = {}
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.queue = WorkQueue("jobs", limits.jobs, limits.seconds)
+        self.queue = WorkQueue("jobs", limits.jobs, limits.seconds, retry_seconds=30)
         """Where pictures are upscaled."""
+        # One is encoded and written while the next one is computed; more would fill the memory.
+        self._in_memory = asyncio.Semaphore(2)
 
     def parse(self, values: Mapping[str, str]) -> Order:
         """Return the order in a request's parameters. OptionError or ScaleError where they make none."""
@@ -165,17 +169,15 @@ class Jobs:
 
         RequestError 413 as `estimate`, 503 where too many jobs wait.
         """
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(_remove, entry, owns=owns)
+            # Before the plan is made: what was accepted is never refused later, and a full queue costs no work.
+            progress = self.queue.reserve()
+            undo.callback(self.queue.release, progress)
             estimate = await self.estimate(entry, order)
-            if self.queue.is_full:
-                raise RequestError(
-                    503, f"{self.queue.length} jobs wait already; try again later", {"Retry-After": "30"}
-                )
-        except BaseException:
-            _remove(entry, owns=owns)
-            raise
+            undo.pop_all()
         id_ = prefix + secrets.token_hex(16)
-        job = Job(id_, entry, order, estimate, self._folder / id_, self.queue.new_progress())
+        job = Job(id_, entry, order, estimate, self._folder / id_, progress)
         self._jobs[id_] = job
         task = asyncio.create_task(self._run(job, owns=owns))
         self._tasks.add(task)  # asyncio itself holds tasks weakly
@@ -228,7 +230,9 @@ class Jobs:
 
     async def _run(self, job: Job, *, owns: bool) -> None:
         try:
-            await self.queue.run(lambda progress: self._upscale(job, progress), job.progress)
+            async with self._in_memory:
+                made = await self.queue.run(lambda progress: self._upscaled(job, progress), job.progress)
+                await asyncio.to_thread(self._write, job, made)
             job.status = "done"
         except Exception as error:
             job.error = error
@@ -239,21 +243,24 @@ class Jobs:
             job.is_over.set()
             self._make_room()
 
-    def _upscale(self, job: Job, progress: Progress) -> None:
+    def _upscaled(self, job: Job, progress: Progress) -> Picture:
         job.status, job.began = "running", time.monotonic()
         picture = read_entry(job.entry, self._limits.input_pixels)
-        size, order = job.estimate.target, job.order
+        size = job.estimate.target
         with self._metrics.stage("upscale"):
             made = upscale_picture(self._studio.models[job.estimate.model], picture, size, advance=progress)
         self._metrics.megapixels(size[0] * size[1])
+        return made
+
+    def _write(self, job: Job, made: Picture) -> None:
+        part, order = job.result.with_name(f"{job.id}{job.suffix}"), job.order
         with self._metrics.stage("write"):
-            part = job.result.with_name(f"{job.id}{job.suffix}")
             try:
                 lost = write_image(part, made, quality=order.quality, lossless=order.lossless)
             except ImageError as error:
                 raise RequestError(507, str(error).replace(str(part), job.name)) from error
             part.replace(job.result)
-        job.notes = (*picture.notes, *lost)
+        job.notes = (*made.notes, *lost)
 
     def _make_room(self) -> None:
         over = [job for job in self._jobs.values() if job.is_over.is_set()]

@@ -45,11 +45,12 @@ class Progress:
 class WorkQueue:
     """Runs functions one after the other in a thread of its own: each takes all cores that the model may use."""
 
-    def __init__(self, name: str, limit: int, seconds: float) -> None:
-        """At most `limit` functions wait, and each runs `seconds` at most."""
+    def __init__(self, name: str, limit: int, seconds: float, retry_seconds: int = 5) -> None:
+        """At most `limit` functions wait, and each runs `seconds` at most; who is refused shall come back later."""
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._limit = limit
         self._seconds = seconds
+        self._retry_seconds = retry_seconds
         self._running: set[Progress] = set()
         self._is_closed = False
 
@@ -64,15 +65,25 @@ class WorkQueue:
         return self._is_closed or self.length > self._limit
 
     def new_progress(self) -> Progress:
-        """Return the progress of work that is about to be queued."""
+        """Return the progress of work that takes no place in the queue."""
         return Progress(self._seconds)
 
-    async def run(self, work: Callable[[Progress], T], progress: Progress | None = None) -> T:
-        """Return `work(progress)`, run in the thread. RequestError 503 where too much work waits already."""
+    def reserve(self) -> Progress:
+        """Take a place in the queue, which `run` or `release` gives back. RequestError 503 where there is none."""
         if self.is_full:
-            raise RequestError(503, f"{self.length} requests wait already; try again later", {"Retry-After": "5"})
-        progress = progress or self.new_progress()
+            reason = f"{self.length} requests wait already; try again later"
+            raise RequestError(503, reason, {"Retry-After": str(self._retry_seconds)})
+        progress = self.new_progress()
         self._running.add(progress)
+        return progress
+
+    def release(self, progress: Progress) -> None:
+        """Give a place back."""
+        self._running.discard(progress)
+
+    async def run(self, work: Callable[[Progress], T], place: Progress | None = None) -> T:
+        """Return `work(progress)`, run in the thread, in a place that was reserved or in a new one (see `reserve`)."""
+        progress = place or self.reserve()
 
         def begin() -> T:
             progress()  # It may have been stopped while it waited.
@@ -84,7 +95,7 @@ class WorkQueue:
             progress.stop()
             raise
         finally:
-            self._running.discard(progress)
+            self.release(progress)
 
     def close(self) -> None:
         """Stop what runs and waits, and wait for the thread's end."""

@@ -119,7 +119,7 @@ def test_a_queue_refuses_what_is_too_much_and_stops_what_is_not_wanted() -> None
 
     async def scenario() -> None:
         queue = WorkQueue("test", limit=1, seconds=60)
-        first, second = queue.new_progress(), queue.new_progress()
+        first, second = queue.reserve(), queue.reserve()
         tasks = [asyncio.create_task(queue.run(forever, progress)) for progress in (first, second)]
         await asyncio.to_thread(begun.wait)
         with pytest.raises(RequestError, match="2 requests wait already") as refused:
