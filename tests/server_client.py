@@ -19,7 +19,7 @@ from hiif_deploy.support.extras import EXTRAS
 
 @contextlib.contextmanager
 def running(models: Mapping[str, Upscaler], sources: list[Path], options: ServeOptions | None = None) -> Iterator[Any]:
-    """An `httpx.Client` of a server that runs meanwhile; `client.server` is the server itself."""
+    """An `httpx.Client` of a server that runs meanwhile; `client.server` and `client.uvicorn` are the server."""
     for package in EXTRAS["serve"]:
         pytest.importorskip(package, reason="needs the extra serve")
     httpx = pytest.importorskip("httpx", reason="needs httpx")
@@ -34,7 +34,7 @@ def running(models: Mapping[str, Upscaler], sources: list[Path], options: ServeO
             while not uvicorn.started and time.monotonic() < until:
                 time.sleep(0.01)
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-                client.server = server
+                client.server, client.uvicorn = server, uvicorn
                 yield client
         finally:
             uvicorn.should_exit = True

@@ -18,6 +18,7 @@ from hiif_deploy.errors import HiifError, OptionError
 from hiif_deploy.server.clips.clips import Clips
 from hiif_deploy.server.clips.service import ClipService
 from hiif_deploy.server.collection import Collection
+from hiif_deploy.server.connection import impatient_protocol
 from hiif_deploy.server.health import HealthService
 from hiif_deploy.server.iiif.routes import ImageService
 from hiif_deploy.server.jobs import Jobs
@@ -178,8 +179,8 @@ def make_uvicorn(app: App) -> Any:
     import uvicorn
 
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, lifespan="off", timeout_keep_alive=KEEP_ALIVE,
-        limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=GRACE,
+        app, http=impatient_protocol(), log_config=None, access_log=False, server_header=False, lifespan="off",
+        timeout_keep_alive=KEEP_ALIVE, limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=GRACE,
     )  # fmt: skip
     return uvicorn.Server(config)
 

@@ -6,7 +6,7 @@ import hmac
 from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from hiif_deploy.server.options import ServeOptions, is_loopback
 from hiif_deploy.server.web import RequestError, respond, respond_error
@@ -63,6 +63,9 @@ class Guard:
 
     def _checked(self, scope: Message, headers: dict[str, str], *, has_cors: bool) -> Any:
         """None for a request that passes, or the response to one that is answered here. RequestError otherwise."""
+        if "content-length" in headers and "transfer-encoding" in headers:
+            # A proxy before this server may believe the other one, and take the rest of the body for a request.
+            raise RequestError(400, "Content-Length and Transfer-Encoding: expected one", {"Connection": "close"})
         self._check_host(headers.get("host", ""))
         if scope["method"] == "OPTIONS" and has_cors:
             return respond("", "text/plain", status=204)
@@ -84,7 +87,7 @@ class Guard:
 
     def _check_host(self, host: str) -> None:
         """Without a token: only the names of this machine. A web page elsewhere can give its own name this address."""
-        if self._options.token is None and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        if self._options.token is None and not is_loopback(_split(f"//{host}").hostname or ""):
             raise RequestError(421, "this server answers to localhost and loopback addresses only")
 
     def _is_token(self, sent: str) -> bool:
@@ -108,8 +111,16 @@ class Guard:
 def _check_origin(headers: dict[str, str], *, has_cors: bool) -> None:
     """RequestError 403 for a request that a page of another origin makes a browser send."""
     origin = headers.get("origin")
-    if origin is not None and not has_cors and urlsplit(origin).netloc != headers.get("host", ""):
+    if origin is not None and not has_cors and _split(origin).netloc != headers.get("host", ""):
         raise RequestError(403, "pages of other origins may not send this request (see --cors)")
+
+
+def _split(url: str) -> SplitResult:
+    """Parts of a URL; none of one that is malformed."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
 
 
 def _cookie(headers: dict[str, str]) -> str:
