@@ -18,7 +18,7 @@ help:
 	@echo 'make demo    install the light runtime in $(VENV) and upscale the sample pictures into demo/'
 	@echo 'make test    install everything in $(VENV), PyTorch included, and run the tests'
 	@echo 'make quick   the tests that need no export and no PyTorch, in a minute'
-	@echo 'make check   lint, formatting and types'
+	@echo 'make check   lint, formatting and types; Dockerfiles too'
 	@echo 'make venv    only create $(VENV)'
 	@echo 'make system  as root on Debian: programs that some tests need (a browser, an emulator)'
 	@echo 'make clean   remove what the other targets write, but keep $(VENV)'
@@ -39,6 +39,7 @@ check: $(VENV)/.dev-installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/hadolint .github/docker/*.Dockerfile
 
 venv: $(VENV)/.created
 
