@@ -139,8 +139,9 @@ def emulate(patch: pytest.MonkeyPatch) -> None:
 
 
 def emulate_tiles(patch: pytest.MonkeyPatch) -> None:
-    """Let this process open native code with tiles, and run them in NumPy."""
+    """Let this process open native code with tiles, and run them in NumPy; libraries have none."""
     has_tiles()
+    patch.setattr(backend, "has_amx", lambda: False)
     _pretend(patch, {"amx-tile", "amx-bf16", "amx-int8"})
 
 

@@ -20,10 +20,11 @@ from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.images.samples import sample
 from hiif_deploy.rendering.verify import measure
 from hiif_deploy.support.cache_dir import VARIABLE
+from hiif_engines.native import backend
 from hiif_engines.native import compile as native_compile
 from hiif_engines.native.backend import NativeBackend
 from hiif_engines.native.check import EXACT, check_kernels
-from hiif_engines.native.compile import choose_target, has_amx, lacking
+from hiif_engines.native.compile import choose_target, lacking
 from hiif_engines.native.kernel import BLOCK
 from hiif_engines.native.target import TARGETS, Target
 from native_targets import EVEX, own_precisions
@@ -55,7 +56,7 @@ def test_a_picture_is_the_same_within_the_arithmetic(
     ):
         expected = known.render_unclamped(known.encode(image), size=SIZE)
         answer = native.render_unclamped(native.encode(image), size=SIZE)
-        other = "OpenVINO (encoder)" if precision != "fp32" and has_amx() else "ONNX Runtime"
+        other = "OpenVINO (encoder)" if precision != "fp32" and backend.has_amx() else "ONNX Runtime"
         assert native.description.startswith(f"native code ({own_target.name}) and {other}, cpu, {precision}")
     error = rounding_error(precision, products(known.bundle), TERMS)
     assert decibels(error, detail(expected, image)) < measure(answer, expected).psnr < 200
