@@ -134,6 +134,15 @@ def test_the_download_has_the_bytes_of_the_service(open_page: Any, server: Any) 
     assert "325×225 in" in page.inner_text("#status")
 
 
+def test_a_size_takes_the_place_of_the_scale(open_page: Any) -> None:
+    page = open_page()
+    page.fill("#size", "260x200")
+    page.wait_for_function("() => document.getElementById('status').textContent.includes('130×90 → 260×200: about')")
+    page.press("#scale", "ArrowUp")
+    assert page.input_value("#size") == ""
+    page.wait_for_function("() => document.getElementById('status').textContent.includes('130×90 → 533×369: about')")
+
+
 def test_work_can_be_cancelled(open_page: Any, server: Any) -> None:
     page = open_page()
     page.select_option("#model", "hiif-attention")

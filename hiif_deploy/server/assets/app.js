@@ -12,6 +12,7 @@ const SHOWN = "hiif-deploy-shown"; // key of the last picture in the browser's s
 
 const picture = element("picture"), model = element("model"), other = element("other");
 const stage = element("stage"), divider = element("divider");
+const size = element("size"); // empty: the scale counts
 const scale = element("scale"), slider = element("slider"), format = element("format"), progress = element("progress");
 const frame = element("frame"), container = element("container");
 const start = element("start"), cancel = element("cancel"), download = element("download");
@@ -143,7 +144,7 @@ async function upload(file) {
   say(`Sending ${file.name}…`);
   try {
     if (isClip(file)) {
-      const sent = await sendClip(file, new URLSearchParams({ model: model.value, scale: scale.value }));
+      const sent = await sendClip(file, new URLSearchParams({ model: model.value, ...target() }));
       addPicture(`clip:${sent.id}`, sent.clip);
       await show();
       return;
@@ -172,8 +173,10 @@ document.addEventListener("drop", (event) => {
 
 // ---- upscaling
 
+const target = () => size.value ? { size: size.value } : { scale: scale.value };
+
 function order() {
-  const found = new URLSearchParams({ model: model.value, scale: scale.value });
+  const found = new URLSearchParams({ model: model.value, ...target() });
   found.set("format", (clip() ? container : format).value);
   if (!clip()) found.set("picture", picture.value);
   return found;
@@ -190,7 +193,7 @@ function plan() {
   clearTimeout(planning);
   const number = ++plans;
   planning = setTimeout(async () => {
-    if (job || !picture.value || !scale.checkValidity()) return;
+    if (job || !picture.value || !element("order").checkValidity()) return;
     try {
       const found = await request(`${clip() ? `/v1/clips/${clip().id}` : "/v1"}/plan?${order()}`);
       if (number === plans) tellPlan(found);
@@ -265,8 +268,9 @@ element("order").addEventListener("submit", async (event) => {
   cancel.focus();
 });
 cancel.addEventListener("click", () => job && request(job, { method: "DELETE" }));
-slider.addEventListener("input", () => { scale.value = slider.value; plan(); });
-scale.addEventListener("input", () => { slider.value = scale.value; plan(); });
+slider.addEventListener("input", () => { scale.value = slider.value; size.value = ""; plan(); });
+scale.addEventListener("input", () => { slider.value = scale.value; size.value = ""; plan(); });
+size.addEventListener("input", plan);
 for (const choice of [format, container]) choice.addEventListener("change", plan);
 frame.addEventListener("input", () => {
   nameFrame();
