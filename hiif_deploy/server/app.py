@@ -206,7 +206,8 @@ def serve(models: Mapping[str, Upscaler], sources: Sequence[Path], options: Serv
     with open_server(models, sources, options) as server, listen(options) as listening:
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        logger.info("%d pictures, model %s: http://%s:%d/", len(server.collection), ", ".join(models), shown, port)
+        kind = "model" if len(models) == 1 else "models"
+        logger.info("%d pictures, %s %s: http://%s:%d/", len(server.collection), kind, ", ".join(models), shown, port)
         if not is_loopback(options.host):
             logger.warning(
                 "others can reach this server. They need the token, which is sent unencrypted: put a proxy with TLS "
