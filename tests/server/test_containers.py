@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hiif_deploy.cli import main
+from hiif_deploy.support.extras import EXTRAS
 from structure import ROOT
 
 FOLDER = ROOT / ".github" / "docker"
@@ -24,6 +25,8 @@ def words(path: Path, instruction: str) -> list[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_container_refuses_to_start_without_the_secret(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for package in EXTRAS["serve"]:
+        pytest.importorskip(package, reason="needs the extra serve")
     command, *rest = words(path, "ENTRYPOINT")
     assert command == "hiif-deploy"
     with pytest.raises(SystemExit) as done:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytest.importorskip("av", reason="needs PyAV")
+
 from clips import Video, plain
 from hiif_deploy import Upscaler
 from hiif_deploy.images.decode import decode
