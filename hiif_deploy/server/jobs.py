@@ -25,7 +25,7 @@ from hiif_deploy.server.collection import Entry
 from hiif_deploy.server.metrics import Metrics
 from hiif_deploy.server.options import Limits
 from hiif_deploy.server.studio import Studio, read_entry
-from hiif_deploy.server.web import INTERVAL, RequestError, reason_of, status_of
+from hiif_deploy.server.web import RequestError, changed_states, reason_of, status_of
 from hiif_deploy.server.work_queue import Progress, StoppedError, WorkQueue
 
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -199,16 +199,8 @@ class Jobs:
 
     async def events(self, job: Job) -> AsyncIterator[dict[str, Any]]:
         """Yield the state of a job whenever it has changed, until it is over."""
-        before = None
-        while True:
-            is_over = job.is_over.is_set()
-            state = job.describe()
-            if (state["status"], state["steps_done"]) != before:
-                before = state["status"], state["steps_done"]
-                yield state
-            if is_over:
-                return
-            await asyncio.sleep(INTERVAL)
+        async for state in changed_states(job.describe, job.is_over.is_set):
+            yield state
 
     def _estimated(self, entry: Entry, order: Order) -> Estimate:
         with self._metrics.stage("plan"):

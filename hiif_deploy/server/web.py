@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hiif_deploy.errors import FrameError, HiifError, ImageError, ScaleError, UsageError, VideoError
@@ -124,6 +124,22 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 def id_prefix(request: Request) -> str:
     """Return what the ids must begin with that the response to a request gives; empty for a server by itself."""
     return str(request.scope.get(ID_PREFIX, ""))
+
+
+async def changed_states(
+    describe: Callable[[], dict[str, Any]], is_over: Callable[[], bool]
+) -> AsyncIterator[dict[str, Any]]:
+    """Yield the state of work, which has `status` and `steps_done`, whenever these have changed, until it is over."""
+    before = None
+    while True:
+        # Read first: the last state is that after the end.
+        ends, state = is_over(), describe()
+        if (state["status"], state["steps_done"]) != before:
+            before = state["status"], state["steps_done"]
+            yield state
+        if ends:
+            return
+        await asyncio.sleep(INTERVAL)
 
 
 def is_unchanged(request: Request, etag: str) -> bool:

@@ -1,6 +1,5 @@
 """All clips of a server: they arrive, are planned and upscaled one after the other, and go on after a restart."""
 
-import asyncio
 import contextlib
 import logging
 import re
@@ -23,7 +22,7 @@ from hiif_deploy.server.collection import Collection
 from hiif_deploy.server.metrics import Metrics
 from hiif_deploy.server.options import Limits
 from hiif_deploy.server.studio import Studio
-from hiif_deploy.server.web import INTERVAL, RequestError
+from hiif_deploy.server.web import RequestError, changed_states
 from hiif_deploy.server.work_queue import StoppedError
 from hiif_deploy.support.files import list_folder
 from hiif_deploy.video.monitor import Monitor
@@ -144,16 +143,8 @@ class Clips:
 
     async def events(self, job: ClipJob) -> AsyncIterator[dict[str, Any]]:
         """Yield the state of a clip whenever it has changed, until it is over."""
-        before = None
-        while True:
-            is_over = job.is_over
-            state = job.describe()
-            if (state["status"], state["steps_done"]) != before:
-                before = state["status"], state["steps_done"]
-                yield state
-            if is_over:
-                return
-            await asyncio.sleep(INTERVAL)
+        async for state in changed_states(job.describe, lambda: job.is_over):
+            yield state
 
     def close(self) -> None:
         """Stop, and wait for the thread's end; the next server with this folder resumes."""
