@@ -155,8 +155,7 @@ def _emit_kernel(
     slots = {slot: e.load(POINTER, e.arguments[0], SLOT * n) for n, slot in enumerate(kernel.slots)}
     queries = b.ptrtoint(slots["queries"], I64)
     rows = e.at(slots["scratch"], scratch.block)
-    if e.target.tiles:
-        emit_begin(e)
+    emit_begin(e)
     with e.loop(queries, kernel.block) as block:
         left, most = b.sub(queries, block.index), number(kernel.block)
         count = b.select(b.icmp_unsigned("<", left, most), left, most)
@@ -172,8 +171,7 @@ def _emit_kernel(
             arguments = [slots["scratch"], codes, turns, *(slots[f"{n}.{part}"] for part in LAYER)]
             b.call(functions[step.layer], arguments)
         _emit_output(e, kernel, scratch, slots, functions, block.index, count)
-    if e.target.tiles:
-        emit_end(e)
+    emit_end(e)
     e.finish()
 
 

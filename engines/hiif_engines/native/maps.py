@@ -239,8 +239,7 @@ def _emit_maps(kind: MapProducts, module: ir.Module, name: str) -> None:
     b = e.builder
     slots = {slot: e.load(POINTER, e.arguments[0], SLOT * n) for n, slot in enumerate(POINTERS)}
     slots |= {slot: e.load(I64, e.arguments[0], SLOT * (len(POINTERS) + n)) for n, slot in enumerate(NUMBERS)}
-    if target.tiles:
-        emit_begin(e)
+    emit_begin(e)
     with e.loop(slots["height"]) as line, e.loop(slots["width"], target.rows) as column:
         # The plane has a border of one pixel.
         pixel = b.add(b.mul(b.add(line.index, number(1)), slots["pixels"]), b.add(column.index, number(1)))
@@ -251,8 +250,7 @@ def _emit_maps(kind: MapProducts, module: ir.Module, name: str) -> None:
         with e.loop(len(MAPS)) as n:
             own = e.at(slots["maps"], e.times(b.add(b.mul(n.index, slots["stride"]), first), WORD * outputs))
             _emit_products(e, kind, n.index, rows, own, slots)
-    if target.tiles:
-        emit_end(e)
+    emit_end(e)
     e.finish()
 
 

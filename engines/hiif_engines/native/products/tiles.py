@@ -30,7 +30,9 @@ SUMS, ROWS, WEIGHTS = ((0, 1), (2, 3)), (4, 5), (6, 7)
 
 
 def emit_begin(e: Emitter) -> None:
-    """Emit the configuration of this thread's tiles."""
+    """Emit the configuration of this thread's tiles, where the target has any."""
+    if not e.target.tiles:
+        return
     kind = ir.ArrayType(I8, len(CONFIGURATION))
     known = e.module.globals.get("tiles")
     if known is None:
@@ -41,8 +43,9 @@ def emit_begin(e: Emitter) -> None:
 
 
 def emit_end(e: Emitter) -> None:
-    """Emit the release of this thread's tiles: the system need not save them any more."""
-    _call(e, "tilerelease")
+    """Emit the release of this thread's tiles, where the target has any: the system need not save them any more."""
+    if e.target.tiles:
+        _call(e, "tilerelease")
 
 
 def emit_tile_sums(
