@@ -57,7 +57,7 @@ def test_a_recipe_may_name_only_the_model(tmp_path: Path) -> None:
     [
         ("learning_rat = 1e-3\n", "unknown key 'learning_rat'; did you mean learning_rate?"),
         ("Steps = 3\n", "unknown key 'Steps'; did you mean steps?"),
-        ("qqq = 3\n", "unknown key 'qqq'; known keys: model, data, seed, steps, batch, accumulate, patch, scale"),
+        ("qqq = 3\n", "unknown key 'qqq'; known keys: model, data, seed, steps, batch, accumulate, patch, queries"),
         ("steps = 0\n", "steps is 0, expected at least 1"),
         ("batch = -2\n", "batch is -2, expected at least 1"),
         ("patch = 0\n", "patch is 0, expected at least 1"),

@@ -40,7 +40,7 @@ class TensorFields:
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
         """Join the queries of several pictures along B."""
-        return cls(**{name: _joined([vars(part)[name] for part in parts]) for name in vars(parts[0])})
+        return cls(**{name: joined_fields([vars(part)[name] for part in parts]) for name in vars(parts[0])})
 
 
 def _moved(value: Any, device: torch.device | None, dtype: torch.dtype | None) -> Any:
@@ -51,14 +51,15 @@ def _moved(value: Any, device: torch.device | None, dtype: torch.dtype | None) -
     return tuple(_moved(entry, device, dtype) for entry in value) if isinstance(value, tuple) else value
 
 
-def _joined(values: list[Any]) -> Any:
+def joined_fields(values: list[Any]) -> Any:
+    """Join one field of several objects along B; the first one's value where it is no tensor."""
     first = values[0]
     if isinstance(first, Tensor):
         return torch.cat(values)
     if isinstance(first, TensorFields):
         return type(first).concatenate(values)
     if isinstance(first, tuple):
-        return tuple(_joined(list(entries)) for entries in zip(*values, strict=True))
+        return tuple(joined_fields(list(entries)) for entries in zip(*values, strict=True))
     return first
 
 

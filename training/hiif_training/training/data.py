@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -18,7 +18,7 @@ from hiif_deploy.errors import ImageError, OptionError
 from hiif_training.models.implicit import ModelTraits
 from hiif_training.pictures.degradations import downscale
 from hiif_training.pictures.store import PictureStore, find_pictures
-from hiif_training.queries.axis import QueryMaker, TensorFields
+from hiif_training.queries.axis import QueryMaker, TensorFields, joined_fields
 from hiif_training.training.recipe import Recipe
 
 _ATTEMPTS = 100
@@ -32,30 +32,29 @@ class Sample:
     image: Tensor
     """[B, 3, patch, patch] float32, normalised: in [-1, 1] for most decoders."""
     queries: TensorFields
-    """patch² queries per crop, scattered over the high-resolution crop; all of its pixels for a fixed-scale model."""
+    """The recipe's number per crop, scattered over the high-resolution crop; all pixels for a fixed-scale model."""
     colours: Tensor
     """[B, N, 3] float32, normalised likewise: the decoder's target."""
     damaged: frozenset[str] = frozenset()
     """Files that could not be read while these crops were drawn; others replaced them."""
     teacher_queries: TensorFields | None = None
     """The same queries as the recipe's teacher takes them; None without one."""
+    features: Tensor | None = None
+    """[B, C, patch, patch] float32: what the frozen encoder makes of `image`, where it is kept."""
+    taught: Tensor | None = None
+    """[B, N, 3] float32: the teacher's output, where it is kept."""
 
     def to(self, device: torch.device) -> Sample:
         """Return a copy with all tensors on `device`."""
-        taught = None if self.teacher_queries is None else self.teacher_queries.to(device)
-        return Sample(self.image.to(device), self.queries.to(device), self.colours.to(device), self.damaged, taught)
+        moved = {name: value.to(device) for name, value in vars(self).items() if hasattr(value, "to")}
+        return replace(self, **moved)
 
     @staticmethod
     def concatenate(samples: list[Sample]) -> Sample:
         """Join samples along B into one."""
-        taught = [sample.teacher_queries for sample in samples if sample.teacher_queries is not None]
-        return Sample(
-            torch.cat([sample.image for sample in samples]),
-            type(samples[0].queries).concatenate([sample.queries for sample in samples]),
-            torch.cat([sample.colours for sample in samples]),
-            frozenset().union(*(sample.damaged for sample in samples)),
-            type(taught[0]).concatenate(taught) if taught else None,
-        )
+        damaged = frozenset[str]().union(*(sample.damaged for sample in samples))
+        joined = {name: joined_fields([vars(sample)[name] for sample in samples]) for name in vars(samples[0])}
+        return Sample(**{**joined, "damaged": damaged})
 
 
 class Crops(Dataset[Sample]):
@@ -101,7 +100,7 @@ class Crops(Dataset[Sample]):
         image = to_tensor_domain(_turn(low, turn), self.traits).transpose(2, 0, 1)
         pixels = np.arange(side * side)
         if self.traits.fixed_scale is None:
-            pixels = random.choice(side * side, recipe.patch**2, replace=False)
+            pixels = random.choice(side * side, recipe.queries or recipe.patch**2, replace=False)
         source, target = (recipe.patch, recipe.patch), (side, side)
         return Sample(
             torch.from_numpy(np.ascontiguousarray(image))[None],
@@ -165,11 +164,14 @@ class StepBatchSampler(BatchSampler):
 class SampleLoader(DataLoader[Sample]):
     """Loads joined samples in the order of `StepBatchSampler`; the first step alone determines the position."""
 
-    def __init__(self, crops: Crops, step_sampler: StepBatchSampler, workers: int) -> None:
+    def __init__(
+        self, crops: Crops, step_sampler: StepBatchSampler, workers: int, *, samples: Dataset[Sample] | None = None
+    ) -> None:
+        """`samples` take the place of `crops`, where these are used several times."""
         self.crops = crops
         self.step_sampler = step_sampler
         super().__init__(
-            crops,
+            crops if samples is None else samples,
             batch_sampler=step_sampler,
             collate_fn=Sample.concatenate,
             num_workers=workers,

@@ -28,6 +28,7 @@ from hiif_training.models.registry import make_model
 from hiif_training.pictures.store import check_sizes
 from hiif_training.training.callbacks import STATE_FILE, CountDamaged, SaveState, ShowProgress, StopAfterStep
 from hiif_training.training.data import Crops, SampleLoader, StepBatchSampler
+from hiif_training.training.kept_crops import KeptCrops, remove_kept_crops
 from hiif_training.training.machine import Machine, World
 from hiif_training.training.recipe import Recipe
 from hiif_training.training.training_module import TrainingModule
@@ -63,7 +64,7 @@ def train(recipe: Recipe, folder: Path, *, machine: Machine | None = None, show_
     `torchrun` each process calls this; the processes share every step.
     """
     machine, world = machine or Machine(), World.of_environment()
-    check_precision(recipe, machine)
+    check_machine(recipe, machine, world)
     folder.mkdir(parents=True, exist_ok=True)
     if world.process == 0:
         remove_temporary_files(folder)
@@ -73,9 +74,16 @@ def train(recipe: Recipe, folder: Path, *, machine: Machine | None = None, show_
         if done and world.process == 0 and show_progress:
             logger.info("%s: resuming after step %d of %d", folder, done, recipe.steps)
         module = make_module(recipe, machine, is_resumed=done > 0)
-        loader = make_loader(module, machine, world, first_step=done)
+        crops = make_crops(module, machine)
         if recipe.normalise_features and not done:
-            module.normalise_features(torch.cat([loader.crops[n].image for n in range(recipe.batch)]))
+            module.normalise_features(torch.cat([crops[n].image for n in range(recipe.batch)]))
+        kept = None
+        if recipe.reuse > 1:
+            kept = KeptCrops(crops, module.fixed_values, folder)
+            if done and kept.file.count < kept.count:
+                module.load_state_dict(read_file(state)["state_dict"])
+            kept.fill(show_progress=show_progress)
+        loader = make_loader(crops, machine, world, first_step=done, kept=kept)
         callbacks = _callbacks(recipe, folder, done, show_progress and world.process == 0)
         fit(
             lambda: make_trainer(recipe, machine, world, callbacks, recipe.steps),
@@ -85,6 +93,7 @@ def train(recipe: Recipe, folder: Path, *, machine: Machine | None = None, show_
         )
     if world.process == 0:
         save_model(recipe, state, folder / MODEL_FILE)
+        remove_kept_crops(folder)
     return folder / MODEL_FILE
 
 
@@ -96,17 +105,25 @@ def make_module(recipe: Recipe, machine: Machine, *, is_resumed: bool) -> Traini
     return module
 
 
-def make_loader(module: TrainingModule, machine: Machine, world: World, first_step: int = 0) -> SampleLoader:
-    """Return the loader of this process's samples from `first_step` on; ImageError where a picture is too small or
-    missing."""
+def make_crops(module: TrainingModule, machine: Machine) -> Crops:
+    """Return the crops of a run; ImageError where a picture is too small or missing."""
     recipe, model = module.recipe, module.model
     teacher_queries = module.teacher.model.make_queries if module.teacher is not None else None
-    step_sampler = StepBatchSampler(recipe, first_step=first_step, process=world.process, processes=world.processes)
     crops = Crops(
         recipe, model.make_queries, model.traits, cache=machine.cache_per_process, teacher_queries=teacher_queries
     )
     check_sizes(crops.pictures.paths, math.ceil(recipe.patch * recipe.scale[0]))
-    return SampleLoader(crops, step_sampler, machine.workers)
+    return crops
+
+
+def make_loader(
+    crops: Crops, machine: Machine, world: World, first_step: int = 0, kept: KeptCrops | None = None
+) -> SampleLoader:
+    """Return the loader of this process's samples from `first_step` on."""
+    step_sampler = StepBatchSampler(
+        crops.recipe, first_step=first_step, process=world.process, processes=world.processes
+    )
+    return SampleLoader(crops, step_sampler, machine.workers, samples=kept)
 
 
 def make_trainer(recipe: Recipe, machine: Machine, world: World, callbacks: Sequence[Callback], steps: int) -> Trainer:
@@ -131,8 +148,11 @@ def make_trainer(recipe: Recipe, machine: Machine, world: World, callbacks: Sequ
     )
 
 
-def check_precision(recipe: Recipe, machine: Machine) -> None:
-    """OptionError for fp16 without a GPU, where Lightning would use bf16 instead."""
+def check_machine(recipe: Recipe, machine: Machine, world: World) -> None:
+    """OptionError for fp16 without a GPU, where Lightning would use bf16 instead, and for several processes with kept
+    crops."""
+    if recipe.reuse > 1 and world.processes > 1:
+        raise OptionError(f"recipe: reuse {recipe.reuse} needs a single process, not {world.processes}; leave it out")
     if recipe.precision == "fp16" and machine.accelerator == "cpu":
         raise OptionError("recipe: precision 'fp16' needs a GPU; on a processor take --set precision=bf16")
 

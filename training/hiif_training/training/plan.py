@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -18,7 +19,16 @@ from hiif_deploy.support.durations import duration
 from hiif_training.pictures.store import check_sizes
 from hiif_training.training.callbacks import STATE_FILE, StepCallback
 from hiif_training.training.data import Crops
-from hiif_training.training.loop import check_precision, finished_steps, fit, make_loader, make_module, make_trainer
+from hiif_training.training.kept_crops import KeptCrops, crops_of
+from hiif_training.training.loop import (
+    check_machine,
+    finished_steps,
+    fit,
+    make_crops,
+    make_loader,
+    make_module,
+    make_trainer,
+)
 from hiif_training.training.machine import Machine, World
 from hiif_training.training.recipe import Recipe
 
@@ -52,11 +62,13 @@ class TrainingPlan:
     """Seconds per step, drawing its samples included."""
     data_seconds: float
     """Seconds for drawing one step's samples in one process."""
+    kept_seconds: float = 0.0
+    """Seconds before the first step for what is computed once per crop."""
 
     @property
     def seconds(self) -> float:
         """Return the seconds until the end of the run."""
-        return self.step_seconds * (self.steps - self.done)
+        return self.kept_seconds + self.step_seconds * (self.steps - self.done)
 
     def rows(self) -> list[tuple[str, str]]:
         """Return label and value of every line of the plan."""
@@ -69,6 +81,7 @@ class TrainingPlan:
             ("crops at once", f"{self.share} in each of {self.processes} processes on {self.device}"),
             ("memory", f"{self.memory / 2**20:,.0f} MiB"),
             ("time per step", f"{self.step_seconds:.3f} s (drawing samples alone: {self.data_seconds:.3f} s)"),
+            *([("crops, once", duration(self.kept_seconds))] if self.kept_seconds else []),
             ("time left", duration(self.seconds)),
             ("expected end", f"{end:%Y-%m-%d %H:%M}"),
         ]
@@ -76,15 +89,19 @@ class TrainingPlan:
 
 def plan(recipe: Recipe, folder: Path, machine: Machine) -> TrainingPlan:
     """Probe a few steps of the run that `train` would start or resume, and discard them."""
-    check_precision(recipe, machine)
     world = World.of_environment()
+    check_machine(recipe, machine, world)
     state = folder / STATE_FILE
     done = finished_steps(state, recipe) if state.exists() else 0
     module = make_module(recipe, machine, is_resumed=done > 0)
-    loader = make_loader(module, machine, world)
-    paths = loader.crops.pictures.paths
+    crops = make_crops(module, machine)
+    paths = crops.pictures.paths
     clock = _Clock()
-    fit(lambda: make_trainer(recipe, machine, world, [clock], steps=PROBE_STEPS), module, loader)
+    with TemporaryDirectory() as probe:
+        kept = KeptCrops(crops, module.fixed_values, Path(probe), PROBE_STEPS) if recipe.reuse > 1 else None
+        crop_seconds = _filling(kept) if kept else 0.0
+        loader = make_loader(crops, machine, world, kept=kept)
+        fit(lambda: make_trainer(recipe, machine, world, [clock], steps=PROBE_STEPS), module, loader)
     return TrainingPlan(
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         pictures=len(paths),
@@ -96,7 +113,8 @@ def plan(recipe: Recipe, folder: Path, machine: Machine) -> TrainingPlan:
         device=machine.accelerator,
         memory=_peak_memory(machine),
         step_seconds=_pace(clock.ends),
-        data_seconds=_drawing(loader.crops, loader.step_sampler.share * recipe.accumulate),
+        kept_seconds=crop_seconds * (0 if done else crops_of(recipe)),
+        data_seconds=_drawing(crops, loader.step_sampler.share * recipe.accumulate),
     )
 
 
@@ -123,6 +141,13 @@ def _drawing(crops: Crops, count: int) -> float:
     for number in range(len(crops) - count, len(crops)):
         crops[number]
     return time.perf_counter() - began
+
+
+def _filling(kept: KeptCrops) -> float:
+    """Return the seconds per crop for what is computed once."""
+    began = time.perf_counter()
+    kept.fill()
+    return (time.perf_counter() - began) / kept.count
 
 
 def _peak_memory(machine: Machine) -> int:

@@ -21,8 +21,8 @@ InitPart = Literal["model", "encoder"]
 Freeze = Literal["none", "encoder"]
 OptimizerName = Literal["adam", "muon", "muon-decoder"]
 
-_WHOLE = ("seed", "steps", "batch", "accumulate", "patch", "warmup", "schedule_every", "save_every", "branches")
-_POSITIVE = ("steps", "batch", "accumulate", "patch", "schedule_every", "save_every")
+_POSITIVE = ("steps", "batch", "accumulate", "patch", "reuse", "schedule_every", "save_every")
+_WHOLE = (*_POSITIVE, "seed", "queries", "warmup", "branches")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,12 @@ class Recipe:
     accumulate: int = 1
     """Parts in which each process computes its share of a step; changes memory, not the result beyond rounding."""
     patch: int = 48
-    """Side of the low-resolution crop in pixels; patch² output pixels are queried per crop."""
+    """Side of the low-resolution crop in pixels."""
+    queries: int = 0
+    """Output pixels that are queried per crop, at most patch²; 0: patch²."""
+    reuse: int = 1
+    """How often each crop is used. Above 1, its features by a frozen encoder and the teacher's output are computed once
+    and kept in the run's folder until it ends (`kept_crops.py`)."""
     scale: tuple[float, float] = (1.0, 4.0)
     """Range of the uniformly drawn scale of each sample. A recipe of a fixed-scale model leaves it out."""
     shrink: tuple[float, float] = (1.0, 1.0)
@@ -125,6 +130,8 @@ class Recipe:
                 raise OptionError(f"recipe: {name} is {getattr(self, name)!r}, expected {expected}")
         if self.batch % self.accumulate:
             raise OptionError(f"recipe: batch {self.batch} is not a multiple of accumulate {self.accumulate}")
+        if not 0 <= self.queries <= self.patch**2:
+            raise OptionError(f"recipe: queries is {self.queries}, expected 1 to patch² = {self.patch**2}, or 0")
         self._check_milestones()
         self._check_fine_tuning()
 
@@ -142,6 +149,8 @@ class Recipe:
             raise OptionError(f"recipe: init_part {self.init_part!r} needs a checkpoint: --init CHECKPOINT")
         if self.freeze == "encoder" and not self.init:
             raise OptionError("recipe: freeze 'encoder' needs trained weights for it: --init CHECKPOINT")
+        if self.reuse > 1 and self.freeze == "none" and not self.teacher:
+            raise OptionError(f"recipe: reuse {self.reuse} keeps nothing without freeze 'encoder' or a teacher")
         if self.encoder_rate <= 0:
             raise OptionError(f"recipe: encoder_rate is {self.encoder_rate}, expected more than 0; to stop: freeze")
         if self.freeze == "encoder" and self.encoder_rate != 1:

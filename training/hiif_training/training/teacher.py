@@ -24,10 +24,15 @@ class Teacher:
     weight: float
     """Share of the teacher in the loss."""
 
+    def answer(self, sample: Sample) -> Tensor:
+        """Return the teacher's output [B, N, 3] float32 on the sample's device."""
+        with torch.no_grad():
+            output: Tensor = self.model.to(sample.image.device)(sample.image, sample.teacher_queries).float()
+        return output
+
     def loss(self, output: Tensor, sample: Sample) -> Tensor:
         """Return (1 − weight)·L1(target) + weight·L1(teacher's output), a scalar [ ]; output [B, N, 3] float32."""
-        with torch.no_grad():
-            wanted = self.model.to(output.device)(sample.image, sample.teacher_queries).float()
+        wanted = self.answer(sample) if sample.taught is None else sample.taught
         target = nn.functional.l1_loss(output, sample.colours)
         return (1 - self.weight) * target + self.weight * nn.functional.l1_loss(output, wanted)
 

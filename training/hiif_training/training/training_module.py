@@ -82,10 +82,20 @@ class TrainingModule(LightningModule):
     def training_step(self, sample: Sample, number: int) -> Tensor:
         """Return the L1 loss of one part of a step, a scalar [ ], the teacher's share included."""
         del number
-        output = self.model(sample.image, sample.queries).float()
+        if sample.features is None:
+            output = self.model(sample.image, sample.queries).float()
+        else:
+            output = self.model.decode_with_skip(sample.image, sample.features, sample.queries).float()
         if self.teacher is not None:
             return self.teacher.loss(output, sample)
         return nn.functional.l1_loss(output, sample.colours)
+
+    def fixed_values(self, sample: Sample) -> tuple[Tensor | None, Tensor | None]:
+        """Return what no step changes: features [B, C, patch, patch] of a frozen encoder, the teacher's output
+        [B, N, 3]; None for what the recipe does not have. Always in float32."""
+        with torch.no_grad():
+            features = self.model.encode(sample.image) if self.is_frozen else None
+        return features, None if self.teacher is None else self.teacher.answer(sample)
 
     def configure_optimizers(self) -> Any:
         """Return the recipe's optimizer with the rate of its schedule."""
