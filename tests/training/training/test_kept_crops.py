@@ -61,7 +61,7 @@ def test_features_and_teachers_output_are_those_of_the_crop(recipe: Recipe, tmp_
         sample = kept[number]
         assert sample.colours.shape == (1, 20, 3)
         assert_rounded(sample.features, module.model.encode(sample.image))
-        assert_rounded(sample.taught, module.teacher.model(sample.image, sample.teacher_queries))
+        assert_rounded(sample.taught, module.teacher.answer(sample))
 
 
 def test_every_crop_is_used_as_often_as_the_recipe_says(recipe: Recipe, tmp_path: Path) -> None:

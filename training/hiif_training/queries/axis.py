@@ -35,7 +35,7 @@ class TensorFields:
 
     def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
         """Return a copy with all tensors on `device` and the floating ones as `dtype`."""
-        return type(self)(**{name: _moved(value, device, dtype) for name, value in vars(self).items()})
+        return type(self)(**{name: moved(value, device, dtype) for name, value in vars(self).items()})
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
@@ -43,12 +43,13 @@ class TensorFields:
         return cls(**{name: joined_fields([vars(part)[name] for part in parts]) for name in vars(parts[0])})
 
 
-def _moved(value: Any, device: torch.device | None, dtype: torch.dtype | None) -> Any:
+def moved(value: Any, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Any:
+    """Return tensors, queries and tuples of them on `device`, floating ones as `dtype`; other values as they are."""
     if isinstance(value, Tensor):
         return value.to(device, dtype if value.is_floating_point() else None)
     if isinstance(value, TensorFields):
         return value.to(device, dtype)
-    return tuple(_moved(entry, device, dtype) for entry in value) if isinstance(value, tuple) else value
+    return tuple(moved(entry, device, dtype) for entry in value) if isinstance(value, tuple) else value
 
 
 def joined_fields(values: list[Any]) -> Any:

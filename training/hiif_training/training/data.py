@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,9 +19,13 @@ from hiif_deploy.errors import ImageError, OptionError
 from hiif_training.models.implicit import ModelTraits
 from hiif_training.pictures.degradations import downscale
 from hiif_training.pictures.store import PictureStore, find_pictures
-from hiif_training.queries.axis import QueryMaker, TensorFields, joined_fields
+from hiif_training.queries.axis import QueryMaker, TensorFields, joined_fields, moved
 from hiif_training.training.recipe import Recipe
 
+Turn = tuple[int, int, int]
+"""Whether a square is flipped horizontally, then vertically, then transposed."""
+TURNS: tuple[Turn, ...] = tuple(itertools.product((0, 1), (0, 1), (0, 1)))
+"""All symmetries of a square, the identity first."""
 _ATTEMPTS = 100
 """Draws after which a folder of damaged pictures is given up."""
 
@@ -37,8 +42,8 @@ class Sample:
     """[B, N, 3] float32, normalised likewise: the decoder's target."""
     damaged: frozenset[str] = frozenset()
     """Files that could not be read while these crops were drawn; others replaced them."""
-    teacher_queries: TensorFields | None = None
-    """The same queries as the recipe's teacher takes them; None without one."""
+    teacher_queries: tuple[TensorFields, ...] | None = None
+    """The same queries as the recipe's teacher takes them, for each turn of the crop that it sees; None without one."""
     features: Tensor | None = None
     """[B, C, patch, patch] float32: what the frozen encoder makes of `image`, where it is kept."""
     taught: Tensor | None = None
@@ -46,8 +51,7 @@ class Sample:
 
     def to(self, device: torch.device) -> Sample:
         """Return a copy with all tensors on `device`."""
-        moved = {name: value.to(device) for name, value in vars(self).items() if hasattr(value, "to")}
-        return replace(self, **moved)
+        return replace(self, **{name: moved(value, device) for name, value in vars(self).items()})
 
     @staticmethod
     def concatenate(samples: list[Sample]) -> Sample:
@@ -107,7 +111,15 @@ class Crops(Dataset[Sample]):
             self.make_queries(source, target, pixels),
             torch.from_numpy(colours[pixels])[None],
             damaged,
-            self.teacher_queries(source, target, pixels) if self.teacher_queries is not None else None,
+            self._taught_queries(pixels, side),
+        )
+
+    def _taught_queries(self, pixels: NDArray[np.int64], side: int) -> tuple[TensorFields, ...] | None:
+        if self.teacher_queries is None:
+            return None
+        source, target = (self.recipe.patch, self.recipe.patch), (side, side)
+        return tuple(
+            self.teacher_queries(source, target, turned_pixels(pixels, side, turn)) for turn in turns_of(self.recipe)
         )
 
     @cached_property
@@ -201,6 +213,26 @@ def to_tensor_domain(picture: NDArray[np.uint8], traits: ModelTraits) -> NDArray
     scale, shift = (1 / (255 * std)).astype(np.float32), (mean / std).astype(np.float32)
     tensor: NDArray[np.float32] = picture.astype(np.float32) * scale - shift
     return tensor
+
+
+def turns_of(recipe: Recipe) -> tuple[Turn, ...]:
+    """Return the turns of a crop over which the recipe's teacher averages."""
+    return TURNS if recipe.teacher_ensemble else TURNS[:1]
+
+
+def turned(image: Tensor, turn: Turn) -> Tensor:
+    """Turn square pictures [..., n, n]."""
+    image = image.flip(-1) if turn[0] else image
+    image = image.flip(-2) if turn[1] else image
+    return image.transpose(-1, -2) if turn[2] else image
+
+
+def turned_pixels(pixels: NDArray[np.int64], side: int, turn: Turn) -> NDArray[np.int64]:
+    """Return where row-major pixels [N] of a square of `side` pixels are after a turn."""
+    row, column = np.divmod(pixels, side)
+    column = side - 1 - column if turn[0] else column
+    row = side - 1 - row if turn[1] else row
+    return column * side + row if turn[2] else row * side + column
 
 
 def _crop(picture: Image.Image, side: int, taken: int, random: np.random.Generator) -> Image.Image:

@@ -104,6 +104,9 @@ class Recipe:
     """Checkpoint whose output for the same queries is a second target; empty for none."""
     teacher_weight: float = 0.0
     """Share w of the teacher: the loss is (1 − w)·L1(target) + w·L1(teacher's output)."""
+    teacher_ensemble: bool = False
+    """Whether the teacher's output is its mean over the eight turns of the crop, turned back: better, and eight times
+    the work (self-ensemble; Timofte et al. 2016, arXiv 1511.02228, §3.6)."""
 
     def __post_init__(self) -> None:
         for name in _WHOLE:
@@ -155,7 +158,7 @@ class Recipe:
             raise OptionError(f"recipe: encoder_rate is {self.encoder_rate}, expected more than 0; to stop: freeze")
         if self.freeze == "encoder" and self.encoder_rate != 1:
             raise OptionError(f"recipe: a frozen encoder has no rate: leave out encoder_rate {self.encoder_rate}")
-        for name in ("zero_output", "normalise_features"):
+        for name in ("zero_output", "normalise_features", "teacher_ensemble"):
             if type(getattr(self, name)) is not bool:
                 raise OptionError(f"recipe: {name} is {getattr(self, name)!r}, expected true or false")
         if not 0 <= self.branches <= MAX_WIDTH:
@@ -166,7 +169,8 @@ class Recipe:
             raise OptionError(f"recipe: teacher_weight is {self.teacher_weight}, expected 0 to 1")
         if bool(self.teacher) != (self.teacher_weight > 0):
             raise OptionError("recipe: teacher and a teacher_weight above 0 belong together: give both or neither")
-
+        if self.teacher_ensemble and not self.teacher:
+            raise OptionError("recipe: teacher_ensemble needs a teacher")
         if self.init_blocks and not self.init:
             raise OptionError("recipe: init_blocks needs a checkpoint with these blocks: --init CHECKPOINT")
         is_ascending = list(self.init_blocks) == sorted(set(self.init_blocks))

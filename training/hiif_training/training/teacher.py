@@ -11,7 +11,7 @@ from hiif_deploy.errors import OptionError
 from hiif_training.checkpoints.checkpoint import load_checkpoint
 from hiif_training.checkpoints.shipped import find_checkpoint
 from hiif_training.models.implicit import ImplicitModel
-from hiif_training.training.data import Sample
+from hiif_training.training.data import TURNS, Sample, turned
 from hiif_training.training.recipe import Recipe
 
 
@@ -25,10 +25,14 @@ class Teacher:
     """Share of the teacher in the loss."""
 
     def answer(self, sample: Sample) -> Tensor:
-        """Return the teacher's output [B, N, 3] float32 on the sample's device."""
+        """Return the teacher's output [B, N, 3] float32 on the sample's device: the mean over the turns of the crop for
+        which the sample has queries."""
+        model, queries = self.model.to(sample.image.device), sample.teacher_queries or ()
         with torch.no_grad():
-            output: Tensor = self.model.to(sample.image.device)(sample.image, sample.teacher_queries).float()
-        return output
+            outputs = [
+                model(turned(sample.image, turn), part).float() for turn, part in zip(TURNS, queries, strict=False)
+            ]
+        return torch.stack(outputs).mean(0)
 
     def loss(self, output: Tensor, sample: Sample) -> Tensor:
         """Return (1 − weight)·L1(target) + weight·L1(teacher's output), a scalar [ ]; output [B, N, 3] float32."""
