@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hiif_deploy.errors import HiifError, OptionError
+from hiif_deploy.server.caches.tile_store import TileStore
 from hiif_deploy.server.clips.clips import Clips
 from hiif_deploy.server.clips.service import ClipService
 from hiif_deploy.server.collection import Collection
@@ -23,12 +24,12 @@ from hiif_deploy.server.health import HealthService
 from hiif_deploy.server.iiif.routes import ImageService
 from hiif_deploy.server.jobs import Jobs
 from hiif_deploy.server.metrics import Metrics
+from hiif_deploy.server.models import Models
 from hiif_deploy.server.options import ServeOptions, is_loopback
 from hiif_deploy.server.page import PageService
 from hiif_deploy.server.security import App, Guard, Message, Receive, Send
 from hiif_deploy.server.service import UpscaleService
 from hiif_deploy.server.studio import Studio
-from hiif_deploy.server.tile_store import TileStore
 from hiif_deploy.server.web import RequestError, is_full_disk, respond_error
 from hiif_deploy.server.work_queue import WorkQueue
 from hiif_deploy.support.extras import require_extra
@@ -82,7 +83,9 @@ def open_server(models: Mapping[str, Upscaler], sources: Sequence[Path], options
         if not sources:
             collection.add_samples()
         metrics = Metrics()
-        studio = Studio(models, limits, metrics)
+        opened = Models(models, limits)
+        stack.callback(opened.close)
+        studio = Studio(opened, limits, metrics)
         tiles = TileStore(stack.enter_context(_kept_folder(options.cache, work, "tiles")), limits.tiles_bytes)
         # Tiles do not wait for whole pictures, and neither for what reads a picture to plan it.
         rendering = WorkQueue("tiles", limits.queue, limits.seconds)

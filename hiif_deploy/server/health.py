@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hiif_deploy.server.metrics import Metrics
 from hiif_deploy.server.studio import Studio
-from hiif_deploy.server.web import RequestError, respond, respond_json
+from hiif_deploy.server.web import respond, respond_json
 from hiif_deploy.support.version import __version__
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class HealthService:
     async def model(self, request: Request) -> Response:
         """Return a model's metadata. A picture goes to /v1/upscale: the protocol's tensors would be 40 times larger."""
         name = self._name(request)
-        upscaler = self._studio.models[name]
+        upscaler = self._studio.models.own(name).upscaler
         picture = {"datatype": "UINT8", "shape": [-1, -1, 3]}
         return respond_json(
             {
@@ -72,6 +72,7 @@ class HealthService:
                 "parameters": {
                     "decoder": upscaler.contract.model["name"],
                     "engine": upscaler.description,
+                    "precisions": self._studio.models.precisions(name),
                     "weights": upscaler.contract.parameters,
                 },
             }
@@ -83,6 +84,4 @@ class HealthService:
 
     def _name(self, request: Request) -> str:
         name: str = request.path_params["model"]
-        if name not in self._studio.models:
-            raise RequestError(404, f"there is no model of that name; models: {', '.join(self._studio.models)}")
-        return name
+        return self._studio.models.own(name).name

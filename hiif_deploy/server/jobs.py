@@ -7,11 +7,12 @@ import contextlib
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.errors import ImageError, OptionError, ScaleError
 from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.geometry.target import Target, parse_target
@@ -23,11 +24,16 @@ from hiif_deploy.pictures.batch import planned_bytes, upscale_picture
 from hiif_deploy.pictures.pace import Pace, measure_pace, probe_size
 from hiif_deploy.server.collection import Entry
 from hiif_deploy.server.metrics import Metrics
+from hiif_deploy.server.models import Model, parse_precision
 from hiif_deploy.server.options import Limits
 from hiif_deploy.server.studio import Studio, read_entry
 from hiif_deploy.server.web import RequestError, changed_states, reason_of, status_of
 from hiif_deploy.server.work_queue import Progress, StoppedError, WorkQueue
 
+PARAMETERS = (
+    "scale", "size", "width", "height", "max_side", "model", "precision", "format", "quality", "lossless", "picture",
+)  # fmt: skip
+"""Names of the parameters of an order."""
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
 MEDIA_TYPES = {
     ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".tif": "image/tiff",
@@ -42,6 +48,8 @@ class Order:
     target: Target
     model: str | None
     """None: the one that suits the picture."""
+    precision: ComputePrecision | None
+    """None: the server's own."""
     suffix: str | None
     """Of the output; None: as the input's name."""
     quality: int
@@ -52,7 +60,7 @@ class Order:
 class Estimate:
     """What an order takes, known before it runs."""
 
-    model: str
+    model: Model
     source: Size
     target: Size
     bytes: int
@@ -63,7 +71,8 @@ class Estimate:
     def describe(self) -> dict[str, Any]:
         """Return it as clients see it."""
         return {
-            "model": self.model,
+            "model": self.model.name,
+            "precision": self.model.upscaler.precision,
             "source": across(self.source),
             "target": across(self.target),
             "memory_mib": self.bytes >> 20,
@@ -136,12 +145,10 @@ class Jobs:
 
     def parse(self, values: Mapping[str, str]) -> Order:
         """Return the order in a request's parameters. OptionError or ScaleError where they make none."""
-        known = {"scale", "size", "width", "height", "max_side", "model", "format", "quality", "lossless", "picture"}
-        if unknown := sorted(values.keys() - known):
-            raise OptionError(f"unknown parameters: {', '.join(unknown)}; expected some of {', '.join(sorted(known))}")
-        model = values.get("model") or None
-        if model is not None and model not in self._studio.models:
-            raise RequestError(404, f"there is no model of that name; models: {', '.join(self._studio.models)}")
+        check_names(values, PARAMETERS)
+        model, precision = values.get("model") or None, parse_precision(values.get("precision"))
+        if model is not None:
+            self._studio.models.kept(model, precision)
         sides = (whole_number(values, name) for name in ("width", "height", "max_side"))
         target = parse_target(values.get("scale"), values.get("size"), *sides)
         suffix = f".{values['format'].lower().lstrip('.')}" if values.get("format") else None
@@ -150,7 +157,7 @@ class Jobs:
         quality = whole_number(values, "quality")
         if quality is not None and not 1 <= quality <= 100:
             raise OptionError(f"quality {quality}: expected 1 to 100")
-        return Order(target, model, suffix, quality or 95, values.get("lossless") in ("1", "true"))
+        return Order(target, model, precision, suffix, quality or 95, values.get("lossless") in ("1", "true"))
 
     async def estimate(self, entry: Entry, order: Order) -> Estimate:
         """Return what an order takes. RequestError 413 where that is more than a limit."""
@@ -158,9 +165,10 @@ class Jobs:
 
     async def seconds(self, estimate: Estimate) -> float:
         """Return about how many seconds it takes on this machine, from a small picture."""
-        key = estimate.model, probe_size(estimate.source, estimate.target)
+        model, size = estimate.model, probe_size(estimate.source, estimate.target)
+        key = model.key, size
         if key not in self._paces:
-            self._paces[key] = await self._reading.run(lambda _: measure_pace(self._studio.models[key[0]], key[1]))
+            self._paces[key] = await self._reading.run(lambda _: measure_pace(model.upscaler, size))
         return self._paces[key].seconds(estimate.source, estimate.target)
 
     async def start(self, entry: Entry, order: Order, *, owns: bool, prefix: str = "") -> Job:
@@ -205,8 +213,8 @@ class Jobs:
     def _estimated(self, entry: Entry, order: Order) -> Estimate:
         with self._metrics.stage("plan"):
             picture = read_entry(entry, self._limits.input_pixels)
-            model = order.model or self._studio.suited(measure(picture))
-            upscaler = self._studio.models[model]
+            model = self._studio.models.open(order.model or self._studio.suited(measure(picture)), order.precision)
+            upscaler = model.upscaler
             size = order.target.size(picture.size)
             check_stream(order.suffix or ".png", size)
             needed = planned_bytes(upscaler, picture, size)
@@ -240,7 +248,7 @@ class Jobs:
         picture = read_entry(job.entry, self._limits.input_pixels)
         size = job.estimate.target
         with self._metrics.stage("upscale"):
-            made = upscale_picture(self._studio.models[job.estimate.model], picture, size, advance=progress)
+            made = upscale_picture(job.estimate.model.upscaler, picture, size, advance=progress)
         self._metrics.megapixels(size[0] * size[1])
         return made
 
@@ -263,6 +271,12 @@ class Jobs:
                 return
             count, total = count - 1, total - sizes[job.id]
             self.remove(job)
+
+
+def check_names(values: Mapping[str, str], known: Iterable[str]) -> None:
+    """Raise OptionError for parameters that are not known."""
+    if unknown := sorted(values.keys() - set(known)):
+        raise OptionError(f"unknown parameters: {', '.join(unknown)}; expected some of {', '.join(known)}")
 
 
 def whole_number(values: Mapping[str, str], name: str) -> int | None:

@@ -12,13 +12,14 @@ ORDER: dict[str, tuple[dict[str, Any], str]] = {
     "height": (NUMBER, "Output height; the width follows."),
     "max_side": (NUMBER, "Pixels of the longer side."),
     "model": (TEXT, "Name of a model; default: the first of /v1/models."),
+    "precision": ({"enum": ["fp32", "fp16", "bf16", "int8"]}, "One that /v1/models lists; default: the first."),
     "format": ({"enum": ["png", "jpg", "webp", "tif", "bmp"]}, "Default: as the input's name, else png."),
     "quality": ({"type": "integer", "minimum": 1, "maximum": 100}, "For JPEG and WebP; default: 95."),
     "lossless": ({"type": "boolean"}, "Lossless WebP."),
 }
 """Parameters of an order: schema and description. Exactly one of the size's must be given."""
 CLIP_ORDER = {
-    **{name: ORDER[name] for name in ("scale", "size", "width", "height", "max_side", "model")},
+    **{name: ORDER[name] for name in ("scale", "size", "width", "height", "max_side", "model", "precision")},
     "format": ({"enum": ["mkv", "mp4", "m4v", "mov", "webm"]}, "Default: as the input's name, else mkv."),
     "on_error": ({"enum": ["stop", "repeat", "skip"]}, "What follows a frame that cannot be decoded; default: stop."),
 }

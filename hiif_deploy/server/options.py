@@ -34,6 +34,8 @@ class Limits:
     """Bytes of decoded pictures in memory."""
     tiles_bytes: int = 1024 * MIB
     """Bytes of encoded tiles on the disk."""
+    weights_bytes: int = 512 * MIB
+    """Bytes of the weights of models in other precisions than the server's own."""
     job_bytes: int = 4096 * MIB
     """Planned memory of one upscaled picture."""
     queue: int = 64

@@ -69,11 +69,13 @@ class UpscaleService:
         return respond_json(document())
 
     async def models(self, _: Request) -> Response:
-        """List the models; the first one is the default."""
-        listed = [
-            {"name": name, "engine": upscaler.description, "weights": upscaler.contract.parameters}
-            for name, upscaler in self._studio.models.items()
-        ]
+        """List the models; the first one is the default, and so is the first precision of each."""
+        models = self._studio.models
+        listed = []
+        for name in models.names:
+            upscaler = models.own(name).upscaler
+            state = {"name": name, "engine": upscaler.description, "weights": upscaler.contract.parameters}
+            listed.append({**state, "precisions": models.precisions(name)})
         return respond_json({"models": listed})
 
     async def pictures(self, _: Request) -> Response:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import cv2
@@ -22,10 +21,11 @@ from hiif_deploy.images.metadata import Chunk
 from hiif_deploy.images.picture import Picture
 from hiif_deploy.pictures.suitability import untrained
 from hiif_deploy.pixels import Frame, FrameFormat
-from hiif_deploy.server.byte_cache import ByteCache
+from hiif_deploy.server.caches.byte_cache import ByteCache
 from hiif_deploy.server.collection import Entry
-from hiif_deploy.server.feature_cells import CELL, FeatureWindow, encode_cell, has_local_features, needed_cells
+from hiif_deploy.server.feature_cells import CELL, FeatureWindow, encode_cell, needed_cells
 from hiif_deploy.server.metrics import Metrics
+from hiif_deploy.server.models import Model, Models
 from hiif_deploy.server.options import Limits
 from hiif_deploy.server.web import RequestError
 from hiif_deploy.upscaler import Features, Upscaler
@@ -34,8 +34,6 @@ MAX_LEVELS = 64
 """Sizes of a picture whose statistics are kept."""
 MARGIN = 4
 """Source pixels around a part that bicubic interpolation may read."""
-BICUBIC = "bicubic"
-"""Name that clients use for interpolation in the place of a model."""
 
 Advance = Callable[[int], None]
 
@@ -76,18 +74,14 @@ class Encoded:
 class Studio:
     """Pictures at any size, from features that are computed once. Methods block; call them in a thread."""
 
-    def __init__(self, models: Mapping[str, Upscaler], limits: Limits, metrics: Metrics) -> None:
-        """`models` by name; whoever opened them closes them. A picture has the first one that was trained for its
-        degradations, else the first."""
+    def __init__(self, models: Models, limits: Limits, metrics: Metrics) -> None:
+        """A picture has the first model that was trained for its degradations, else the first."""
         self.models = models
-        self._default = next(iter(models))
         self._limits = limits
         self._metrics = metrics
         self._pictures: ByteCache[Shown] = ByteCache(limits.pictures_bytes, lambda shown: int(shown.pixels.nbytes))
         self._encoded: ByteCache[Encoded] = ByteCache(limits.features_bytes // 2, lambda encoded: encoded.bytes)
         self._cells: ByteCache[NDArray[np.float32]] = ByteCache(limits.features_bytes // 2, lambda cell: cell.nbytes)
-        self._local = {name for name, upscaler in models.items() if has_local_features(upscaler)}
-        self._model_keys = {name: _model_key(upscaler) for name, upscaler in models.items()}
 
     def kept(self, entry: Entry) -> Shown | None:
         """Return a picture that is decoded already; does not block."""
@@ -109,27 +103,21 @@ class Studio:
 
     def suited(self, found: Degradation) -> str:
         """Return the name of the model for a picture with these degradations, where a client names none."""
-        trained = (name for name, model in self.models.items() if untrained(found, model.contract.trained_for) is None)
-        return next(trained, self._default)
+        contracts = ((name, self.models.own(name).upscaler.contract) for name in self.models.names)
+        trained = (name for name, contract in contracts if untrained(found, contract.trained_for) is None)
+        return next(trained, self.models.names[0])
 
-    def model_key(self, model: str) -> str:
-        """Return a text that identifies a model's graphs and how they run. RequestError 404 for an unknown model."""
-        if model == BICUBIC:
-            return BICUBIC
-        if model not in self._model_keys:
-            raise RequestError(404, f"there is no model of that name; models: {', '.join(self.models)}, {BICUBIC}")
-        return self._model_keys[model]
-
-    def render(self, entry: Entry, model: str, level: Size, region: Region, advance: Advance) -> Frame:
+    def render(self, entry: Entry, model: Model | None, level: Size, region: Region, advance: Advance) -> Frame:
         """Return `region` of the picture upscaled to `level` (height, width): equal to that part of the whole.
 
-        RequestError 413 where the picture's features exceed the server's memory for them.
+        Without a model by bicubic interpolation. RequestError 413 where the picture's features exceed the server's
+        memory for them.
         """
         shown = self.picture(entry)
-        if model == BICUBIC:
+        if model is None:
             return bicubic(shown.pixels, level, region)
-        upscaler = self.models[model]
-        if model in self._local:
+        upscaler = model.upscaler
+        if model.has_local_features:
             features, statistics = self._window(entry, model, shown, level, region, advance), None
         else:
             encoded = self._features(entry, model, shown, advance)
@@ -141,9 +129,9 @@ class Studio:
         self._metrics.megapixels(region[2] * region[3])
         return part
 
-    def _check_memory(self, model: str, pixels: int) -> None:
+    def _check_memory(self, upscaler: Upscaler, pixels: int) -> None:
         """Raise RequestError 413 where the features of so many pixels would not be kept."""
-        channels, kept = self.models[model].contract.encoder.channels, self._limits.features_bytes // 2
+        channels, kept = upscaler.contract.encoder.channels, self._limits.features_bytes // 2
         needed = pixels * (4 * channels + 12)
         if needed > kept:
             raise RequestError(
@@ -153,14 +141,14 @@ class Studio:
             )
 
     def _window(
-        self, entry: Entry, model: str, shown: Shown, level: Size, region: Region, advance: Advance
+        self, entry: Entry, model: Model, shown: Shown, level: Size, region: Region, advance: Advance
     ) -> Features:
         """Features of the cells that the region needs; each is encoded once while it is kept."""
-        upscaler, found = self.models[model], {}
+        upscaler, found = model.upscaler, {}
         cells = needed_cells(shown.size, level, region)
-        self._check_memory(model, len(cells) * CELL * CELL)
+        self._check_memory(upscaler, len(cells) * CELL * CELL)
         for cell in cells:
-            key = entry.id, entry.version, model, cell
+            key = entry.id, entry.version, model.key, cell
             kept = self._cells.get(key)
             self._metrics.cache("features", hit=kept is not None)
             if kept is None:
@@ -172,14 +160,14 @@ class Studio:
         frame = shown.pixels if shown.pixels.ndim == 3 else shown.pixels[..., None]
         return Features(window, frame, FrameFormat.of(shown.pixels))
 
-    def _features(self, entry: Entry, model: str, shown: Shown, advance: Advance) -> Encoded:
-        key = entry.id, entry.version, model
+    def _features(self, entry: Entry, model: Model, shown: Shown, advance: Advance) -> Encoded:
+        key = entry.id, entry.version, model.key
         encoded = self._encoded.get(key)
         self._metrics.cache("features", hit=encoded is not None)
         if encoded is None:
-            self._check_memory(model, shown.size[0] * shown.size[1])
+            self._check_memory(model.upscaler, shown.size[0] * shown.size[1])
             with self._metrics.stage("encode"):
-                encoded = Encoded(self.models[model].encode(shown.pixels, advance=advance))
+                encoded = Encoded(model.upscaler.encode(shown.pixels, advance=advance))
             self._encoded.put(key, encoded)
         return encoded
 
@@ -225,11 +213,3 @@ def _positions(start: int, count: int, source: int, level: int) -> tuple[NDArray
     position = (np.arange(start, start + count) + 0.5) * (source / level) - 0.5
     first = max(0, int(position[0]) - MARGIN)
     return (position - first).astype(np.float32), first, min(source, int(position[-1]) + MARGIN)
-
-
-def _model_key(upscaler: Upscaler) -> str:
-    """Digest of all graphs, and of what changes the result."""
-    digest = hashlib.sha256(f"{upscaler.description} {upscaler.options}".encode())
-    for name, graph in sorted(upscaler.bundle.graphs.items()):
-        digest.update(name.encode() + hashlib.sha256(graph).digest())
-    return digest.hexdigest()

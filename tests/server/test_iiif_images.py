@@ -44,7 +44,7 @@ def assert_equal_but_for_rounding(part: NDArray[Any], whole: NDArray[Any]) -> No
 @pytest.mark.parametrize(("model", "factor"), [("hiif-live", 8), ("hiif-live", 16), ("hiif-attention", 4)])
 def test_every_tile_equals_that_part_of_the_whole_picture(site: Any, folder: Path, model: str, factor: int) -> None:
     frame = read_image(folder / "waves.png").pixels
-    whole = site.server.studio.models[model].upscale(frame, scale=factor)
+    whole = site.server.studio.models.own(model).upscaler.upscale(frame, scale=factor)
     described = site.get(f"/iiif/waves@{factor}x@{model}/info.json").json()
     assert (described["height"], described["width"]) == whole.shape[:2]
     side = described["tiles"][0]["width"]
@@ -58,7 +58,7 @@ def test_every_tile_equals_that_part_of_the_whole_picture(site: Any, folder: Pat
 def test_a_scale_factor_is_the_picture_upscaled_less_or_the_source_itself(site: Any, folder: Path) -> None:
     frame = read_image(folder / "waves.png").pixels
     half = pixels(site.get("/iiif/waves@8x/full/520,360/0/default.png"))
-    assert_equal_but_for_rounding(half, site.server.studio.models["hiif-live"].upscale(frame, scale=4))
+    assert_equal_but_for_rounding(half, site.server.studio.models.own("hiif-live").upscaler.upscale(frame, scale=4))
     np.testing.assert_array_equal(pixels(site.get("/iiif/waves@8x/full/130,90/0/default.png")), frame)
     np.testing.assert_array_equal(pixels(site.get("/iiif/waves/8,16,32,24/max/0/default.png")), frame[16:40, 8:40])
     small = pixels(site.get("/iiif/waves@2x/full/65,45/0/default.png"))
@@ -69,7 +69,9 @@ def test_a_scale_factor_is_the_picture_upscaled_less_or_the_source_itself(site: 
 def test_each_axis_has_its_own_scale(site: Any, folder: Path) -> None:
     frame = read_image(folder / "waves.png").pixels
     wide = pixels(site.get("/iiif/waves/full/^390,90/0/default.png"))
-    assert_equal_but_for_rounding(wide, site.server.studio.models["hiif-live"].upscale(frame, size=(90, 390)))
+    assert_equal_but_for_rounding(
+        wide, site.server.studio.models.own("hiif-live").upscaler.upscale(frame, size=(90, 390))
+    )
     flat = pixels(site.get("/iiif/waves/full/^390,45/0/default.png"))
     assert np.abs(flat - wide.reshape(45, 2, 390, 3).mean(axis=1)).max() <= 0.5
 

@@ -136,6 +136,25 @@ def test_the_download_has_the_bytes_of_the_service(open_page: Any, server: Any) 
     assert "325×225 in" in page.inner_text("#status")
 
 
+def test_another_precision_of_a_model_is_shown_and_upscaled(open_page: Any, server: Any) -> None:
+    page, other = open_page(), server.get("/v1/models").json()["models"][0]["precisions"][-1]
+    if server.get(f"/iiif/waves@hiif-live@{other}/info.json").status_code != 200:
+        pytest.skip(f"this processor does not compute in {other}")
+    with page.expect_response(re.compile(f"@16x@hiif-live@{other}/.*jpg")) as tile:
+        page.select_option("#precision", other)
+    assert tile.value.status == 200
+    assert page.inner_text("#right-name") == f"hiif-live {other}"
+    page.wait_for_function(LOADED)
+    page.fill("#scale", "3")
+    page.click("#start")
+    with page.expect_download() as download:
+        page.click("#download")
+    made = Path(download.value.path()).read_bytes()
+    query = "picture=waves&scale=3&format=png&model=hiif-live&precision"
+    assert made == server.post(f"/v1/upscale?{query}={other}").content
+    assert made != server.post(f"/v1/upscale?{query}=fp32").content
+
+
 def test_a_size_takes_the_place_of_the_scale(open_page: Any) -> None:
     page = open_page()
     page.fill("#size", "260x200")
@@ -227,6 +246,6 @@ def test_everything_has_a_name_for_screen_readers(open_page: Any) -> None:
     for role, name in [
         ("combobox", "Picture"), ("combobox", "Model"), ("combobox", "Format"), ("spinbutton", "Scale"),
         ("slider", "Scale, by slider"), ("slider", "Divider"), ("combobox", "Beside"), ("button", "Upscale"),
-        ("status", ""),
+        ("status", ""), ("combobox", "Precision"),
     ]:  # fmt: skip
         assert page.get_by_role(role, name=name).first.is_visible(), name

@@ -11,11 +11,11 @@ import pytest
 
 from hiif_deploy import ImageError, OptionError
 from hiif_deploy.cli.serve_command import read_token
-from hiif_deploy.server.byte_cache import ByteCache
+from hiif_deploy.server.caches.byte_cache import ByteCache
+from hiif_deploy.server.caches.single_flight import SingleFlight
+from hiif_deploy.server.caches.tile_store import TileStore
 from hiif_deploy.server.collection import Collection
 from hiif_deploy.server.options import ServeOptions
-from hiif_deploy.server.single_flight import SingleFlight
-from hiif_deploy.server.tile_store import TileStore
 from hiif_deploy.server.web import RequestError
 from hiif_deploy.server.work_queue import Progress, WorkQueue
 

@@ -10,7 +10,7 @@ const PLAN_DELAY_MS = 300; // after the last change, before the server is asked 
 const SCRUB_DELAY_MS = 150; // after the last movement, before another frame of a clip is opened
 const SHOWN = "hiif-deploy-shown"; // key of the last picture in the browser's storage
 
-const picture = element("picture"), model = element("model"), other = element("other");
+const picture = element("picture"), model = element("model"), other = element("other"), precision = element("precision");
 const stage = element("stage"), divider = element("divider");
 const size = element("size"); // empty: the scale counts
 const scale = element("scale"), slider = element("slider"), format = element("format"), progress = element("progress");
@@ -23,6 +23,7 @@ let job = null; // URL of the job that runs
 let planning = 0; // timer of the next plan
 let suited = ""; // why the picture has its model
 let scrubbing = 0; // timer of the next frame
+const precisions = new Map(); // name of a model → its precisions, the server's own first
 let plans = 0; // number of the newest plan: answers to older ones are not shown
 
 const clip = () => clipOf(picture.value);
@@ -62,13 +63,24 @@ function openViewer() {
   viewer.addHandler("tile-load-failed", ({ message }) => say(`A tile could not be loaded: ${message}`));
 }
 
+// Selects a model, and its own precision unless it has the one that was chosen.
+function select(name, wanted = precision.value) {
+  model.value = name;
+  const known = precisions.get(name);
+  precision.replaceChildren(...known.map((value) => new Option(value)));
+  precision.value = known.includes(wanted) ? wanted : known[0];
+}
+
+// The model as an image's name has it, with a precision that is not its own.
+const chosen = () => precision.selectedIndex ? `${model.value}@${precision.value}` : model.value;
+
 // Sets the model that suits the picture: another one for a compressed or noisy picture.
 async function suit() {
   suited = "";
-  if (clip()) model.value = clip().model;
+  if (clip()) select(clip().model, clip().precision);
   if (clip() || !picture.value) return;
   const found = await request(`/v1/pictures/${encodeURIComponent(picture.value)}`);
-  model.value = found.model;
+  select(found.model);
   const kinds = [found.jpeg && `JPEG of quality ${Math.round(found.jpeg)}`, found.noise && "noise"].filter(Boolean);
   suited = kinds.length ? ` (${kinds.join(", ")}: ${found.model} was chosen; Model selects another)` : "";
 }
@@ -80,7 +92,7 @@ function openImages(keepsView = false) {
   const view = keepsView && viewer.isOpen() ? viewer.viewport.getBounds() : null;
   viewer.close();
   const id = encodeURIComponent(name);
-  const images = [other, model].map(({ value }) => `${id}@${FACTOR}x@${encodeURIComponent(value)}`);
+  const images = [other.value, chosen()].map((value) => `${id}@${FACTOR}x@${value}`);
   viewer.open(images.map((image) => ({ tileSource: `/iiif/${image}/info.json`, x: 0, y: 0, width: 1 })));
   viewer.addOnceHandler("open", () => {
     if (view) viewer.viewport.fitBounds(view, true);
@@ -91,7 +103,7 @@ function openImages(keepsView = false) {
 async function show() {
   download.hidden = true;
   element("left-name").textContent = other.value;
-  element("right-name").textContent = model.value;
+  element("right-name").textContent = chosen().replace("@", " ");
   localStorage.setItem(SHOWN, picture.value);
   showClip(clip());
   openImages();
@@ -144,7 +156,7 @@ async function upload(file) {
   say(`Sending ${file.name}…`);
   try {
     if (isClip(file)) {
-      const sent = await sendClip(file, new URLSearchParams({ model: model.value, ...target() }));
+      const sent = await sendClip(file, new URLSearchParams({ ...computed(), ...target() }));
       addPicture(`clip:${sent.id}`, sent.clip);
       await show();
       return;
@@ -173,10 +185,11 @@ document.addEventListener("drop", (event) => {
 
 // ---- upscaling
 
+const computed = () => ({ model: model.value, precision: precision.value });
 const target = () => size.value ? { size: size.value } : { scale: scale.value };
 
 function order() {
-  const found = new URLSearchParams({ model: model.value, ...target() });
+  const found = new URLSearchParams({ ...computed(), ...target() });
   found.set("format", (clip() ? container : format).value);
   if (!clip()) found.set("picture", picture.value);
   return found;
@@ -278,7 +291,8 @@ frame.addEventListener("input", () => {
   clearTimeout(scrubbing);
   scrubbing = setTimeout(() => openImages(true), SCRUB_DELAY_MS);
 });
-for (const choice of [model, other]) choice.addEventListener("change", () => { suited = ""; show(); });
+model.addEventListener("change", () => select(model.value));
+for (const choice of [model, precision, other]) choice.addEventListener("change", () => { suited = ""; show(); });
 picture.addEventListener("change", async () => {
   try {
     await suit();
@@ -293,7 +307,8 @@ picture.addEventListener("change", async () => {
 openViewer();
 try {
   const [models, pictures, clips] = await Promise.all([request("/v1/models"), request("/v1/pictures"), readClips()]);
-  for (const { name } of models.models) {
+  for (const { name, precisions: known } of models.models) {
+    precisions.set(name, known);
     model.add(new Option(name));
     other.add(new Option(name));
   }

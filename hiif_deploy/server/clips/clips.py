@@ -152,7 +152,8 @@ class Clips:
         self._pool.shutdown(cancel_futures=True)
 
     def _complete(self, values: Mapping[str, str]) -> dict[str, str]:
-        first = VIDEO_MODEL if VIDEO_MODEL in self._studio.models else next(iter(self._studio.models))
+        names = self._studio.models.names
+        first = VIDEO_MODEL if VIDEO_MODEL in names else names[0]
         return {**values, "model": values.get("model") or first}
 
     def _submit(self, job: ClipJob) -> None:
@@ -180,8 +181,9 @@ class Clips:
             job.monitor = monitor
             return make_segments(tasks, upscaler, folder, monitor.advance, monitor.fill, step)
 
-        plan = self._planner.plan(job.source, job.order).video
-        upscaler, size = self._studio.models[job.order.model], plan.encoding.size
+        planned = self._planner.plan(job.source, job.order)
+        plan, upscaler = planned.video, planned.model.upscaler
+        size = plan.encoding.size
         # Finished parts are used where nothing has changed, and made again after a change of the model or of FFmpeg.
         result = make_video(plan, upscaler, job.result, restart=True, style="none", make=make)
         job.seconds = result.seconds

@@ -89,7 +89,7 @@ class ClipJob:
         total, monitor = self.plan["frames"], self.monitor  # which another thread removes
         progress = monitor.progress() if monitor and self.status == "running" else None
         done = progress.done if progress else total if self.status == "done" else 0
-        state = {"id": self.id, "clip": self.name, "status": self.status, "model": self.order.model, **self.plan}
+        state = {"id": self.id, "clip": self.name, "status": self.status, **self.plan}
         state |= {"steps_done": done, "steps": total, "seconds_left": progress.eta if progress else None}
         state |= {"seconds": round(progress.seconds if progress else self.seconds, 2), "notes": self.notes}
         state |= {"name": self.result_name, "order": dict(self.order.values)}

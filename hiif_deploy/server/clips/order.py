@@ -4,14 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.errors import OptionError
 from hiif_deploy.geometry.target import Target, parse_target
-from hiif_deploy.server.jobs import whole_number
+from hiif_deploy.server.jobs import check_names, whole_number
+from hiif_deploy.server.models import parse_precision
 from hiif_deploy.video.mux import FORMATS
 from hiif_deploy.video.options import VideoOptions
 from hiif_deploy.video.task import OnError
 
-PARAMETERS = ("scale", "size", "width", "height", "max_side", "model", "format", "on_error")
+PARAMETERS = ("scale", "size", "width", "height", "max_side", "model", "precision", "format", "on_error")
 """Names of the parameters of an order."""
 ON_ERROR: tuple[OnError, ...] = ("stop", "repeat", "skip")
 MEDIA_TYPES = {
@@ -27,6 +29,8 @@ class ClipOrder:
 
     target: Target
     model: str
+    precision: ComputePrecision | None
+    """None: the server's own."""
     suffix: str
     """Of the output."""
     options: VideoOptions
@@ -36,8 +40,7 @@ class ClipOrder:
 
 def parse_order(values: Mapping[str, str], name: str) -> ClipOrder:
     """Return the order for a clip of that file name; `values` name a model. OptionError or ScaleError."""
-    if unknown := sorted(values.keys() - set(PARAMETERS)):
-        raise OptionError(f"unknown parameters: {', '.join(unknown)}; expected some of {', '.join(PARAMETERS)}")
+    check_names(values, PARAMETERS)
     sides = (whole_number(values, side) for side in ("width", "height", "max_side"))
     target = parse_target(values.get("scale"), values.get("size"), *sides)
     own = Path(name).suffix.lower()
@@ -47,4 +50,5 @@ def parse_order(values: Mapping[str, str], name: str) -> ClipOrder:
     on_error = next((known for known in ON_ERROR if known == values.get("on_error", "stop")), None)
     if on_error is None:
         raise OptionError(f"on_error: expected one of {', '.join(ON_ERROR)}")
-    return ClipOrder(target, values["model"], suffix, VideoOptions(on_error=on_error), values)
+    precision = parse_precision(values.get("precision"))
+    return ClipOrder(target, values["model"], precision, suffix, VideoOptions(on_error=on_error), values)

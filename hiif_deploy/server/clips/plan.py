@@ -10,6 +10,7 @@ from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.pictures.pace import Pace, measure_pace, probe_size
 from hiif_deploy.server.clips.order import ClipOrder
 from hiif_deploy.server.jobs import across
+from hiif_deploy.server.models import Model
 from hiif_deploy.server.options import Limits
 from hiif_deploy.server.studio import Studio
 from hiif_deploy.server.web import RequestError
@@ -30,6 +31,7 @@ class ClipPlan:
     """What an order takes."""
 
     video: VideoPlan
+    model: Model
     seconds: float
     """Estimated time."""
     memory: int
@@ -42,7 +44,8 @@ class ClipPlan:
         source, target = self.video.clip.size, self.video.encoding.size
         sizes = {"source": across(source), "target": across(target), "frames": self.video.frames}
         needs = {"memory_mib": self.memory >> 20, "disk_mib": self.disk >> 20}
-        return {**sizes, **needs, "seconds_planned": round(self.seconds, 2)}
+        run = {"model": self.model.name, "precision": self.model.upscaler.precision}
+        return {**run, **sizes, **needs, "seconds_planned": round(self.seconds, 2)}
 
 
 class Planner:
@@ -71,13 +74,12 @@ class Planner:
             raise RequestError(413, f"it has more than {limits.clip_frames:,} frames, the limit of this server")
 
     def plan(self, source: Path, order: ClipOrder) -> ClipPlan:
-        """Return what an order takes. RequestError 413 beyond a limit, 404 without the model; else as `plan_video`."""
-        if order.model not in self._studio.models:
-            raise RequestError(404, f"there is no model of that name; models: {', '.join(self._studio.models)}")
-        upscaler, limits = self._studio.models[order.model], self._limits
+        """Return what an order takes. RequestError 413 beyond a limit; else as `Models.open` and
+        `plan_video`."""
+        model, limits = self._studio.models.open(order.model, order.precision), self._limits
         video = plan_video(source, source.with_name(f"result{order.suffix}"), order.target, order.options)
         size, target = video.clip.size, video.encoding.size
-        pixels, memory = target[0] * target[1], planned_bytes(upscaler, video)
+        pixels, memory = target[0] * target[1], planned_bytes(model.upscaler, video)
         disk = 2 * max(source.stat().st_size, video.frames * pixels // PIXELS_PER_BYTE)
         if pixels > limits.output_pixels:
             raise RequestError(
@@ -88,7 +90,7 @@ class Planner:
                 raise RequestError(
                     413, f"it would take {needed >> 20} MiB of {name}; this server gives {given >> 20}"
                 )  # fmt: skip
-        key = order.model, probe_size(size, target)
+        key = model.key, probe_size(size, target)
         if key not in self._paces:
-            self._paces[key] = measure_pace(upscaler, key[1])
-        return ClipPlan(video, self._paces[key].seconds(size, target) * video.frames, memory, disk)
+            self._paces[key] = measure_pace(model.upscaler, key[1])
+        return ClipPlan(video, model, self._paces[key].seconds(size, target) * video.frames, memory, disk)

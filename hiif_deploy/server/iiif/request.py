@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.images.encode import JPEG, PNG, TIFF, WEBP, Format
+from hiif_deploy.server.models import parse_precision
 from hiif_deploy.server.web import RequestError
 
 FORMATS: dict[str, Format] = {"jpg": JPEG, "png": PNG, "webp": WEBP, "tif": TIFF}
@@ -14,7 +16,7 @@ FORMATS: dict[str, Format] = {"jpg": JPEG, "png": PNG, "webp": WEBP, "tif": TIFF
 MEDIA_TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp", "tif": "image/tiff"}
 QUALITIES = ("default", "color", "gray", "bitonal")
 WHOLE, NUMBER = r"([0-9]{1,9})", r"([0-9]{1,9}(?:\.[0-9]{1,9})?|\.[0-9]{1,9})"
-IDENTIFIER = re.compile(r"([A-Za-z0-9._-]{1,200})(?:@([0-9]{1,2})x)?(?:@([A-Za-z0-9._-]{1,100}))?")
+IDENTIFIER = re.compile(r"([A-Za-z0-9._-]{1,200})(?:@([0-9]{1,2})x)?(?:@([A-Za-z0-9._-]{1,100}))?(?:@([a-z0-9]{4}))?")
 MAX_FACTOR = 16
 """Largest factor of a virtual image."""
 
@@ -23,12 +25,14 @@ Quality = Literal["default", "color", "gray", "bitonal"]
 
 @dataclass(frozen=True)
 class Identifier:
-    """`ID`, or a virtual image: `ID@8x`, `ID@8x@MODEL`, `ID@MODEL`."""
+    """`ID`, or a virtual image: `ID@8x`, `ID@8x@MODEL`, `ID@MODEL`; behind MODEL perhaps `@PRECISION`."""
 
     picture: str
     factor: int
     model: str | None
     """None: the default one."""
+    precision: ComputePrecision | None
+    """None: the server's own."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def parse_identifier(text: str) -> Identifier:
     factor = int(found[2] or 1)
     if not 1 <= factor <= MAX_FACTOR:
         raise RequestError(400, f"the factor of a virtual image is {factor}: expected 1 to {MAX_FACTOR}")
-    return Identifier(found[1], factor, found[3])
+    return Identifier(found[1], factor, found[3], parse_precision(found[4]))
 
 
 def parse_region(text: str, image: Size) -> Crop:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from hiif_deploy.server.caches.single_flight import SingleFlight
+from hiif_deploy.server.caches.tile_store import TileStore
 from hiif_deploy.server.collection import Collection, Entry
 from hiif_deploy.server.iiif.draw import draw
 from hiif_deploy.server.iiif.info import PROFILE, info, max_area
@@ -23,10 +25,9 @@ from hiif_deploy.server.iiif.request import (
 )
 from hiif_deploy.server.iiif.view import View, pixels_of, view_of
 from hiif_deploy.server.metrics import Metrics
+from hiif_deploy.server.models import BICUBIC, Model
 from hiif_deploy.server.options import Limits
-from hiif_deploy.server.single_flight import SingleFlight
 from hiif_deploy.server.studio import Shown, Studio
-from hiif_deploy.server.tile_store import TileStore
 from hiif_deploy.server.web import is_unchanged, redirect, respond, respond_json, while_connected
 from hiif_deploy.server.work_queue import Progress, WorkQueue
 
@@ -46,7 +47,8 @@ class Image:
 
     entry: Entry
     shown: Shown
-    model: str
+    model: Model | None
+    """None: bicubic interpolation."""
     factor: int
 
     @property
@@ -131,11 +133,16 @@ class ImageService:
 
     async def _image(self, text: str) -> Image:
         identifier = parse_identifier(text)
-        if identifier.model:
-            self._studio.model_key(identifier.model)
+        models, wants_model = self._studio.models, identifier.model != BICUBIC
+        if wants_model and identifier.model:
+            models.kept(identifier.model, identifier.precision)
         entry = self._collection.find(identifier.picture)
         shown = self._studio.kept(entry) or await self._decoding.run(entry, lambda: self._read(entry))
-        model = identifier.model or self._studio.suited(shown.degradation)
+        model = None
+        if wants_model:
+            name = identifier.model or self._studio.suited(shown.degradation)
+            wanted = name, identifier.precision
+            model = models.kept(*wanted) or await self._reading.run(lambda _: models.open(*wanted))
         return Image(entry, shown, model, identifier.factor)
 
     async def _read(self, entry: Entry) -> Shown:
@@ -143,9 +150,8 @@ class ImageService:
 
     def _key(self, image: Image, view: View, drawing: Drawing) -> str:
         """What names the bytes of a response: the picture, and the model where it takes part."""
-        is_rendered = view.needs_model(image.shown.size)
-        model = self._studio.model_key(image.model) if is_rendered else "source"
-        return f"{image.entry.id} {image.entry.version} {model} {view} {drawing}"
+        made_by = "source" if not view.needs_model(image.shown.size) else image.model.key if image.model else BICUBIC
+        return f"{image.entry.id} {image.entry.version} {made_by} {view} {drawing}"
 
     async def _made(self, key: str, image: Image, view: View, drawing: Drawing) -> bytes:
         found = await asyncio.to_thread(self._tiles.get, key)
