@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -135,7 +134,7 @@ def _run(
     from hiif_deploy.server.app import serve as run
     from hiif_deploy.server.cluster.deploy import serve_on_cluster
     from hiif_deploy.server.cluster.replica import ReplicaSettings
-    from hiif_deploy.upscaler import Upscaler
+    from hiif_deploy.server.models import opened_upscalers
 
     opened = [open_bundle(name) for name in names]
     bundles = {bundle.contract.name: bundle for bundle in opened}
@@ -145,11 +144,7 @@ def _run(
         settings = ReplicaSettings(bundles, engine, render, tuple(path.absolute() for path in pictures), options)
         serve_on_cluster(ray, replicas, settings)
         return
-    with contextlib.ExitStack() as stack:
-        models = {
-            name: stack.enter_context(Upscaler(bundle, engine=engine, options=render))
-            for name, bundle in bundles.items()
-        }
+    with opened_upscalers(bundles, engine, render) as models:
         run(models, pictures, options)
 
 

@@ -1,21 +1,64 @@
 """The models of a server: open from the start in its own precision, and in others once a client chooses them."""
 
+import contextlib
 import hashlib
+import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import get_args
 
 from hiif_deploy.backends.engines import ENGINES
+from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.decoding.session import REDUCED_PRECISIONS, ComputePrecision
 from hiif_deploy.errors import HiifError, OptionError
+from hiif_deploy.rendering import open_engine
 from hiif_deploy.server.feature_cells import has_local_features
 from hiif_deploy.server.options import Limits
 from hiif_deploy.server.web import RequestError
-from hiif_deploy.upscaler import Upscaler
+from hiif_deploy.upscaler import RenderOptions, Upscaler
 
 BICUBIC = "bicubic"
 """Name that clients use for interpolation in the place of a model."""
+
+
+@contextlib.contextmanager
+def opened_upscalers(
+    bundles: Mapping[str, Bundle], engine: EngineOptions, render: RenderOptions
+) -> Iterator[dict[str, Upscaler]]:
+    """Open models by name; they are closed at the end. One line says which engine `auto` took for all of them."""
+    with contextlib.ExitStack() as stack:
+        with _joined_lines(open_engine.logger) as lines:
+            opened = {}
+            for lines.name, bundle in bundles.items():
+                opened[lines.name] = stack.enter_context(Upscaler(bundle, engine=engine, options=render))
+        yield opened
+
+
+class _JoinedLines(logging.Filter):
+    """Holds lines back, with the names of those that they are about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: dict[tuple[int, str], list[str]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self.held.setdefault((record.levelno, record.getMessage()), []).append(self.name)
+        return False
+
+
+@contextlib.contextmanager
+def _joined_lines(source: logging.Logger) -> Iterator[_JoinedLines]:
+    """Log each line of `source` once at the end, behind the names for which it came."""
+    lines = _JoinedLines()
+    source.addFilter(lines)
+    try:
+        yield lines
+    finally:
+        source.removeFilter(lines)
+        for (level, text), names in lines.held.items():
+            source.log(level, "%s: %s", ", ".join(names), text)
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from hiif_deploy import ImageError, OptionError
+from hiif_deploy import EngineOptions, ImageError, OptionError, RenderOptions, open_bundle
 from hiif_deploy.cli.serve_command import read_token
 from hiif_deploy.server.caches.byte_cache import ByteCache
 from hiif_deploy.server.caches.single_flight import SingleFlight
 from hiif_deploy.server.caches.tile_store import TileStore
 from hiif_deploy.server.collection import Collection
+from hiif_deploy.server.models import opened_upscalers
 from hiif_deploy.server.options import ServeOptions
 from hiif_deploy.server.web import RequestError
 from hiif_deploy.server.work_queue import Progress, WorkQueue
@@ -180,3 +182,11 @@ def test_a_token_is_long_and_comes_from_one_place(tmp_path: Path) -> None:
         read_token("a", tmp_path / "token")
     with pytest.raises(OptionError, match="cannot be read"):
         read_token(None, tmp_path / "none")
+
+
+def test_one_line_names_the_engine_of_all_models(caplog: pytest.LogCaptureFixture) -> None:
+    bundles = {name: open_bundle(name) for name in ("hiif-live", "hiif-video")}
+    with caplog.at_level(logging.INFO), opened_upscalers(bundles, EngineOptions(threads=1), RenderOptions()) as models:
+        assert [upscaler.contract.name for upscaler in models.values()] == list(bundles)
+    (line,) = [line for line in caplog.messages if "engine auto" in line]
+    assert line.startswith("hiif-live, hiif-video: engine auto: ")

@@ -12,9 +12,10 @@ from typing import Any
 from hiif_deploy.backends.options import EngineOptions
 from hiif_deploy.bundle.loader import Bundle
 from hiif_deploy.server.app import open_server
+from hiif_deploy.server.models import opened_upscalers
 from hiif_deploy.server.options import ServeOptions
 from hiif_deploy.server.security import Message
-from hiif_deploy.upscaler import RenderOptions, Upscaler
+from hiif_deploy.upscaler import RenderOptions
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,8 @@ class Replica:
 
         self._name = str(serve.get_replica_context().replica_id.unique_id).encode()
         self._stack = contextlib.ExitStack()
-        models = {
-            name: self._stack.enter_context(Upscaler(bundle, engine=settings.engine, options=settings.render))
-            for name, bundle in settings.bundles.items()
-        }
+        opened = opened_upscalers(settings.bundles, settings.engine, settings.render)
+        models = self._stack.enter_context(opened)
         self._server = self._stack.enter_context(open_server(models, settings.sources, settings.options))
 
     async def respond(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[Any]:
