@@ -83,7 +83,7 @@ def parse_target(
 
 def parse_size(option: str, text: str) -> tuple[int, int]:
     """Parse `1920x1080` into (1080, 1920); ScaleError names the option."""
-    found = re.fullmatch(r"(\d+)[x×](\d+)", text.strip())
+    found = re.fullmatch(r"([0-9]{1,9})[x×]([0-9]{1,9})", text)
     if not found:
         raise ScaleError(f"{option} {text!r}: expected WIDTHxHEIGHT in pixels, for example 1920x1080")
     return int(found[2]), int(found[1])
@@ -91,7 +91,8 @@ def parse_size(option: str, text: str) -> tuple[int, int]:
 
 def parse_scale(text: str) -> Scale:
     """Parse `3.3`, `3.3x`, `x3.3` or `330%`, or `2x3.5` for 2 across and 3.5 down."""
-    words = re.fullmatch(r"[x×]?(.+?)[x×]?", text.strip().lower())
+    # Python's float reads more than people write: 1_0 is 10 for it, and digits of all scripts are numbers.
+    words = re.fullmatch(r"[x×]?([0-9a-z.%×-]+?)[x×]?", text.lower())
     try:
         parts = re.split("[x×]", words[1]) if words else []
         factors = [float(part[:-1]) / 100 if part.endswith("%") else float(part) for part in parts]

@@ -34,6 +34,7 @@ PARAMETERS = (
     "scale", "size", "width", "height", "max_side", "model", "precision", "format", "quality", "lossless", "picture",
 )  # fmt: skip
 """Names of the parameters of an order."""
+FLAGS = {"true": True, "1": True, "false": False, "0": False}
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
 MEDIA_TYPES = {
     ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".tif": "image/tiff",
@@ -157,7 +158,7 @@ class Jobs:
         quality = whole_number(values, "quality")
         if quality is not None and not 1 <= quality <= 100:
             raise OptionError(f"quality {quality}: expected 1 to 100")
-        return Order(target, model, precision, suffix, quality or 95, values.get("lossless") in ("1", "true"))
+        return Order(target, model, precision, suffix, quality or 95, flag(values, "lossless", default=False))
 
     async def estimate(self, entry: Entry, order: Order) -> Estimate:
         """Return what an order takes. RequestError 413 where that is more than a limit."""
@@ -287,6 +288,14 @@ def whole_number(values: Mapping[str, str], name: str) -> int | None:
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
         raise ScaleError(f"{name}: expected a whole number")
     return int(text)
+
+
+def flag(values: Mapping[str, str], name: str, *, default: bool) -> bool:
+    """Return a parameter that is true or false. OptionError where it is neither."""
+    text = values.get(name)
+    if text not in (None, "", *FLAGS):
+        raise OptionError(f"{name}: expected true or false")
+    return FLAGS[text] if text else default
 
 
 def _remove(entry: Entry, *, owns: bool) -> None:

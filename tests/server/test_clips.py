@@ -162,6 +162,8 @@ def _states(client: Any, path: str) -> Iterator[Any]:
         ("a.mkv", "scale=2&on_error=guess", None, 400, "expected one of stop"),
         ("a.mkv", "scale=2&output=x", None, 400, "unknown parameters: output"),
         ("a.mkv", "scale=2&model=none", None, 404, "models: hiif-live"),
+        ("a.mkv", "scale=2&start=perhaps", None, 400, "true or false"),
+        ("a.mkv", "scale=1_0", None, 400, "expected a number"),
         ("a.mkv", "scale=300", None, 413, "pixels would come out"),
         ("a.mkv", "scale=200", None, 413, "MiB of memory"),
         ("a.mkv", "scale=100", None, 413, "MiB of disk"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from hiif_deploy.server.clips.clips import Clips
 from hiif_deploy.server.clips.job import ClipJob
 from hiif_deploy.server.clips.order import MEDIA_TYPES
+from hiif_deploy.server.jobs import flag
 from hiif_deploy.server.options import Limits
 from hiif_deploy.server.uploads import plain_name, receive
 from hiif_deploy.server.web import RequestError, id_prefix, respond, respond_events, respond_file, respond_json
@@ -126,4 +127,4 @@ class ClipService:
 
 
 def _starts(values: Mapping[str, str]) -> bool:
-    return values.get("start", "true") not in ("0", "false")
+    return flag(values, "start", default=True)
