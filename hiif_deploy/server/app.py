@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import socket
@@ -61,6 +62,8 @@ class Server:
     metrics: Metrics
     routes: list[Any]
     """Starlette's."""
+    arriving: Path
+    """Folder of uploads that are not complete."""
 
 
 @contextlib.contextmanager
@@ -73,10 +76,12 @@ def open_server(models: Mapping[str, Upscaler], sources: Sequence[Path], options
     require_extra("serve")
     limits = options.limits
     with contextlib.ExitStack() as stack:
-        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hiif-deploy-serve-")))
-        uploads, arriving, results = (work / name for name in ("uploads", "arriving", "results"))
-        for folder in (uploads, arriving, results):
-            folder.mkdir()
+        results = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hiif-deploy-serve-")))
+        kept = options.cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hiif-deploy-serve-")))
+        uploads, clips_folder = _folder(kept, "uploads"), _folder(kept, "clips")
+        arriving = stack.enter_context(_own_folder(kept, "arriving"))
+        for path in arriving.glob("*.part"):
+            path.unlink(missing_ok=True)  # of a server that was killed
         collection = Collection(uploads, limits.uploads_bytes)
         for source in sources:
             collection.add_folder(source)
@@ -86,7 +91,7 @@ def open_server(models: Mapping[str, Upscaler], sources: Sequence[Path], options
         opened = Models(models, limits)
         stack.callback(opened.close)
         studio = Studio(opened, limits, metrics)
-        tiles = TileStore(stack.enter_context(_kept_folder(options.cache, work, "tiles")), limits.tiles_bytes)
+        tiles = TileStore(stack.enter_context(_own_folder(kept, "tiles")), limits.tiles_bytes)
         # Tiles do not wait for whole pictures, and neither for what reads a picture to plan it.
         rendering = WorkQueue("tiles", limits.queue, limits.seconds)
         reading = WorkQueue("reading", limits.queue, limits.seconds)
@@ -96,9 +101,8 @@ def open_server(models: Mapping[str, Upscaler], sources: Sequence[Path], options
             stack.callback(queue.close)
         pictures = tuple(queues.values())
         clips = Clips(
-            studio, collection, stack.enter_context(_kept_folder(options.cache, work, "clips")), limits, metrics,
-            lambda: any(queue.length for queue in pictures),
-        )  # fmt: skip
+            studio, collection, clips_folder, limits, metrics, lambda: any(queue.length for queue in pictures)
+        )
         stack.callback(clips.close)
         planning = WorkQueue("clips", limits.queue, limits.seconds)
         stack.callback(planning.close)
@@ -109,22 +113,31 @@ def open_server(models: Mapping[str, Upscaler], sources: Sequence[Path], options
         health = HealthService(studio, metrics, lambda: not any(queue.is_full for queue in queues.values()))
         service = UpscaleService(collection, studio, jobs, reading, arriving, limits)
         routes = [*health.routes(), *images.routes(), *service.routes(), *PageService().routes()]
-        routes += ClipService(clips, planning, limits).routes()
-        yield Server(Guard(_Measured(_starlette(routes), metrics), options), studio, collection, metrics, routes)
+        routes += ClipService(clips, planning, arriving, limits).routes()
+        yield Server(
+            Guard(_Measured(_starlette(routes), metrics), options), studio, collection, metrics, routes, arriving
+        )
 
 
-@contextlib.contextmanager
-def _kept_folder(cache: Path | None, work: Path, name: str) -> Iterator[Path]:
-    """A folder in `--cache`, locked, or one that is removed at the end. OptionError where it cannot be used."""
-    folder = (cache or work) / name
+def _folder(kept: Path, name: str) -> Path:
+    """A folder that servers share. OptionError where it cannot be written."""
+    folder = kept / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OptionError(f"--cache {cache}: cannot be written ({error.strerror})") from error
-    with locked(folder / ".lock", wait=False) as is_ours:
-        if not is_ours:
-            raise OptionError(f"--cache {cache}: another server uses this folder; name another one")
-        yield folder
+        raise OptionError(f"--cache {kept}: cannot be written ({error.strerror})") from error
+    return folder
+
+
+@contextlib.contextmanager
+def _own_folder(kept: Path, name: str) -> Iterator[Path]:
+    """A folder of this server alone: `name`, `name-2`, … whichever no other one holds."""
+    for count in itertools.count(1):
+        folder = _folder(kept, name if count == 1 else f"{name}-{count}")
+        with locked(folder / ".lock", wait=False) as is_ours:
+            if is_ours:
+                yield folder
+                return
 
 
 def _starlette(routes: list[Any]) -> App:

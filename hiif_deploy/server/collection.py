@@ -1,10 +1,10 @@
 """The pictures of a server by id: those of folders that were named at the start, samples, and uploads."""
 
+import contextlib
 import hashlib
 import re
 import threading
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -13,9 +13,15 @@ from hiif_deploy.errors import ImageError
 from hiif_deploy.images.io import readable_suffixes
 from hiif_deploy.images.samples import SAMPLES
 from hiif_deploy.server.web import RequestError
+from hiif_deploy.support.files import list_folder
 
 UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 """What a name has that an id has not: an id is one segment of a URL as it is, and `@` has a meaning of its own."""
+
+UPLOAD = re.compile(r"u[0-9a-f]{32,}")
+"""Ids of uploads, which name their files."""
+NAME_SUFFIX = ".name"
+"""Of the file beside an upload that holds its name."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +35,7 @@ class Entry:
     name: str
     """File name, for people."""
     is_upload: bool = False
-    is_listed: bool = True
-    """Whether everyone may know of it; the id of any other cannot be guessed."""
+    """Known by its id alone, which cannot be guessed."""
 
     @property
     def version(self) -> str:
@@ -43,19 +48,20 @@ class Entry:
 
 
 class Collection:
-    """All pictures of a server. Thread-safe. Clients name ids only, which are looked up in a table."""
+    """All pictures of a server. Thread-safe. Clients name ids only: those in a table, or hexadecimal digits that name a
+    file. Other servers may use the same folder of uploads."""
 
     def __init__(self, uploads: Path, upload_bytes: int) -> None:
         """Uploads lie in the folder `uploads`; the oldest are removed beyond `upload_bytes` in all."""
         self._uploads = uploads
         self._upload_bytes = upload_bytes
-        self._entries: OrderedDict[str, Entry] = OrderedDict()
+        self._entries: dict[str, Entry] = {}
+        self._finders: list[Callable[[str], Entry | None]] = [self._upload]
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """Pictures that everyone may know of."""
-        with self._lock:
-            return sum(entry.is_listed for entry in self._entries.values())
+        return len(self._entries)
 
     def add_samples(self) -> None:
         """Add the pictures that ship with the package."""
@@ -74,17 +80,21 @@ class Collection:
         self._add((path, path.name if path == root else str(path.relative_to(root))) for path in found)
 
     def entries(self) -> list[Entry]:
-        """Return all pictures, uploads last."""
-        with self._lock:
-            return sorted(self._entries.values(), key=lambda entry: entry.is_upload)
+        """Return the pictures that everyone may know of."""
+        return list(self._entries.values())
 
     def find(self, id_: str) -> Entry:
         """Return a picture. RequestError 404 where there is none of that id."""
-        with self._lock:
-            entry = self._entries.get(id_)
+        entry = self._entries.get(id_)
+        for find in self._finders if entry is None else ():
+            entry = entry or find(id_)
         if entry is None:
             raise RequestError(404, "there is no picture of that id")
         return entry
+
+    def add_finder(self, find: Callable[[str], Entry | None]) -> None:
+        """Add a source of unlisted pictures: `find` returns one by its id, or None."""
+        self._finders.append(find)
 
     def add_upload(self, path: Path, name: str, prefix: str = "") -> Entry:
         """Take over an uploaded file; the id is a hash of its contents behind `prefix`, so that no one can guess
@@ -92,23 +102,12 @@ class Collection:
         with path.open("rb") as file:
             id_ = f"u{prefix}{hashlib.file_digest(file, 'sha256').hexdigest()[:32]}"
         with self._lock:
-            kept = path.replace(self._uploads / id_)
-            entry = Entry(id_, kept, name, is_upload=True, is_listed=False)
-            self._entries.pop(id_, None)
-            self._entries[id_] = entry
-            self._make_room(entry)
-        return entry
-
-    def add_unlisted(self, entries: Iterable[Entry]) -> None:
-        """Add pictures whose files belong to the caller."""
-        with self._lock:
-            self._entries.update((entry.id, entry) for entry in entries)
-
-    def discard(self, entries: Iterable[Entry]) -> None:
-        """Remove pictures of `add_unlisted`; their files stay."""
-        with self._lock:
-            for entry in entries:
-                self._entries.pop(entry.id, None)
+            kept = self._uploads / id_
+            kept.with_suffix(NAME_SUFFIX).write_text(name, encoding="utf-8")
+            path.replace(kept)
+            kept.touch()  # The oldest ones make room.
+            self._make_room(kept)
+        return Entry(id_, kept, name, is_upload=True)
 
     def remove(self, id_: str) -> None:
         """Remove an upload. RequestError where it is none."""
@@ -116,7 +115,17 @@ class Collection:
         if not entry.is_upload:
             raise RequestError(403, "only uploaded pictures can be removed")
         with self._lock:
-            self._drop(entry)
+            self._drop(entry.path)
+
+    def _upload(self, id_: str) -> Entry | None:
+        if not UPLOAD.fullmatch(id_):
+            return None
+        path = self._uploads / id_
+        try:
+            name = path.with_suffix(NAME_SUFFIX).read_text(encoding="utf-8")
+        except OSError:
+            return None
+        return Entry(id_, path, name, is_upload=True) if path.is_file() else None
 
     def _add(self, found: Iterable[tuple[Path, str]]) -> None:
         for path, name in found:
@@ -127,16 +136,20 @@ class Collection:
                 id_ = f"{stem}-{count}"
             self._entries[id_] = Entry(id_, path, name)
 
-    def _make_room(self, newest: Entry) -> None:
-        uploads = [entry for entry in self._entries.values() if entry.is_upload]
-        sizes = {entry.id: entry.path.stat().st_size for entry in uploads}
-        total = sum(sizes.values())
-        for entry in uploads:
-            if total <= self._upload_bytes or entry is newest:
+    def _make_room(self, newest: Path) -> None:
+        found = []
+        for path in list_folder(self._uploads):
+            with contextlib.suppress(OSError):  # Another server may have removed it.
+                if UPLOAD.fullmatch(path.name):
+                    found.append((path.stat().st_mtime, path.stat().st_size, path))
+        total = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if total <= self._upload_bytes:
                 return
-            total -= sizes[entry.id]
-            self._drop(entry)
+            if path != newest:
+                total -= size
+                self._drop(path)
 
-    def _drop(self, entry: Entry) -> None:
-        self._entries.pop(entry.id, None)
-        entry.path.unlink(missing_ok=True)
+    def _drop(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        path.with_suffix(NAME_SUFFIX).unlink(missing_ok=True)

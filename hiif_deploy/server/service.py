@@ -80,8 +80,8 @@ class UpscaleService:
 
     async def pictures(self, _: Request) -> Response:
         """List the pictures that everyone may see: uploads are known to those who have their ids."""
-        shown = [entry for entry in self._collection.entries() if entry.is_listed]
-        return respond_json({"pictures": [{"id": entry.id, "name": entry.name} for entry in shown]})
+        shown = [{"id": entry.id, "name": entry.name} for entry in self._collection.entries()]
+        return respond_json({"pictures": shown})
 
     async def add_picture(self, request: Request) -> Response:
         """Keep an upload as a picture that zooms."""

@@ -116,7 +116,7 @@ def locked(path: Path, message: str = "", *, wait: bool = True) -> Iterator[bool
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(path)
+    lock = FileLock(path, thread_local=False)  # Another thread may release it.
     try:
         try:
             # Once without waiting, so that a wait can be logged before it begins.

@@ -214,6 +214,27 @@ def test_a_clip_goes_on_when_the_disk_has_room_again(
     assert theatre.get(f"{path}/result").content == wanted(source, live, tmp_path)
 
 
+def test_servers_share_a_folder(live: Upscaler, movies: Path, folder: Path, tmp_path: Path) -> None:
+    options, sources = ServeOptions(port=0, cache=tmp_path / "cache"), [folder / "waves.png"]
+    with (
+        running({"hiif-live": live}, sources, options) as first,
+        running({"hiif-live": live}, sources, options) as other,
+    ):
+        upload = first.post("/v1/pictures", files={"file": ("a.png", sources[0].read_bytes())}).json()["id"]
+        assert other.get(f"/v1/pictures/{upload}").json()["name"] == "a.png"
+        path = send(first, movies / "long.mp4", "scale=2").headers["location"]
+        until(lambda: first.get(path).json()["steps_done"])
+        assert other.get(path).json()["status"] == "queued"  # where it runs, only the first one knows
+        assert other.get(f"/iiif/{first.get(path).json()['samples'][0]}/info.json").status_code == 200
+        assert other.delete(path).status_code == 503
+        assert other.post(f"{path}/start").status_code == 409
+        assert [*_states(other, path)][-1]["status"] == "done"
+        assert other.get(f"{path}/result").content == wanted(movies / "long.mp4", live, tmp_path)
+        assert other.delete(path).status_code == 204
+        assert (first.get(path).status_code, other.delete(f"/v1/pictures/{upload}").status_code) == (404, 204)
+        assert first.get(f"/v1/pictures/{upload}").status_code == 404
+
+
 class Process:
     """`hiif-deploy serve` as its own process, which keeps its work in a folder."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from pathlib import Path
@@ -153,11 +154,14 @@ def test_ids_are_plain_and_unique_and_uploads_make_room(folder: Path, tmp_path: 
     for name in "abc":
         (tmp_path / "part").write_bytes(name.encode() * 100)
         ids.append(collection.add_upload(tmp_path / "part", f"{name}.png").id)
-    assert [entry.id for entry in collection.entries() if entry.is_upload] == ids[1:]
-    assert len(list(tmp_path.iterdir())) == 2
+        os.utime(tmp_path / ids[-1], times=(len(ids), len(ids)))
+    assert {path.stem for path in tmp_path.iterdir()} == set(ids[1:])
+    assert [collection.find(id_).name for id_ in ids[1:]] == ["b.png", "c.png"]
     collection.remove(ids[1])
-    with pytest.raises(RequestError):
-        collection.find(ids[1])
+    for gone in ids[:2]:
+        with pytest.raises(RequestError):
+            collection.find(gone)
+    assert {path.stem for path in tmp_path.iterdir()} == {ids[2]}
     with pytest.raises(RequestError, match="only uploaded"):
         collection.remove("waves")
     with pytest.raises(ImageError, match="no pictures there"):

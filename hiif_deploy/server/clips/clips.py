@@ -1,4 +1,8 @@
-"""All clips of a server: they arrive, are planned and upscaled one after the other, and go on after a restart."""
+"""All clips of a server: they arrive, are planned and upscaled one after the other, and go on after a restart.
+
+Their folders hold all that is known of them, and other servers of the machine may use the same ones. Whoever upscales a
+clip holds the lock of its folder, which the system releases when it is killed: then another server goes on.
+"""
 
 import contextlib
 import logging
@@ -9,22 +13,23 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hiif_deploy.bundle.loader import VIDEO_MODEL
 from hiif_deploy.errors import HiifError, OptionError, VideoError
-from hiif_deploy.server.clips.job import SAMPLES, ClipJob, source_file, without_paths
-from hiif_deploy.server.clips.order import parse_order
+from hiif_deploy.server.clips.job import LOCK_FILE, SAMPLES, ClipJob, source_file, without_paths
+from hiif_deploy.server.clips.order import ClipOrder, parse_order
 from hiif_deploy.server.clips.plan import ClipPlan, Planner
 from hiif_deploy.server.clips.samples import write_samples
-from hiif_deploy.server.collection import Collection
+from hiif_deploy.server.collection import Collection, Entry
 from hiif_deploy.server.metrics import Metrics
 from hiif_deploy.server.options import Limits
 from hiif_deploy.server.studio import Studio
 from hiif_deploy.server.web import RequestError, changed_states
 from hiif_deploy.server.work_queue import StoppedError
-from hiif_deploy.support.files import list_folder
+from hiif_deploy.support.files import list_folder, locked
 from hiif_deploy.video.monitor import Monitor
 from hiif_deploy.video.run import is_complete, make_video
 from hiif_deploy.video.segments import make_segments
@@ -32,10 +37,21 @@ from hiif_deploy.video.task import Segment, SegmentTask
 
 logger = logging.getLogger(__name__)
 ID = re.compile(r"[0-9a-f]{32,}")
+SAMPLE = re.compile(r"([0-9a-f]{32,})-[0-9]{6}")
 PATIENCE = 1.0
 """Seconds that a clip waits for pictures before each of its steps at most: it never stands still."""
 PAUSE = 0.02
 """Seconds between two looks whether pictures wait."""
+
+
+@dataclass
+class _Run:
+    """A clip that waits or runs here."""
+
+    job: ClipJob
+    future: "Future[None]"
+    held: contextlib.ExitStack
+    """Holds the lock of its folder."""
 
 
 class Clips:
@@ -48,23 +64,24 @@ class Clips:
         """Clips lie in `folder`, which exists; those of an earlier run go on. They wait while `is_busy()`."""
         self.folder = folder
         self._studio = studio
-        self._collection = collection
         self._limits = limits
         self._metrics = metrics
         self._is_busy = is_busy
         self._planner = Planner(studio, limits)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="clips")
         self._lock = threading.RLock()
-        self._jobs: dict[str, ClipJob] = {}
-        self._waiting: dict[str, Future[None]] = {}
+        self._runs: dict[str, _Run] = {}
+        self._unsaved: dict[str, ClipJob] = {}
+        """Clips that ended while the disk was full."""
         self._is_closed = False
+        collection.add_finder(self._sample)
         self._adopt()
 
     @property
     def length(self) -> int:
         """Clips that run or wait."""
         with self._lock:
-            return sum(not job.is_over for job in self._jobs.values())
+            return len(self._runs)
 
     def check_queue(self) -> None:
         """Raise RequestError 503 where too many clips wait."""
@@ -92,9 +109,6 @@ class Clips:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        with self._lock:
-            self._jobs[job.id] = job
-        self._collection.add_unlisted(job.samples())
         return job
 
     def plan(self, job: ClipJob, values: Mapping[str, str]) -> dict[str, Any]:
@@ -105,7 +119,8 @@ class Clips:
     def start(self, job: ClipJob, values: Mapping[str, str]) -> None:
         """Queue a clip, by its own order where `values` are empty. What the same order has made is kept.
 
-        RequestError 409 where it waits or runs, 503 where too many wait or there is no room; errors as `Planner`.
+        RequestError 409 where it waits or runs, here or elsewhere, 503 where too many wait or there is no room; errors
+        as `Planner`.
         """
         if not job.is_over:
             raise RequestError(409, f"the clip is {job.status} already")
@@ -114,22 +129,30 @@ class Clips:
             order = parse_order(self._complete(values) if values else job.order.values, job.name)
             plan = self._planner.plan(job.source, order)
         self._make_room(plan.disk, keep=job)
+        with self._lock, contextlib.ExitStack() as held:
+            self._hold(job, held)
+            self._requeue(job, order, plan)
+            self._submit(job, held.pop_all())
+
+    def _requeue(self, job: ClipJob, order: ClipOrder, plan: ClipPlan) -> None:
         if order != job.order:
             for made in job.folder.glob("*result*"):
                 shutil.rmtree(made) if made.is_dir() else made.unlink()
-        with self._lock:
-            job.order, job.plan, job.notes = order, plan.describe(), _notes(plan, job.folder, job.name)
-            job.status, job.error = "queued", None
-            job.stopped.clear()
-            job.save()
-            self._submit(job)
+        job.order, job.plan, job.notes = order, plan.describe(), _notes(plan, job.folder, job.name)
+        job.status, job.error = "queued", None
+        job.save()
+        self._unsaved.pop(job.id, None)
 
     def find(self, id_: str) -> ClipJob:
-        """Return a clip. RequestError 404 where there is none of that id."""
-        job = self._jobs.get(id_)
-        if job is None:
-            raise RequestError(404, "there is no clip of that id, or no more")
-        return job
+        """Return a clip, and go on with it where its server was killed. RequestError 404 where there is none."""
+        with self._lock:
+            if id_ in self._runs:
+                return self._runs[id_].job
+            job = self._unsaved.get(id_) or (ClipJob.load(self.folder / id_) if ID.fullmatch(id_) else None)
+            if job is None:
+                raise RequestError(404, "there is no clip of that id, or no more")
+            self._resume(job)
+            return job
 
     def remove(self, job: ClipJob) -> None:
         """Cancel a clip, whose finished parts are kept; or remove one that is over, with its result."""
@@ -137,27 +160,57 @@ class Clips:
             if job.is_over:
                 self._drop(job)
                 return
+            if job.id not in self._runs:
+                raise RequestError(503, "another server of this folder upscales it", {"Retry-After": "5"})
             job.stopped.set()
-            if self._waiting[job.id].cancel():
+            if self._runs[job.id].future.cancel():
                 self._end(job, StoppedError(499, "the work was cancelled"))
 
     async def events(self, job: ClipJob) -> AsyncIterator[dict[str, Any]]:
         """Yield the state of a clip whenever it has changed, until it is over."""
-        async for state in changed_states(job.describe, lambda: job.is_over):
+
+        def found() -> ClipJob | None:
+            with contextlib.suppress(RequestError):
+                return self.find(job.id)
+            return None
+
+        async for state in changed_states(
+            lambda: (found() or job).describe(), lambda: (now := found()) is None or now.is_over
+        ):
             yield state
 
     def close(self) -> None:
         """Stop, and wait for the thread's end; the next server with this folder resumes."""
         self._is_closed = True
         self._pool.shutdown(cancel_futures=True)
+        for run in self._runs.values():
+            run.held.close()
 
     def _complete(self, values: Mapping[str, str]) -> dict[str, str]:
         names = self._studio.models.names
         first = VIDEO_MODEL if VIDEO_MODEL in names else names[0]
         return {**values, "model": values.get("model") or first}
 
-    def _submit(self, job: ClipJob) -> None:
-        self._waiting[job.id] = self._pool.submit(self._run, job)
+    def _hold(self, job: ClipJob, held: contextlib.ExitStack) -> None:
+        """Hold a clip's lock until `held` is closed. RequestError 409 where another server holds it."""
+        if not held.enter_context(locked(job.folder / LOCK_FILE, wait=False)):
+            raise RequestError(409, "another server of this folder upscales the clip")
+
+    def _submit(self, job: ClipJob, held: contextlib.ExitStack) -> None:
+        self._runs[job.id] = _Run(job, self._pool.submit(self._run, job), held)
+
+    def _resume(self, job: ClipJob) -> None:
+        """Go on with a clip that is unfinished, unless another server does or this one ends."""
+        if job.is_over or self._is_closed:
+            return
+        with contextlib.suppress(RequestError), contextlib.ExitStack() as held:
+            self._hold(job, held)
+            self._submit(job, held.pop_all())
+
+    def _sample(self, id_: str) -> Entry | None:
+        found = SAMPLE.fullmatch(id_)
+        job = ClipJob.load(self.folder / found[1]) if found else None
+        return next((entry for entry in job.samples() if entry.id == id_), None) if job else None
 
     def _run(self, job: ClipJob) -> None:
         job.status, error = "running", None
@@ -219,14 +272,15 @@ class Clips:
                 self._make_room(0, keep=job)
             except (OSError, RequestError) as failure:
                 logger.warning("clip %s: %s", job.id, failure)
+                self._unsaved[job.id] = job
+            self._runs.pop(job.id).held.close()
 
     def _make_room(self, needed: int, keep: ClipJob | None = None) -> None:
         """Remove the oldest clips that are over, for `needed` bytes. RequestError 503 or 507 without room."""
         with self._lock:
-            over = sorted(
-                (job for job in self._jobs.values() if job.is_over and job is not keep), key=lambda job: job.created
-            )
-            total = needed + sum(job.bytes for job in self._jobs.values())
+            jobs = self._all()
+            over = [job for job in jobs if job.is_over and (keep is None or job.id != keep.id)]
+            total = needed + sum(job.bytes for job in jobs)
             while over and (len(over) > self._limits.kept_clips or total > self._limits.clips_bytes):
                 oldest = over.pop(0)
                 total -= oldest.bytes
@@ -237,27 +291,26 @@ class Clips:
             raise RequestError(507, f"it may take {needed >> 20} MiB, and the server's disk has less")
 
     def _drop(self, job: ClipJob) -> None:
-        self._jobs.pop(job.id, None)
-        self._waiting.pop(job.id, None)
-        self._collection.discard(job.samples())
-        shutil.rmtree(job.folder, ignore_errors=True)
+        with contextlib.suppress(RequestError), contextlib.ExitStack() as held:
+            self._hold(job, held)
+            self._unsaved.pop(job.id, None)
+            shutil.rmtree(job.folder, ignore_errors=True)
+
+    def _all(self) -> list[ClipJob]:
+        """Return all clips of the folder, the oldest first."""
+        paths = (path for path in list_folder(self.folder) if ID.fullmatch(path.name))
+        found = (ClipJob.load(path) for path in paths)
+        return sorted((job for job in found if job is not None), key=lambda job: job.created)
 
     def _adopt(self) -> None:
-        """Take over the clips of an earlier run."""
-        found = []
+        """Go on with the clips of an earlier run, and remove what it left of one that was not planned yet."""
         for path in list_folder(self.folder):
-            job = ClipJob.load(path) if ID.fullmatch(path.name) else None
-            if job is not None:
-                found.append(job)
-            elif ID.fullmatch(path.name):
-                shutil.rmtree(path, ignore_errors=True)  # It was killed while the clip was planned.
-            elif path.suffix == ".part":
-                path.unlink(missing_ok=True)
-        for job in sorted(found, key=lambda job: job.created):
-            self._jobs[job.id] = job
-            self._collection.add_unlisted(job.samples())
-            if not job.is_over:
-                self._submit(job)
+            is_old = time.time() - path.stat().st_mtime > self._limits.seconds
+            if ID.fullmatch(path.name) and ClipJob.load(path) is None and is_old:
+                shutil.rmtree(path, ignore_errors=True)
+        with self._lock:
+            for job in self._all():
+                self._resume(job)
 
 
 def _notes(plan: ClipPlan, folder: Path, name: str) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from hiif_deploy.video.monitor import Monitor
 
 Status = Literal["planned", "queued", "running", "done", "failed", "cancelled"]
 UNFINISHED = ("queued", "running")
-STATE_FILE, SAMPLES = "clip.json", "samples"
+STATE_FILE, LOCK_FILE, SAMPLES = "clip.json", ".lock", "samples"
 
 
 @dataclass
@@ -74,13 +74,16 @@ class ClipJob:
     @property
     def bytes(self) -> int:
         """Bytes on the disk, and those that it will need."""
-        found = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
-        return found if self.is_over else max(found, self.source.stat().st_size + (self.plan["disk_mib"] << 20))
+        try:
+            found = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+            return found if self.is_over else max(found, self.source.stat().st_size + (self.plan["disk_mib"] << 20))
+        except OSError:  # Another server removes it.
+            return 0
 
     def samples(self) -> list[Entry]:
         """Return its sampled frames as pictures that nobody else finds."""
         return [
-            Entry(f"{self.id}-{path.stem}", path, f"{self.name}, frame {int(path.stem)}", is_listed=False)
+            Entry(f"{self.id}-{path.stem}", path, f"{self.name}, frame {int(path.stem)}")
             for path in list_folder(self.folder / SAMPLES)
         ]
 

@@ -19,6 +19,8 @@ from hiif_deploy.server.work_queue import WorkQueue
 from hiif_deploy.support.extras import require_extra
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from starlette.requests import Request
     from starlette.responses import Response
 
@@ -28,14 +30,15 @@ T = TypeVar("T")
 class ClipService:
     """Answers requests under /v1/clips."""
 
-    def __init__(self, clips: Clips, planning: WorkQueue, limits: Limits) -> None:
-        """`planning` is where clips are read, one after the other."""
+    def __init__(self, clips: Clips, planning: WorkQueue, arriving: Path, limits: Limits) -> None:
+        """`planning` is where clips are read, one after the other; uploads arrive in `arriving`."""
         self._clips = clips
         self._planning = planning
         self._limits = limits
         self._upload_limits = replace(
             limits, upload_bytes=limits.clip_upload_bytes, upload_seconds=limits.clip_upload_seconds
         )
+        self._folder = arriving
         self._arriving = 0
 
     def routes(self) -> list[Any]:
@@ -65,7 +68,7 @@ class ClipService:
             self._clips.check_queue()  # before the upload
         self._arriving += 1
         try:
-            upload = await receive(request, self._clips.folder, self._upload_limits)
+            upload = await receive(request, self._folder, self._upload_limits)
         finally:
             self._arriving -= 1
         try:
