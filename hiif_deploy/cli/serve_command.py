@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,7 +51,10 @@ TokenFileOption = Annotated[Path | None, _address("File that holds the token.")]
 CorsOption = Annotated[
     list[str] | None, _address("Origin whose pages may use this server; may be repeated; * for all.")
 ]
-CacheOption = Annotated[Path | None, _limits("Folder that keeps tiles and clips for the next run.")]
+CacheOption = Annotated[
+    Path | None,
+    _limits("Folder that keeps tiles, uploads and clips for the next run, and for other replicas of this machine."),
+]
 CacheSizeOption = Annotated[int, _limits("Tiles on the disk, in MiB.")]
 ClipsSizeOption = Annotated[int, _limits("Clips on the disk with their results, in MiB.")]
 FeaturesOption = Annotated[int, _limits("Features in memory, in MiB: 190 per megapixel.")]
@@ -141,6 +145,7 @@ def _run(
     if len(bundles) < len(opened):
         raise OptionError("--bundle: two of the models have one name; name each once")
     if ray is not None:
+        options = replace(options, cache=options.cache and options.cache.absolute())
         settings = ReplicaSettings(bundles, engine, render, tuple(path.absolute() for path in pictures), options)
         serve_on_cluster(ray, replicas, settings)
         return

@@ -45,7 +45,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
+        headers = _headers(scope)
         cors = self._cors(scope["path"], headers.get("origin"))
 
         async def send_with_headers(message: Message) -> None:
@@ -60,6 +60,11 @@ class Guard:
         except RequestError as error:
             answer = respond_error(error)
         await (answer or self._app)(scope, receive, send_with_headers)
+
+    def check(self, scope: Message) -> None:
+        """Raise RequestError for a request that may not pass."""
+        headers = _headers(scope)
+        self._checked(scope, headers, has_cors=bool(self._cors(scope["path"], headers.get("origin"))))
 
     def _checked(self, scope: Message, headers: dict[str, str], *, has_cors: bool) -> Any:
         """None for a request that passes, or the response to one that is answered here. RequestError otherwise."""
@@ -106,6 +111,10 @@ class Guard:
             "Access-Control-Allow-Methods": "GET, HEAD, POST, DELETE, OPTIONS",
             "Vary": "Origin",
         }
+
+
+def _headers(scope: Message) -> dict[str, str]:
+    return {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
 
 
 def _check_origin(headers: dict[str, str], *, has_cors: bool) -> None:

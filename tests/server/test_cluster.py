@@ -13,14 +13,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hiif_deploy import EngineOptions, RenderOptions, Upscaler, open_bundle
 from hiif_deploy.cluster.pool import Share
-from hiif_deploy.errors import ClusterError, OptionError
-from hiif_deploy.server.cluster.keys import LENGTH, key_of, route_key
-from hiif_deploy.server.options import ServeOptions
+from hiif_deploy.errors import ClusterError
+from hiif_deploy.geometry.target import Target
+from hiif_deploy.images.decode import decode
+from hiif_deploy.images.io import Picture, write_image
+from hiif_deploy.server.cluster.front import PART
+from hiif_deploy.server.cluster.keys import LENGTH, holder, key_in, route_of
+from hiif_deploy.server.options import Limits, ServeOptions
 from hiif_deploy.support.extras import EXTRAS
+from hiif_deploy.video.options import VideoOptions
 from server_client import running
 
 # Ray's own, of what it imports.
@@ -32,31 +38,32 @@ TILE = "/iiif/waves@4x/0,0,256,256/256,/0/default.png"
 
 
 def test_requests_of_one_picture_have_one_key() -> None:
-    key = route_key("/iiif/waves/info.json", {})
+    key = route_of("/iiif/waves/info.json", {})
     for path in ("/iiif/waves@8x/info.json", "/iiif/waves@8x@hiif-photo/full/max/0/default.png", "/iiif/w%61ves/x"):
-        assert route_key(path, {}) == key
-    assert route_key("/v1/jobs", {"picture": "waves"}) == key
-    assert route_key("/iiif/other/info.json", {}) != key
+        assert route_of(path, {}) == key
+    assert route_of("/v1/jobs", {"picture": "waves"}) == key
+    assert route_of("/iiif/other/info.json", {}) != key
 
 
 def test_ids_that_a_replica_gave_lead_back_to_it() -> None:
-    assert key_of("u0123abcd" + 32 * "f") == "0123abcd"
-    assert route_key("/v1/jobs/0123abcd" + 32 * "f" + "/events", {}) == "0123abcd"
-    assert route_key("/v1/clips/0123abcd" + 32 * "f" + "/start", {}) == "0123abcd"
-    assert route_key("/iiif/0123abcd" + 32 * "f" + "-000012@8x/info.json", {}) == "0123abcd"
+    own, route = "0123abcd" + "89abcdef" + 32 * "f", "0123abcd:89abcdef"
+    paths = [f"/iiif/u{own}@2x/info.json", f"/v1/jobs/{own}/events", f"/v1/clips/{own}/start", f"/v1/pictures/u{own}"]
+    for path in (*paths, f"/iiif/{own}-000012@8x/info.json"):
+        assert route_of(path, {}) == route
+    assert (key_in(route), holder(route), holder(key_in(route))) == ("0123abcd", "89abcdef", None)
     # A picture of a folder that only looks so.
-    assert key_of("u0123abcd") != "0123abcd"
+    assert holder(route_of("/iiif/u0123abcd/info.json", {})) is None
 
 
 def test_requests_for_any_replica_are_spread() -> None:
-    keys = {route_key("/v1/models", {}) for _ in range(20)}
+    keys = {route_of("/v1/models", {}) for _ in range(20)}
     assert len(keys) > 1
     assert {len(key) for key in keys} == {LENGTH}
 
 
 @pytest.fixture(scope="module")
-def settings(folder: Path) -> Any:
-    """Two replicas' settings, on a free port."""
+def settings(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Two replicas' settings, on a free port, with a folder of both."""
     for package in EXTRAS["serve-ray"]:
         pytest.importorskip(package, reason="needs the extra serve-ray")
     from hiif_deploy.server.cluster.replica import ReplicaSettings
@@ -65,7 +72,8 @@ def settings(folder: Path) -> Any:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     engine, render = EngineOptions(engine="onnxruntime", threads=1), RenderOptions(max_output_pixels=1 << 44)
-    return ReplicaSettings({"hiif-live": open_bundle("hiif-live")}, engine, render, (folder,), ServeOptions(port=port))
+    options = ServeOptions(port=port, cache=tmp_path_factory.mktemp("cache"), limits=Limits(upload_bytes=6 << 20))
+    return ReplicaSettings({"hiif-live": open_bundle("hiif-live")}, engine, render, (folder,), options)
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +172,9 @@ def test_a_killed_replica_is_replaced_and_nothing_is_lost(cluster: Any) -> None:
     if not Path("/proc").is_dir():
         pytest.skip("finds processes in /proc")
     expected, before = cluster.get(TILE).content, replicas()
+    jobs = [cluster.post("/v1/jobs?scale=1.5&picture=waves").json()["id"] for _ in range(3)]
+    data = cluster.get("/iiif/waves/full/max/0/default.png").content
+    jobs += [cluster.post("/v1/jobs?scale=1.5", content=data).json()["id"] for _ in range(16)]
     with requested_meanwhile(cluster) as responses:
         for process in before[:1]:
             time.sleep(0.5)
@@ -176,6 +187,75 @@ def test_a_killed_replica_is_replaced_and_nothing_is_lost(cluster: Any) -> None:
     assert len(responses) > 10
     assert {response.status_code for response in responses} == {200}
     assert {response.content for response in responses} == {expected}
+    found: dict[str | None, set[int]] = {}
+    for job in jobs:
+        tag = holder(route_of(f"/v1/jobs/{job}", {}))
+        found.setdefault(tag, set()).add(cluster.get(f"/v1/jobs/{job}").status_code)
+    # Those of the replica that lives, though the new one has taken over some of its keys; uploads and clips have files.
+    assert sorted(found.values(), key=min) == [{200}, {404}]
+
+
+def test_a_long_upload_passes_in_parts(cluster: Any, settings: Any, tmp_path: Path) -> None:
+    noise = np.random.default_rng(5).integers(0, 256, (1300, 1300, 3), np.uint8)
+    write_image(tmp_path / "noise.png", Picture(noise))
+    data = (tmp_path / "noise.png").read_bytes()
+    assert PART < len(data) < settings.options.limits.upload_bytes
+    sent = cluster.post("/v1/pictures", files={"file": ("noise.png", data)})
+    assert sent.status_code == 201, sent.text
+    tile = cluster.get(f"/iiif/{sent.json()['id']}/0,0,300,200/max/0/default.png")
+    assert np.array_equal(decode(tile.content, 1 << 20).pixels, noise[:200, :300])
+
+    def parts(count: int) -> Iterator[bytes]:  # whose length nobody knows before
+        for _ in range(count):
+            yield bytes(1 << 20)
+
+    assert cluster.post("/v1/pictures", content=parts(5)).status_code == 415
+    assert cluster.post("/v1/pictures", content=parts(8)).status_code == 413
+    refused = cluster.post("/v1/pictures", content=parts(5), headers={"Origin": "http://example.org"})
+    assert refused.status_code == 403
+    until = time.monotonic() + 10
+    while list(settings.options.cache.rglob("*.body")) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not list(settings.options.cache.rglob("*.body"))
+
+
+def test_a_clip_goes_on_where_its_replica_is_killed(cluster: Any, settings: Any, tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="needs PyAV")
+    from clips import X264, Video, plain
+    from hiif_deploy.video.plan import plan_video
+    from hiif_deploy.video.run import make_video
+
+    source = tmp_path / "long.mp4"
+    plain(source, Video(frames=110, size=(40, 64), options=(*X264.items(), ("g", "50"))), audio_ms=1000)
+    sent = cluster.post("/v1/clips?name=long.mp4&scale=4", content=source.read_bytes())
+    assert sent.status_code == 202, sent.text
+    path, ends = sent.headers["location"], time.monotonic() + 120
+    while cluster.get(path).json()["steps_done"] < 55:
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+    holding = [pid for pid in replicas() if holds(pid, settings.options.cache / "clips" / sent.json()["id"] / ".lock")]
+    assert len(holding) == 1
+    os.kill(holding[0], signal.SIGKILL)
+    seen = []
+    while (state := cluster.get(path).json())["status"] != "done":
+        assert time.monotonic() < ends, state
+        seen.append(state["steps_done"])
+        time.sleep(0.05)
+    assert min(done for done in seen if done) >= 48  # The journal's segments are not made again.
+    with Upscaler("hiif-live", engine=settings.engine, options=settings.render) as upscaler:
+        plan = plan_video(source, tmp_path / "wanted.mp4", Target(scale=4), VideoOptions())
+        make_video(plan, upscaler, tmp_path / "wanted.mp4", style="none")
+    assert cluster.get(f"{path}/result").content == (tmp_path / "wanted.mp4").read_bytes()
+    assert cluster.get(f"/iiif/{state['samples'][0]}/info.json").status_code == 200
+
+
+def holds(process: int, path: Path) -> bool:
+    """Whether a process has a file open."""
+    found = []
+    for descriptor in Path(f"/proc/{process}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.append(descriptor.readlink())
+    return path in found
 
 
 def test_a_model_changes_replica_by_replica_without_a_gap(cluster: Any, settings: Any) -> None:
@@ -188,11 +268,7 @@ def test_a_model_changes_replica_by_replica_without_a_gap(cluster: Any, settings
     assert cluster.get("/v1/models").json()["models"][0]["name"] == "hiif-video"
 
 
-def test_a_folder_for_tiles_and_another_address_are_refused(cluster: Any, settings: Any, tmp_path: Path) -> None:
-    from hiif_deploy.server.cluster.deploy import serve_on_cluster
-
-    with pytest.raises(OptionError, match="with --ray each replica has a folder of its own"):
-        serve_on_cluster("local", 0, dataclasses.replace(settings, options=ServeOptions(cache=tmp_path)))
+def test_another_address_is_refused(cluster: Any, settings: Any) -> None:
     port = settings.options.port
     with pytest.raises(ClusterError, match=r"nothing responds on 127.0.0.1:9 .*another address"):
         redeploy(dataclasses.replace(settings, options=ServeOptions(port=9)))

@@ -14,13 +14,13 @@ from hiif_deploy.cluster.pool import LOCAL, Share, joined, share_of
 from hiif_deploy.errors import ClusterError, OptionError
 from hiif_deploy.server.cluster.front import Front
 from hiif_deploy.server.cluster.replica import Replica, ReplicaSettings
+from hiif_deploy.server.cluster.router import ROUTER
 from hiif_deploy.server.options import ServeOptions
 from hiif_deploy.support.extras import require_extra
 
 logger = logging.getLogger(__name__)
 NAME = "hiif-deploy"
 """The application's name in Ray Serve."""
-ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 TIMEOUT = 5.0
 """Seconds within which Ray Serve must respond once it is started."""
 ONGOING = 32
@@ -51,8 +51,6 @@ def serve_on_cluster(address: str, most: int, settings: ReplicaSettings) -> None
     import ray
 
     options = settings.options
-    if options.cache is not None:
-        raise OptionError(f"--cache {options.cache}: with --ray each replica has a folder of its own; leave it out")
     with joined(address):
         share = share_of(ray.nodes(), settings.engine, most)
         deploy(settings, share, Replicas(1, share.workers))
@@ -86,7 +84,7 @@ def deploy(settings: ReplicaSettings, share: Share, replicas: Replicas) -> None:
     _check_address(options)
     app = serve.deployment(Front).options(
         num_replicas=1, ray_actor_options={"num_cpus": 0}, max_ongoing_requests=1024
-    ).bind(_replicas(serve, share, replicas).bind(settings), options.limits)  # fmt: skip
+    ).bind(_replicas(serve, share, replicas).bind(settings), options)  # fmt: skip
     try:
         serve.run(app, name=NAME, route_prefix="/")
     except RuntimeError as error:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hiif_deploy.server.cluster.keys import route_key
-from hiif_deploy.server.options import Limits
+from hiif_deploy.server.cluster.keys import key_in, route_of
+from hiif_deploy.server.options import ServeOptions
+from hiif_deploy.server.security import Guard
 from hiif_deploy.server.uploads import limited
 from hiif_deploy.server.web import ID_PREFIX, RequestError, respond_error
 
@@ -20,6 +23,9 @@ ATTEMPTS = 3
 """Replicas that a request is given to, one after the other, where they are lost before they respond."""
 LARGEST = 64 << 20
 """Bytes from which on a response is passed on as it comes. Shorter ones are repeated where a replica is lost."""
+PART = 4 << 20
+"""Bytes of a request's body that are held here at most: Ray's calls take whole values, so a longer body goes to the
+replica by several calls. One that is not longer is sent again where its replica is lost."""
 COPIED = ("type", "http_version", "method", "scheme", "path", "raw_path", "query_string", "headers", "client", "server")
 """What a replica learns of a request."""
 
@@ -27,29 +33,65 @@ COPIED = ("type", "http_version", "method", "scheme", "path", "raw_path", "query
 class Front:
     """Forwards requests. Ray calls it with Starlette's."""
 
-    def __init__(self, replicas: Any, limits: Limits) -> None:
+    def __init__(self, replicas: Any, options: ServeOptions) -> None:
         """`replicas` is a handle of the deployment of `Replica`."""
         self._replicas = replicas
-        self._limits = limits
+        self._limits = options.limits
+        self._guard = Guard(replicas, options)
 
     async def __call__(self, request: Request) -> Response:
         """Return the response of a replica: 503 where all that may serve it are busy or lost."""
+        limits, route = self._limits, route_of(request.url.path, request.query_params)
+        if request.url.path == "/v1/clips":
+            limits = replace(limits, upload_bytes=limits.clip_upload_bytes, upload_seconds=limits.clip_upload_seconds)
+        body = bytearray()
+        name = ""
         try:
-            body = b"".join([part async for part in limited(request, self._limits.upload_bytes)])
-            return await self._forwarded(request, body)
+            try:
+                async with asyncio.timeout(limits.upload_seconds):
+                    async for part in limited(request, limits.upload_bytes):
+                        body += part
+                        if len(body) >= PART:
+                            self._guard.check(request.scope)
+                            route, name = await self._kept(route, name, body)
+                    if name:
+                        route, name = await self._kept(route, name, body)
+                return await self._forwarded(request, route, bytes(body), name)
+            except BaseException:
+                if name:
+                    self._called(route).discard.remote(name)
+                raise
+        except TimeoutError:
+            return respond_error(RequestError(408, f"the upload took longer than {limits.upload_seconds:g} seconds"))
         except RequestError as error:
             return respond_error(error)
 
-    async def _forwarded(self, request: Request, body: bytes) -> Response:
+    async def _kept(self, route: str, name: str, body: bytearray) -> tuple[str, str]:
+        """Give a part of a long body to a replica, which keeps it on its disk. Return its route and the body's name."""
+        from ray.exceptions import RayError
+        from ray.serve.exceptions import RayServeException
+
+        try:
+            tag, _, name = (await self._called(route).keep.remote(name, bytes(body))).partition(":")
+        except (RayError, RayServeException) as error:
+            logger.warning("a replica was lost, with what had arrived of an upload: %s", error)
+            raise RequestError(503, "the upload was lost; try again", {"Retry-After": "5"}) from error
+        if not name:
+            raise RequestError(503, "too many uploads arrive; try again later", {"Retry-After": "30"})
+        body.clear()
+        return f"{key_in(route)}:{tag}", name
+
+    def _called(self, route: str, *, stream: bool = False) -> Any:
+        return self._replicas.options(stream=stream, session_id=route)
+
+    async def _forwarded(self, request: Request, route: str, body: bytes, name: str) -> Response:
         from ray.exceptions import RayActorError
         from ray.serve.exceptions import BackPressureError
 
-        key = route_key(request.url.path, request.query_params)
-        scope = {name: request.scope.get(name) for name in COPIED} | {"root_path": "", ID_PREFIX: key}
-        handle = self._replicas.options(stream=True, session_id=key)
-        for _ in range(ATTEMPTS):
+        scope = {copied: request.scope.get(copied) for copied in COPIED} | {"root_path": "", ID_PREFIX: key_in(route)}
+        for _ in range(1 if name else ATTEMPTS):
             try:
-                return await _response(handle.respond.remote(scope, body))
+                return await _response(self._called(route, stream=True).respond.remote(scope, body, name))
             except BackPressureError:
                 raise RequestError(503, "too many requests wait; try again later", {"Retry-After": "5"}) from None
             except RayActorError as error:
