@@ -77,7 +77,7 @@ class ServeOptions:
     cors: tuple[str, ...] = ()
     """Origins whose pages may read all responses; `*`: any."""
     cache: Path | None = None
-    """Folder of tiles, uploads and clips, which servers of a machine may share; None: one that is removed at the end."""
+    """Folder of tiles, uploads and clips that servers of a machine may share; None: one that is removed at the end."""
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:

@@ -230,6 +230,45 @@ def test_a_clip_is_played_compared_upscaled_and_found_again(open_page: Any, serv
     assert made == server.get(f"{sent}/result").content
 
 
+def test_uploads_are_removed_by_keyboard(open_page: Any, server: Any, folder: Path, tmp_path: Path) -> None:
+    clip = tmp_path / "bars.mp4"
+    plain(clip, Video(frames=40, size=(72, 128)), audio_ms=400)
+    page = open_page()
+    assert not page.is_visible("#remove")  # The server's own pictures stay.
+    page.set_input_files("#file", folder / "clear.png")
+    page.wait_for_function("() => document.getElementById('picture').value.startsWith('u')")
+    page.wait_for_function(LOADED)
+    upload = page.input_value("#picture")
+    page.set_input_files("#file", clip)
+    page.wait_for_function("() => document.getElementById('picture').value.startsWith('clip:')")
+    page.wait_for_function(LOADED)
+    sent = page.input_value("#picture").removeprefix("clip:")
+    page.fill("#scale", "4")
+    page.focus("#scale")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.getElementById('progress').value > 0")
+    assert not page.is_visible("#remove")
+    page.keyboard.press("Enter")  # The button to cancel has the focus.
+    page.wait_for_function("() => document.getElementById('status').textContent === 'Cancelled.'")
+    page.focus("#file")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.getElementById('status').textContent === 'bars.mp4 was removed.'")
+    assert server.get(f"/v1/clips/{sent}").status_code == 404
+    assert page.evaluate("document.activeElement.id") == "picture"
+    page.select_option("#picture", upload)
+    page.wait_for_function(LOADED)
+    page.focus("#remove")
+    page.keyboard.press("Space")
+    page.wait_for_function("() => document.getElementById('status').textContent === 'clear.png was removed.'")
+    assert server.get(f"/v1/pictures/{upload}").status_code == 404
+    assert page.locator("#picture option").all_inner_texts() == ["waves.png"]
+    assert not page.is_visible("#remove")
+    page.reload()
+    page.wait_for_function(LOADED)
+    assert page.locator("#picture option").all_inner_texts() == ["waves.png"]
+
+
 def test_it_fits_a_phone_and_follows_its_colours(open_page: Any) -> None:
     grounds = set()
     for scheme in ("light", "dark"):

@@ -2,7 +2,7 @@
 
 import { across, element, request, say, seconds } from "/page/common.js";
 import {
-  clipOf, isClip, nameFrame, readClip, readClips, sampleOf, sendClip, showClip, showPlayer,
+  clipOf, isClip, nameFrame, readClip, readClips, removeClip, sampleOf, sendClip, showClip, showPlayer,
 } from "/page/clips.js";
 
 const FACTOR = 16; // of the virtual image that the viewer shows
@@ -15,7 +15,8 @@ const stage = element("stage"), divider = element("divider");
 const size = element("size"); // empty: the scale counts
 const scale = element("scale"), slider = element("slider"), format = element("format"), progress = element("progress");
 const frame = element("frame"), container = element("container");
-const start = element("start"), cancel = element("cancel"), download = element("download");
+const start = element("start"), cancel = element("cancel"), download = element("download"), remove = element("remove");
+const uploads = new Set(); // ids of the pictures that this page has sent
 
 let viewer = null; // OpenSeadragon's, where it is installed
 let share = 0.5; // where the divider stands, of the stage's width
@@ -105,6 +106,7 @@ async function show() {
   element("left-name").textContent = other.value;
   element("right-name").textContent = chosen().replace("@", " ");
   localStorage.setItem(SHOWN, picture.value);
+  offerRemoval();
   showClip(clip());
   openImages();
   try {
@@ -164,6 +166,7 @@ async function upload(file) {
     const form = new FormData();
     form.append("file", file, file.name);
     const sent = await request("/v1/pictures", { method: "POST", body: form });
+    uploads.add(sent.id);
     addPicture(sent.id, sent.name);
     await suit();
     await show();
@@ -216,8 +219,14 @@ function plan() {
   }, PLAN_DELAY_MS);
 }
 
+// What runs is cancelled before it can be removed.
+function offerRemoval() {
+  remove.hidden = Boolean(job) || !(clip() || uploads.has(picture.value));
+}
+
 function finish(text) {
   job = null;
+  offerRemoval();
   start.hidden = false;
   cancel.hidden = progress.hidden = true;
   say(text);
@@ -259,6 +268,7 @@ function follow() {
 }
 
 function begin() {
+  offerRemoval();
   start.hidden = download.hidden = true;
   cancel.hidden = progress.hidden = false;
   follow();
@@ -279,6 +289,21 @@ element("order").addEventListener("submit", async (event) => {
   }
   begin();
   cancel.focus();
+});
+remove.addEventListener("click", async () => {
+  const option = picture.selectedOptions[0];
+  try {
+    if (clip()) await removeClip(clip().id);
+    else await request(`/v1/pictures/${option.value}`, { method: "DELETE" });
+    uploads.delete(option.value);
+    option.remove();
+    picture.focus(); // The button is hidden.
+    await suit();
+    await show();
+    say(`${option.text} was removed.`);
+  } catch (error) {
+    say(error.message);
+  }
 });
 cancel.addEventListener("click", () => job && request(job, { method: "DELETE" }));
 slider.addEventListener("input", () => { scale.value = slider.value; size.value = ""; plan(); });

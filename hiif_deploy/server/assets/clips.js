@@ -36,6 +36,13 @@ export async function sendClip(file, order) {
   return state;
 }
 
+export async function removeClip(id) {
+  await request(`/v1/clips/${id}`, { method: "DELETE" });
+  clips.delete(id);
+  files.delete(id);
+  localStorage.setItem(KEY, JSON.stringify([...clips.keys()]));
+}
+
 export const readClip = async (id) => keep(await request(`/v1/clips/${id}`));
 
 // The clips of earlier visits that the server still has.
