@@ -29,8 +29,10 @@ from statistics import median, quantiles
 import numpy as np
 
 from hiif_deploy.backends.options import EngineOptions
+from hiif_deploy.geometry.target import Target
 from hiif_deploy.images.io import Picture, read_image, write_image
 from hiif_deploy.images.samples import sample
+from hiif_deploy.pictures.batch import upscale_picture
 from hiif_deploy.upscaler import Upscaler
 
 SIZES = {"small": (120, 160), "wide": (200, 640), "large": (720, 960)}
@@ -264,9 +266,8 @@ def report(tally: Tally, memory: list[int], seconds: float) -> None:
         print(" ", line)
 
 
-async def service_seconds(server: Server, query: str, picture: bytes, count: int) -> float:
-    """Seconds of `count` pictures, three of them on their way at a time."""
-    began = time.perf_counter()
+async def upscale_by_service(server: Server, query: str, picture: bytes, count: int) -> None:
+    """Upscale `count` pictures, three of them on their way at a time."""
     waiting = iter(range(count))
 
     async def client() -> None:
@@ -277,33 +278,42 @@ async def service_seconds(server: Server, query: str, picture: bytes, count: int
         connection.close()
 
     await asyncio.gather(client(), client(), client())
-    return time.perf_counter() - began
 
 
 def throughput(server: Server, upscaler: Upscaler, picture: Path, scale: float, suffix: str, rounds: int) -> None:
-    """Print rounds of the service and of the engine, in turns."""
+    """Print rounds of the service, of the engine from file to file, and of the engine on arrays alone, in turns."""
     pixels, data, count = read_image(picture).pixels, picture.read_bytes(), 4
-    query = f"scale={scale}&format={suffix}"
-    upscaler.upscale(pixels, scale=scale)
-    asyncio.run(service_seconds(server, query, data, 1))
-    print(
-        f"\n{upscaler.contract.name}, one megapixel x{scale:g} to {suffix}, seconds per picture, {upscaler.description}"
-    )
-    walls, works = [], []
+    query, output = f"scale={scale}&format={suffix}", picture.with_name(f"output.{suffix}")
+
+    def on_arrays() -> None:
+        upscaler.upscale(pixels, scale=scale)
+
+    def on_files() -> None:
+        source = read_image(picture)
+        write_image(output, upscale_picture(upscaler, source, Target(scale=scale).size(source.size)))
+
+    ways: dict[str, tuple[Callable[[], object], int]] = {
+        "engine on arrays": (lambda: [on_arrays() for _ in range(count)], os.getpid()),
+        "engine on files": (lambda: [on_files() for _ in range(count)], os.getpid()),
+        "service": (lambda: asyncio.run(upscale_by_service(server, query, data, count)), server.pid),
+    }
+    for run, _ in ways.values():
+        run()  # warm
+    print(f"\n{upscaler.contract.name}, one megapixel x{scale:g} to {suffix}, {upscaler.description}")
+    walls, works = ({way: list[float]() for way in ways} for _ in range(2))
     for _ in range(rounds):
-        began, worked = time.perf_counter(), cpu_seconds(os.getpid())
-        for _ in range(count):
-            upscaler.upscale(pixels, scale=scale)
-        bare, bare_work = time.perf_counter() - began, cpu_seconds(os.getpid()) - worked
-        worked = cpu_seconds(server.pid)
-        service = asyncio.run(service_seconds(server, query, data, count))
-        work = cpu_seconds(server.pid) - worked
-        seconds = (f"{value / count:.3f}" for value in (bare, service, bare_work, work))
-        print("bare engine {}, service {}; of processors {}, {}".format(*seconds), flush=True)
-        walls.append(bare / service)
-        works.append(bare_work / work)
-    print(f"throughput of the service: {100 * median(walls):.0f} % of the bare engine's, ", end="")
-    print(f"{100 * median(works):.0f} % by seconds of processors, which other programs do not change")
+        for way, (run, pid) in ways.items():
+            began, worked = time.perf_counter(), cpu_seconds(pid)
+            run()
+            walls[way].append((time.perf_counter() - began) / count)
+            works[way].append((cpu_seconds(pid) - worked) / count)
+    for name, found in (("", walls), (" of processors, which other programs change less", works)):
+        seconds = {way: median(values) for way, values in found.items()}
+        shares = (f"{100 * seconds[way] / seconds['service']:.0f} % of the {way}" for way in list(ways)[:2])
+        print(
+            f"seconds{name}: {', '.join(f'{way} {value:.3f}' for way, value in seconds.items())};",
+            f"throughput of the service: {' and '.join(shares)}",
+        )
 
 
 def cpu_seconds(pid: int) -> float:
