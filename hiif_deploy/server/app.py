@@ -80,7 +80,7 @@ def open_server(models: Mapping[str, Upscaler], sources: Sequence[Path], options
         kept = options.cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hiif-deploy-serve-")))
         uploads, clips_folder = _folder(kept, "uploads"), _folder(kept, "clips")
         arriving = stack.enter_context(_own_folder(kept, "arriving"))
-        for path in arriving.glob("*.part"):
+        for path in (*arriving.glob("*.part"), *arriving.glob("*.body")):
             path.unlink(missing_ok=True)  # of a server that was killed
         collection = Collection(uploads, limits.uploads_bytes)
         for source in sources:

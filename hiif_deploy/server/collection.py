@@ -17,7 +17,6 @@ from hiif_deploy.support.files import list_folder
 
 UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 """What a name has that an id has not: an id is one segment of a URL as it is, and `@` has a meaning of its own."""
-
 UPLOAD = re.compile(r"u[0-9a-f]{32,}")
 """Ids of uploads, which name their files."""
 NAME_SUFFIX = ".name"
@@ -31,7 +30,7 @@ class Entry:
     id: str
     """Under which clients know it."""
     path: Path
-    """Never given to clients, and never made from what they send."""
+    """Never given to clients."""
     name: str
     """File name, for people."""
     is_upload: bool = False

@@ -31,26 +31,27 @@ def opened_upscalers(
     with contextlib.ExitStack() as stack:
         with _joined_lines(open_engine.logger) as lines:
             opened = {}
-            for lines.name, bundle in bundles.items():
-                opened[lines.name] = stack.enter_context(Upscaler(bundle, engine=engine, options=render))
+            for lines.model, bundle in bundles.items():
+                opened[lines.model] = stack.enter_context(Upscaler(bundle, engine=engine, options=render))
         yield opened
 
 
 class _JoinedLines(logging.Filter):
-    """Holds lines back, with the names of those that they are about."""
+    """Holds lines back, each with the names of the models for which it came."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.model = ""
         self.held: dict[tuple[int, str], list[str]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        self.held.setdefault((record.levelno, record.getMessage()), []).append(self.name)
+        self.held.setdefault((record.levelno, record.getMessage()), []).append(self.model)
         return False
 
 
 @contextlib.contextmanager
 def _joined_lines(source: logging.Logger) -> Iterator[_JoinedLines]:
-    """Log each line of `source` once at the end, behind the names for which it came."""
+    """Log each line of `source` once at the end, behind the names of its models."""
     lines = _JoinedLines()
     source.addFilter(lines)
     try:

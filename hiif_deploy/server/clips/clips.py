@@ -305,9 +305,10 @@ class Clips:
     def _adopt(self) -> None:
         """Go on with the clips of an earlier run, and remove what it left of one that was not planned yet."""
         for path in list_folder(self.folder):
-            is_old = time.time() - path.stat().st_mtime > self._limits.seconds
-            if ID.fullmatch(path.name) and ClipJob.load(path) is None and is_old:
-                shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):  # Another server may have removed it.
+                is_old = time.time() - path.stat().st_mtime > self._limits.seconds
+                if ID.fullmatch(path.name) and ClipJob.load(path) is None and is_old:
+                    shutil.rmtree(path, ignore_errors=True)
         with self._lock:
             for job in self._all():
                 self._resume(job)

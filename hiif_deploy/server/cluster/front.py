@@ -37,34 +37,37 @@ class Front:
         """`replicas` is a handle of the deployment of `Replica`."""
         self._replicas = replicas
         self._limits = options.limits
-        self._guard = Guard(replicas, options)
+        self._guard = Guard(replicas, options)  # Only its check is used.
 
     async def __call__(self, request: Request) -> Response:
         """Return the response of a replica: 503 where all that may serve it are busy or lost."""
+        try:
+            return await self._forwarded(request, *await self._received(request))
+        except RequestError as error:
+            return respond_error(error)
+
+    async def _received(self, request: Request) -> tuple[str, bytes, str]:
+        """Return a request's route, and its body, or the name under which its replica keeps a long one."""
         limits, route = self._limits, route_of(request.url.path, request.query_params)
         if request.url.path == "/v1/clips":
             limits = replace(limits, upload_bytes=limits.clip_upload_bytes, upload_seconds=limits.clip_upload_seconds)
-        body = bytearray()
-        name = ""
+        body, name = bytearray(), ""
         try:
-            try:
-                async with asyncio.timeout(limits.upload_seconds):
-                    async for part in limited(request, limits.upload_bytes):
-                        body += part
-                        if len(body) >= PART:
-                            self._guard.check(request.scope)
-                            route, name = await self._kept(route, name, body)
-                    if name:
+            async with asyncio.timeout(limits.upload_seconds):
+                async for part in limited(request, limits.upload_bytes):
+                    body += part
+                    if len(body) >= PART:
+                        self._guard.check(request.scope)
                         route, name = await self._kept(route, name, body)
-                return await self._forwarded(request, route, bytes(body), name)
-            except BaseException:
                 if name:
-                    self._called(route).discard.remote(name)
-                raise
-        except TimeoutError:
-            return respond_error(RequestError(408, f"the upload took longer than {limits.upload_seconds:g} seconds"))
-        except RequestError as error:
-            return respond_error(error)
+                    route, name = await self._kept(route, name, body)
+        except BaseException as error:
+            self._discard(route, name)
+            if isinstance(error, TimeoutError):
+                reason = f"the upload took longer than {limits.upload_seconds:g} seconds"
+                raise RequestError(408, reason) from None
+            raise
+        return route, bytes(body), name
 
     async def _kept(self, route: str, name: str, body: bytearray) -> tuple[str, str]:
         """Give a part of a long body to a replica, which keeps it on its disk. Return its route and the body's name."""
@@ -77,12 +80,17 @@ class Front:
             logger.warning("a replica was lost, with what had arrived of an upload: %s", error)
             raise RequestError(503, "the upload was lost; try again", {"Retry-After": "5"}) from error
         if not name:
-            raise RequestError(503, "too many uploads arrive; try again later", {"Retry-After": "30"})
+            reason = "too many uploads arrive, or this one's replica was lost; try again later"
+            raise RequestError(503, reason, {"Retry-After": "30"})
         body.clear()
         return f"{key_in(route)}:{tag}", name
 
     def _called(self, route: str, *, stream: bool = False) -> Any:
         return self._replicas.options(stream=stream, session_id=route)
+
+    def _discard(self, route: str, name: str) -> None:
+        if name:
+            self._called(route).discard.remote(name)
 
     async def _forwarded(self, request: Request, route: str, body: bytes, name: str) -> Response:
         from ray.exceptions import RayActorError
@@ -93,8 +101,9 @@ class Front:
             try:
                 return await _response(self._called(route, stream=True).respond.remote(scope, body, name))
             except BackPressureError:
+                self._discard(route, name)
                 raise RequestError(503, "too many requests wait; try again later", {"Retry-After": "5"}) from None
-            except RayActorError as error:
+            except (RayActorError, FileNotFoundError) as error:  # The latter from a replica that has no such body.
                 logger.warning("a replica was lost, its request goes to another one: %s", error)
         raise RequestError(503, "the replicas of this picture were lost; try again", {"Retry-After": "5"})
 

@@ -56,9 +56,11 @@ class Replica:
     async def keep(self, name: str, part: bytes) -> str:
         """Append a part to a body that arrives under `name`, an empty one for its first part.
 
-        Return `TAG:NAME`, or nothing where too much arrives.
+        Return `TAG:NAME`, or nothing where too much arrives, or another replica had the parts before.
         """
         folder = self._server.arriving
+        if name and not (folder / name).exists():
+            return ""
         if not name:
             _remove_abandoned(folder, self._limits.clip_upload_seconds)
         if sum(path.stat().st_size for path in folder.glob("*.body")) + len(part) > self._limits.uploads_bytes:
