@@ -35,6 +35,9 @@ PARAMETERS = (
 )  # fmt: skip
 """Names of the parameters of an order."""
 FLAGS = {"true": True, "1": True, "false": False, "0": False}
+READ_AHEAD, READ_AHEAD_BYTES = 3, 1 << 26
+"""Jobs from the front of the queue whose pictures are kept between their plan and their work, and bytes of each at
+most: the others' are decoded again."""
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
 MEDIA_TYPES = {
     ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".tif": "image/tiff",
@@ -90,6 +93,8 @@ class Job:
     estimate: Estimate
     result: Path
     progress: Progress
+    picture: Picture | None = None
+    """Decoded for the plan already, where it is small and soon its turn."""
     status: Status = "queued"
     error: Exception | None = None
     notes: tuple[str, ...] = ()
@@ -162,7 +167,7 @@ class Jobs:
 
     async def estimate(self, entry: Entry, order: Order) -> Estimate:
         """Return what an order takes. RequestError 413 where that is more than a limit."""
-        return await self._reading.run(lambda _: self._estimated(entry, order))
+        return (await self._read(entry, order))[0]
 
     async def seconds(self, estimate: Estimate) -> float:
         """Return about how many seconds it takes on this machine, from a small picture."""
@@ -183,10 +188,12 @@ class Jobs:
             # Before the plan is made: what was accepted is never refused later, and a full queue costs no work.
             progress = self.queue.reserve()
             undo.callback(self.queue.release, progress)
-            estimate = await self.estimate(entry, order)
+            estimate, picture = await self._read(entry, order)
             undo.pop_all()
         id_ = prefix + secrets.token_hex(16)
         job = Job(id_, entry, order, estimate, self._folder / id_, progress)
+        if self.queue.length <= READ_AHEAD and picture.pixels.nbytes <= READ_AHEAD_BYTES:
+            job.picture = picture
         self._jobs[id_] = job
         task = asyncio.create_task(self._run(job, owns=owns))
         self._tasks.add(task)  # asyncio itself holds tasks weakly
@@ -211,7 +218,10 @@ class Jobs:
         async for state in changed_states(job.describe, job.is_over.is_set):
             yield state
 
-    def _estimated(self, entry: Entry, order: Order) -> Estimate:
+    async def _read(self, entry: Entry, order: Order) -> tuple[Estimate, Picture]:
+        return await self._reading.run(lambda _: self._estimated(entry, order))
+
+    def _estimated(self, entry: Entry, order: Order) -> tuple[Estimate, Picture]:
         with self._metrics.stage("plan"):
             picture = read_entry(entry, self._limits.input_pixels)
             model = self._studio.models.open(order.model or self._studio.suited(measure(picture)), order.precision)
@@ -227,7 +237,7 @@ class Jobs:
                 raise RequestError(
                     413, f"it would take {needed >> 20} MiB of memory; this server gives {self._limits.job_bytes >> 20}"
                 )
-            return Estimate(model, picture.size, size, needed, upscaler.steps(picture.size, size))
+            return Estimate(model, picture.size, size, needed, upscaler.steps(picture.size, size)), picture
 
     async def _run(self, job: Job, *, owns: bool) -> None:
         try:
@@ -239,15 +249,14 @@ class Jobs:
             job.error = error
             job.status = "cancelled" if isinstance(error, StoppedError) and status_of(error) == 499 else "failed"
         finally:
-            job.ended = time.monotonic()
+            job.ended, job.picture = time.monotonic(), None
             _remove(job.entry, owns=owns)
             job.is_over.set()
             self._make_room()
 
     def _upscaled(self, job: Job, progress: Progress) -> Picture:
         job.status, job.began = "running", time.monotonic()
-        picture = read_entry(job.entry, self._limits.input_pixels)
-        size = job.estimate.target
+        picture, size = job.picture or read_entry(job.entry, self._limits.input_pixels), job.estimate.target
         with self._metrics.stage("upscale"):
             made = upscale_picture(job.estimate.model.upscaler, picture, size, advance=progress)
         self._metrics.megapixels(size[0] * size[1])
