@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +13,8 @@ from emulated_code import compiled
 from hiif_deploy.backends.options import ON_HOST
 from hiif_deploy.backends.sessions.open import open_session
 from hiif_deploy.bundle.contract import GraphContract
-from hiif_engines.native.encoder import NativeEncoder, NativeStep, one_by_one, plane_of
+from hiif_engines.native.crew import Crew
+from hiif_engines.native.encoder import NativeEncoder, NativeStep, plane_of
 from hiif_engines.native.encoder_graph import Part, PlaneLayer, read_encoder
 from hiif_engines.native.target import Target
 from hiif_engines.native.winograd import Activation, emit_convolutions
@@ -32,6 +35,17 @@ def plain(x: Array, weights: Array) -> Array:
     return np.sum(parts, axis=(0, 1))
 
 
+@contextmanager
+def helped(threads: int) -> Iterator[Crew]:
+    """A crew of so many threads, the calling one included."""
+    crew = Crew()
+    with ThreadPoolExecutor(max(1, threads - 1)) as pool, crew.phase() as phase:
+        phase.begin()
+        for _ in range(threads - 1):
+            pool.submit(crew.help, phase)
+        yield crew
+
+
 def run(
     target: Target, parts: Sequence[tuple[Array, Array]], bias: Array, activation: Activation = "none",
     added: Array | None = None, threads: int = 1,
@@ -45,7 +59,8 @@ def run(
     arrays = named | {"y": np.zeros((len(bias), *size))}
     planes = {name: plane_of(target, x.astype(np.float32)) for name, x in arrays.items()}
     step = NativeStep(target, layer, compiled(module, target).function("convolution_0"))
-    step.run(planes, size, threads, one_by_one)
+    with helped(threads) as crew:
+        step.run(planes, size, crew)
     inside = planes["y"][1 : size[0] + 1, 1 : size[1] + 1]
     assert np.count_nonzero(planes["y"]) == np.count_nonzero(inside), "the padding of the next layer is 0"
     return inside[:, :, : len(bias)].transpose(2, 0, 1).astype(np.float64)
@@ -57,7 +72,7 @@ def deviation(target: Target, contract: GraphContract, model: bytes, size: tuple
     assert layers is not None
     feeds = {"image": np.random.default_rng(1).uniform(-1, 1, (1, 3, *size)).astype(np.float32)}
     wanted = open_session(contract, model, ON_HOST, threads=1, keep_memory=True).run(feeds)["features"]
-    found = NativeEncoder(contract, layers, threads, target).run(feeds)["features"]
+    found = NativeEncoder(contract, layers, threads, target, Crew()).run(feeds)["features"]
     assert found.shape == wanted.shape
     return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
 

@@ -19,6 +19,7 @@ from hiif_deploy.backends.sessions.open import open_session
 from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.decoding.session import Session, Tensors
 from hiif_engines.native.compile import choose_target
+from hiif_engines.native.crew import Crew
 from hiif_engines.native.encoder import NativeEncoder
 from hiif_engines.native.encoder_graph import read_encoder
 from hiif_engines.native.target import TARGETS
@@ -78,7 +79,7 @@ def main() -> None:
         raise SystemExit(f"{given.encoder} is left to ONNX Runtime")
     for threads in given.threads or (1, 2):
         began = time.perf_counter()
-        native = NativeEncoder(contract, layers, threads, target)
+        native = NativeEncoder(contract, layers, threads, target, Crew())
         print(f"{given.encoder} ({target.name}): opened in {time.perf_counter() - began:.1f} s")
         known = open_session(contract, model, EngineOptions(engine="onnxruntime"), threads=threads, keep_memory=True)
         for side in given.side or (64, 128):

@@ -23,20 +23,15 @@ from hiif_deploy.geometry.sizes import Size
 from hiif_engines.native.check import COARSE, EXACT, check_kernels
 from hiif_engines.native.compile import Compiled, choose_target, has_amx
 from hiif_engines.native.compose import composed
+from hiif_engines.native.crew import Crew
 from hiif_engines.native.decoder_graph import read_decoder
 from hiif_engines.native.encoder import NativeEncoder
 from hiif_engines.native.encoder_graph import read_encoder
+from hiif_engines.native.executor import NativeExecutor, WholeExecutor
 from hiif_engines.native.finish import finish_session
 from hiif_engines.native.kernel import BLOCK, Kernel, emit_kernels
 from hiif_engines.native.layer import ScratchLayout
-from hiif_engines.native.maps import (
-    ConvolutionMaps,
-    NativeExecutor,
-    NativeMaps,
-    WholeExecutor,
-    read_convolution_maps,
-    read_maps,
-)
+from hiif_engines.native.maps import ConvolutionMaps, NativeMaps, read_convolution_maps, read_maps
 from hiif_engines.native.products.precision import FP32, PRECISIONS
 from hiif_engines.native.session import NativeSession, ThreadMemory
 from hiif_engines.native.stage import Stage, join_stages, read_stage
@@ -63,6 +58,7 @@ class NativeBackend(HostBackend):
         self._target = choose_target(options.precision or "fp32", options.isa)
         self._vectors = self._target.in_float32
         self.isa, self._left = self._target.name, ""
+        self._crew = Crew()
         self._whole = None if bundle.contract.stages else _whole_decoder(bundle, self._target)
         self._encoder = None if _has_faster_encoders(options) else read_encoder(_graph_of(bundle, "encoder"))
         library: Engine = "onnxruntime"
@@ -98,13 +94,13 @@ class NativeBackend(HostBackend):
         if self._whole is not None and graph.key == "decoder":
             return self._kernel_sessions({graph.name: graph}, {graph.name: self._whole})[graph.name]
         if graph.key == "encoder" and self._encoder is not None:
-            return NativeEncoder(graph, self._encoder, self._threads, self._vectors)
+            return NativeEncoder(graph, self._encoder, self._threads, self._vectors, self._crew)
         if graph.key != "maps":
             return None
         if weights := read_maps(graph, model, self._target):
-            return NativeMaps(graph, weights, self._target, PRECISIONS[self.precision])
+            return NativeMaps(graph, weights, self._target, PRECISIONS[self.precision], self._crew)
         convolutions = read_convolution_maps(graph, model)
-        return None if convolutions is None else ConvolutionMaps(graph, convolutions, self._vectors)
+        return None if convolutions is None else ConvolutionMaps(graph, convolutions, self._vectors, self._crew)
 
     def _shared_opener(self) -> Callable[[str], Session]:
         target = self._vectors
@@ -121,7 +117,7 @@ class NativeBackend(HostBackend):
 
     def _make_executor(self, calls: int) -> SessionExecutor:
         kind = NativeExecutor if self._whole is None else WholeExecutor
-        return kind(self.contract, self.sessions, self._converter, calls)
+        return kind(self.contract, self.sessions, self._converter, calls, self._crew)
 
     def _open_stages(self, stages: Mapping[str, GraphContract]) -> dict[str, Session]:
         graphs = dict(stages)
@@ -146,7 +142,7 @@ class NativeBackend(HostBackend):
             code = Compiled(partial(emit_kernels, own, scratch), target, (own, scratch))
             memory = ThreadMemory(scratch)
             sessions |= {
-                name: NativeSession(graphs[name], read[name], kernel, code.function(name), memory)
+                name: NativeSession(graphs[name], read[name], kernel, code.function(name), memory, self._crew)
                 for name, kernel in own.items()
             }
         return sessions

@@ -86,6 +86,23 @@ class Emitter:
         b.cbranch(b.icmp_unsigned("<", following, number(end) if isinstance(end, int) else end), body, behind)
         b.position_at_end(behind)
 
+    @contextmanager
+    def taken(self, counter: Value, end: Value, step: int) -> Iterator[Value]:
+        """Write a loop over multiples of `step` below `end`, each of which one thread takes from the shared counter."""
+        b = self.builder
+        head, body = (self.function.append_basic_block(name) for name in ("next", "taken"))
+        b.branch(head)
+        b.position_at_end(head)
+        index = b.atomic_rmw("add", counter, number(step), "monotonic")
+        is_left = b.icmp_unsigned("<", index, end)
+        b.position_at_end(body)
+        yield index
+        b.branch(head)
+        behind = self.function.append_basic_block("behind")
+        b.position_at_end(head)
+        b.cbranch(is_left, body, behind)
+        b.position_at_end(behind)
+
     def finish(self) -> None:
         """End the function with a return."""
         self.builder.ret_void()
@@ -167,6 +184,10 @@ class Emitter:
     def relu(self, value: Value) -> Value:
         """Return the maximum of each lane and 0, and NaN of NaN."""
         return self.maximum(self.reals(0.0), value)
+
+    def least(self, a: Value, b: Value) -> Value:
+        """Return the least of two numbers without sign."""
+        return self.builder.select(self.builder.icmp_unsigned("<", a, b), a, b)
 
     def minimum(self, a: Value, b: Value) -> Value:
         """Return the minimum, lane by lane."""

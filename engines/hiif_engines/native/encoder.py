@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,31 +15,24 @@ from hiif_deploy.decoding.session import Tensors
 from hiif_deploy.errors import EngineError
 from hiif_deploy.geometry.sizes import Size, padded_size
 from hiif_engines.native.compile import Argument, Call, Compiled, address
+from hiif_engines.native.crew import Crew
 from hiif_engines.native.emit import WORD
 from hiif_engines.native.encoder_graph import PlaneLayer
 from hiif_engines.native.target import Target
 from hiif_engines.native.winograd import OUT, emit_convolutions, packed, transformed
 
 Array = NDArray[np.float32]
-PARTS = 4
-"""Parts of a convolution per thread at most: threads that are interrupted are waited for less."""
-PART_MACS = 1 << 22
-"""Multiplications of a part at least, where there is more than one."""
-BEGINNINGS = 10
-"""Parts of that size that Python begins while one is computed, one after the other: of n times as many multiplications
-in p parts, all have begun after p / 10 of that time, and a part ends n / p after it began."""
-
-
-Each = Callable[[Callable[[int], None], Sequence[int]], None]
-"""Does a work for each of some parts, in any order, perhaps on several threads."""
 
 
 class NativeEncoder:
     """An encoder as a session. `run` may be called from several threads, each call with its own planes."""
 
-    def __init__(self, graph: GraphContract, layers: Sequence[PlaneLayer], threads: int, target: Target) -> None:
+    def __init__(
+        self, graph: GraphContract, layers: Sequence[PlaneLayer], threads: int, target: Target, crew: Crew
+    ) -> None:
+        """`crew` shares its calls, with threads of its own and others."""
         self.graph = graph
-        self._layers, self._threads, self._target = list(layers), threads, target
+        self._layers, self._helpers, self._target, self._crew = list(layers), threads - 1, target, crew
         kinds = [layer.kind(target) for layer in layers]
         known = list(dict.fromkeys(kinds))
         code = Compiled(lambda: emit_convolutions(target, known), target, known)
@@ -57,39 +48,31 @@ class NativeEncoder:
         size = (picture.shape[1], picture.shape[2])
         if len(picture) != self._layers[0].parts[0].weights.shape[1]:
             raise EngineError(f"graph encoder: {source.name} has {len(picture)} channels, the weights want another")
+        with self._crew.phase() as phase:
+            phase.begin()
+            for _ in range(self._helpers):
+                self._pool.submit(self._crew.help, phase)
+            features = self._features(source.name, picture, size)
+        # A copy in the order of the shape would take a sixth of the encoder's time, and the maps need this one.
+        return {result.name: features.transpose(2, 0, 1)[None]}
+
+    def _features(self, source: str, picture: Array, size: Size) -> Array:
+        """Picture [C, h, w] → features [h, w, O]."""
         last_use = {name: n for n, layer in enumerate(self._layers) for name in _sources(layer)}
-        planes = {source.name: plane_of(self._target, picture)}
+        planes = {source: plane_of(self._target, picture)}
         free: list[Array] = []
         for n, step in enumerate(self._steps):
             shape = (*plane_size(size), step.kind.outputs)
             # Whatever a plane held before, its border is 0: nothing writes there.
             fitting = [k for k, plane in enumerate(free) if plane.shape == shape]
             planes[step.layer.target] = free.pop(fitting[0]) if fitting else np.zeros(shape, np.float32)
-            step.run(planes, size, self._threads, self._each)
+            step.run(planes, size, self._crew)
             free += [
                 planes.pop(name)
                 for name in list(planes)
                 if last_use.get(name, len(self._steps)) <= n < len(self._steps) - 1
             ]
-        features = planes[self._layers[-1].target][1 : size[0] + 1, 1 : size[1] + 1, : self._outputs]
-        # A copy in the order of the shape would take a sixth of the encoder's time, and the maps need this one.
-        return {result.name: features.transpose(2, 0, 1)[None]}
-
-    def _each(self, work: Callable[[int], None], parts: Sequence[int]) -> None:
-        """Do the work of all parts; the calling thread, too, takes one after the other.
-
-        A future for each part would take Python longer than the part itself, where there are many threads.
-        """
-        waiting = iter(parts)
-
-        def take() -> None:
-            for part in waiting:
-                work(part)
-
-        others = [self._pool.submit(take) for _ in range(min(self._threads, len(parts)) - 1)]
-        take()
-        for other in others:
-            other.result()
+        return planes[self._layers[-1].target][1 : size[0] + 1, 1 : size[1] + 1, : self._outputs]
 
     def work(self, feeds: Tensors) -> tuple[int, int]:
         """Return the multiplications of a call, and its bytes: planes read and written, transformed weights once."""
@@ -122,29 +105,22 @@ class NativeStep:
         missing = (0, self.kind.outputs - outputs), (0, self._target.padded(inputs) - inputs)
         return np.pad(weights, (*missing, margin, margin))
 
-    def run(self, planes: Mapping[str, Array], size: Size, threads: int, each: Each) -> None:
+    def run(self, planes: Mapping[str, Array], size: Size, crew: Crew) -> None:
         """Fill the target plane; values beyond the picture become 0 again, as the next layer's padding."""
         target = planes[self.layer.target]
         lines, pixels = target.shape[0] - 2, target.shape[1]
         # Kernels of 1×1 convolutions take the border's pixels for others.
         side, width = (1, pixels) if self.kind.is_pointwise else (OUT, pixels - 2)
         tiles = lines * width // (side * side)
-        group = self._target.rows
-        most = max(1, self.kind.macs * lines * width // PART_MACS)
-        parts = min(PARTS * threads, most, math.isqrt(BEGINNINGS * most))
-        step = -(-tiles // (parts * group)) * group
         sources = (planes[part.source] for part in self.layer.parts)
-        arrays = (*sources, target, planes.get(self.layer.added), self._weights, self._bias)
-        pointers: list[Argument] = [address(array) for array in arrays]
-        each(partial(self._part, pointers, pixels, tiles, step), range(0, tiles, step))
+        taken = np.zeros(1, np.int64)
+        arrays = (*sources, target, planes.get(self.layer.added), self._weights, self._bias, taken)
+        shared: list[Argument] = [*(address(array) for array in arrays), pixels, tiles, pixels // OUT]
+        scratch = self.kind.scratch(self._target)
+        crew.run(lambda: self._call([_memory.scratch(scratch), *shared]), self.kind.macs * lines * width)
         target[size[0] + 1 :] = 0
         target[:, size[1] + 1 :] = 0
         target[:, 0] = 0
-
-    def _part(self, pointers: Sequence[Argument], pixels: int, tiles: int, step: int, first: int) -> None:
-        """Compute up to `step` of the tiles."""
-        scratch = None if self.kind.is_pointwise else _memory.scratch(self.kind.scratch(self._target))
-        self._call([*pointers, scratch, pixels, first, min(step, tiles - first), pixels // OUT])
 
 
 class _ThreadMemory(threading.local):
@@ -160,12 +136,6 @@ class _ThreadMemory(threading.local):
 
 
 _memory = _ThreadMemory()
-
-
-def one_by_one(work: Callable[[int], None], parts: Sequence[int]) -> None:
-    """Do the work of all parts in the calling thread."""
-    for part in parts:
-        work(part)
 
 
 def _sources(layer: PlaneLayer) -> tuple[str, ...]:

@@ -33,8 +33,10 @@ from hiif_engines.native.target import Target
 BLOCK = 192
 """Queries that go through a layer before the next one begins, whole tiles on every target: their rows and both of its
 matrices fit the second-level cache."""
-COMMON = ("queries", "scratch", "codes", "output")
-"""Arguments that every kernel has."""
+SUMMED_BLOCKS = 4
+"""Blocks that are added up by one thread."""
+COMMON = ("scratch", "taken", "queries", "codes", "output")
+"""Arguments that every kernel has: memory of the calling thread, and the number of queries that threads have taken."""
 LAYER = ("first", "first_vectors", "second", "second_vectors", "triangle", "triangle_vectors", "mean")
 """Arguments of each layer, prefixed with its number."""
 SUMS = ("projection", "projection_bias")
@@ -113,6 +115,12 @@ class Kernel:
         return BLOCK // self.query_rows
 
     @property
+    def share(self) -> int:
+        """Number of queries that a thread takes at once. Each share has sums of its own, so that these do not depend on
+        who takes what: fewer of them for more blocks."""
+        return self.block * (SUMMED_BLOCKS if isinstance(self.result, KeyValueSums) else 1)
+
+    @property
     def widths(self) -> set[int]:
         """Sizes of all rows that the kernel holds, and of their halves where it takes them by halves."""
         layers = [step.layer for step in self.steps]
@@ -156,21 +164,24 @@ def _emit_kernel(
     queries = b.ptrtoint(slots["queries"], I64)
     rows = e.at(slots["scratch"], scratch.block)
     emit_begin(e)
-    with e.loop(queries, kernel.block) as block:
-        left, most = b.sub(queries, block.index), number(kernel.block)
-        count = b.select(b.icmp_unsigned("<", left, most), left, most)
+    with (
+        e.taken(slots["taken"], queries, kernel.share) as share,
+        e.loop(e.least(b.sub(queries, share), number(kernel.share)), kernel.block) as block,
+    ):
+        first = b.add(share, block.index)
+        count = e.least(b.sub(queries, first), number(kernel.block))
         tiles = b.udiv(b.add(count, number(e.target.rows - 1)), number(e.target.rows))
         corner = e.times(tiles, e.target.rows * scratch.row)
-        _emit_front(e, kernel, slots, block.index, count, rows, scratch.row, corner)
+        _emit_front(e, kernel, slots, first, count, rows, scratch.row, corner)
         for n, step in enumerate(kernel.steps):
             is_last = n == len(kernel.steps) - 1
             if is_last and isinstance(kernel.front, Corners):
-                emit_average(e, step.layer.inputs, slots, block.index, count, rows, scratch.row, corner)
-            codes = e.at(slots["codes"], _codes(e, queries, step.level), e.times(block.index, WORD))
+                emit_average(e, step.layer.inputs, slots, first, count, rows, scratch.row, corner)
+            codes = e.at(slots["codes"], _codes(e, queries, step.level), e.times(first, WORD))
             turns = tiles if is_last else e.times(tiles, kernel.query_rows)
             arguments = [slots["scratch"], codes, turns, *(slots[f"{n}.{part}"] for part in LAYER)]
             b.call(functions[step.layer], arguments)
-        _emit_output(e, kernel, scratch, slots, functions, block.index, count)
+        _emit_output(e, kernel, scratch, slots, functions, first, count)
     emit_end(e)
     e.finish()
 
@@ -205,7 +216,9 @@ def _emit_output(
 ) -> None:  # fmt: skip
     rows = e.at(slots["scratch"], scratch.block)
     if isinstance(kernel.result, KeyValueSums):
-        arguments = [slots["scratch"], count, *(slots[name] for name in SUMS), slots["output"]]
+        share = e.builder.udiv(first, number(kernel.share))
+        own = e.at(slots["output"], e.times(share, WORD * kernel.result.size))
+        arguments = [slots["scratch"], count, *(slots[name] for name in SUMS), own]
         e.builder.call(functions[kernel.result], arguments)
         return
     width = WORD * (COLOURS if kernel.result == "colour" else kernel.outputs)

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,20 +14,17 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from hiif_deploy.bundle.contract import GraphContract
-from hiif_deploy.decoding.job import Job
 from hiif_deploy.decoding.session import Tensors
-from hiif_deploy.decoding.session_executor import SessionExecutor
-from hiif_deploy.decoding.staged import StagedExecutor
 from hiif_deploy.errors import EngineError
 from hiif_deploy.geometry.sizes import Size
-from hiif_deploy.geometry.tiling import Tile
 from hiif_engines.native.compile import Compiled, aligned
+from hiif_engines.native.crew import Crew
 from hiif_engines.native.emit import I32, I64, POINTER, WORD, Emitter, Value, number
-from hiif_engines.native.encoder import NativeStep, one_by_one, plane_size
+from hiif_engines.native.encoder import NativeStep, plane_size
 from hiif_engines.native.encoder_graph import Part, PlaneLayer, read_convolution
 from hiif_engines.native.fronts.gather import MAPS
 from hiif_engines.native.kernel import SLOT
-from hiif_engines.native.products.precision import FACTORS, FP32, MatrixPrecision
+from hiif_engines.native.products.precision import FACTORS, MatrixPrecision
 from hiif_engines.native.products.product import Matrix, sums
 from hiif_engines.native.products.tiles import emit_begin, emit_end
 from hiif_engines.native.target import Target
@@ -115,10 +111,10 @@ class NativeMaps:
     """Maps of a HIIF decoder as a session. `run` may be called from several threads, each call with its own planes."""
 
     def __init__(
-        self, graph: GraphContract, weights: MapWeights, target: Target, precision: MatrixPrecision = FP32
+        self, graph: GraphContract, weights: MapWeights, target: Target, precision: MatrixPrecision, crew: Crew
     ) -> None:
-        """`precision` is that of the products; the convolution is computed in fp32."""
-        self.graph, self._target = graph, target
+        """`precision` is that of the products; the convolution is computed in fp32, by threads of the crew."""
+        self.graph, self._target, self._crew = graph, target, crew
         self._layer, (_, inputs, self._outputs) = weights.convolution, weights.matrices.shape
         self._products = MapProducts(target, precision, target.padded(inputs), self._outputs)
         self._width = self._products.width
@@ -141,7 +137,7 @@ class NativeMaps:
         # The products read and write whole groups of pixels: beyond a line, and so in the end beyond the picture.
         rows = np.empty((lines * pixels + self._target.rows, self._width), np.float32)
         planes = {"features": source, "rows": rows[: lines * pixels].reshape(lines, pixels, self._width)}
-        self._convolution.run(planes, (height, width), 1, one_by_one)
+        self._convolution.run(planes, (height, width), self._crew)
         count = height * width
         stride = count + self._target.padded(self._target.rows)
         maps = np.empty((len(MAPS), stride, self._outputs), np.float32)
@@ -191,8 +187,8 @@ def read_convolution_maps(graph: GraphContract, model: bytes) -> list[PlaneLayer
 class ConvolutionMaps:
     """Maps that are convolutions as a session. `run` may be called from several threads, each with its own planes."""
 
-    def __init__(self, graph: GraphContract, layers: Sequence[PlaneLayer], target: Target) -> None:
-        self.graph, self._target = graph, target
+    def __init__(self, graph: GraphContract, layers: Sequence[PlaneLayer], target: Target, crew: Crew) -> None:
+        self.graph, self._target, self._crew = graph, target, crew
         kinds = [layer.kind(target) for layer in layers]
         code = Compiled(lambda: emit_convolutions(target, kinds), target, kinds)
         self._steps = [NativeStep(target, layer, code.function(f"convolution_{n}")) for n, layer in enumerate(layers)]
@@ -203,7 +199,7 @@ class ConvolutionMaps:
         maps = {}
         for step in self._steps:
             plane = np.empty((*source.shape[:2], step.kind.outputs), np.float32)
-            step.run({"features": source, step.layer.target: plane}, (height, width), 1, one_by_one)
+            step.run({"features": source, step.layer.target: plane}, (height, width), self._crew)
             inside = plane[1 : height + 1, 1 : width + 1, : len(step.layer.bias)]
             maps[step.layer.target] = inside.reshape(height * width, -1)
         return maps
@@ -291,19 +287,3 @@ def _emit_moments(e: Emitter, width: int, rows: Value, target: Value) -> None:
     pairs = ir.Constant(ir.VectorType(I32, 2 * e.lanes), order)
     for n, (total, square) in enumerate(zip(e.totals(totals), e.totals(squares), strict=True)):
         e.store(e.builder.shuffle_vector(total, square, pairs), target, n * 2 * e.lanes * WORD)
-
-
-class WholeExecutor(SessionExecutor):
-    """`SessionExecutor` that hands features to the maps with their channels contiguous, as native code has them."""
-
-    def _maps(self, job: Job, tile: Tile) -> Callable[[], Tensors]:
-        session = self.sessions["maps"]
-
-        def run() -> Tensors:
-            return session.run({"features": job.with_halo(tile, channels_last=True)})
-
-        return functools.cache(lambda: job.kept_maps(tile, run))
-
-
-class NativeExecutor(WholeExecutor, StagedExecutor):
-    """The same for a decoder in stages."""

@@ -12,6 +12,7 @@ from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.decoding.session import Tensors
 from hiif_deploy.errors import EngineError
 from hiif_engines.native.compile import Argument, Call, address, aligned
+from hiif_engines.native.crew import Crew
 from hiif_engines.native.emit import COLOURS, WORD
 from hiif_engines.native.fronts.corners import RELATIVES
 from hiif_engines.native.fronts.gather import DISTANCES, MAPS, TAPS
@@ -25,11 +26,14 @@ Slots = dict[str, NDArray[Any]]
 
 
 class NativeSession:
-    """Runs one kernel. `run` may be called from several threads, each of which has its own memory."""
+    """Runs one kernel, whose blocks threads of the crew share. `run` may be called from several threads at once."""
 
-    def __init__(self, graph: GraphContract, stage: Stage, kernel: Kernel, call: Call, memory: ThreadMemory) -> None:
+    def __init__(
+        self, graph: GraphContract, stage: Stage, kernel: Kernel, call: Call, memory: ThreadMemory, crew: Crew
+    ) -> None:
+        """`memory` is that of the calling thread."""
         self.graph, self.kernel = graph, kernel
-        self._stage, self._call, self._memory = stage, call, memory
+        self._stage, self._call, self._memory, self._crew = stage, call, memory, crew
         self._state = next((tensor.name for tensor in graph.inputs if tensor.name.startswith("state_")), "")
         self._require_sizes()
         self._packed, self._names = self._pack(), kernel.slots
@@ -44,7 +48,7 @@ class NativeSession:
         EngineError where an input does not have the contract's shape.
         """
         self._require_shapes(feeds)
-        slots: Slots = {"scratch": self._memory.bytes}
+        slots: Slots = {"taken": np.zeros(1, np.int64)}
         queries = self._queries(feeds)
         numbers: dict[str, Argument] = {"queries": queries}
         front = self._stage.front
@@ -60,7 +64,8 @@ class NativeSession:
                 slots |= self._fold(n, layer.first, feeds)
         output = slots["output"] = self._output(queries)
         values = self._fixed | slots | numbers
-        self._call([values.get(name) for name in self._names])
+        shared = [values.get(name) for name in self._names[1:]]
+        self._crew.run(lambda: self._call([self._memory.bytes, *shared]), queries * self.kernel.macs)
         return self._named(output)
 
     def work(self, feeds: Tensors) -> tuple[int, int]:
@@ -149,7 +154,7 @@ class NativeSession:
     def _output(self, queries: int) -> NDArray[Any]:
         kind = self.kernel.result
         if isinstance(kind, KeyValueSums):
-            return np.zeros(kind.size, np.float32)
+            return np.zeros((-(-queries // self.kernel.share), kind.size), np.float32)
         return np.empty((queries, COLOURS if kind == "colour" else self.kernel.outputs), np.float32)
 
     def _named(self, output: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -157,7 +162,7 @@ class NativeSession:
         names = [tensor.name for tensor in self.graph.outputs]
         if not isinstance(kind, KeyValueSums):
             return {names[0]: output}
-        outer = kind.heads * HEAD * HEAD
+        output, outer = output.sum(axis=0), kind.heads * HEAD * HEAD
         parts = output[:outer].reshape(kind.heads, HEAD, HEAD), *output[outer:].reshape(2, kind.heads, HEAD)
         return dict(zip(names, parts, strict=True))
 

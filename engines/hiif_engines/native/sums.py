@@ -52,8 +52,7 @@ def emit_sums(module: ir.Module, name: str, kind: KeyValueSums, scratch: Scratch
     with e.loop(count, e.target.rows) as tile:
         rows = e.at(memory, scratch.block, e.times(tile.index, scratch.row))
         _emit_keys_and_values(e, kind, matrix, rows, scratch, memory)
-        left, most = e.builder.sub(count, tile.index), number(e.target.rows)
-        here = e.builder.select(e.builder.icmp_unsigned("<", left, most), left, most)
+        here = e.least(e.builder.sub(count, tile.index), number(e.target.rows))
         _emit_addition(e, kind, memory, here, sums_pointer)
     e.finish()
     return e.function

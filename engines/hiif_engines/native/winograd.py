@@ -39,9 +39,8 @@ WEIGHTS_TRANSFORM = np.array(
 """G, for the points 0, ±1, ±2 and ∞."""
 INSIDE = range(1, OUT + 1)
 """Rows and columns of a transformed tile that a 1×1 convolution's weights reach: those of the first and last are 0."""
-NUMBERS = ("pixels", "first", "count", "columns")
-"""Arguments of a kernel behind its pointers: pixels per row of the planes, the first tile, the number of tiles, and the
-tiles in a row."""
+NUMBERS = ("pixels", "tiles", "columns")
+"""Arguments of a kernel behind its pointers: pixels per row of the planes, the number of tiles, and those in a row."""
 Activation = Literal["none", "relu", "silu", "gate"]
 """What is done with a convolution c: max(c, 0), c · σ(c), or with the added plane x (c + x) · (σ(c) − ½)."""
 
@@ -99,10 +98,10 @@ class Convolution:
 
     @property
     def pointers(self) -> tuple[str, ...]:
-        """First arguments of a kernel: planes, of which `added` is as large as `target`, packed weights, bias,
-        scratch."""
+        """First arguments of a kernel: memory of the calling thread, planes, of which `added` is as large as `target`,
+        packed weights, bias, and the number of tiles that threads have taken."""
         sources = (f"source_{n}" for n in range(len(self.planes)))
-        return (*sources, "target", "added", "weights", "bias", "scratch")
+        return ("scratch", *sources, "target", "added", "weights", "bias", "taken")
 
 
 def transformed(target: Target, weights: Array) -> Array:
@@ -134,10 +133,8 @@ def emit_convolution(target: Target, module: ir.Module, name: str, kind: Convolu
     e = Emitter(target, module, name, [POINTER])
     b = e.builder
     slots = _load_slots(e, kind)
-    with e.loop(slots["count"], target.rows) as group:
-        left, most = b.sub(slots["count"], group.index), number(target.rows)
-        count = b.select(b.icmp_unsigned("<", left, most), left, most)
-        first = b.add(slots["first"], group.index)
+    with e.taken(slots["taken"], slots["tiles"], target.rows) as first:
+        count = e.least(b.sub(slots["tiles"], first), number(target.rows))
         for planes in kind.runs:
             with e.loop(len(planes)) as n:
                 _emit_inputs(e, kind, planes, n.index, slots, first, count)
@@ -154,12 +151,10 @@ def emit_pointwise(target: Target, module: ir.Module, name: str, kind: Convoluti
     e = Emitter(target, module, name, [POINTER])
     b = e.builder
     slots = _load_slots(e, kind)
-    first = b.add(slots["pixels"], slots["first"])
     # The last group ends with the last pixel: some pixels are computed twice, and none behind the lines.
-    last = b.sub(b.add(first, slots["count"]), number(target.rows))
-    with e.loop(slots["count"], target.rows) as group:
-        pixel = b.add(first, group.index)
-        pixel = b.select(b.icmp_unsigned("<", pixel, last), pixel, last)
+    last = b.sub(slots["tiles"], number(target.rows))
+    with e.taken(slots["taken"], slots["tiles"], target.rows) as first:
+        pixel = b.add(slots["pixels"], e.least(first, last))
         with e.loop(kind.outputs, target.panel(kind.outputs)) as panel:
             _emit_pixels(e, kind, slots, pixel, panel.index)
     e.finish()
@@ -218,8 +213,8 @@ def _emit_inputs(
 
 
 def _source_plane(e: Emitter, planes: range, n: Value) -> Value:
-    """Emit the load of the address of the run's source plane n."""
-    return e.load(POINTER, e.at(e.arguments[0], SLOT * planes.start, e.times(n, SLOT)))
+    """Emit the load of the address of the run's source plane n: planes are the arguments behind the scratch."""
+    return e.load(POINTER, e.at(e.arguments[0], SLOT * (1 + planes.start), e.times(n, SLOT)))
 
 
 def _emit_products(e: Emitter, kind: Convolution, slots: dict[str, Value]) -> None:

@@ -18,6 +18,7 @@ from hiif_deploy.backends.sessions.open import open_session
 from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.bundle.loader import open_bundle
 from hiif_engines.native.check import EXACT
+from hiif_engines.native.crew import Crew
 from hiif_engines.native.maps import ConvolutionMaps, read_convolution_maps
 from hiif_engines.native.target import Target
 
@@ -34,7 +35,7 @@ def graph_of(pairs: Pairs, decoder: str) -> tuple[GraphContract, bytes]:
 def opened(target: Target, graph: tuple[GraphContract, bytes]) -> ConvolutionMaps:
     layers = read_convolution_maps(*graph)
     assert layers is not None
-    return ConvolutionMaps(graph[0], layers, target)
+    return ConvolutionMaps(graph[0], layers, target, Crew())
 
 
 def features(*shape: int) -> np.ndarray:

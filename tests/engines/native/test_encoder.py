@@ -15,8 +15,9 @@ from hiif_deploy.backends.sessions.open import open_session
 from hiif_deploy.bundle.loader import open_bundle, shipped_models
 from hiif_deploy.images.samples import sample
 from hiif_engines.native.check import EXACT
-from hiif_engines.native.encoder import NativeEncoder, NativeStep
-from hiif_engines.native.encoder_graph import Part, PlaneLayer, read_encoder
+from hiif_engines.native.crew import Crew
+from hiif_engines.native.encoder import NativeEncoder
+from hiif_engines.native.encoder_graph import read_encoder
 from hiif_engines.native.target import Target
 
 pytestmark = pytest.mark.processor
@@ -53,7 +54,8 @@ def test_features_of_shipped_models_are_those_of_onnx_runtime(
     image = (sample("coffee")[: size[0], : size[1]].transpose(2, 0, 1)[None] / 127.5 - 1).astype(np.float32)
     wanted = known.run({"image": image})["features"]
     one, many = (
-        NativeEncoder(contract, layers, threads, own_target).run({"image": image})["features"] for threads in (1, 3)
+        NativeEncoder(contract, layers, threads, own_target, Crew()).run({"image": image})["features"]
+        for threads in (1, 3)
     )
     np.testing.assert_array_equal(one, many)
     assert one.shape == wanted.shape
@@ -115,21 +117,8 @@ def test_work_counts_the_transformed_products_of_whole_tiles(own_target: Target)
     bundle = open_bundle("hiif-live")
     layers = read_encoder(bundle.graphs["encoder"])
     assert layers is not None
-    encoder = NativeEncoder(bundle.contract.chain("fp32")["encoder"], layers, 1, own_target)
+    encoder = NativeEncoder(bundle.contract.chain("fp32")["encoder"], layers, 1, own_target, Crew())
     macs, size = encoder.work({"image": np.zeros((1, 3, 6, 6), np.float32)})
     plain = sum(9 * sum(kind.planes) * kind.outputs for kind in (layer.kind(own_target) for layer in layers))
     assert macs == plain // 4 * 10 * 10
     assert size > 4 * 36 * 16 * 16
-
-
-@pytest.mark.parametrize(("threads", "parts"), [(1, 4), (8, 32), (64, 53)])
-def test_a_layer_has_parts_for_every_thread_and_no_more_than_python_begins(
-    own_target: Target, threads: int, parts: int
-) -> None:
-    layer = PlaneLayer((Part("x", np.zeros((48, 48, 3, 3), np.float32)),), "y", np.zeros(48, np.float32))
-    planes = {name: np.zeros((362, 642, 48), np.float32) for name in "xy"}
-    found = list[int]()
-    step = NativeStep(own_target, layer, lambda _: None)
-    step.run(planes, (360, 640), threads, lambda _, firsts: found.append(len(firsts)))
-    # Whole groups of tiles are rounded up, so that the last part may be left out.
-    assert parts - 2 <= found[0] <= parts

@@ -13,6 +13,7 @@ from emulated_code import compiled
 from hiif_deploy.bundle.contract import GraphContract, TensorContract
 from hiif_engines.native.compile import lacking
 from hiif_engines.native.compose import composed
+from hiif_engines.native.crew import Crew
 from hiif_engines.native.kernel import BLOCK, emit_kernels
 from hiif_engines.native.layer import Norm, ScratchLayout
 from hiif_engines.native.products.precision import FP32, INT8, PRECISIONS
@@ -49,7 +50,7 @@ def session_of(target: Target, layers: Sequence[LayerWeights], precision: str) -
     outputs = (TensorContract("state_1", "float32", ("queries", kernel.outputs)),)
     return NativeSession(
         GraphContract("test", "test.onnx", "0" * 64, inputs, outputs), stage, kernel, code.function("test"),
-        ThreadMemory(scratch),
+        ThreadMemory(scratch), Crew(),
     )  # fmt: skip
 
 

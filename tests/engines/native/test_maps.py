@@ -15,6 +15,7 @@ from hiif_deploy.backends.sessions.open import open_session
 from hiif_deploy.bundle.loader import open_bundle, shipped_models
 from hiif_engines.native.backend import NativeBackend
 from hiif_engines.native.check import EXACT
+from hiif_engines.native.crew import Crew
 from hiif_engines.native.maps import NativeMaps, read_maps
 from hiif_engines.native.products.precision import PRECISIONS
 from hiif_engines.native.target import Target
@@ -31,7 +32,7 @@ def opened(target: Target, name: str, precision: str = "fp32") -> NativeMaps:
     contract = bundle.contract.chain("fp32")["maps"]
     weights = read_maps(contract, bundle.graphs["maps"], target)
     assert weights is not None
-    return NativeMaps(contract, weights, target, PRECISIONS[precision])
+    return NativeMaps(contract, weights, target, PRECISIONS[precision], Crew())
 
 
 def features(channels: int, size: tuple[int, int]) -> np.ndarray:

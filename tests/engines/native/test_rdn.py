@@ -14,6 +14,7 @@ from cached_export import cached_to_onnx, shared_bundle
 from hiif_deploy import EngineOptions, Upscaler
 from hiif_deploy.bundle.contract import GraphContract
 from hiif_engines.native.check import EXACT
+from hiif_engines.native.crew import Crew
 from hiif_engines.native.encoder import NativeEncoder
 from hiif_engines.native.encoder_graph import read_encoder
 from hiif_engines.native.target import Target
@@ -76,7 +77,7 @@ def test_work_counts_convolutions_alone_by_their_definition(own_target: Target) 
     contract, model = exported()
     layers = read_encoder(model)
     assert layers is not None
-    macs, _ = NativeEncoder(contract, layers, 1, own_target).work({"image": np.zeros((1, 3, 6, 6), np.float32)})
+    macs, _ = NativeEncoder(contract, layers, 1, own_target, Crew()).work({"image": np.zeros((1, 3, 6, 6), np.float32)})
     kinds = [layer.kind(own_target) for layer in layers]
     wanted = sum((4 if kind.is_pointwise else 9) * kind.inputs * kind.outputs for kind in kinds) // 4
     assert macs == wanted * 10 * 10

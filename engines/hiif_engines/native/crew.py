@@ -1,0 +1,120 @@
+"""Threads that share the parts of one call of native code: who has no work of its own helps the others with theirs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+PART_MACS = 1 << 22
+"""Multiplications of a call for each thread that takes part in it at least: 40 µs or more, as waking it takes."""
+
+
+@dataclass(eq=False)
+class SharedCall:
+    """A call that several threads make at once, each taking parts until none is left."""
+
+    take: Callable[[], None]
+    """Computes parts that no other thread has taken; returns when there are none."""
+    helpers: int = 0
+    """Number of threads that are at it, beside the one whose call it is."""
+    error: BaseException | None = None
+    """Error of one of them."""
+
+
+class Crew:
+    """The calls that are being made, and the threads that wait to help with one. Thread-safe."""
+
+    def __init__(self) -> None:
+        lock = threading.Lock()
+        self._changed, self._finished = threading.Condition(lock), threading.Condition(lock)
+        self._calls: list[SharedCall] = []
+
+    def run(self, take: Callable[[], None], macs: int) -> None:
+        """Make a call of so many multiplications; threads that wait take part in it. All parts are computed then."""
+        if macs < 2 * PART_MACS:
+            take()
+            return
+        call = SharedCall(take)
+        with self._changed:
+            self._calls.append(call)
+            self._changed.notify(macs // PART_MACS - 1)
+        try:
+            take()
+        finally:
+            with self._changed:
+                self._withdraw(call)
+                self._finished.wait_for(lambda: call.helpers == 0)
+        if call.error is not None:
+            raise call.error
+
+    @contextmanager
+    def phase(self) -> Iterator[Phase]:
+        """Return a new phase, which is over at the latest when the context is left."""
+        phase = Phase(self._changed)
+        try:
+            yield phase
+        finally:
+            phase.close()
+
+    def help(self, phase: Phase) -> None:
+        """Take part in calls, those of other phases too, until this phase is over."""
+        while (call := self._next(phase)) is not None:
+            try:
+                call.take()
+            except BaseException as error:  # the thread whose call it is raises it
+                call.error = error
+            with self._changed:
+                self._withdraw(call)
+                call.helpers -= 1
+                self._finished.notify_all()
+
+    def _next(self, phase: Phase) -> SharedCall | None:
+        """Wait for a call, and return it; None once the phase is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._calls or phase.is_over)
+            if phase.is_over:
+                return None
+            call = self._calls[0]
+            call.helpers += 1
+            return call
+
+    def _withdraw(self, call: SharedCall) -> None:
+        """Offer a call no longer: the first thread that comes back from it found no part left."""
+        if call in self._calls:
+            self._calls.remove(call)
+
+
+class Phase:
+    """Works that may be helped with, such as the tiles of a pass: it is over once all that have begun have finished."""
+
+    def __init__(self, changed: threading.Condition) -> None:
+        self._changed = changed
+        self._unfinished, self._closed = 0, False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to help with."""
+        return self._closed or self._unfinished == 0
+
+    def begin(self) -> None:
+        """Count a work that will be finished."""
+        with self._changed:
+            self._unfinished += 1
+
+    def finish(self) -> None:
+        """Count a work that is finished."""
+        with self._changed:
+            self._unfinished -= 1
+            self._wake()
+
+    def close(self) -> None:
+        """End the phase, whether its works are finished or not."""
+        with self._changed:
+            self._closed = True
+            self._wake()
+
+    def _wake(self) -> None:
+        if self.is_over:
+            self._changed.notify_all()
