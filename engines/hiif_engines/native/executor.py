@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from numpy.typing import NDArray
 
 from hiif_deploy.bundle.contract import Contract
 from hiif_deploy.decoding.conversion import FrameConverter
 from hiif_deploy.decoding.executor import T
 from hiif_deploy.decoding.job import Job, TileQueries
 from hiif_deploy.decoding.session import Session, Tensors
-from hiif_deploy.decoding.session_executor import SessionExecutor
+from hiif_deploy.decoding.session_executor import Block, SessionExecutor
 from hiif_deploy.decoding.staged import StagedExecutor
 from hiif_deploy.geometry.tiling import Tile
 from hiif_engines.native.crew import Crew, Phase
@@ -58,4 +61,10 @@ class WholeExecutor(SessionExecutor):
 
 
 class NativeExecutor(WholeExecutor, StagedExecutor):
-    """The same for a decoder in stages."""
+    """The same for a decoder in stages. States are overwritten by the next ones: new memory would be new pages."""
+
+    def _mixed(self, job: Job, block: Block, folded: Tensors, state: NDArray[Any], blocks: range) -> NDArray[Any]:
+        for k in blocks:
+            feeds = {f"state_{k}": state, **folded, f"state_{k + 1}": state}
+            state = self.run(f"mix_{k}", job, block, feeds)[f"state_{k + 1}"]
+        return state

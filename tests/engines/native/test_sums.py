@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from attention_model import ATTENTION_MODEL
+from emulated_code import EMULATED
 from hiif_deploy import EngineOptions
 from hiif_deploy.backends.sessions.open import open_session
 from hiif_deploy.bundle.loader import open_bundle
@@ -56,3 +57,22 @@ def test_kernels_of_several_stages_answer_bit_for_bit_as_one_after_the_other(bac
         feeds |= sessions[name].run(feeds)
     for name in ("last_pass", "whole"):
         np.testing.assert_array_equal(sessions[name].run(feeds)["colour"], feeds["colour"])
+
+
+def test_a_state_is_written_over_the_one_before(backend: NativeBackend) -> None:
+    if backend.isa == EMULATED.name:
+        pytest.skip("an emulated call has copies of its arrays")
+    session, random = backend.sessions["mix_0"], np.random.default_rng(0)
+    shapes = {tensor.name: tensor.shape for tensor in session.graph.inputs}
+    state = random.standard_normal((BLOCK + 7, 64)).astype(np.float32)
+    folded = {
+        name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items() if name != "state_0"
+    }
+    expected = session.run({"state_0": state, **folded})["state_1"]
+    assert not np.array_equal(expected, state)
+    found = session.run({"state_0": state, "state_1": state, **folded})["state_1"]
+    assert found is state
+    np.testing.assert_array_equal(found, expected)
+    # What does not fit is left alone.
+    short = state[:5].copy()
+    assert session.run({"state_0": state, "state_1": short, **folded})["state_1"].shape == state.shape
