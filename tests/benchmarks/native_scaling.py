@@ -4,8 +4,9 @@
 
 A picture is upscaled with as many threads as there would be cores, on however many there are, and measured in
 processor time: seconds in kernels, and the rest, Python and NumPy, which runs on one core at a time. The computed time
-is the rest, and after it the encoder's kernels on as many cores as a layer has parts, and the decoder's on as many as
-there are tiles. In truth they overlap. `full` is full-size HIIF with random weights (extra `export`).
+is the rest, and after it the encoder's kernels on as many cores as share a layer, the decoder's on all cores, and those
+that are not shared on as many as there are tiles. In truth they overlap. `full` is full-size HIIF with random weights
+(extra `export`).
 """
 
 from __future__ import annotations
@@ -18,14 +19,19 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from hiif_deploy import EngineOptions, Upscaler
 from hiif_deploy.bench.case import open_model, picture
 from hiif_deploy.geometry.sizes import output_size
 from hiif_deploy.geometry.target import parse_size
 from hiif_engines.native.compile import Argument, Call, Compiled
+from hiif_engines.native.crew import WAKE_MACS
 
 ENCODER = "convolution_"
 """Beginning of the names of the encoder's kernels."""
+ALONE = ("maps", "finish")
+"""Kernels that one thread computes for a tile."""
 
 
 class Watch:
@@ -64,8 +70,9 @@ def measured(watch: Watch, upscaler: Upscaler, image: Any, scale: float, rounds:
         began = time.process_time()
         upscaler.upscale(image, scale=scale)
         total, kernels = time.process_time() - began, sum(watch.seconds.values())
-        encoder = watch.seconds["encoder"]
-        found.append({"total": total, "rest": total - kernels, "encoder": encoder, "decoder": kernels - encoder})
+        encoder, alone = watch.seconds["encoder"], sum(watch.seconds[name] for name in ALONE)
+        parts = {"encoder": encoder, "alone": alone, "decoder": kernels - encoder - alone}
+        found.append({"total": total, "rest": total - kernels, **parts})
     return min(found, key=lambda one: one["total"])
 
 
@@ -84,13 +91,16 @@ def main() -> None:
     image, queries = picture(source), math.prod(output_size(source, scale=given.scale))
     for cores in given.cores or (1, 2, 8, 16, 64):
         with Upscaler(bundle, engine=EngineOptions(engine="native", threads=cores)) as upscaler:
-            layers = len(upscaler.backend.sessions["encoder"]._steps)  # type: ignore[attr-defined]
+            encoder = upscaler.backend.sessions["encoder"]  # type: ignore[attr-defined]
+            macs, _ = encoder.work({"image": np.empty((1, 3, *source), np.float32)})
             found = measured(watch, upscaler, image, given.scale, given.rounds)
-        parts, tiles = watch.calls["encoder"] / layers, watch.calls["maps"]
-        seconds = found["rest"] + found["encoder"] / min(cores, parts) + found["decoder"] / min(cores, tiles)
+        parts, tiles = math.isqrt(macs // len(encoder._steps) // WAKE_MACS), watch.calls["maps"]
+        shared = found["encoder"] / max(1, min(cores, parts)) + found["decoder"] / cores
+        seconds = found["rest"] + shared + found["alone"] / min(cores, tiles)
         print(
-            f"{given.model} {given.size} x{given.scale:g}, {cores} cores: kernels {found['encoder']:.3f} (encoder) and "
-            f"{found['decoder']:.3f} s, rest {found['rest']:.3f} s; {parts:.0f} parts per layer, {tiles:.0f} tiles, "
+            f"{given.model} {given.size} x{given.scale:g}, {cores} cores: kernels {found['encoder']:.3f} (encoder), "
+            f"{found['decoder']:.3f} and {found['alone']:.3f} s (not shared), rest {found['rest']:.3f} s; "
+            f"{parts} threads per layer, {tiles:.0f} tiles, "
             f"{sum(watch.calls.values())} calls; computed {seconds:.3f} s, {found['total'] / seconds:.1f} cores, "
             f"{queries / seconds / 1e6:.2f} million queries/s",
             flush=True,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-PART_MACS = 1 << 22
-"""Multiplications of a call for each thread that takes part in it at least: 40 µs or more, as waking it takes."""
+WAKE_MACS = 1 << 20
+"""Multiplications that a thread computes while Python wakes another one, about 20 µs. They wake one after the other: n
+threads are at work after n times that, and m multiplications take each of them m / n, least in all for n = √m."""
 
 
 @dataclass(eq=False)
@@ -33,13 +35,14 @@ class Crew:
 
     def run(self, take: Callable[[], None], macs: int) -> None:
         """Make a call of so many multiplications; threads that wait take part in it. All parts are computed then."""
-        if macs < 2 * PART_MACS:
+        threads = math.isqrt(macs // WAKE_MACS)
+        if threads < 2:
             take()
             return
         call = SharedCall(take)
         with self._changed:
             self._calls.append(call)
-            self._changed.notify(macs // PART_MACS - 1)
+            self._changed.notify(threads - 1)
         try:
             take()
         finally:

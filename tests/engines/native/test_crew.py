@@ -11,11 +11,11 @@ import pytest
 
 from hiif_deploy import EngineOptions, RenderOptions, Upscaler
 from hiif_deploy.images.samples import sample
-from hiif_engines.native.crew import PART_MACS, Crew
+from hiif_engines.native.crew import WAKE_MACS, Crew
 from hiif_engines.native.target import Target
 from plane_layers import helped
 
-LARGE = 100 * PART_MACS
+LARGE = 10_000 * WAKE_MACS
 
 
 class Parts:
@@ -62,7 +62,7 @@ def test_a_thread_without_helpers_computes_all() -> None:
 def test_a_call_that_is_too_small_is_not_shared() -> None:
     parts = Parts(50)
     with helped(2) as crew:
-        crew.run(parts.take, PART_MACS)
+        crew.run(parts.take, 3 * WAKE_MACS)
     assert parts.threads == {threading.get_ident()}
 
 

@@ -102,7 +102,7 @@ def test_bias_activation_and_the_added_plane_follow_in_this_order(
 
 def test_threads_that_share_a_call_change_no_bit(own_target: Target) -> None:
     random = np.random.default_rng(3)
-    # As many multiplications as three threads have at least.
+    # As many multiplications as wake two other threads.
     parts = [(normal(random, 64, 60, 50), normal(random, 32, 64, 3, 3))]
     one, many = (run(own_target, parts, np.ones(32), "silu", threads=threads) for threads in (1, 3))
     np.testing.assert_array_equal(one, many)
