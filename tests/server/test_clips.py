@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,8 +22,11 @@ from clips import X264, Video, make_clip, picture, plain
 from hiif_deploy import Upscaler
 from hiif_deploy.geometry.target import Target
 from hiif_deploy.images.decode import decode
+from hiif_deploy.server.clips.clips import Clips
 from hiif_deploy.server.clips.samples import sample_numbers
+from hiif_deploy.server.metrics import Metrics
 from hiif_deploy.server.options import Limits, ServeOptions
+from hiif_deploy.server.web import RequestError
 from hiif_deploy.video.options import VideoOptions
 from hiif_deploy.video.plan import plan_video
 from hiif_deploy.video.probe import probe
@@ -233,6 +237,38 @@ def test_servers_share_a_folder(live: Upscaler, movies: Path, folder: Path, tmp_
         assert other.delete(path).status_code == 204
         assert (first.get(path).status_code, other.delete(f"/v1/pictures/{upload}").status_code) == (404, 204)
         assert first.get(f"/v1/pictures/{upload}").status_code == 404
+
+
+def test_what_was_read_of_a_clip_before_it_changed_changes_nothing(
+    live: Upscaler, movies: Path, folder: Path, tmp_path: Path
+) -> None:
+    source = movies / "everything.mkv"
+    with running({"hiif-live": live}, [folder / "waves.png"]) as client:
+        server = client.server
+        clips = Clips(server.studio, server.collection, tmp_path, Limits(), Metrics(), lambda: False)
+        try:
+            shutil.copy(source, tmp_path / "sent.mkv")
+            old = clips.add(tmp_path / "sent.mkv", "everything.mkv", {"scale": "2"})
+            clips.start(clips.find(old.id), {"scale": "1.5"})
+            until(lambda: clips.find(old.id).status == "done")
+            with pytest.raises(RequestError, match="started meanwhile"):
+                clips.start(old, {})  # It would have the other order's result.
+            assert clips.find(old.id).result.read_bytes() == wanted(source, live, tmp_path, 1.5)
+            clips.remove(old)
+            for _ in range(2):
+                with pytest.raises(RequestError, match="no more"):
+                    clips.remove(old)
+                assert not old.folder.exists()
+        finally:
+            clips.close()
+
+
+def test_a_clip_that_cannot_be_locked_is_refused_without_a_path(theatre: Any, movies: Path) -> None:
+    path = send(theatre, movies / "everything.mkv", "scale=2&start=false").headers["location"]
+    (folder,) = theatre.server.arriving.parent.glob(f"clips/{path.rpartition('/')[2]}")
+    (folder / ".lock").mkdir()
+    for answer in (theatre.post(f"{path}/start"), theatre.delete(path)):
+        assert (answer.status_code, answer.json()["error"]) == (500, "the server cannot lock the clip")
 
 
 class Process:

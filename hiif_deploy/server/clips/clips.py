@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from hiif_deploy.bundle.loader import VIDEO_MODEL
-from hiif_deploy.errors import HiifError, OptionError, VideoError
-from hiif_deploy.server.clips.job import LOCK_FILE, SAMPLES, ClipJob, source_file, without_paths
+from hiif_deploy.errors import EngineError, HiifError, OptionError, VideoError
+from hiif_deploy.server.clips.job import LOCK_FILE, SAMPLES, STATE_FILE, ClipJob, source_file, without_paths
 from hiif_deploy.server.clips.order import ClipOrder, parse_order
 from hiif_deploy.server.clips.plan import ClipPlan, Planner
 from hiif_deploy.server.clips.samples import write_samples
@@ -27,7 +27,7 @@ from hiif_deploy.server.collection import Collection, Entry
 from hiif_deploy.server.metrics import Metrics
 from hiif_deploy.server.options import Limits
 from hiif_deploy.server.studio import Studio
-from hiif_deploy.server.web import RequestError, changed_states
+from hiif_deploy.server.web import RequestError, changed_states, is_full_disk
 from hiif_deploy.server.work_queue import StoppedError
 from hiif_deploy.support.files import list_folder, locked
 from hiif_deploy.video.monitor import Monitor
@@ -42,6 +42,7 @@ PATIENCE = 1.0
 """Seconds that a clip waits for pictures before each of its steps at most: it never stands still."""
 PAUSE = 0.02
 """Seconds between two looks whether pictures wait."""
+GONE = "there is no clip of that id, or no more"
 
 
 @dataclass
@@ -89,7 +90,7 @@ class Clips:
             raise RequestError(503, f"{self.length} clips wait already; try again later", {"Retry-After": "60"})
 
     def add(self, path: Path, name: str, values: Mapping[str, str], prefix: str = "") -> ClipJob:
-        """Take over a file that arrived in `self.folder`, and plan it. Its id begins with `prefix`.
+        """Take over a file that arrived on the disk of `self.folder`, and plan it. Its id begins with `prefix`.
 
         Errors as `Planner`; RequestError 503 without room.
         """
@@ -119,8 +120,8 @@ class Clips:
     def start(self, job: ClipJob, values: Mapping[str, str]) -> None:
         """Queue a clip, by its own order where `values` are empty. What the same order has made is kept.
 
-        RequestError 409 where it waits or runs, here or elsewhere, 503 where too many wait or there is no room; errors
-        as `Planner`.
+        RequestError 409 where it waits or runs, here or elsewhere, or did so since `find`, 404 where it was removed,
+        503 where too many wait or there is no room; errors as `Planner`.
         """
         if not job.is_over:
             raise RequestError(409, f"the clip is {job.status} already")
@@ -130,7 +131,9 @@ class Clips:
             plan = self._planner.plan(job.source, order)
         self._make_room(plan.disk, keep=job)
         with self._lock, contextlib.ExitStack() as held:
-            self._hold(job, held)
+            now = None if job.id in self._runs else self._hold(job, held)
+            if now is None or not now.is_over or now.order != job.order:
+                raise RequestError(409, "the clip was started meanwhile")
             self._requeue(job, order, plan)
             self._submit(job, held.pop_all())
 
@@ -150,12 +153,15 @@ class Clips:
                 return self._runs[id_].job
             job = self._unsaved.get(id_) or (ClipJob.load(self.folder / id_) if ID.fullmatch(id_) else None)
             if job is None:
-                raise RequestError(404, "there is no clip of that id, or no more")
+                raise RequestError(404, GONE)
             self._resume(job)
-            return job
+            return self._runs[id_].job if id_ in self._runs else job
 
     def remove(self, job: ClipJob) -> None:
-        """Cancel a clip, whose finished parts are kept; or remove one that is over, with its result."""
+        """Cancel a clip, whose finished parts are kept; or remove one that is over, with its result.
+
+        RequestError 503 or 409 where another server upscales it, 404 where it was removed.
+        """
         with self._lock:
             if job.is_over:
                 self._drop(job)
@@ -191,10 +197,25 @@ class Clips:
         first = VIDEO_MODEL if VIDEO_MODEL in names else names[0]
         return {**values, "model": values.get("model") or first}
 
-    def _hold(self, job: ClipJob, held: contextlib.ExitStack) -> None:
-        """Hold a clip's lock until `held` is closed. RequestError 409 where another server holds it."""
-        if not held.enter_context(locked(job.folder / LOCK_FILE, wait=False)):
+    def _hold(self, job: ClipJob, held: contextlib.ExitStack) -> ClipJob:
+        """Hold a clip's lock until `held` is closed. Return the clip as it is now: others may have changed it.
+
+        RequestError 409 where another server holds it, 404 where it was removed, 507 or 500 where it cannot be locked.
+        """
+        try:
+            is_ours = held.enter_context(locked(job.folder / LOCK_FILE, wait=False))
+        except EngineError as error:  # It names the file.
+            logger.warning("clip %s: %s", job.id, error)
+            is_full = isinstance(error.__cause__, OSError) and is_full_disk(error.__cause__)
+            raise RequestError(507 if is_full else 500, "the server cannot lock the clip") from error
+        if not is_ours:
             raise RequestError(409, "another server of this folder upscales the clip")
+        now = self._unsaved.get(job.id) or ClipJob.load(job.folder)
+        if now is None:
+            if not (job.folder / STATE_FILE).exists():
+                shutil.rmtree(job.folder, ignore_errors=True)  # The lock has made the folder again.
+            raise RequestError(404, GONE)
+        return now
 
     def _submit(self, job: ClipJob, held: contextlib.ExitStack) -> None:
         self._runs[job.id] = _Run(job, self._pool.submit(self._run, job), held)
@@ -204,8 +225,9 @@ class Clips:
         if job.is_over or self._is_closed:
             return
         with contextlib.suppress(RequestError), contextlib.ExitStack() as held:
-            self._hold(job, held)
-            self._submit(job, held.pop_all())
+            now = self._hold(job, held)
+            if not now.is_over:
+                self._submit(now, held.pop_all())
 
     def _sample(self, id_: str) -> Entry | None:
         found = SAMPLE.fullmatch(id_)
@@ -283,16 +305,20 @@ class Clips:
             total = needed + sum(job.bytes for job in jobs)
             while over and (len(over) > self._limits.kept_clips or total > self._limits.clips_bytes):
                 oldest = over.pop(0)
-                total -= oldest.bytes
-                self._drop(oldest)
+                size = oldest.bytes
+                with contextlib.suppress(RequestError):
+                    self._drop(oldest)
+                    total -= size
         if total > self._limits.clips_bytes:
             raise RequestError(503, "clips that wait need all of this server's disk; try again later")
         if needed > shutil.disk_usage(self.folder).free:
             raise RequestError(507, f"it may take {needed >> 20} MiB, and the server's disk has less")
 
     def _drop(self, job: ClipJob) -> None:
-        with contextlib.suppress(RequestError), contextlib.ExitStack() as held:
-            self._hold(job, held)
+        """Remove a clip that is over. RequestError as `_hold`; 409 where it was started meanwhile."""
+        with contextlib.ExitStack() as held:
+            if not self._hold(job, held).is_over:
+                raise RequestError(409, "the clip was started meanwhile")
             self._unsaved.pop(job.id, None)
             shutil.rmtree(job.folder, ignore_errors=True)
 
