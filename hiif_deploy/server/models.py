@@ -19,6 +19,7 @@ from hiif_deploy.server.options import Limits
 from hiif_deploy.server.web import RequestError
 from hiif_deploy.upscaler import RenderOptions, Upscaler
 
+logger = logging.getLogger(__name__)
 BICUBIC = "bicubic"
 """Name that clients use for interpolation in the place of a model."""
 
@@ -132,10 +133,11 @@ class Models:
         engine = replace(own.engine, precision=precision, builds=False)
         try:
             return _model(name, Upscaler(own.bundle, engine=engine, options=own.options))
-        except HiifError as error:
+        except HiifError as error:  # It may name the folder of engines.
+            logger.warning("%s in %s: %s", name, precision, error)
             self._precisions[name] = tuple(known for known in self._precisions[name] if known != precision)
             left = ", ".join(self._precisions[name])
-            raise RequestError(400, f"precision {precision}: {error}; {name} has {left} here") from error
+            raise RequestError(400, f"precision {precision} cannot be opened; {name} has {left} here") from error
 
 
 def parse_precision(text: str | None) -> ComputePrecision | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hiif_deploy import Upscaler
+from hiif_deploy import EngineOptions, Upscaler, open_bundle
 from hiif_deploy.cli import main
 from hiif_deploy.images.decode import decode
 from hiif_deploy.images.io import read_image
@@ -86,3 +87,17 @@ def test_weights_of_other_precisions_are_bounded(live: Upscaler, folder: Path, l
         answer = client.post(f"/v1/upscale?{QUERY}&precision={listed[1]}")
         assert (answer.status_code, "MiB of weights" in answer.text) == (413, True)
         assert client.post(f"/v1/upscale?{QUERY}&precision=fp32").status_code == 200
+
+
+def test_a_precision_that_cannot_be_opened_is_refused_without_paths(folder: Path) -> None:
+    bundle = open_bundle("hiif-live")
+    broken = replace(bundle, graphs={name: b"" if "fp16" in name else data for name, data in bundle.graphs.items()})
+    with (
+        Upscaler(broken, engine=EngineOptions(engine="onnxruntime", threads=1)) as upscaler,
+        running({"hiif-live": upscaler}, [folder / "waves.png"]) as client,
+    ):
+        answers = [client.get(f"/v1/plan?{QUERY}&precision=fp16"), client.get("/iiif/waves@hiif-live@fp16/info.json")]
+        # What the engine says may name folders: it stays in the log.
+        assert answers[0].json()["error"] == "precision fp16 cannot be opened; hiif-live has fp32 here"
+        assert [answer.status_code for answer in answers] == [400, 400]
+        assert client.get("/v1/models").json()["models"][0]["precisions"] == ["fp32"]
