@@ -18,6 +18,7 @@ from clips import Video, plain
 from hiif_deploy import Upscaler
 from hiif_deploy.images.decode import decode
 from hiif_deploy.images.io import read_image
+from hiif_deploy.server.options import ServeOptions
 from hiif_deploy.server.viewer import INSTALL, viewer_script
 from server_client import opened, running
 
@@ -228,6 +229,23 @@ def test_a_clip_is_played_compared_upscaled_and_found_again(open_page: Any, serv
     sent = server.post("/v1/clips?scale=3&name=bars.mp4", content=clip.read_bytes()).headers["location"]
     server.get(f"{sent}/events")
     assert made == server.get(f"{sent}/result").content
+
+
+def test_a_clip_whose_model_has_gone_is_shown_by_another(
+    open_page: Any, server: Any, live: Upscaler, folder: Path, tmp_path: Path
+) -> None:
+    plain(tmp_path / "bars.mp4", Video(frames=4, size=(72, 128)))
+    options = ServeOptions(port=0, cache=server.server.arriving.parent)
+    with running({"gone": live}, [folder / "waves.png"], options) as before:
+        sent = before.post("/v1/clips?scale=2&start=0&name=bars.mp4", content=(tmp_path / "bars.mp4").read_bytes())
+    page, id_ = open_page(), sent.json()["id"]
+    page.evaluate(
+        "(id) => { localStorage.setItem('hiif-deploy-clips', JSON.stringify([id]));"
+        "localStorage.setItem('hiif-deploy-shown', `clip:${id}`) }", id_
+    )  # fmt: skip
+    page.reload()
+    page.wait_for_function("() => document.getElementById('status').textContent.startsWith('128×72 → ')")
+    assert (page.input_value("#picture"), page.input_value("#model")) == (f"clip:{id_}", "hiif-live")
 
 
 def test_uploads_are_removed_by_keyboard(open_page: Any, server: Any, folder: Path, tmp_path: Path) -> None:

@@ -64,10 +64,10 @@ function openViewer() {
   viewer.addHandler("tile-load-failed", ({ message }) => say(`A tile could not be loaded: ${message}`));
 }
 
-// Selects a model, and its own precision unless it has the one that was chosen.
+// Selects a model, and its own precision unless it has the one that was chosen. A clip's model may have gone since.
 function select(name, wanted = precision.value) {
-  model.value = name;
-  const known = precisions.get(name);
+  model.value = precisions.has(name) ? name : model.options[0].value;
+  const known = precisions.get(model.value);
   precision.replaceChildren(...known.map((value) => new Option(value)));
   precision.value = known.includes(wanted) ? wanted : known[0];
 }
@@ -305,7 +305,7 @@ remove.addEventListener("click", async () => {
     say(error.message);
   }
 });
-cancel.addEventListener("click", () => job && request(job, { method: "DELETE" }));
+cancel.addEventListener("click", () => job && request(job, { method: "DELETE" }).catch(({ message }) => say(message)));
 slider.addEventListener("input", () => { scale.value = slider.value; size.value = ""; plan(); });
 scale.addEventListener("input", () => { slider.value = scale.value; size.value = ""; plan(); });
 size.addEventListener("input", plan);
