@@ -48,6 +48,8 @@ class Front:
 
     async def _received(self, request: Request) -> tuple[str, bytes, str]:
         """Return a request's route, and its body, or the name under which its replica keeps a long one."""
+        from starlette.requests import ClientDisconnect
+
         limits, route = self._limits, route_of(request.url.path, request.query_params)
         if request.url.path == "/v1/clips":
             limits = replace(limits, upload_bytes=limits.clip_upload_bytes, upload_seconds=limits.clip_upload_seconds)
@@ -55,14 +57,17 @@ class Front:
         try:
             async with asyncio.timeout(limits.upload_seconds):
                 async for part in limited(request, limits.upload_bytes):
+                    if part and not (body or name):
+                        self._guard.check(request.scope)  # before any of it is kept
                     body += part
                     if len(body) >= PART:
-                        self._guard.check(request.scope)
                         route, name = await self._kept(route, name, body)
                 if name:
                     route, name = await self._kept(route, name, body)
         except BaseException as error:
             self._discard(route, name)
+            if isinstance(error, ClientDisconnect):
+                raise RequestError(499, "the client has left") from None
             if isinstance(error, TimeoutError):
                 reason = f"the upload took longer than {limits.upload_seconds:g} seconds"
                 raise RequestError(408, reason) from None

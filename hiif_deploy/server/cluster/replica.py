@@ -63,7 +63,8 @@ class Replica:
             return ""
         if not name:
             _remove_abandoned(folder, self._limits.clip_upload_seconds)
-        if sum(path.stat().st_size for path in folder.glob("*.body")) + len(part) > self._limits.uploads_bytes:
+        limit = self._limits.clip_uploads * max(self._limits.upload_bytes, self._limits.clip_upload_bytes)
+        if sum(path.stat().st_size for path in folder.glob("*.body")) + len(part) > limit:
             return ""
         name = name or f"{secrets.token_hex(16)}.body"
         with (folder / name).open("ab") as file:
