@@ -219,6 +219,22 @@ def test_a_long_upload_passes_in_parts(cluster: Any, settings: Any, tmp_path: Pa
     assert not bodies(settings, 0)  # Its client has left.
 
 
+def test_a_long_upload_to_a_full_disk_is_refused_and_leaves_nothing(cluster: Any, settings: Any) -> None:
+    resource = pytest.importorskip("resource")
+    if not hasattr(resource, "prlimit"):
+        pytest.skip("limits other processes")
+    before = {pid: resource.prlimit(pid, resource.RLIMIT_FSIZE) for pid in replicas()}
+    for pid, (_, hard) in before.items():
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (1 << 20, hard))  # EFBIG in place of ENOSPC
+    try:
+        refused = cluster.post("/v1/pictures", content=bytes(PART + 1))
+    finally:
+        for pid, limits in before.items():
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+    assert (refused.status_code, refused.json()["error"]) == (507, "the server's disk is full")
+    assert not list(settings.options.cache.rglob("*.body"))
+
+
 @contextlib.contextmanager
 def begun_upload(port: int, part: bytes, header: str) -> Iterator[socket.socket]:
     """The connection of a client that has sent the first part of a picture."""

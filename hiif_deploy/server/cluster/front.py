@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import AsyncIterator
+from contextvars import Context
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ from hiif_deploy.server.cluster.keys import key_in, route_of
 from hiif_deploy.server.options import ServeOptions
 from hiif_deploy.server.security import Guard
 from hiif_deploy.server.uploads import limited
-from hiif_deploy.server.web import ID_PREFIX, RequestError, respond_error
+from hiif_deploy.server.web import ID_PREFIX, RequestError, is_full_disk, reason_of, respond_error
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -42,7 +44,12 @@ class Front:
     async def __call__(self, request: Request) -> Response:
         """Return the response of a replica: 503 where all that may serve it are busy or lost."""
         try:
-            return await self._forwarded(request, *await self._received(request))
+            route, body, name = await self._received(request)
+            try:
+                return await self._forwarded(request, route, body, name)
+            except BaseException:
+                self._discard(route, name)
+                raise
         except RequestError as error:
             return respond_error(error)
 
@@ -61,9 +68,11 @@ class Front:
                         self._guard.check(request.scope)  # before any of it is kept
                     body += part
                     if len(body) >= PART:
-                        route, name = await self._kept(route, name, body)
+                        # Named here: what a replica keeps while its client leaves must be found, to be discarded.
+                        is_first, name = not name, name or f"{secrets.token_hex(16)}.body"
+                        route = await self._kept(route, name, body, is_first=is_first)
                 if name:
-                    route, name = await self._kept(route, name, body)
+                    route = await self._kept(route, name, body)
         except BaseException as error:
             self._discard(route, name)
             if isinstance(error, ClientDisconnect):
@@ -74,28 +83,31 @@ class Front:
             raise
         return route, bytes(body), name
 
-    async def _kept(self, route: str, name: str, body: bytearray) -> tuple[str, str]:
-        """Give a part of a long body to a replica, which keeps it on its disk. Return its route and the body's name."""
-        from ray.exceptions import RayError
+    async def _kept(self, route: str, name: str, body: bytearray, *, is_first: bool = False) -> str:
+        """Give a part of a long body to a replica, which keeps it on its disk. Return the replica's route."""
+        from ray.exceptions import RayError, RayTaskError
         from ray.serve.exceptions import RayServeException
 
         try:
-            tag, _, name = (await self._called(route).keep.remote(name, bytes(body))).partition(":")
+            tag = await self._called(route).keep.remote(name, bytes(body), is_first=is_first)
         except (RayError, RayServeException) as error:
+            if isinstance(error, RayTaskError) and is_full_disk(error.cause):
+                raise RequestError(507, reason_of(error.cause)) from error
             logger.warning("a replica was lost, with what had arrived of an upload: %s", error)
             raise RequestError(503, "the upload was lost; try again", {"Retry-After": "5"}) from error
-        if not name:
+        if not tag:
             reason = "too many uploads arrive, or this one's replica was lost; try again later"
             raise RequestError(503, reason, {"Retry-After": "30"})
         body.clear()
-        return f"{key_in(route)}:{tag}", name
+        return f"{key_in(route)}:{tag}"
 
     def _called(self, route: str, *, stream: bool = False) -> Any:
         return self._replicas.options(stream=stream, session_id=route)
 
     def _discard(self, route: str, name: str) -> None:
         if name:
-            self._called(route).discard.remote(name)
+            # In no request's context: Ray cancels the calls of a request whose client leaves.
+            Context().run(lambda: self._called(route).discard.remote(name))
 
     async def _forwarded(self, request: Request, route: str, body: bytes, name: str) -> Response:
         from ray.exceptions import RayActorError
@@ -106,7 +118,6 @@ class Front:
             try:
                 return await _response(self._called(route, stream=True).respond.remote(scope, body, name))
             except BackPressureError:
-                self._discard(route, name)
                 raise RequestError(503, "too many requests wait; try again later", {"Retry-After": "5"}) from None
             except (RayActorError, FileNotFoundError) as error:  # The latter from a replica that has no such body.
                 logger.warning("a replica was lost, its request goes to another one: %s", error)

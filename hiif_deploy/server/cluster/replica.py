@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -53,23 +52,27 @@ class Replica:
         models = self._stack.enter_context(opened)
         self._server = self._stack.enter_context(open_server(models, settings.sources, settings.options))
 
-    async def keep(self, name: str, part: bytes) -> str:
-        """Append a part to a body that arrives under `name`, an empty one for its first part.
+    async def keep(self, name: str, part: bytes, *, is_first: bool) -> str:
+        """Append a part to the body that arrives under `name`, which a front has made up.
 
-        Return `TAG:NAME`, or nothing where too much arrives, or another replica had the parts before.
+        Return this replica's tag, or nothing where too much arrives, or another replica had the parts before. OSError,
+        and none of the body is left, where it cannot be written.
         """
         folder = self._server.arriving
-        if name and not (folder / name).exists():
-            return ""
-        if not name:
+        if is_first:
             _remove_abandoned(folder, self._limits.clip_upload_seconds)
+        elif not (folder / name).exists():
+            return ""
         limit = self._limits.clip_uploads * max(self._limits.upload_bytes, self._limits.clip_upload_bytes)
         if sum(path.stat().st_size for path in folder.glob("*.body")) + len(part) > limit:
             return ""
-        name = name or f"{secrets.token_hex(16)}.body"
-        with (folder / name).open("ab") as file:
-            await asyncio.to_thread(file.write, part)
-        return f"{self._tag}:{name}"
+        try:
+            with (folder / name).open("ab") as file:
+                await asyncio.to_thread(file.write, part)
+        except OSError:
+            await self.discard(name)
+            raise
+        return self._tag
 
     async def discard(self, name: str) -> None:
         """Remove a body that arrived."""
