@@ -81,6 +81,11 @@ def test_a_precision_that_is_not_there_is_refused(site: Any, path: str) -> None:
     assert (unknown.status_code, unknown.json()["error"]) == (400, "precision: expected one of fp32, fp16, bf16, int8")
 
 
+def test_interpolation_has_no_precision(site: Any) -> None:
+    refused = site.get("/iiif/waves@2x@bicubic@int8/info.json")
+    assert (refused.status_code, refused.json()["error"]) == (400, "bicubic has no precision")
+
+
 def test_weights_of_other_precisions_are_bounded(live: Upscaler, folder: Path, listed: list[str]) -> None:
     options = ServeOptions(port=0, limits=Limits(weights_bytes=1000))
     with running({"hiif-live": live}, [folder / "waves.png"], options) as client:

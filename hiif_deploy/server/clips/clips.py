@@ -42,6 +42,8 @@ PATIENCE = 1.0
 """Seconds that a clip waits for pictures before each of its steps at most: it never stands still."""
 PAUSE = 0.02
 """Seconds between two looks whether pictures wait."""
+MAX_ENDS = 5
+"""Servers that a clip may end, by the memory that it takes for example, before it is given up."""
 GONE = "there is no clip of that id, or no more"
 
 
@@ -142,7 +144,7 @@ class Clips:
             for made in job.folder.glob("*result*"):
                 shutil.rmtree(made) if made.is_dir() else made.unlink()
         job.order, job.plan, job.notes = order, plan.describe(), _notes(plan, job.folder, job.name)
-        job.status, job.error = "queued", None
+        job.status, job.error, job.ends = "queued", None, 0
         job.save()
         self._unsaved.pop(job.id, None)
 
@@ -218,6 +220,7 @@ class Clips:
         return now
 
     def _submit(self, job: ClipJob, held: contextlib.ExitStack) -> None:
+        job.status = "queued"  # A killed server may have left `running`.
         self._runs[job.id] = _Run(job, self._pool.submit(self._run, job), held)
 
     def _resume(self, job: ClipJob) -> None:
@@ -235,15 +238,30 @@ class Clips:
         return next((entry for entry in job.samples() if entry.id == id_), None) if job else None
 
     def _run(self, job: ClipJob) -> None:
-        job.status, error = "running", None
+        error = None
         try:
+            self._begin(job)
             with self._metrics.stage("clip"), _without_paths(job.folder, job.name):
                 self._upscale(job)
         except Exception as failure:
             if self._is_closed:
-                return  # The disk says that it waits, so it goes on when a server starts again.
+                self._pause(job)
+                return
             error = failure
         self._end(job, error)
+
+    def _begin(self, job: ClipJob) -> None:
+        """Count the clip as one that ends its server, until it is over. RequestError 500 where it ended too many."""
+        if job.ends >= MAX_ENDS:
+            raise RequestError(500, f"{job.ends} servers ended while they upscaled the clip; start it to try again")
+        job.status, job.ends = "running", job.ends + 1
+        job.save()
+
+    def _pause(self, job: ClipJob) -> None:
+        """Note that a clip waits for the next server."""
+        job.status, job.ends = "queued", job.ends - 1
+        with contextlib.suppress(OSError):
+            job.save()
 
     def _upscale(self, job: ClipJob) -> None:
         step = self._stepper(job)

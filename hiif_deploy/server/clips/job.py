@@ -38,6 +38,8 @@ class ClipJob:
     """HTTP status of the error."""
     notes: tuple[str, ...] = ()
     """A sentence for everything that is lost or differs."""
+    ends: int = 0
+    """How often a server was killed while it upscaled the clip, since it was started."""
     seconds: float = 0.0
     """That the last run took."""
     created: float = field(default_factory=time.time)
@@ -119,7 +121,7 @@ class ClipJob:
         kept = {
             "name": self.name, "order": dict(self.order.values), "plan": self.plan, "notes": self.notes,
             "status": self.status, "error": self.error, "error_status": self.error_status, "seconds": self.seconds,
-            "created": self.created,
+            "created": self.created, "ends": self.ends,
         }  # fmt: skip
         write_file(self.folder / STATE_FILE, json.dumps(kept, indent=1).encode())
 

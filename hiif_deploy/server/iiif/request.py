@@ -8,7 +8,7 @@ from typing import Literal
 from hiif_deploy.decoding.session import ComputePrecision
 from hiif_deploy.geometry.sizes import Size
 from hiif_deploy.images.encode import JPEG, PNG, TIFF, WEBP, Format
-from hiif_deploy.server.models import parse_precision
+from hiif_deploy.server.models import BICUBIC, parse_precision
 from hiif_deploy.server.web import RequestError
 
 FORMATS: dict[str, Format] = {"jpg": JPEG, "png": PNG, "webp": WEBP, "tif": TIFF}
@@ -65,6 +65,8 @@ def parse_identifier(text: str) -> Identifier:
     factor = int(found[2] or 1)
     if not 1 <= factor <= MAX_FACTOR:
         raise RequestError(400, f"the factor of a virtual image is {factor}: expected 1 to {MAX_FACTOR}")
+    if found[3] == BICUBIC and found[4]:
+        raise RequestError(400, f"{BICUBIC} has no precision")
     return Identifier(found[1], factor, found[3], parse_precision(found[4]))
 
 
