@@ -104,6 +104,8 @@ def test_another_recipe_does_not_read_the_file(recipe: Recipe, tmp_path: Path) -
     _, other = kept_crops(dataclasses.replace(recipe, seed=6), tmp_path)
     assert longer.file.path == kept.file.path
     assert other.file.path != kept.file.path
+    _, elsewhere = kept_crops(dataclasses.replace(recipe, data=(*recipe.data, *recipe.data)), tmp_path)
+    assert elsewhere.file.path != kept.file.path
 
 
 def test_a_disk_without_room_is_named_before_anything_is_written(

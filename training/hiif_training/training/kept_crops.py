@@ -29,7 +29,7 @@ Fixed = Callable[[Sample], tuple[Tensor | None, Tensor | None]]
 """One crop → features [1, C, patch, patch] of a frozen encoder and the teacher's output [1, N, 3], float32; None for
 what the run does not have."""
 NAME = "crops-{}.f16"
-_UNLIKE = ("steps", "save_every", "data")
+_UNLIKE = ("steps", "save_every")
 """Keys of a recipe on which the contents of a kept crop do not depend."""
 
 
