@@ -226,8 +226,8 @@ def _add_hdr(found: dict[str, str], clip: Clip, size: Size, name: str) -> tuple[
     is_hdr, words = bool(clip.mastering or clip.light), list[str]()
     if name == "libx265":
         words = ["log-level=error", "frame-threads=2"]
-        # x265 writes beyond its buffers where a picture of 10 bits is smaller than one of its blocks of 64.
-        words += ["ctu=16"] if min(size) < 64 else []
+        # x265's "cutree" writes 16 bytes beyond a row of one number per 16 columns that is shorter than they are.
+        words += ["cutree=0"] if size[1] < 64 else []
     if is_hdr and name not in HDR_OPTIONS:
         return (f"lost: HDR10's mastering display and light levels, which {name} does not take",)
     if is_hdr:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import ctypes.util
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -42,6 +45,41 @@ def test_encoding_twice_gives_the_same_bytes(clip: Clip, codec: str, size: tuple
         assert sorted(packet.time for packet in encoder.packets) == [0, 40, 80, 120, 160]
         found.add(headers + b"".join(packet.data for packet in encoder.packets))
     assert len(found) == 1
+
+
+NARROW = """
+import sys
+from pathlib import Path
+import numpy as np
+from hiif_deploy.video.convert import Converter
+from hiif_deploy.video.encoder import Encoder
+from hiif_deploy.video.options import VideoOptions, choose_encoding
+from hiif_deploy.video.probe import probe
+clip, codec = probe(Path(sys.argv[1])), sys.argv[2]
+for width in (16, 36, 48, 64):
+    encoding, _ = choose_encoding(clip, (36, width), ".mkv", VideoOptions(codec=codec))
+    encoder, converter = Encoder(encoding), Converter()
+    for number in range(12):
+        picture = np.random.default_rng(number).integers(0, 256, (36, width, 3), np.uint8)
+        encoder.add(converter.from_rgb(picture, encoding), 40 * number)
+    encoder.finish()
+print("finished")
+"""
+"""Encodes narrow pictures of the codec that is named."""
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "ffv1"])
+def test_narrow_pictures_are_encoded_within_the_encoders_memory(clip: Clip, codec: str) -> None:
+    checker = ctypes.util.find_library("c_malloc_debug") or "libc_malloc_debug.so.0"
+    try:
+        ctypes.CDLL(checker)
+    except OSError:
+        pytest.skip(f"needs {checker}, which comes with glibc from 2.34 on")
+    # glibc's checker ends a process that frees memory with bytes changed behind its end.
+    environment = {**os.environ, "LD_PRELOAD": checker, "MALLOC_CHECK_": "3"}
+    command = [sys.executable, "-c", NARROW, str(clip("constant")), codec]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stdout) == (0, "finished\n"), done.stderr[-2000:]
 
 
 def test_decoding_times_ascend_and_come_before_showing() -> None:
