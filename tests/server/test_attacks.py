@@ -195,6 +195,18 @@ def test_jobs_that_were_accepted_are_done(live: Upscaler, folder: Path) -> None:
             assert client.get(job).json()["status"] == "done"
 
 
+def read_steadily(site: Any, path: str) -> tuple[int, float]:
+    """Bytes of a response whose client reads for longer than the server waits for one that reads nothing; seconds."""
+    with connected(site) as stream:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        stream.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        data, began = stream.recv(1 << 12), time.monotonic()
+        while part := stream.recv(1 << 16):
+            data += part
+            time.sleep(len(part) / 1_500_000)
+    return len(data.partition(b"\r\n\r\n")[2]), time.monotonic() - began
+
+
 def test_slow_clients_are_left_and_harm_no_others(
     live: Upscaler, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +227,10 @@ def test_slow_clients_are_left_and_harm_no_others(
         began = time.monotonic()
         assert client.get("/iiif/waves/info.json").status_code == 200
         assert time.monotonic() - began < 2
+        large = "/iiif/waves@bicubic/full/^5200,3600/0/default.tif"
+        count, seconds = read_steadily(client, large)
+        assert seconds > 2 * connection.STALLED_SECONDS
+        assert count == len(client.get(large).content)
 
         answers = [stream.recv(100) for stream in slow]
 
