@@ -102,6 +102,8 @@ class Job:
     began: float = 0.0
     ended: float = 0.0
     is_over: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+    """What does the work."""
 
     @property
     def suffix(self) -> str:
@@ -143,7 +145,6 @@ class Jobs:
         self._metrics = metrics
         self._paces: dict[tuple[str, Size], Pace] = {}
         self._jobs: OrderedDict[str, Job] = OrderedDict()
-        self._tasks: set[asyncio.Task[None]] = set()
         self.queue = WorkQueue("jobs", limits.jobs, limits.seconds, retry_seconds=30)
         """Where pictures are upscaled."""
         # One is encoded and written while the next one is computed; more would fill the memory.
@@ -195,9 +196,8 @@ class Jobs:
         if self.queue.length <= READ_AHEAD and picture.pixels.nbytes <= READ_AHEAD_BYTES:
             job.picture = picture
         self._jobs[id_] = job
-        task = asyncio.create_task(self._run(job, owns=owns))
-        self._tasks.add(task)  # asyncio itself holds tasks weakly
-        task.add_done_callback(self._tasks.discard)
+        job.task = asyncio.create_task(self._run(job, owns=owns))
+        await asyncio.sleep(0)  # It begins: a task that is cancelled before would leave the job without an end.
         return job
 
     def find(self, id_: str) -> Job:
@@ -209,14 +209,15 @@ class Jobs:
     def remove(self, job: Job) -> None:
         """Cancel a job, or remove one that is over with its result."""
         job.progress.stop()
+        if job.task is not None and job.status == "queued":
+            job.task.cancel()  # Its turn, when it would notice, may be minutes away.
         if job.is_over.is_set():
             self._jobs.pop(job.id, None)
             job.result.unlink(missing_ok=True)
 
-    async def events(self, job: Job) -> AsyncIterator[dict[str, Any]]:
+    def events(self, job: Job) -> AsyncIterator[dict[str, Any]]:
         """Yield the state of a job whenever it has changed, until it is over."""
-        async for state in changed_states(job.describe, job.is_over.is_set):
-            yield state
+        return changed_states(job.describe, job.is_over.is_set)
 
     async def _read(self, entry: Entry, order: Order) -> tuple[Estimate, Picture]:
         return await self._reading.run(lambda _: self._estimated(entry, order))
@@ -245,10 +246,13 @@ class Jobs:
                 made = await self.queue.run(lambda progress: self._upscaled(job, progress), job.progress)
                 await asyncio.to_thread(self._write, job, made)
             job.status = "done"
+        except asyncio.CancelledError:
+            job.error, job.status = StoppedError(499, "the work was cancelled"), "cancelled"
         except Exception as error:
             job.error = error
             job.status = "cancelled" if isinstance(error, StoppedError) and status_of(error) == 499 else "failed"
         finally:
+            self.queue.release(job.progress)
             job.ended, job.picture = time.monotonic(), None
             _remove(job.entry, owns=owns)
             job.is_over.set()

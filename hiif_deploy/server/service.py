@@ -125,7 +125,7 @@ class UpscaleService:
                 raise job.error
             data = await asyncio.to_thread(job.result.read_bytes)
         finally:
-            job.progress.stop()
+            self._jobs.remove(job)
             await job.is_over.wait()
             self._jobs.remove(job)
         disposition = f"attachment; filename*=UTF-8''{quote(job.name, safe='')}"

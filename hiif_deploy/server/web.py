@@ -86,7 +86,9 @@ def respond_file(path: Path, media_type: str, name: str) -> Response:
     """Return a file to save under `name`."""
     from starlette.responses import FileResponse
 
-    response = FileResponse(path, media_type=media_type, filename=name)
+    # A clip that is started again with another order has another result at the same address.
+    headers = {"Cache-Control": "private, no-cache"}
+    response = FileResponse(path, media_type=media_type, filename=name, headers=headers)
     # Each part waits for a thread and for the event loop: 64 KiB at a time took seconds under load.
     response.chunk_size = 1 << 20
     return response

@@ -51,6 +51,7 @@ def test_a_job_reports_its_progress_until_its_result_is_there(site: Any, wanted:
     assert site.get(path).json()["target"] == {"width": 325, "height": 225}
     result = site.get(f"{path}/result")
     assert (result.content, result.headers["content-type"]) == (wanted, "image/png")
+    assert result.headers["cache-control"] == "private, no-cache"
     assert site.delete(path).status_code == 204
     assert site.get(path).status_code == 404
 
@@ -179,6 +180,23 @@ def test_a_job_that_nobody_wants_any_more_is_stopped(tight: Any) -> None:
         time.sleep(0.05)
     assert 'hiif_requests_total{route="/v1/upscale",status="499"} 1.0' in tight.get("/metrics").text
     assert tight.post("/v1/upscale?scale=2&picture=waves").status_code == 200
+
+
+def test_jobs_that_wait_are_cancelled_at_once(folder: Path) -> None:
+    slow = opened(Path(__file__).resolve().parents[1] / "models" / "hiif-attention")
+    options = ServeOptions(port=0, limits=Limits(jobs=3, seconds=60))
+    with slow, running({"slow": slow}, [folder], options) as client:
+        path = "/v1/jobs?scale=12&model=slow&picture=waves"
+        first, *waiting = [client.post(path).headers["location"] for _ in range(4)]
+        assert client.post(path).status_code == 503
+        for job in waiting:
+            client.delete(job)
+            assert '"status": "cancelled"' in client.get(f"{job}/events").text
+        assert client.get(first).json()["status"] in ("queued", "running")
+        again = client.post(path)
+        assert again.status_code == 202
+        for job in (first, again.headers["location"]):
+            client.delete(job)
 
 
 def test_tiles_that_nobody_waits_for_make_room_for_others(tight: Any) -> None:
