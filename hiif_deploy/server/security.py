@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Awaitable, Callable, MutableMapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
@@ -33,6 +32,13 @@ HEADERS = {
 }
 
 
+ALLOWED_ORIGIN = "Access-Control-Allow-Origin"
+CORS = {
+    "Access-Control-Allow-Headers": "Authorization, Content-Type",
+    "Access-Control-Allow-Methods": "GET, HEAD, POST, DELETE, OPTIONS",
+}
+
+
 class Guard:
     """An ASGI middleware around all routes."""
 
@@ -52,11 +58,12 @@ class Guard:
             if message["type"] == "http.response.start":
                 given = {key.lower() for key, _ in message["headers"]}
                 more = ((key.lower().encode(), value.encode()) for key, value in {**HEADERS, **cors}.items())
-                message["headers"] = [*message["headers"], *(pair for pair in more if pair[0] not in given)]
+                added = (pair for pair in more if pair[0] == b"vary" or pair[0] not in given)
+                message["headers"] = [*message["headers"], *added]
             await send(message)
 
         try:
-            answer = self._checked(scope, headers, has_cors=bool(cors))
+            answer = self._checked(scope, headers, has_cors=ALLOWED_ORIGIN in cors)
         except RequestError as error:
             answer = respond_error(error)
         await (answer or self._app)(scope, receive, send_with_headers)
@@ -64,7 +71,7 @@ class Guard:
     def check(self, scope: Message) -> None:
         """Raise RequestError for a request that may not pass."""
         headers = _headers(scope)
-        self._checked(scope, headers, has_cors=bool(self._cors(scope["path"], headers.get("origin"))))
+        self._checked(scope, headers, has_cors=ALLOWED_ORIGIN in self._cors(scope["path"], headers.get("origin")))
 
     def _checked(self, scope: Message, headers: dict[str, str], *, has_cors: bool) -> Any:
         """None for a request that passes, or the response to one that is answered here. RequestError otherwise."""
@@ -103,14 +110,11 @@ class Guard:
         allowed = self._options.cors
         if path.startswith("/iiif/") and path.endswith("/info.json"):
             allowed = ("*",)
-        if origin is None or not ("*" in allowed or origin in allowed):
-            return {}
-        return {
-            "Access-Control-Allow-Origin": "*" if "*" in allowed else origin,
-            "Access-Control-Allow-Headers": "Authorization, Content-Type",
-            "Access-Control-Allow-Methods": "GET, HEAD, POST, DELETE, OPTIONS",
-            "Vary": "Origin",
-        }
+        # Responses without an Origin too, so that a cache gives a page of another origin no response that lacks them.
+        if "*" in allowed:
+            return {ALLOWED_ORIGIN: "*", **CORS}
+        varying = {"Vary": "Origin"} if allowed else {}
+        return {ALLOWED_ORIGIN: origin, **CORS, **varying} if origin in allowed else varying
 
 
 def _headers(scope: Message) -> dict[str, str]:
@@ -133,8 +137,7 @@ def _split(url: str) -> SplitResult:
 
 
 def _cookie(headers: dict[str, str]) -> str:
-    try:
-        cookies = SimpleCookie(headers.get("cookie", ""))
-    except CookieError:
-        return ""
-    return cookies[COOKIE].value if COOKIE in cookies else ""
+    """The token's cookie. `http.cookies` gives none where another program of this host has set a malformed one."""
+    from starlette.requests import cookie_parser
+
+    return cookie_parser(headers.get("cookie", "")).get(COOKIE, "")

@@ -42,6 +42,8 @@ def test_a_browser_gets_the_token_from_a_link(guarded: Any) -> None:
     cookie = answer.headers["set-cookie"].partition(";")[0]
     guarded.cookies.clear()
     assert guarded.get("/iiif/waves/info.json", headers={"Cookie": cookie}).status_code == 200
+    others = f'prefs={{"a": 1}}; a[b]=1; msg=hello world; {cookie}'
+    assert guarded.get("/iiif/waves/info.json", headers={"Cookie": others}).status_code == 200
     assert guarded.get("/?token=wrong").status_code == 401
 
 
@@ -58,6 +60,11 @@ def test_pages_of_other_origins_may_not_send(site: Any, live: Upscaler, folder: 
         answer = client.options("/iiif/waves/full/max/0/default.jpg", headers={"Origin": "https://good.example"})
         assert answer.headers["access-control-allow-origin"] == "https://good.example"
         assert client.post("/iiif/waves", headers={"Origin": "https://good.example"}).status_code == 405
+        # A cache must not give a page of another origin the response to a request that named none.
+        image = client.get("/iiif/waves/full/max/0/default.jpg").headers
+        assert ("access-control-allow-origin" in image, image["vary"]) == (False, "Origin")
+        described = client.get("/iiif/waves/info.json").headers
+        assert (described["access-control-allow-origin"], described["vary"]) == ("*", "Accept")
 
 
 def test_every_response_has_the_headers_that_protect_pages(site: Any) -> None:
