@@ -95,8 +95,9 @@ def open_server(models: Mapping[str, Upscaler], sources: Sequence[Path], options
         # Tiles do not wait for whole pictures, and neither for what reads a picture to plan it.
         rendering = WorkQueue("tiles", limits.queue, limits.seconds)
         reading = WorkQueue("reading", limits.queue, limits.seconds)
+        drawing = WorkQueue("drawing", limits.queue, limits.seconds, threads=2)
         jobs = Jobs(studio, results, reading, limits, metrics)
-        queues = {"tile": rendering, "reading": reading, "job": jobs.queue}
+        queues = {"tile": rendering, "source_tile": drawing, "reading": reading, "job": jobs.queue}
         for queue in queues.values():
             stack.callback(queue.close)
         pictures = tuple(queues.values())
@@ -109,7 +110,7 @@ def open_server(models: Mapping[str, Upscaler], sources: Sequence[Path], options
         watched: dict[str, Any] = {**queues, "clip": clips, "planning": planning}
         for name, queue in watched.items():
             metrics.watch(f"{name}_queue", "Requests that run or wait", partial(getattr, queue, "length"))
-        images = ImageService(collection, studio, tiles, (reading, rendering), limits, metrics)
+        images = ImageService(collection, studio, tiles, (reading, rendering, drawing), limits, metrics)
         health = HealthService(studio, metrics, lambda: not any(queue.is_full for queue in queues.values()))
         service = UpscaleService(collection, studio, jobs, reading, arriving, limits)
         routes = [*health.routes(), *images.routes(), *service.routes(), *PageService().routes()]

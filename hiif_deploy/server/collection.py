@@ -43,7 +43,8 @@ class Entry:
             status = self.path.stat()
         except OSError as error:
             raise ImageError(f"{self.name} cannot be read any more ({error.strerror})") from error
-        return f"{status.st_mtime_ns}-{status.st_size}-{status.st_ino}"
+        # An upload's id is a hash of its contents: the same file sent again is no other one.
+        return self.id if self.is_upload else f"{status.st_mtime_ns}-{status.st_size}-{status.st_ino}"
 
 
 class Collection:

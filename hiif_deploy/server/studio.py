@@ -32,6 +32,8 @@ from hiif_deploy.upscaler import Features, Upscaler
 
 MAX_LEVELS = 64
 """Sizes of a picture whose statistics are kept."""
+REMAP_SIDE = 1 << 14
+"""Rows and columns that OpenCV resamples in one call; it takes no more than 32,766."""
 MARGIN = 4
 """Source pixels around a part that bicubic interpolation may read."""
 
@@ -42,6 +44,8 @@ Advance = Callable[[int], None]
 class Shown:
     """A decoded picture as it is shown: transparent parts over white, and no metadata beside colours."""
 
+    key: tuple[str, str]
+    """Id, and the version of the file before it was read."""
     pixels: Frame
     """[H, W] or [H, W, 3], uint8 or uint16."""
     icc: bytes | None
@@ -97,7 +101,7 @@ class Studio:
             with self._metrics.stage("decode"):
                 picture = read_entry(entry, self._limits.input_pixels)
                 pixels = picture.pixels if picture.alpha is None else over_white(picture.pixels, picture.alpha)
-            shown = Shown(pixels, picture.icc, picture.colour_chunks, measure(picture))
+            shown = Shown(key, pixels, picture.icc, picture.colour_chunks, measure(picture))
             self._pictures.put(key, shown)
         return shown
 
@@ -107,20 +111,19 @@ class Studio:
         trained = (name for name, contract in contracts if untrained(found, contract.trained_for) is None)
         return next(trained, self.models.names[0])
 
-    def render(self, entry: Entry, model: Model | None, level: Size, region: Region, advance: Advance) -> Frame:
+    def render(self, shown: Shown, model: Model | None, level: Size, region: Region, advance: Advance) -> Frame:
         """Return `region` of the picture upscaled to `level` (height, width): equal to that part of the whole.
 
         Without a model by bicubic interpolation. RequestError 413 where the picture's features exceed the server's
         memory for them.
         """
-        shown = self.picture(entry)
         if model is None:
             return bicubic(shown.pixels, level, region)
         upscaler = model.upscaler
         if model.has_local_features:
-            features, statistics = self._window(entry, model, shown, level, region, advance), None
+            features, statistics = self._window(model, shown, level, region, advance), None
         else:
-            encoded = self._features(entry, model, shown, advance)
+            encoded = self._features(model, shown, advance)
             features = encoded.features
             with encoded.lock:  # All regions of a level share its statistics.
                 statistics = self._statistics(upscaler, encoded, level, advance)
@@ -140,15 +143,13 @@ class Studio:
                 "ask for smaller tiles, or upscale the whole picture (/v1/upscale)",
             )
 
-    def _window(
-        self, entry: Entry, model: Model, shown: Shown, level: Size, region: Region, advance: Advance
-    ) -> Features:
+    def _window(self, model: Model, shown: Shown, level: Size, region: Region, advance: Advance) -> Features:
         """Features of the cells that the region needs; each is encoded once while it is kept."""
         upscaler, found = model.upscaler, {}
         cells = needed_cells(shown.size, level, region)
         self._check_memory(upscaler, len(cells) * CELL * CELL)
         for cell in cells:
-            key = entry.id, entry.version, model.key, cell
+            key = *shown.key, model.key, cell
             kept = self._cells.get(key)
             self._metrics.cache("features", hit=kept is not None)
             if kept is None:
@@ -160,8 +161,8 @@ class Studio:
         frame = shown.pixels if shown.pixels.ndim == 3 else shown.pixels[..., None]
         return Features(window, frame, FrameFormat.of(shown.pixels))
 
-    def _features(self, entry: Entry, model: Model, shown: Shown, advance: Advance) -> Encoded:
-        key = entry.id, entry.version, model.key
+    def _features(self, model: Model, shown: Shown, advance: Advance) -> Encoded:
+        key = *shown.key, model.key
         encoded = self._encoded.get(key)
         self._metrics.cache("features", hit=encoded is not None)
         if encoded is None:
@@ -200,6 +201,12 @@ def bicubic(pixels: Frame, level: Size, region: Region) -> Frame:
     """Return `region` (top, left, height, width) of pixels [H, W] or [H, W, 3] resized to `level` by bicubic
     interpolation, in the same dtype. Equal to that part of the whole: each pixel is interpolated by itself."""
     top, left, height, width = region
+    if max(height, width) > REMAP_SIDE:
+        axis = int(width > height)
+        half = region[2 + axis] // 2
+        sides = (half, width) if axis == 0 else (height, half)
+        rest = (top + half, left, height - half, width) if axis == 0 else (top, left + half, height, width - half)
+        return np.concatenate([bicubic(pixels, level, (top, left, *sides)), bicubic(pixels, level, rest)], axis)
     rows, first_row, last_row = _positions(top, height, pixels.shape[0], level[0])
     columns, first_column, last_column = _positions(left, width, pixels.shape[1], level[1])
     part = pixels[first_row:last_row, first_column:last_column]

@@ -1,4 +1,4 @@
-"""A bounded queue of work in one thread, with a limit of time and a way to stop it."""
+"""A bounded queue of work in threads of its own, with a limit of time and a way to stop it."""
 
 import asyncio
 import threading
@@ -43,11 +43,11 @@ class Progress:
 
 
 class WorkQueue:
-    """Runs functions one after the other in a thread of its own: each takes all cores that the model may use."""
+    """Runs functions one after the other, where each takes all cores that the model may use, or in a few threads."""
 
-    def __init__(self, name: str, limit: int, seconds: float, retry_seconds: int = 5) -> None:
+    def __init__(self, name: str, limit: int, seconds: float, retry_seconds: int = 5, threads: int = 1) -> None:
         """At most `limit` functions wait, and each runs `seconds` at most; who is refused shall come back later."""
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._limit = limit
         self._seconds = seconds
         self._retry_seconds = retry_seconds
@@ -64,16 +64,12 @@ class WorkQueue:
         """Whether another function would be refused."""
         return self._is_closed or self.length > self._limit
 
-    def new_progress(self) -> Progress:
-        """Return the progress of work that takes no place in the queue."""
-        return Progress(self._seconds)
-
     def reserve(self) -> Progress:
         """Take a place in the queue, which `run` or `release` gives back. RequestError 503 where there is none."""
         if self.is_full:
             reason = f"{self.length} requests wait already; try again later"
             raise RequestError(503, reason, {"Retry-After": str(self._retry_seconds)})
-        progress = self.new_progress()
+        progress = Progress(self._seconds)
         self._running.add(progress)
         return progress
 
@@ -82,7 +78,7 @@ class WorkQueue:
         self._running.discard(progress)
 
     async def run(self, work: Callable[[Progress], T], place: Progress | None = None) -> T:
-        """Return `work(progress)`, run in the thread, in a place that was reserved or in a new one (see `reserve`)."""
+        """Return `work(progress)`, run in a thread, in a place that was reserved or in a new one (see `reserve`)."""
         progress = place or self.reserve()
 
         def begin() -> T:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hiif_deploy import Upscaler
 from hiif_deploy.images.decode import decode
 from hiif_deploy.images.io import Picture, read_image, write_image
+from hiif_deploy.server import studio
 from hiif_deploy.server.iiif.info import info
 from hiif_deploy.server.iiif.request import Crop, parse_region, parse_size
 from hiif_deploy.server.iiif.view import view_of
@@ -216,10 +217,64 @@ def test_regions_and_sizes_are_those_of_the_standard() -> None:
     assert parse_size("^!600,600", crop, None, limit) == (400, 600)
     assert parse_size("max", crop, 15_000, limit) == (100, 150)
     assert parse_size("^max", crop, 240_000, limit) == (400, 600)
-    for text in ("301,", "pct:101", "!400,400", "0,0", "pct:0", "max,", "^", "1,2,3"):
+    assert parse_size("^!90000,90000", crop, None, 240_000) == (400, 600)
+    assert parse_size("!100,100", Crop(0, 0, 1200, 4), None, limit) == (1, 100)
+    assert parse_size("pct:5", Crop(0, 0, 1200, 4), None, limit) == (1, 60)
+    for text in ("301,", "pct:101", "!400,400", "!0,100", "0,0", "pct:0", "max,", "^", "1,2,3"):
         with pytest.raises(RequestError) as caught:
             parse_size(text, crop, None, limit)
         assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("asked", "canonical"),
+    [
+        ("full/max/0/color.png", "full/max/0/default.png"),
+        ("0,0,130,90/pct:50/360/default.png", "full/65,45/0/default.png"),
+        ("full/^!260,400/!90/gray.jpg", "full/^260,180/!90/gray.jpg"),
+    ],
+)
+def test_an_image_names_its_canonical_address(site: Any, asked: str, canonical: str) -> None:
+    link = site.get(f"/iiif/waves@bicubic/{asked}").headers["link"]
+    assert f'/iiif/waves@bicubic/{canonical}>;rel="canonical"' in link
+
+
+def test_long_pictures_are_given_in_formats_that_hold_them(live: Upscaler, tmp_path: Path) -> None:
+    frame = np.random.default_rng(1).integers(0, 256, (8, 4000, 3), np.uint8)
+    write_image(tmp_path / "long.png", Picture(frame))
+    with running({"hiif-live": live}, [tmp_path]) as client:
+        assert pixels(client.get("/iiif/long@10x@bicubic/full/max/0/default.png")).shape == (80, 40_000, 3)
+        answer = client.get("/iiif/long@10x@bicubic/full/max/0/default.webp")
+    assert (answer.status_code, "webp has at most 16,383 pixels" in answer.json()["error"]) == (400, True)
+    whole = bicubic(frame, (80, 40_000), (0, 0, 80, 40_000))
+    assert np.array_equal(whole[:, 20_000:20_500], bicubic(frame, (80, 40_000), (0, 20_000, 80, 500)))
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_kept_as_the_new_one(
+    live: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replaced_afterwards(entry: Any, max_pixels: int) -> Any:
+        monkeypatch.undo()
+        picture = studio.read_entry(entry, max_pixels)
+        write_image(tmp_path / "p.png", Picture(np.full((20, 24, 3), 99, np.uint8)))
+        return picture
+
+    write_image(tmp_path / "p.png", Picture(np.zeros((20, 24, 3), np.uint8)))
+    monkeypatch.setattr(studio, "read_entry", replaced_afterwards)
+    with running({"hiif-live": live}, [tmp_path]) as client:
+        path = "/iiif/p/full/max/0/default.png"
+        assert [pixels(client.get(path)).max() for _ in range(2)] == [0, 99]
+
+
+def test_requests_for_source_pixels_wait_in_a_queue(live: Upscaler, folder: Path) -> None:
+    with (
+        running({"hiif-live": live}, [folder], ServeOptions(port=0, limits=Limits(queue=0))) as client,
+        ThreadPoolExecutor(20) as pool,
+    ):
+        client.get("/iiif/waves/info.json")
+        paths = [f"/iiif/waves/{left},0,60,60/max/90/default.png" for left in range(60)]
+        found = {answer.status_code for answer in pool.map(client.get, paths)}
+    assert found == {200, 503}
 
 
 def test_tiles_at_the_edge_belong_to_the_level_of_the_others() -> None:

@@ -157,6 +157,9 @@ def test_ids_are_plain_and_unique_and_uploads_make_room(folder: Path, tmp_path: 
         os.utime(tmp_path / ids[-1], times=(len(ids), len(ids)))
     assert {path.stem for path in tmp_path.iterdir()} == set(ids[1:])
     assert [collection.find(id_).name for id_ in ids[1:]] == ["b.png", "c.png"]
+    (tmp_path / "part").write_bytes(b"c" * 100)
+    before = collection.find(ids[2]).version
+    assert collection.add_upload(tmp_path / "part", "again.png").version == before
     collection.remove(ids[1])
     for gone in ids[:2]:
         with pytest.raises(RequestError):

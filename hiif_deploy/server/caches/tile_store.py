@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import logging
+import os
 import secrets
 import threading
 from collections import OrderedDict
@@ -46,7 +47,7 @@ class TileStore:
             data = path.read_bytes()
             if hashlib.sha256(data[DIGEST:]).digest() == data[:DIGEST]:
                 # The order of an earlier run's tiles is that of their times.
-                path.touch()
+                os.utime(path)
                 return data[DIGEST:]
         with self._lock:
             self._remove(name)

@@ -1,5 +1,6 @@
 """Requests of the IIIF Image API 3.0 as they are written in a URL. Whatever is malformed is refused with 400."""
 
+import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -99,7 +100,7 @@ def parse_size(text: str, crop: Crop, max_area: int | None, limit: int) -> Size:
     upscales, form = text.startswith("^"), text.removeprefix("^")
     if form == "max":
         return _largest(crop, max_area, upscales=upscales)
-    width, height = _stated(form, crop)
+    width, height = _stated(form, crop, limit)
     if min(width, height) < 1:
         raise RequestError(400, "size: the result would have no pixels")
     if not upscales and (width > crop.width or height > crop.height):
@@ -129,17 +130,36 @@ def parse_drawing(rotation: str, last: str) -> Drawing:
     raise RequestError(400, f"quality: expected one of {', '.join(QUALITIES)}")
 
 
+def canonical_region(crop: Crop, image: Size) -> str:
+    """Return the canonical form of a region."""
+    if (crop.height, crop.width) == image:
+        return "full"
+    return f"{crop.left},{crop.top},{crop.width},{crop.height}"
+
+
+def canonical_size(size: Size, crop: Crop) -> str:
+    """Return the canonical form of a size that `max` does not give."""
+    height, width = size
+    return f"{'^' if height > crop.height or width > crop.width else ''}{width},{height}"
+
+
+def canonical_drawing(drawing: Drawing, *, is_grey: bool) -> str:
+    """Return the canonical form of rotation, quality and format; a picture's own colours are `default`."""
+    quality = "default" if drawing.quality == ("gray" if is_grey else "color") else drawing.quality
+    return f"{'!' if drawing.is_mirrored else ''}{90 * drawing.turns}/{quality}.{drawing.format}"
+
+
 def check_form(region: str, size: str) -> None:
     """RequestError 400 where region or size is malformed, whatever the image: before it is looked up."""
     anything = Crop(0, 0, 1, 1)
     if region not in ("full", "square") and not re.fullmatch(f"(pct:)?{NUMBER}(,{NUMBER}){{3}}", region):
         raise RequestError(400, "region: expected full, square, x,y,w,h or pct:x,y,w,h")
     if size.removeprefix("^") != "max":
-        _stated(size.removeprefix("^"), anything)
+        _stated(size.removeprefix("^"), anything, 1)
 
 
-def _stated(form: str, crop: Crop) -> tuple[int, int]:
-    """(width, height) of a size without `^`."""
+def _stated(form: str, crop: Crop, most: int) -> tuple[int, int]:
+    """(width, height) of a size without `^`. `!w,h` is as large as it can be within `most` pixels."""
     if found := re.fullmatch(f"{WHOLE},", form):
         width = int(found[1])
         return width, _share(crop.height, width, crop.width)
@@ -150,15 +170,21 @@ def _stated(form: str, crop: Crop) -> tuple[int, int]:
         return int(found[1]), int(found[2])
     if found := re.fullmatch(f"!{WHOLE},{WHOLE}", form):
         factor = min(Fraction(int(found[1]), crop.width), Fraction(int(found[2]), crop.height))
-        return round(crop.width * factor), round(crop.height * factor)
+        width, height = _scaled(crop, factor)
+        return (width, height) if width * height <= most else _within(crop, most)[::-1]
     if found := re.fullmatch(f"pct:{NUMBER}", form):
-        factor = Fraction(found[1]) / 100
-        return round(crop.width * factor), round(crop.height * factor)
+        return _scaled(crop, Fraction(found[1]) / 100)
     raise RequestError(400, "size: expected max, w, ,h pct:n w,h or !w,h, with ^ before it to upscale")
 
 
+def _scaled(crop: Crop, factor: Fraction) -> tuple[int, int]:
+    """(width, height) of a crop times a factor; at least 1 where that is not 0."""
+    numbers = factor.numerator, factor.denominator
+    return _share(crop.width, *numbers), _share(crop.height, *numbers)
+
+
 def _share(side: int, numerator: int, denominator: int) -> int:
-    """The other side of a size of which one is stated; at least 1 where that one is."""
+    """A side times a factor, rounded; at least 1 where the factor is not 0."""
     return max(min(1, numerator), round(Fraction(side * numerator, denominator)))
 
 
@@ -167,5 +193,10 @@ def _largest(crop: Crop, max_area: int | None, *, upscales: bool) -> Size:
     area = crop.width * crop.height
     if max_area is None or (area <= max_area and not upscales):
         return crop.height, crop.width
-    factor = (max_area / area) ** 0.5
+    return _within(crop, max_area)
+
+
+def _within(crop: Crop, most: int) -> Size:
+    """The largest size of the crop's shape with at most so many pixels."""
+    factor = math.sqrt(most / (crop.width * crop.height))
     return max(1, int(crop.height * factor)), max(1, int(crop.width * factor))

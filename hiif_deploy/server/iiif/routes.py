@@ -15,8 +15,12 @@ from hiif_deploy.server.collection import Collection, Entry
 from hiif_deploy.server.iiif.draw import draw
 from hiif_deploy.server.iiif.info import PROFILE, info, max_area
 from hiif_deploy.server.iiif.request import (
+    FORMATS,
     MEDIA_TYPES,
     Drawing,
+    canonical_drawing,
+    canonical_region,
+    canonical_size,
     check_form,
     parse_drawing,
     parse_identifier,
@@ -28,8 +32,9 @@ from hiif_deploy.server.metrics import Metrics
 from hiif_deploy.server.models import BICUBIC, Model
 from hiif_deploy.server.options import Limits
 from hiif_deploy.server.studio import Shown, Studio
-from hiif_deploy.server.web import is_unchanged, redirect, respond, respond_json, while_connected
+from hiif_deploy.server.web import RequestError, is_unchanged, redirect, respond, respond_json, while_connected
 from hiif_deploy.server.work_queue import Progress, WorkQueue
+from hiif_deploy.support.version import __version__
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -45,7 +50,6 @@ IMAGE_AGE = "private, max-age=3600"
 class Image:
     """An image that a client names: a picture, at a factor, by a model."""
 
-    entry: Entry
     shown: Shown
     model: Model | None
     """None: bicubic interpolation."""
@@ -65,14 +69,14 @@ class ImageService:
         collection: Collection,
         studio: Studio,
         tiles: TileStore,
-        queues: tuple[WorkQueue, WorkQueue],
+        queues: tuple[WorkQueue, WorkQueue, WorkQueue],
         limits: Limits,
         metrics: Metrics,
     ) -> None:
         self._collection = collection
         self._studio = studio
         self._tiles = tiles
-        self._reading, self._rendering = queues
+        self._reading, self._rendering, self._drawing = queues
         self._limits = limits
         self._metrics = metrics
         self._flights: SingleFlight[bytes] = SingleFlight()
@@ -113,14 +117,16 @@ class ImageService:
         crop = parse_region(wanted["region"], image.size)
         limit = self._limits.output_pixels
         size = parse_size(wanted["size"], crop, max_area(image.size, limit), limit)
+        if max(size) > (most := FORMATS[drawing.format].side):
+            raise RequestError(400, f"format: {drawing.format} has at most {most:,} pixels per side, not {max(size):,}")
         view = view_of(image.shown.size, image.size, crop, size)
         key = self._key(image, view, drawing)
-        upscales = size[0] > crop.height or size[1] > crop.width
-        canonical = (
-            f"{_image_url(request)}/{_canonical_region(crop, image.size)}/"
-            f"{'^' if upscales else ''}{'max' if size == (crop.height, crop.width) else f'{size[1]},{size[0]}'}/"
-            f"{'!' if drawing.is_mirrored else ''}{90 * drawing.turns}/{drawing.quality}.{drawing.format}"
-        )
+        is_max = size == parse_size("max", crop, max_area(image.size, limit), limit)
+        canonical = "/".join((
+            _image_url(request), canonical_region(crop, image.size),
+            "max" if is_max else canonical_size(size, crop),
+            canonical_drawing(drawing, is_grey=image.shown.pixels.ndim == 2),
+        ))  # fmt: skip
         headers = {
             "ETag": _etag(key),
             "Cache-Control": IMAGE_AGE,
@@ -143,7 +149,7 @@ class ImageService:
             name = identifier.model or self._studio.suited(shown.degradation)
             wanted = name, identifier.precision
             model = models.kept(*wanted) or await self._reading.run(lambda _: models.open(*wanted))
-        return Image(entry, shown, model, identifier.factor)
+        return Image(shown, model, identifier.factor)
 
     async def _read(self, entry: Entry) -> Shown:
         return await self._reading.run(lambda _: self._studio.picture(entry))
@@ -151,7 +157,7 @@ class ImageService:
     def _key(self, image: Image, view: View, drawing: Drawing) -> str:
         """What names the bytes of a response: the picture, and the model where it takes part."""
         made_by = "source" if not view.needs_model(image.shown.size) else image.model.key if image.model else BICUBIC
-        return f"{image.entry.id} {image.entry.version} {made_by} {view} {drawing}"
+        return f"{__version__} {' '.join(image.shown.key)} {made_by} {view} {drawing}"
 
     async def _made(self, key: str, image: Image, view: View, drawing: Drawing) -> bytes:
         found = await asyncio.to_thread(self._tiles.get, key)
@@ -159,26 +165,18 @@ class ImageService:
         if found is not None:
             return found
         # What needs no model must not wait for what does.
-        if view.needs_model(image.shown.size):
-            made = await self._rendering.run(partial(self._draw, image, view, drawing))
-        else:
-            made = await asyncio.to_thread(self._draw, image, view, drawing, self._rendering.new_progress())
+        queue = self._rendering if view.needs_model(image.shown.size) else self._drawing
+        made = await queue.run(partial(self._draw, image, view, drawing))
         await asyncio.to_thread(self._tiles.put, key, made)
         return made
 
     def _draw(self, image: Image, view: View, drawing: Drawing, progress: Progress) -> bytes:
-        render = partial(self._studio.render, image.entry, image.model)
+        render = partial(self._studio.render, image.shown, image.model)
         pixels = pixels_of(
             view, image.shown.pixels, self._limits.output_pixels, lambda level, region: render(level, region, progress)
         )
         with self._metrics.stage("write"):
             return draw(pixels, drawing, image.shown)
-
-
-def _canonical_region(crop: Any, image: Size) -> str:
-    if (crop.height, crop.width) == image:
-        return "full"
-    return f"{crop.left},{crop.top},{crop.width},{crop.height}"
 
 
 def _image_url(request: Request) -> str:
