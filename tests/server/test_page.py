@@ -1,9 +1,8 @@
-"""The page in a real browser: Debian's Chromium, driven by Playwright."""
+"""The page in a real browser."""
 
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,27 +18,18 @@ from hiif_deploy import Upscaler
 from hiif_deploy.images.decode import decode
 from hiif_deploy.images.io import read_image
 from hiif_deploy.server.options import ServeOptions
-from hiif_deploy.server.viewer import INSTALL, viewer_script
+from page_client import FOCUSED, LOADED, STATUS, choose, chromium
 from server_client import opened, running
 
-LOADED = "() => [0, 1].every((n) => OpenSeadragon.getViewer('viewer')?.world.getItemAt(n)?.getFullyLoaded())"
+STORED = "JSON.parse(localStorage.getItem('hiif-deploy-clips'))"
 ATTENTION = Path(__file__).resolve().parents[1] / "models" / "hiif-attention"
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium, without a window."""
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    if viewer_script() is None:
-        pytest.skip(f"needs the viewer: {INSTALL}")
-    with api.sync_playwright() as playwright:
-        # Its sandbox needs rights that containers do not give.
-        launched = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with chromium() as launched:
         yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +44,21 @@ def server(browser: Any, live: Upscaler, folder: Path) -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser: Any, server: Any) -> Iterator[Callable[..., Any]]:
-    """Settings of a browser → the page, with its tiles loaded. Its console has no errors at the end."""
+    """Settings of a browser → the page, with its tiles loaded. Its console has no errors at the end.
+
+    A test names those it expects, as the console reports each response that has an error's status.
+    """
     contexts, problems = [], []
 
-    def open_(**settings: Any) -> Any:
+    def open_(expected: str = "no error", **settings: Any) -> Any:
+        def is_problem(message: Any) -> bool:
+            return message.type == "error" and not re.search(expected, message.text)
+
         context = browser.new_context(**settings)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(20_000)
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.on("console", lambda message: problems.append(message.text) if is_problem(message) else None)
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.goto(str(server.base_url))
         page.wait_for_function(LOADED)
@@ -126,7 +122,7 @@ def test_two_models_are_compared(open_page: Any) -> None:
 def test_the_download_has_the_bytes_of_the_service(open_page: Any, server: Any) -> None:
     page = open_page()
     page.fill("#scale", "2.5")
-    page.wait_for_function("() => document.getElementById('status').textContent.includes('130×90 → 325×225: about')")
+    page.wait_for_function(f"{STATUS}.includes('130×90 → 325×225: about')")
     page.focus("#scale")
     page.keyboard.press("Enter")
     with page.expect_download() as download:
@@ -159,10 +155,10 @@ def test_another_precision_of_a_model_is_shown_and_upscaled(open_page: Any, serv
 def test_a_size_takes_the_place_of_the_scale(open_page: Any) -> None:
     page = open_page()
     page.fill("#size", "260x200")
-    page.wait_for_function("() => document.getElementById('status').textContent.includes('130×90 → 260×200: about')")
+    page.wait_for_function(f"{STATUS}.includes('130×90 → 260×200: about')")
     page.press("#scale", "ArrowUp")
     assert page.input_value("#size") == ""
-    page.wait_for_function("() => document.getElementById('status').textContent.includes('130×90 → 533×369: about')")
+    page.wait_for_function(f"{STATUS}.includes('130×90 → 533×369: about')")
 
 
 def test_work_can_be_cancelled(open_page: Any, server: Any) -> None:
@@ -173,7 +169,7 @@ def test_work_can_be_cancelled(open_page: Any, server: Any) -> None:
     page.wait_for_function("() => document.getElementById('progress').value > 0")
     assert page.is_visible("#progress")
     page.keyboard.press("Enter")  # The button to cancel has the focus.
-    page.wait_for_function("() => document.getElementById('status').textContent === 'Cancelled.'")
+    page.wait_for_function(f"{STATUS} === 'Cancelled.'")
     assert page.is_visible("#start")
     until = time.monotonic() + 10
     while "hiif_job_queue 0.0" not in server.get("/metrics").text and time.monotonic() < until:
@@ -183,9 +179,7 @@ def test_work_can_be_cancelled(open_page: Any, server: Any) -> None:
 
 def test_a_picture_that_is_opened_or_dropped_zooms(open_page: Any, folder: Path) -> None:
     page = open_page()
-    page.set_input_files("#file", folder / "clear.png")
-    page.wait_for_function("() => document.getElementById('picture').value.startsWith('u')")
-    page.wait_for_function(LOADED)
+    assert choose(page, folder / "clear.png").startswith("u")
     assert page.inner_text("#picture option:checked") == "clear.png"
     page.evaluate(
         "async () => { const blob = await (await fetch('/iiif/waves/full/max/0/default.png')).blob();"
@@ -212,13 +206,11 @@ def test_a_clip_is_played_compared_upscaled_and_found_again(open_page: Any, serv
     assert tile.value.status == 200
     assert page.inner_text("#frame-name") == "12 of 12"
     page.fill("#scale", "3")
-    page.wait_for_function(
-        "() => document.getElementById('status').textContent.startsWith('128×72 → 384×216, 40 frames: about')"
-    )
+    page.wait_for_function(f"{STATUS}.startsWith('128×72 → 384×216, 40 frames: about')")
     page.click("#start")
     page.wait_for_function("() => document.getElementById('progress').value > 0")
     page.reload()
-    page.wait_for_function("() => document.getElementById('status').textContent.includes(' left')")
+    page.wait_for_function(f"{STATUS}.includes(' left')")
     page.wait_for_function(LOADED)
     with page.expect_download() as download:
         page.click("#download")
@@ -229,6 +221,55 @@ def test_a_clip_is_played_compared_upscaled_and_found_again(open_page: Any, serv
     sent = server.post("/v1/clips?scale=3&name=bars.mp4", content=clip.read_bytes()).headers["location"]
     server.get(f"{sent}/events")
     assert made == server.get(f"{sent}/result").content
+
+
+def test_clips_of_several_tabs_are_kept_until_the_server_has_them_no_more(
+    open_page: Any, server: Any, tmp_path: Path
+) -> None:
+    page, ids = open_page(expected="status of (404|503)"), []
+    second = page.context.new_page()
+    second.goto(str(server.base_url))
+    second.wait_for_function(f"{STATUS}.includes('about')")
+    for tab in (second, page):
+        plain(tmp_path / "bars.mp4", Video(frames=4, size=(72, 128)))
+        ids.append(choose(tab, tmp_path / "bars.mp4").removeprefix("clip:"))
+        second.close()
+    assert page.evaluate(STORED) == ids
+
+    def offered() -> list[str]:
+        page.reload()
+        page.wait_for_function(f"{STATUS}.includes('about')")
+        options = "[...document.getElementById('picture').options].map(({ value }) => value)"
+        return [value.removeprefix("clip:") for value in page.evaluate(options)[1:]]
+
+    address = f"**/v1/clips/{ids[0]}"
+    page.route(address, lambda route: route.fulfill(status=503, json={"error": "try again later"}))
+    assert (offered(), page.evaluate(STORED)) == (ids[1:], ids)
+    page.unroute(address)
+    assert (offered(), page.evaluate(STORED)) == (ids, ids)
+    server.delete(f"/v1/clips/{ids[0]}")
+    assert (offered(), page.evaluate(STORED)) == (ids[1:], ids[1:])
+
+
+def test_a_clip_is_still_played_after_another_upload_failed(open_page: Any, tmp_path: Path) -> None:
+    plain(tmp_path / "bars.mp4", Video(frames=4, size=(72, 128)))
+    (tmp_path / "bad.mp4").write_bytes(b"no clip")
+    page, source = open_page(expected="status of 415"), "document.getElementById('player').src"
+    page.evaluate(
+        "() => { const revoke = URL.revokeObjectURL; window.revoked = [];"
+        "URL.revokeObjectURL = (url) => { revoked.push(url); revoke.call(URL, url) } }"
+    )
+    choose(page, tmp_path / "bars.mp4")
+    good = page.evaluate(source)
+    page.press("#frame", "End")
+    with page.expect_response(lambda response: response.status == 415):
+        page.set_input_files("#file", tmp_path / "bad.mp4")
+    page.wait_for_selector("#player", state="hidden")
+    assert (page.evaluate(source), page.inner_text("#frame-name")) == (good, "4 of 4")
+    [bad] = page.evaluate("revoked")
+    assert bad != good
+    page.click("#play")
+    page.wait_for_function("() => document.getElementById('player').readyState >= 2")
 
 
 def test_a_clip_whose_model_has_gone_is_shown_by_another(
@@ -244,7 +285,7 @@ def test_a_clip_whose_model_has_gone_is_shown_by_another(
         "localStorage.setItem('hiif-deploy-shown', `clip:${id}`) }", id_
     )  # fmt: skip
     page.reload()
-    page.wait_for_function("() => document.getElementById('status').textContent.startsWith('128×72 → ')")
+    page.wait_for_function(f"{STATUS}.startsWith('128×72 → ')")
     assert (page.input_value("#picture"), page.input_value("#model")) == (f"clip:{id_}", "hiif-live")
 
 
@@ -253,32 +294,25 @@ def test_uploads_are_removed_by_keyboard(open_page: Any, server: Any, folder: Pa
     plain(clip, Video(frames=40, size=(72, 128)), audio_ms=400)
     page = open_page()
     assert not page.is_visible("#remove")  # The server's own pictures stay.
-    page.set_input_files("#file", folder / "clear.png")
-    page.wait_for_function("() => document.getElementById('picture').value.startsWith('u')")
-    page.wait_for_function(LOADED)
-    upload = page.input_value("#picture")
-    page.set_input_files("#file", clip)
-    page.wait_for_function("() => document.getElementById('picture').value.startsWith('clip:')")
-    page.wait_for_function(LOADED)
-    sent = page.input_value("#picture").removeprefix("clip:")
+    upload, sent = choose(page, folder / "clear.png"), choose(page, clip).removeprefix("clip:")
     page.fill("#scale", "4")
     page.focus("#scale")
     page.keyboard.press("Enter")
     page.wait_for_function("() => document.getElementById('progress').value > 0")
     assert not page.is_visible("#remove")
     page.keyboard.press("Enter")  # The button to cancel has the focus.
-    page.wait_for_function("() => document.getElementById('status').textContent === 'Cancelled.'")
+    page.wait_for_function(f"{STATUS} === 'Cancelled.'")
     page.focus("#file")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    page.wait_for_function("() => document.getElementById('status').textContent === 'bars.mp4 was removed.'")
+    page.wait_for_function(f"{STATUS} === 'bars.mp4 was removed.'")
     assert server.get(f"/v1/clips/{sent}").status_code == 404
-    assert page.evaluate("document.activeElement.id") == "picture"
+    assert page.evaluate(FOCUSED) == "picture"
     page.select_option("#picture", upload)
     page.wait_for_function(LOADED)
     page.focus("#remove")
     page.keyboard.press("Space")
-    page.wait_for_function("() => document.getElementById('status').textContent === 'clear.png was removed.'")
+    page.wait_for_function(f"{STATUS} === 'clear.png was removed.'")
     assert server.get(f"/v1/pictures/{upload}").status_code == 404
     assert page.locator("#picture option").all_inner_texts() == ["waves.png"]
     assert not page.is_visible("#remove")

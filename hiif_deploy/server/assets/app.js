@@ -171,7 +171,7 @@ async function upload(file) {
     await suit();
     await show();
   } catch (error) {
-    showPlayer(false);
+    showClip(clip());
     say(error.message);
   }
 }

@@ -19,10 +19,14 @@ export function showPlayer(shown) {
   if (!shown) player.pause();
 }
 
-function keep(state) {
-  clips.set(state.id, state);
-  localStorage.setItem(KEY, JSON.stringify([...clips.keys()]));
-  return state;
+// Other tabs change the list too, so every change begins with what is stored.
+const storedIds = () => JSON.parse(localStorage.getItem(KEY) ?? "[]");
+const storeIds = (ids) => localStorage.setItem(KEY, JSON.stringify(ids));
+
+function forget(id) {
+  clips.delete(id);
+  files.delete(id);
+  storeIds(storedIds().filter((stored) => stored !== id));
 }
 
 export async function sendClip(file, order) {
@@ -31,25 +35,35 @@ export async function sendClip(file, order) {
   showPlayer(true);
   order.set("name", file.name);
   order.set("start", "false");
-  const state = keep(await request(`/v1/clips?${order}`, { method: "POST", body: file }));
-  files.set(state.id, url);
-  return state;
+  try {
+    const state = await request(`/v1/clips?${order}`, { method: "POST", body: file });
+    clips.set(state.id, state);
+    files.set(state.id, url);
+    storeIds([...storedIds(), state.id]);
+    return state;
+  } catch (error) {
+    URL.revokeObjectURL(url);
+    throw error;
+  }
 }
 
 export async function removeClip(id) {
   await request(`/v1/clips/${id}`, { method: "DELETE" });
-  clips.delete(id);
-  files.delete(id);
-  localStorage.setItem(KEY, JSON.stringify([...clips.keys()]));
+  forget(id);
 }
 
-export const readClip = async (id) => keep(await request(`/v1/clips/${id}`));
+export async function readClip(id) {
+  const state = await request(`/v1/clips/${id}`);
+  clips.set(id, state);
+  return state;
+}
 
-// The clips of earlier visits that the server still has.
+// The clips of earlier visits that the server still has. One that cannot be read now, as from a busy server, stays stored.
 export async function readClips() {
-  const ids = JSON.parse(localStorage.getItem(KEY) ?? "[]");
-  const found = await Promise.all(ids.map((id) => readClip(id).catch(() => null)));
-  localStorage.setItem(KEY, JSON.stringify([...clips.keys()]));
+  const found = await Promise.all(storedIds().map((id) => readClip(id).catch(({ status }) => {
+    if (status === 404) forget(id);
+    return null;
+  })));
   return found.filter(Boolean);
 }
 
@@ -58,9 +72,11 @@ export function showClip(clip) {
   bar.hidden = container.parentElement.hidden = !clip;
   element("format").parentElement.hidden = Boolean(clip);
   showPlayer(false);
-  if (!clip || bar.dataset.id === clip.id) return;
+  if (!clip) return;
+  const source = files.get(clip.id) ?? `/v1/clips/${clip.id}/source`;
+  if (player.getAttribute("src") !== source) player.src = source; // An upload that failed was played meanwhile.
+  if (bar.dataset.id === clip.id) return;
   bar.dataset.id = clip.id;
-  player.src = files.get(clip.id) ?? `/v1/clips/${clip.id}/source`;
   frame.max = Math.max(1, clip.samples.length);
   frame.value = 1;
   container.value = clip.name.slice(clip.name.lastIndexOf(".") + 1);

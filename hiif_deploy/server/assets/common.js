@@ -9,5 +9,5 @@ export async function request(path, options) {
   const answer = await fetch(path, options);
   if (answer.ok) return answer.status === 204 ? null : answer.json();
   const said = await answer.json().catch(() => ({}));
-  throw new Error(said.error ?? `the server answered ${answer.status}`);
+  throw Object.assign(new Error(said.error ?? `the server answered ${answer.status}`), { status: answer.status });
 }
