@@ -133,6 +133,33 @@ def test_the_download_has_the_bytes_of_the_service(open_page: Any, server: Any) 
     assert "325×225 in" in page.inner_text("#status")
 
 
+def test_an_order_is_sent_once_and_leaves_the_focus_where_the_user_types(open_page: Any) -> None:
+    page, orders = open_page(expected="status of 503"), []
+    page.route("**/v1/jobs?*", lambda route: orders.append(route))
+
+    def submit(times: int = 1) -> None:
+        with page.expect_request("**/v1/jobs?*"):
+            for _ in range(times):
+                page.keyboard.press("Enter")
+        page.wait_for_timeout(200)  # Another order would arrive meanwhile.
+
+    page.fill("#scale", "2")
+    page.focus("#scale")
+    submit(times=2)
+    page.focus("#size")
+    orders[0].continue_()
+    page.wait_for_selector("#download")
+    assert (len(orders), page.evaluate(FOCUSED)) == (1, "size")
+    page.focus("#start")
+    submit()
+    orders[1].fulfill(status=503, json={"error": "try again later"})
+    page.wait_for_function(f"{STATUS} === 'try again later'")
+    assert page.evaluate(FOCUSED) == "start"
+    submit()
+    orders[2].continue_()
+    page.wait_for_function(f"() => {FOCUSED} === 'download'")
+
+
 def test_another_precision_of_a_model_is_shown_and_upscaled(open_page: Any, server: Any) -> None:
     page, other = open_page(), server.get("/v1/models").json()["models"][0]["precisions"][-1]
     if server.get(f"/iiif/waves@hiif-live@{other}/info.json").status_code != 200:
@@ -171,6 +198,15 @@ def test_work_can_be_cancelled(open_page: Any, server: Any) -> None:
     page.keyboard.press("Enter")  # The button to cancel has the focus.
     page.wait_for_function(f"{STATUS} === 'Cancelled.'")
     assert page.is_visible("#start")
+    assert page.evaluate(FOCUSED) == "start"
+    other = server.post("/v1/jobs?picture=waves&scale=14&model=hiif-attention").json()["id"]
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"{STATUS} === 'queued: 0 %'")
+    page.keyboard.press("Enter")
+    assert page.inner_text("#status") in ("Cancelling…", "Cancelled.")  # at once, though another job runs
+    server.delete(f"/v1/jobs/{other}")
+    page.wait_for_function(f"{STATUS} === 'Cancelled.'")
+    assert page.evaluate(FOCUSED) == "start"
     until = time.monotonic() + 10
     while "hiif_job_queue 0.0" not in server.get("/metrics").text and time.monotonic() < until:
         time.sleep(0.05)
@@ -316,6 +352,10 @@ def test_uploads_are_removed_by_keyboard(open_page: Any, server: Any, folder: Pa
     assert server.get(f"/v1/pictures/{upload}").status_code == 404
     assert page.locator("#picture option").all_inner_texts() == ["waves.png"]
     assert not page.is_visible("#remove")
+    for _ in range(2):
+        choose(page, folder / "clear.png")
+        page.click("#remove")
+        page.wait_for_function(f"{STATUS} === 'clear.png was removed.'")
     page.reload()
     page.wait_for_function(LOADED)
     assert page.locator("#picture option").all_inner_texts() == ["waves.png"]

@@ -21,6 +21,7 @@ const uploads = new Set(); // ids of the pictures that this page has sent
 let viewer = null; // OpenSeadragon's, where it is installed
 let share = 0.5; // where the divider stands, of the stage's width
 let job = null; // URL of the job that runs
+let cancelling = false; // whether that job is
 let planning = 0; // timer of the next plan
 let suited = ""; // why the picture has its model
 let scrubbing = 0; // timer of the next frame
@@ -176,7 +177,11 @@ async function upload(file) {
   }
 }
 
-element("file").addEventListener("change", (event) => upload(event.target.files[0]));
+element("file").addEventListener("change", ({ target: input }) => {
+  const file = input.files[0];
+  input.value = ""; // The same file again would be no change.
+  upload(file);
+});
 document.addEventListener("paste", (event) => upload(event.clipboardData.files[0]));
 document.addEventListener("dragover", (event) => { event.preventDefault(); stage.classList.add("dropping"); });
 document.addEventListener("dragleave", () => stage.classList.remove("dropping"));
@@ -224,12 +229,14 @@ function offerRemoval() {
   remove.hidden = Boolean(job) || !(clip() || uploads.has(picture.value));
 }
 
-function finish(text) {
+// The focus goes to `next` where it was on the button that is hidden, and stays where the user types.
+function finish(next = start) {
+  const isFocused = document.activeElement === cancel;
   job = null;
   offerRemoval();
   start.hidden = false;
   cancel.hidden = progress.hidden = true;
-  say(text);
+  if (isFocused) next.focus();
 }
 
 function offer(url, state) {
@@ -244,30 +251,36 @@ function follow() {
   events.onerror = () => {
     // A clip goes on when the server starts again, and so does the browser, by itself.
     if (url.startsWith("/v1/clips/") && events.readyState !== EventSource.CLOSED) {
+      cancelling = false; // A server that starts again may not know of it.
       say("The connection to the server was lost; trying again…");
       return;
     }
     events.close();
-    if (job) finish("The connection to the server was lost.");
+    if (!job) return;
+    finish();
+    say("The connection to the server was lost.");
   };
   events.onmessage = ({ data }) => {
     const state = JSON.parse(data);
     progress.value = state.steps_done / state.steps;
     const left = state.seconds_left === null ? "" : `, ${seconds(state.seconds_left)} left`;
-    say(`${state.status}: ${Math.round(100 * progress.value)} %${left}`);
-    if (["queued", "running"].includes(state.status)) return;
+    if (["queued", "running"].includes(state.status)) {
+      if (!cancelling) say(`${state.status}: ${Math.round(100 * progress.value)} %${left}`);
+      return;
+    }
     events.close();
     if (state.status === "done") {
-      finish("");
       offer(url, state);
-      download.focus();
+      finish(download);
     } else {
-      finish(state.status === "cancelled" ? "Cancelled." : state.error);
+      finish();
+      say(state.status === "cancelled" ? "Cancelled." : state.error);
     }
   };
 }
 
 function begin() {
+  cancelling = false;
   offerRemoval();
   start.hidden = download.hidden = true;
   cancel.hidden = progress.hidden = false;
@@ -279,16 +292,19 @@ element("order").addEventListener("submit", async (event) => {
   if (job) return;
   clearTimeout(planning);
   plans += 1;
-  const own = clip() && `/v1/clips/${clip().id}`;
+  const own = clip() && `/v1/clips/${clip().id}`, focused = document.activeElement;
+  start.disabled = true; // Submitting twice would queue two jobs, of which only the second could be cancelled.
   try {
     const { id } = await request(`${own ? `${own}/start` : "/v1/jobs"}?${order()}`, { method: "POST" });
     job = own ?? `/v1/jobs/${id}`;
+    begin();
   } catch (error) {
     say(error.message);
-    return;
+  } finally {
+    start.disabled = false;
   }
-  begin();
-  cancel.focus();
+  // A button that is disabled loses the focus to the body. Elsewhere it is the user's.
+  if ([focused, document.body].includes(document.activeElement)) (job ? cancel : focused).focus();
 });
 remove.addEventListener("click", async () => {
   const option = picture.selectedOptions[0];
@@ -305,7 +321,17 @@ remove.addEventListener("click", async () => {
     say(error.message);
   }
 });
-cancel.addEventListener("click", () => job && request(job, { method: "DELETE" }).catch(({ message }) => say(message)));
+cancel.addEventListener("click", async () => {
+  if (!job || cancelling) return; // A second DELETE could find a clip that is over, and would remove it.
+  cancelling = true;
+  say("Cancelling…");
+  try {
+    await request(job, { method: "DELETE" });
+  } catch (error) {
+    cancelling = false;
+    say(error.message);
+  }
+});
 slider.addEventListener("input", () => { scale.value = slider.value; size.value = ""; plan(); });
 scale.addEventListener("input", () => { slider.value = scale.value; size.value = ""; plan(); });
 size.addEventListener("input", plan);
