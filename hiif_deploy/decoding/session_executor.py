@@ -4,7 +4,7 @@ import functools
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -20,6 +20,7 @@ from hiif_deploy.decoding.job import SAMPLED, Array, Job, Part, Sums, TileQuerie
 from hiif_deploy.decoding.queries import geometry_inputs
 from hiif_deploy.decoding.session import Session, Tensors
 from hiif_deploy.decoding.state_cache import Key
+from hiif_deploy.decoding.worker_pool import WorkerPool
 from hiif_deploy.errors import BundleError
 from hiif_deploy.geometry.grid import Axis
 from hiif_deploy.geometry.tiling import Tile, query_blocks, shift
@@ -57,7 +58,7 @@ class SessionExecutor:
         self.sessions = sessions
         self._converter = converter
         self._ahead = 2 * threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="hiif-decode")
+        self._pool = WorkerPool(threads, thread_name_prefix="hiif-decode")
         self._geometry = {graph.name: graph.geometry for graph in contract.graphs}
 
     def close(self) -> None:

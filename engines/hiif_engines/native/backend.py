@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -59,6 +60,7 @@ class NativeBackend(HostBackend):
         self._vectors = self._target.in_float32
         self.isa, self._left = self._target.name, ""
         self._crew = Crew()
+        self._closing = contextlib.ExitStack()
         self._whole = None if bundle.contract.stages else _whole_decoder(bundle, self._target)
         self._encoder = None if _has_faster_encoders(options) else read_encoder(_graph_of(bundle, "encoder"))
         library: Engine = "onnxruntime"
@@ -68,6 +70,11 @@ class NativeBackend(HostBackend):
         others = replace(options, engine=library, precision=known, call_threads=1, isa=None)
         super().__init__(bundle, others, precision=options.precision)
         self.engine = ENGINES["native"]
+
+    def close(self) -> None:
+        """See `Backend`."""
+        super().close()
+        self._closing.close()
 
     @property
     def _allowed(self) -> float:
@@ -94,7 +101,9 @@ class NativeBackend(HostBackend):
         if self._whole is not None and graph.key == "decoder":
             return self._kernel_sessions({graph.name: graph}, {graph.name: self._whole})[graph.name]
         if graph.key == "encoder" and self._encoder is not None:
-            return NativeEncoder(graph, self._encoder, self._threads, self._vectors, self._crew)
+            encoder = NativeEncoder(graph, self._encoder, self._threads, self._vectors, self._crew)
+            self._closing.callback(encoder.close)
+            return encoder
         if graph.key != "maps":
             return None
         if weights := read_maps(graph, model, self._target):

@@ -12,6 +12,9 @@ WAKE_MACS = 1 << 20
 """Multiplications that a thread computes while Python wakes another one, about 20 µs. They wake one after the other: n
 threads are at work after n times that, and m multiplications take each of them m / n, least in all for n = √m."""
 
+LOST_SECONDS = 1.0
+"""After which a thread looks by itself whether its phase is over: Ctrl-C may keep the main thread from waking it."""
+
 
 @dataclass(eq=False)
 class SharedCall:
@@ -29,24 +32,28 @@ class Crew:
     """The calls that are being made, and the threads that wait to help with one. Thread-safe."""
 
     def __init__(self) -> None:
-        lock = threading.Lock()
-        self._changed, self._finished = threading.Condition(lock), threading.Condition(lock)
+        # Locked by itself: a Condition is entered by a Python function, which Ctrl-C may leave with the lock held.
+        self._lock = threading.Lock()
+        self._changed, self._finished = threading.Condition(self._lock), threading.Condition(self._lock)
         self._calls: list[SharedCall] = []
 
     def run(self, take: Callable[[], None], macs: int) -> None:
-        """Make a call of so many multiplications; threads that wait take part in it. All parts are computed then."""
+        """Make a call of so many multiplications; threads that wait take part in it. All parts are computed then.
+
+        Not for the main thread where it has helpers: Ctrl-C would end it while they still compute.
+        """
         threads = math.isqrt(macs // WAKE_MACS)
         if threads < 2:
             take()
             return
         call = SharedCall(take)
-        with self._changed:
+        with self._lock:
             self._calls.append(call)
             self._changed.notify(threads - 1)
         try:
             take()
         finally:
-            with self._changed:
+            with self._lock:
                 self._withdraw(call)
                 self._finished.wait_for(lambda: call.helpers == 0)
         if call.error is not None:
@@ -55,7 +62,7 @@ class Crew:
     @contextmanager
     def phase(self) -> Iterator[Phase]:
         """Return a new phase, which is over at the latest when the context is left."""
-        phase = Phase(self._changed)
+        phase = Phase(self._lock, self._changed)
         try:
             yield phase
         finally:
@@ -68,15 +75,16 @@ class Crew:
                 call.take()
             except BaseException as error:  # the thread whose call it is raises it
                 call.error = error
-            with self._changed:
+            with self._lock:
                 self._withdraw(call)
                 call.helpers -= 1
                 self._finished.notify_all()
 
     def _next(self, phase: Phase) -> SharedCall | None:
         """Wait for a call, and return it; None once the phase is over."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._calls or phase.is_over)
+        with self._lock:
+            while not (self._calls or phase.is_over):
+                self._changed.wait(LOST_SECONDS)
             if phase.is_over:
                 return None
             call = self._calls[0]
@@ -92,8 +100,9 @@ class Crew:
 class Phase:
     """Works that may be helped with, such as the tiles of a pass: it is over once all that have begun have finished."""
 
-    def __init__(self, changed: threading.Condition) -> None:
-        self._changed = changed
+    def __init__(self, lock: threading.Lock, changed: threading.Condition) -> None:
+        """`lock` is that of the condition."""
+        self._lock, self._changed = lock, changed
         self._unfinished, self._closed = 0, False
 
     @property
@@ -103,19 +112,19 @@ class Phase:
 
     def begin(self) -> None:
         """Count a work that will be finished."""
-        with self._changed:
+        with self._lock:
             self._unfinished += 1
 
     def finish(self) -> None:
         """Count a work that is finished."""
-        with self._changed:
+        with self._lock:
             self._unfinished -= 1
             self._wake()
 
     def close(self) -> None:
         """End the phase, whether its works are finished or not."""
-        with self._changed:
-            self._closed = True
+        self._closed = True
+        with self._lock:
             self._wake()
 
     def _wake(self) -> None:

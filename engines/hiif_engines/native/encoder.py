@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from hiif_deploy.bundle.contract import GraphContract
 from hiif_deploy.decoding.session import Tensors
+from hiif_deploy.decoding.worker_pool import WorkerPool
 from hiif_deploy.errors import EngineError
 from hiif_deploy.geometry.sizes import Size, padded_size
 from hiif_engines.native.compile import Argument, Call, Compiled, address
@@ -38,23 +38,31 @@ class NativeEncoder:
         code = Compiled(lambda: emit_convolutions(target, known), target, known)
         functions = {kind: code.function(f"convolution_{n}") for n, kind in enumerate(known)}
         self._steps = [NativeStep(target, layer, functions[kind]) for layer, kind in zip(layers, kinds, strict=True)]
-        # Its threads begin with the first picture and end with the encoder.
-        self._pool = ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="hiif-encode")
+        # Its threads begin with the first picture.
+        self._pool = WorkerPool(threads, thread_name_prefix="hiif-encode")
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         """Picture `image` [1, C, h, w] → features [1, O, h, w] float32, whose channels are contiguous."""
         (source,), (result,) = self.graph.inputs, self.graph.outputs
         picture = np.asarray(feeds[source.name], np.float32)[0]
         size = (picture.shape[1], picture.shape[2])
-        if len(picture) != self._layers[0].parts[0].weights.shape[1]:
-            raise EngineError(f"graph encoder: {source.name} has {len(picture)} channels, the weights want another")
+        if len(picture) != (expected := self._layers[0].parts[0].weights.shape[1]):
+            raise EngineError(f"graph encoder: {source.name} has {len(picture)} channels, expected {expected}")
+        # Not in the main thread, which Ctrl-C could end while others still write to its planes.
+        features = self._pool.submit(self._shared_features, source.name, picture, size).result()
+        # A copy in the order of the shape would take a sixth of the encoder's time, and the maps need this one.
+        return {result.name: features.transpose(2, 0, 1)[None]}
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
+
+    def _shared_features(self, source: str, picture: Array, size: Size) -> Array:
         with self._crew.phase() as phase:
             phase.begin()
             for _ in range(self._helpers):
                 self._pool.submit(self._crew.help, phase)
-            features = self._features(source.name, picture, size)
-        # A copy in the order of the shape would take a sixth of the encoder's time, and the maps need this one.
-        return {result.name: features.transpose(2, 0, 1)[None]}
+            return self._features(source, picture, size)
 
     def _features(self, source: str, picture: Array, size: Size) -> Array:
         """Picture [C, h, w] → features [h, w, O]."""

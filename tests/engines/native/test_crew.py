@@ -77,7 +77,9 @@ def test_the_error_of_a_helper_is_that_of_the_call() -> None:
     with helped(2) as crew:
         with pytest.raises(MemoryError, match="no memory"):
             crew.run(Parts(2, compute).take, LARGE)
-        Crew().run(Parts(1).take, LARGE)
+        parts = Parts(5)
+        crew.run(parts.take, LARGE)
+        assert sorted(parts.done) == list(range(5))
 
 
 def test_threads_help_until_all_works_of_their_phase_are_finished() -> None:
@@ -97,6 +99,30 @@ def test_threads_help_until_all_works_of_their_phase_are_finished() -> None:
             left.begin()
             helper = pool.submit(crew.help, left)
         helper.result(timeout=60)
+
+
+def test_no_call_is_made_in_the_thread_that_ctrl_c_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, run = set[int](), Crew.run
+
+    def noted(crew: Crew, take: Callable[[], None], macs: int) -> None:
+        threads.add(threading.get_ident())
+        run(crew, take, macs)
+
+    with Upscaler("hiif-compact", engine=EngineOptions(engine="native", threads=3)) as upscaler:
+        monkeypatch.setattr(Crew, "run", noted)
+        upscaler.upscale(sample("astronaut")[:40, :30], scale=2)
+    assert len(threads) > 1
+    assert threading.get_ident() not in threads
+
+
+def test_a_closed_upscaler_has_no_threads() -> None:
+    before = set(threading.enumerate())
+    upscaler = Upscaler("hiif-live", engine=EngineOptions(engine="native", threads=3))
+    image = sample("astronaut")[:40, :30]
+    features = upscaler.encode(image)
+    upscaler.render(features, scale=2)
+    upscaler.close()
+    assert set(threading.enumerate()) <= before
 
 
 @pytest.mark.processor
