@@ -15,6 +15,7 @@ from torch import Tensor
 from hiif_deploy.errors import OptionError
 from hiif_training.checkpoints.checkpoint import read_file, save_checkpoint
 from hiif_training.models.registry import make_model
+from hiif_training.training.data import Sample
 from hiif_training.training.kept_crops import KeptCrops
 from hiif_training.training.loop import check_machine, make_crops, make_module, train
 from hiif_training.training.machine import Machine, World
@@ -48,6 +49,13 @@ def kept_crops(recipe: Recipe, folder: Path) -> tuple[TrainingModule, KeptCrops]
     return module, KeptCrops(make_crops(module, Machine()), module.fixed_values, folder)
 
 
+def drawn(kept: KeptCrops, sample: Sample) -> Sample:
+    """The crop of a sample as it is without kept values, with the teacher's queries."""
+    return next(
+        crop for crop in map(kept.crops.__getitem__, range(kept.count)) if torch.equal(crop.image, sample.image)
+    )
+
+
 def assert_rounded(found: Tensor | None, exact: Tensor) -> None:
     assert found is not None
     assert bool(((found - exact).abs() <= exact.abs() * HALF + SMALLEST).all())
@@ -61,7 +69,8 @@ def test_features_and_teachers_output_are_those_of_the_crop(recipe: Recipe, tmp_
         sample = kept[number]
         assert sample.colours.shape == (1, 20, 3)
         assert_rounded(sample.features, module.model.encode(sample.image))
-        assert_rounded(sample.taught, module.teacher.answer(sample))
+        assert sample.teacher_queries is None
+        assert_rounded(sample.taught, module.teacher.answer(drawn(kept, sample)))
 
 
 def test_every_crop_is_used_as_often_as_the_recipe_says(recipe: Recipe, tmp_path: Path) -> None:
@@ -82,7 +91,7 @@ def test_losses_are_those_without_kept_values_within_their_rounding(recipe: Reci
     with torch.no_grad():
         found = module.training_step(sample, 0)
         output = module.model.decode_with_skip(sample.image, sample.features, sample.queries)
-        anew = module.training_step(dataclasses.replace(sample, taught=None), 0)
+        anew = module.training_step(dataclasses.replace(drawn(kept, sample), features=sample.features), 0)
     assert float(found) == float((output - sample.taught).abs().mean())
     # The mean of differences, of which each is changed by the rounding of one value.
     assert float((found - anew).abs()) <= float(sample.taught.abs().mean()) * 2 * HALF
@@ -96,6 +105,25 @@ def test_a_file_that_ends_within_a_crop_is_completed(recipe: Recipe, tmp_path: P
     _, again = kept_crops(recipe, tmp_path)
     again.fill()
     assert again.file.path.read_bytes() == whole
+
+
+def test_crops_of_another_checkpoint_at_the_same_path_are_computed_again(
+    recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, kept = kept_crops(recipe, tmp_path)
+    kept.fill()
+    before = kept.file.path.read_bytes()
+    kept_crops(recipe, tmp_path)[1].fill()
+    assert (kept.file.path.read_bytes(), caplog.text) == (before, "")
+    spec = {"name": "liif", "args": {"encoder_spec": MODEL["args"]["encoder_spec"]}}
+    torch.manual_seed(12)
+    save_checkpoint(tmp_path / "liif.pth", make_model(spec), spec)
+    _, other = kept_crops(recipe, tmp_path)
+    other.fill()
+    assert "made with other checkpoints or pictures" in caplog.text
+    assert other.file.path == kept.file.path
+    assert other.file.path.read_bytes() != before
+    assert_rounded(other.file.read(3)[0], other._fixed(other.crops[3])[0])
 
 
 def test_another_recipe_does_not_read_the_file(recipe: Recipe, tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ That is the teacher's output and, where it is frozen, the encoder's features. Cr
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+import logging
 import math
 import shutil
 from collections.abc import Callable
@@ -29,6 +31,7 @@ Fixed = Callable[[Sample], tuple[Tensor | None, Tensor | None]]
 """One crop → features [1, C, patch, patch] of a frozen encoder and the teacher's output [1, N, 3], float32; None for
 what the run does not have."""
 NAME = "crops-{}.f16"
+logger = logging.getLogger(__name__)
 _UNLIKE = ("steps", "save_every")
 """Keys of a recipe on which the contents of a kept crop do not depend."""
 
@@ -90,11 +93,20 @@ class KeptCrops(Dataset[Sample]):
         self.crops = crops
         self._fixed = fixed
         self.count = crops_of(recipe, steps)
-        features, taught = fixed(crops[0])
+        self._first = fixed(crops[0])
+        features, taught = self._first
         self.file = CropFile(folder / NAME.format(_key(recipe)), _shape(features), _shape(taught))
+        # The teacher has answered already.
+        self._drawn = copy.copy(crops)
+        self._drawn.teacher_queries = None
+        self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
     def fill(self, *, show_progress: bool = False) -> None:
-        """Compute the crops that the file lacks; OptionError where the disk has no room for them."""
+        """Compute the crops that the file lacks, or all where the first one differs from the file's; OptionError where
+        the disk has no room for them."""
+        if self.file.count and not self._is_first():
+            logger.warning("%s: made with other checkpoints or pictures; all crops are computed again", self.file.path)
+            self.file.path.unlink()
         done = self.file.count
         needed, free = (self.count - done) * 2 * self.file.values, shutil.disk_usage(self.file.path.parent).free
         if needed > free:
@@ -112,13 +124,18 @@ class KeptCrops(Dataset[Sample]):
 
     def __getitem__(self, number: int) -> Sample:
         round_, place = divmod(number, self.count)
-        crop = int(self._order(round_)[place])
+        if self._order[0] != round_:  # Each round has its own permutation of all crops.
+            order = np.random.default_rng((self.crops.recipe.seed, round_, 2)).permutation(self.count)
+            self._order = round_, order
+        crop = int(self._order[1][place])
         features, taught = self.file.read(crop)
-        return replace(self.crops[crop], features=features, taught=taught)
+        return replace(self._drawn[crop], features=features, taught=taught)
 
-    def _order(self, round_: int) -> NDArray[np.int64]:
-        """Return the permutation of all crops in which a round uses them."""
-        return np.random.default_rng((self.crops.recipe.seed, round_, 2)).permutation(self.count)
+    def _is_first(self) -> bool:
+        """Whether the file begins with what is computed for the first crop, but for the rounding to float16."""
+        pairs = zip(replace(self.file).read(0), self._first, strict=True)
+        known = [(kept, own) for kept, own in pairs if kept is not None and own is not None]
+        return all(bool((kept - own.cpu()).abs().max() <= 2**-9 * own.abs().max()) for kept, own in known)
 
 
 def crops_of(recipe: Recipe, steps: int | None = None) -> int:

@@ -79,9 +79,9 @@ def train(recipe: Recipe, folder: Path, *, machine: Machine | None = None, show_
             module.normalise_features(torch.cat([crops[n].image for n in range(recipe.batch)]))
         kept = None
         if recipe.reuse > 1:
-            kept = KeptCrops(crops, module.fixed_values, folder)
-            if done and kept.file.count < kept.count:
+            if done:
                 module.load_state_dict(read_file(state)["state_dict"])
+            kept = KeptCrops(crops, module.fixed_values, folder)
             kept.fill(show_progress=show_progress)
         loader = make_loader(crops, machine, world, first_step=done, kept=kept)
         callbacks = _callbacks(recipe, folder, done, show_progress and world.process == 0)
