@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hiif_deploy import EngineOptions, OptionError
+from hiif_deploy.backends.engines import Engine
 from hiif_deploy.backends.options import usable_cores
 
 
@@ -28,3 +29,9 @@ def test_no_number_of_threads_takes_all_usable_cores() -> None:
 def test_a_negative_number_of_threads_is_refused() -> None:
     with pytest.raises(OptionError, match="threads is -1"):
         EngineOptions(threads=-1)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "native", "auto"])
+def test_a_provider_that_an_engine_does_not_read_is_refused(engine: Engine) -> None:
+    with pytest.raises(OptionError, match=f"provider is cuda: engine {engine} does not read it; name engine onnxr"):
+        EngineOptions(engine=engine, provider="cuda", threads=1)

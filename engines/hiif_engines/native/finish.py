@@ -147,7 +147,6 @@ def _colour(e: Emitter, slots: dict[str, Value], index: Value, place: Value, ins
     b = e.builder
     pointer = e.at(slots["colour"], e.times(place, WORD))
     align, nothing, name = ir.Constant(I32, WORD), e.reals(0.0), f"llvm.masked.{{}}.v{e.lanes}f32.{{}}"
-    pointer = e.at(slots["colour"], e.times(place, WORD))
     colour = e.call(name.format("load", "p0"), e.floats, pointer, align, inside, nothing, overloaded=False)
     taps = []
     for end in ("column_lower", "column_upper"):

@@ -92,9 +92,11 @@ class NativeSession:
                 known |= {layer.first.weight: (step.layer.inputs, hidden), layer.first.bias: (hidden,)}
         for tensor in self.graph.inputs:
             sizes = tuple(size for size in tensor.shape if isinstance(size, int) and size != 1)
-            is_known = sizes[:1] >= (levels,) if tensor.name.endswith("_bits") else sizes == known.get(tensor.name)
-            if not is_known:
-                raise EngineError(f"graph {self.graph.key}: {tensor.name} is {tensor.shape}, the weights want another")
+            expected = (levels,) if tensor.name.endswith("_bits") else known.get(tensor.name)
+            if not (sizes[:1] >= (levels,) if tensor.name.endswith("_bits") else sizes == expected):
+                raise EngineError(
+                    f"graph {self.graph.key}: {tensor.name} is {tensor.shape}, the weights need {expected}"
+                )
 
     def _require_shapes(self, feeds: Tensors) -> None:
         """Raise EngineError where an input differs from the contract, or a tap lies beyond the maps."""

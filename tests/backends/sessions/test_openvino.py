@@ -41,11 +41,6 @@ def needs(arithmetic: ComputePrecision) -> None:
         pytest.skip(str(error))
 
 
-def test_the_description_names_no_provider_that_openvino_does_not_read(tiny_bundle: Path) -> None:
-    with Upscaler(tiny_bundle, engine=EngineOptions(engine="openvino", provider="cuda", threads=1)) as upscaler:
-        assert upscaler.description == "OpenVINO, cpu, fp32"
-
-
 @pytest.mark.parametrize("arithmetic", ["fp32", "bf16", "int8"])
 def test_openvino_equals_onnx_runtime_within_the_arithmetic(tiny_bundle: Path, arithmetic: ComputePrecision) -> None:
     needs(arithmetic)
