@@ -223,8 +223,9 @@ def serve(models: Mapping[str, Upscaler], sources: Sequence[Path], options: Serv
     with open_server(models, sources, options) as server, listen(options) as listening:
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        kind = "model" if len(models) == 1 else "models"
-        logger.info("%d pictures, %s %s: http://%s:%d/", len(server.collection), kind, ", ".join(models), shown, port)
+        count, kind = len(server.collection), "model" if len(models) == 1 else "models"
+        pictures = f"{count} picture{'' if count == 1 else 's'}"
+        logger.info("%s, %s %s: http://%s:%d/", pictures, kind, ", ".join(models), shown, port)
         if not is_loopback(options.host):
             logger.warning(
                 "others can reach this server. They need the token, which is sent unencrypted: put a proxy with TLS "
