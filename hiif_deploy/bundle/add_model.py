@@ -148,4 +148,4 @@ def _shipped_checkpoint(name: str) -> Path:
 def _registered(group: str, name: str) -> Any:
     if found := registered(group, name):
         return found
-    raise OptionError(f"no {name} is registered as {group}; install this project again: {install_command('export')}")
+    raise OptionError(f"{group}: {name} is not registered; install this project again: {install_command('export')}")

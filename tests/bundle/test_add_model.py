@@ -134,7 +134,7 @@ def test_an_installation_without_the_entry_point_is_to_be_repeated(
 ) -> None:
     del exporter
     monkeypatch.setattr(module, "registered", lambda *_: None)
-    with pytest.raises(OptionError, match=r"no checkpoint is registered as hiif_deploy\.exporters; install this"):
+    with pytest.raises(OptionError, match=r"hiif_deploy\.exporters: checkpoint is not registered; install this"):
         add_model("liif-edsr", PLAIN)
 
 
