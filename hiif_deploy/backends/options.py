@@ -70,11 +70,12 @@ class EngineOptions:
     def _check_reads(self) -> None:
         if self.isa not in (None, *get_args(IsaName)):
             raise OptionError(f"isa is {self.isa!r}: expected one of {', '.join(get_args(IsaName))}")
-        if self.provider != "cpu" and (self.engine == AUTO or "provider" not in ENGINES[self.engine].reads):
+        reads = () if self.engine == AUTO else ENGINES[self.engine].reads
+        if self.provider != "cpu" and "provider" not in reads:
             raise OptionError(
                 f"provider is {self.provider}: engine {self.engine} does not read it; name engine onnxruntime"
             )
-        if self.isa is not None and (self.engine == AUTO or "isa" not in ENGINES[self.engine].reads):
+        if self.isa is not None and "isa" not in reads:
             raise OptionError(f"isa is {self.isa}: engine {self.engine} does not read it; leave it out")
 
     @property

@@ -202,11 +202,13 @@ def bicubic(pixels: Frame, level: Size, region: Region) -> Frame:
     interpolation, in the same dtype. Equal to that part of the whole: each pixel is interpolated by itself."""
     top, left, height, width = region
     if max(height, width) > REMAP_SIDE:
-        axis = int(width > height)
-        half = region[2 + axis] // 2
-        sides = (half, width) if axis == 0 else (height, half)
-        rest = (top + half, left, height - half, width) if axis == 0 else (top, left + half, height, width - half)
-        return np.concatenate([bicubic(pixels, level, (top, left, *sides)), bicubic(pixels, level, rest)], axis)
+        if height >= width:
+            half = height // 2
+            parts = (top, left, half, width), (top + half, left, height - half, width)
+        else:
+            half = width // 2
+            parts = (top, left, height, half), (top, left + half, height, width - half)
+        return np.concatenate([bicubic(pixels, level, part) for part in parts], axis=int(width > height))
     rows, first_row, last_row = _positions(top, height, pixels.shape[0], level[0])
     columns, first_column, last_column = _positions(left, width, pixels.shape[1], level[1])
     part = pixels[first_row:last_row, first_column:last_column]

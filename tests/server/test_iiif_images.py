@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hiif_deploy import Upscaler
 from hiif_deploy.images.decode import decode
 from hiif_deploy.images.io import Picture, read_image, write_image
 from hiif_deploy.server import studio
+from hiif_deploy.server.iiif import routes
 from hiif_deploy.server.iiif.info import info
 from hiif_deploy.server.iiif.request import Crop, parse_region, parse_size
 from hiif_deploy.server.iiif.view import view_of
@@ -266,15 +268,26 @@ def test_a_file_that_changes_while_it_is_read_is_not_kept_as_the_new_one(
         assert [pixels(client.get(path)).max() for _ in range(2)] == [0, 99]
 
 
-def test_requests_for_source_pixels_wait_in_a_queue(live: Upscaler, folder: Path) -> None:
+def test_requests_for_source_pixels_wait_in_a_queue(
+    live: Upscaler, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, goes_on, draw = threading.Event(), threading.Event(), routes.draw
+
+    def held(*words: Any) -> bytes:
+        begun.set()
+        goes_on.wait(60)
+        return draw(*words)
+
+    monkeypatch.setattr(routes, "draw", held)
     with (
         running({"hiif-live": live}, [folder], ServeOptions(port=0, limits=Limits(queue=0))) as client,
-        ThreadPoolExecutor(20) as pool,
+        ThreadPoolExecutor(1) as pool,
     ):
-        client.get("/iiif/waves/info.json")
-        paths = [f"/iiif/waves/{left},0,60,60/max/90/default.png" for left in range(60)]
-        found = {answer.status_code for answer in pool.map(client.get, paths)}
-    assert found == {200, 503}
+        first = pool.submit(client.get, "/iiif/waves/0,0,60,60/max/90/default.png")
+        assert begun.wait(60)
+        refused = client.get("/iiif/waves/1,0,60,60/max/90/default.png")
+        goes_on.set()
+        assert (first.result().status_code, refused.status_code) == (200, 503)
 
 
 def test_tiles_at_the_edge_belong_to_the_level_of_the_others() -> None:

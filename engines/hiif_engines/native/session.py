@@ -92,8 +92,9 @@ class NativeSession:
                 known |= {layer.first.weight: (step.layer.inputs, hidden), layer.first.bias: (hidden,)}
         for tensor in self.graph.inputs:
             sizes = tuple(size for size in tensor.shape if isinstance(size, int) and size != 1)
-            expected = (levels,) if tensor.name.endswith("_bits") else known.get(tensor.name)
-            if not (sizes[:1] >= (levels,) if tensor.name.endswith("_bits") else sizes == expected):
+            is_bits = tensor.name.endswith("_bits")
+            expected = (levels,) if is_bits else known.get(tensor.name)
+            if not (sizes[:1] >= (levels,) if is_bits else sizes == expected):
                 raise EngineError(
                     f"graph {self.graph.key}: {tensor.name} is {tensor.shape}, the weights need {expected}"
                 )
